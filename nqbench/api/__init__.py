@@ -1,0 +1,94 @@
+"""What a plugin author imports, and nothing else: contracts, value types, errors, hooks.
+
+How the methods that shaped these contracts are written against them (the sketch that was made before they were fixed):
+
+* **A dithered vector quantizer with fine-tuning** returns form ``dithered``: symbols index the distinct lattice points
+  (``parameters["codebook"]``, (k, d)), ``side`` holds seed and dither step. ``reconstruct`` is differentiable in the
+  codebook while the dither stays fixed, so one fine-tuning serves every quantizer: it moves whatever is in
+  ``parameters`` (less ``held``), by the gradient averaged over members. Conclusion: *parameters are a named set that
+  the quantizer fills*, and d is a property of the codebook, not of the class.
+* **Learning-compression with a warm start**: ``task.quantize(weights, previous=groups)`` with weights w - l/mu; the
+  quantizer may start from ``source.previous`` or ignore it. ``ecsq`` as C step gets its lambda from its own field:
+  ``quantizer.model_copy(update=...)`` gives a validated variant. Conclusion: *a source is cheap to make anew*, and the
+  shared views belong to the source, not to the quantizer.
+* **Straight-through and batch-norm re-estimation** change tensors that are not quantized: a training returns
+  ``QuantizedModel(groups, raw_state)``, and trainings compose in a list.
+* **Error feedback layer by layer** (X X^T, the coder's rates): ``Sensitivity.form = "second-moments"``; the quantizer
+  declares ``takes = {"second-moments"}`` and ``uses_rate()``; the training ``sequential`` calls ``task.sense([name])``
+  on the partly quantized network, ``task.quantize(names=[name], sensed=...)``, ``task.assign``. Shape, mask and groups
+  of each tensor are in ``source.tensors``. Conclusion: *only a quantizer that reads the rate depends on the coder*.
+* **A whole codec** is a kind of its own (``Codec``): bytes in, tensors out; the container stores its bytes as symbols.
+* **A context coder** gets, beside the symbols, each tensor's name, shape, mask, slice and zero symbol, and whether
+  symbols are ordered levels (``StreamSpec``); the decoder is given the same before it decodes. Conclusion: *positions
+  are decoded before symbols*.
+* **A search over a knob** needs ``Quantizer.knob(source)`` and ``Codec.knob()``: field, range, scale, direction.
+* **A model without data** (rate and distortion only) has ``metric() -> None``.
+"""
+
+from nqbench.api.codec import Codec
+from nqbench.api.coder import (
+    Coder,
+    Encoded,
+    Positions,
+    Stream,
+    StreamSpec,
+    StreamTensor,
+    check_decoded,
+)
+from nqbench.api.errors import BadInput, CorruptFile, DataMissing, NotRegistered, NqbenchError
+from nqbench.api.hooks import hookimpl
+from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api.philox import dither
+from nqbench.api.plugin import API_VERSION, Plugin
+from nqbench.api.quantized import Form, Quantized
+from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm
+from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
+from nqbench.api.task import Group, QuantizedModel, Scope, Task
+from nqbench.api.training import Pruned, Pruner, Sensitivity, Training, begin
+
+__all__ = [
+    "API_VERSION",
+    "BadInput",
+    "Batch",
+    "Codec",
+    "Coder",
+    "CorruptFile",
+    "DataMissing",
+    "Diagonal",
+    "Encoded",
+    "Evaluation",
+    "Form",
+    "Group",
+    "Knob",
+    "Metric",
+    "Model",
+    "NotRegistered",
+    "NqbenchError",
+    "Plugin",
+    "Positions",
+    "Pruned",
+    "Pruner",
+    "Quantized",
+    "QuantizedModel",
+    "Quantizer",
+    "Rate",
+    "Scope",
+    "SecondMoments",
+    "Sensitivity",
+    "SensitivityForm",
+    "SensitivityValue",
+    "Source",
+    "SourceTensor",
+    "Split",
+    "Stream",
+    "StreamSpec",
+    "StreamTensor",
+    "Task",
+    "Training",
+    "begin",
+    "check_decoded",
+    "device_of",
+    "dither",
+    "hookimpl",
+    "to_device",
+]

@@ -1,0 +1,32 @@
+"""The contract of a codec: a published method that quantizes and codes in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from nqbench.api.plugin import Plugin
+from nqbench.api.quantizer import Knob
+
+
+class Codec(Plugin):
+    """Float tensors -> bytes -> float tensors. Stands in a suite where a quantizer and a coder would.
+
+    Its records have no entropy and no codebook; its check is that two processes decode the same tensors.
+    """
+
+    kind: ClassVar[str] = "codec"
+
+    def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
+        """tensors: every float tensor of the state, float32, by name, in order (pruned weights are 0 in them)."""
+        raise NotImplementedError
+
+    def decompress(self, data: bytes) -> Mapping[str, np.ndarray]:
+        """The same names and shapes, float32; ``CorruptFile`` if the bytes are not a stream of this codec."""
+        raise NotImplementedError
+
+    def knob(self) -> Knob | None:
+        """The parameter that trades bytes for quality."""
+        return None

@@ -1,0 +1,125 @@
+"""The contract of a model: a trained network, its data, its loss, its metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nqbench.api.plugin import Plugin
+
+Split = Literal["train", "validation", "test"]
+Batch = Any
+"""What ``Model.batches`` gives and ``predict`` and ``losses`` take: opaque to the core."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A leaderboard's headline figure: its name, its unit, and which way is better."""
+
+    name: str = "accuracy"
+    unit: str = "%"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """metrics: name -> value, in the metric's unit. correct: (examples,) bool, in the split's fixed order, where the
+    metric is a share of right answers (the paired tests between methods use it); else None."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    correct: Tensor | None = None
+
+
+class Model(Plugin):
+    """A trained network with its data. ``module`` below is always the network that ``load`` gave, on its device.
+
+    ``uses_seed`` says whether the trial's seed changes the network (training from scratch); most models fix their own.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    def prepare(self) -> None:
+        """Find data and weights, or download them. Called once, before a run's first trial, and never trains.
+
+        Raises DataMissing: one line that says which file to put where.
+        """
+
+    def fingerprint(self) -> str:
+        """Text that changes whenever weights, data or training recipe do. Cheap: it must neither load nor train."""
+        raise NotImplementedError
+
+    def load(self, device: torch.device) -> nn.Module:
+        """The trained network in evaluation mode. Trains on the first call where that is the recipe, and keeps the
+        result (``nqbench.api.toolkit``)."""
+        raise NotImplementedError
+
+    def moments(self, device: torch.device) -> Mapping[str, Tensor] | None:
+        """Second moments of the gradients by parameter name, where training kept them (Adam's v); else None."""
+        return None
+
+    def compressible(self, module: nn.Module) -> tuple[str, ...]:
+        """Names of the tensors to quantize, in the order of the state: by default every parameter of two or more
+        dimensions that requires a gradient (weights of linear and convolution layers, embeddings)."""
+        return tuple(name for name, p in module.named_parameters() if p.dim() >= 2 and p.requires_grad)
+
+    def metric(self) -> Metric | None:
+        """The headline metric; None for a model without data."""
+        return Metric()
+
+    def has_split(self, split: Split) -> bool:
+        """Whether ``batches(split)`` gives anything. ``validation`` only where the network was trained without it."""
+        return split in ("train", "test")
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        """The split in batches on the CPU. shuffle: a seed for order and augmentation; None: stored order, none."""
+        raise NotImplementedError
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Outputs (logits) of a batch already on the module's device: (B, ...)."""
+        outputs = module(batch[0])
+        assert isinstance(outputs, Tensor)
+        return outputs
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(B,) loss per example. Default: cross-entropy of the logits with ``batch[1]``."""
+        return nn.functional.cross_entropy(outputs, batch[1], reduction="none")
+
+    def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
+        """What ``losses`` is the negative log-likelihood of; Gauss-Newton sensitivities need to know."""
+        return "categorical"
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        """The metrics of the network on a split. Default: top-1 accuracy in %, with each example's correctness."""
+        device = device_of(module)
+        was_training = module.training
+        module.eval()
+        hits = []
+        with torch.no_grad():
+            for batch in self.batches(split, batch_size=512):
+                batch = to_device(batch, device)
+                hits.append((self.predict(module, batch).argmax(-1) == batch[1]).cpu())
+        module.train(was_training)
+        correct = torch.cat(hits)
+        return Evaluation({"accuracy": 100.0 * float(correct.double().mean())}, correct)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a module's first parameter or buffer; the CPU if it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch (nested tuples, lists, dicts of tensors) on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

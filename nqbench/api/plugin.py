@@ -1,0 +1,68 @@
+"""What every plugin is: a frozen pydantic model whose fields are its parameters.
+
+An instance *is* a validated configuration: it has a canonical JSON (the cache's and the file's name for it), it
+prints itself in a leaderboard, and its JSON schema feeds ``nqbench show``. Workers receive (kind, name, JSON) and
+look the class up themselves, so an instance never carries tensors or open files.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+API_VERSION = 1
+"""The version of the contracts in this package. A plugin package states the one it was written for in a module
+attribute ``nqbench_api_version`` beside its ``nqbench_plugins`` hook; the registry refuses one it cannot serve."""
+
+
+class Plugin(BaseModel):
+    """Base of all kinds. Subclass one of the kinds, not this.
+
+    Class keywords: ``name`` registers a concrete plugin under that name; ``paper`` names the source it follows.
+    A class without ``name`` is abstract and is never registered.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, name: str = "", paper: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name
+        if paper:
+            cls.paper = paper
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Class keywords are read above; pydantic passes them here as well."""
+
+    def uses_seed(self) -> bool:
+        """Whether the result depends on the trial's seed. Only then do repeats over seeds become separate trials."""
+        return False
+
+    def canonical_json(self) -> str:
+        """All parameters, defaults too, as JSON with sorted keys and no spaces: equal text, equal configuration."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def __str__(self) -> str:
+        """``name(field=value, ...)`` with the fields that differ from their defaults, as a leaderboard shows it."""
+        shown = []
+        for field, info in type(self).model_fields.items():
+            value = getattr(self, field)
+            if info.is_required() or value != info.get_default(call_default_factory=True):
+                shown.append(f"{field}={_short(value)}")
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_short(v) for v in value) + "]"
+    return str(value)

@@ -1,0 +1,153 @@
+"""What a quantizer returns, and the base forms in which it can be read back without the quantizer.
+
+Every base form is one line (float32 throughout, one rounding an operation, so all devices give the same bits):
+
+    value_i = scale[t(i)] * table[symbol_j] - u_j,     j = i // d,  t(i) the tensor that weight i belongs to
+
+| form       | table                          | scale                        | u                               |
+| ---------- | ------------------------------ | ---------------------------- | ------------------------------- |
+| `lookup`   | `codebook` (k,) or (k, d)      | `scale` (1,) or (T,), or 1   | 0                               |
+| `grid`     | symbol + `offset`              | `step` (1,) or (T,)          | 0                               |
+| `dithered` | `codebook` (k,) or (k, d)      | `scale` (1,) or (T,), or 1   | `nqbench.api.philox.dither`     |
+
+A name in the table is looked up in `parameters` (what may move in fine-tuning) and then in `side` (what may not);
+`grid` needs `offset` in side, `dithered` needs `seed` and `dither_step` in side. Form `plugin`: only the quantizer's
+own `reconstruct` can read it, and a file of it needs that plugin installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nqbench.api.errors import BadInput
+from nqbench.api.philox import dither
+from nqbench.api.source import Source
+
+Form = Literal["lookup", "grid", "dithered", "plugin"]
+Side = Tensor | int | float
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """symbols: (m,) int32 in [0, alphabet), m = ceil(n / d). sizes: kept weights per tensor, summing to n.
+
+    parameters: float32 tensors that may move in fine-tuning, and are written to the file. side: what a decoder needs
+    besides: int (63 bits), float (64 bits) or tensor, written too. held: for a parameter's name, a bool tensor of its
+    shape, True where an entry must not move (partially fixed codebooks); not written. ordered: symbol order is level
+    order (worked out for base forms). statistics: figures worth reporting (H(Q|U), iterations, J); not written.
+    """
+
+    symbols: Tensor
+    alphabet: int
+    sizes: tuple[int, ...]
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    side: Mapping[str, Side] = field(default_factory=dict)
+    form: Form = "lookup"
+    held: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def dimension(self) -> int:
+        """Weights per symbol, d."""
+        table = self._find("codebook")
+        return int(table.shape[1]) if isinstance(table, Tensor) and table.dim() == 2 else 1
+
+    @property
+    def table(self) -> Tensor | None:
+        """(k,) or (k, d) float32 values of the symbols before scale and dither; None for form `plugin`."""
+        if self.form == "plugin":
+            return None
+        if self.form == "grid":
+            levels = torch.arange(self.alphabet, dtype=torch.float32, device=self.symbols.device)
+            return levels + float(self.side["offset"])
+        table = self._find("codebook")
+        if not isinstance(table, Tensor):
+            raise BadInput(f"form '{self.form}' needs a tensor 'codebook' in parameters or side")
+        return table.to(torch.float32)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether larger symbols stand for larger values."""
+        table = self.table
+        return table is not None and table.dim() == 1 and bool((table[1:] > table[:-1]).all())
+
+    @property
+    def zero(self) -> int | None:
+        """The symbol that deploys as exactly 0, if there is one. Never for vectors or dithered forms."""
+        table = self.table
+        if table is None or table.dim() != 1 or self.form == "dithered":
+            return None
+        hits = torch.nonzero(table == 0)
+        return int(hits[0, 0]) if len(hits) else None
+
+    def _find(self, name: str) -> Side | None:
+        return self.parameters[name] if name in self.parameters else self.side.get(name)
+
+    def reconstruct(self, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(n,) float32 by the base form, differentiable in `parameters` (given ones take the place of the own).
+
+        Raises BadInput for form `plugin` and for symbols outside the table.
+        """
+        if self.form == "plugin":
+            raise BadInput("this quantizer reads its own form: call its reconstruct")
+        q = self if parameters is None else _with_parameters(self, parameters)
+        n, d = q.n, q.dimension
+        if q.symbols.numel() != math.ceil(n / d):
+            raise BadInput(f"{q.symbols.numel()} symbols of dimension {d} cannot stand for {n} weights")
+        if q.form == "grid":
+            # no table: a fine grid can have millions of levels
+            values = q.symbols.to(torch.float32) + float(q.side["offset"])
+            scale = q._find("step")
+        else:
+            table = q.table
+            assert table is not None
+            values = table[q.symbols.long()].reshape(-1)[:n]
+            scale = q._find("scale")
+        if scale is not None:
+            values = values * q._per_weight(scale)
+        if q.form == "dithered":
+            u = dither(int(q.side["seed"]), float(q.side["dither_step"]), q.symbols.numel(), values.device)
+            values = values - (u if d == 1 else u.repeat_interleave(d)[:n])
+        return values
+
+    def _per_weight(self, scale: Side) -> Tensor:
+        """A scale of one entry, or of one entry a tensor, spread over the weights."""
+        s = torch.as_tensor(scale, dtype=torch.float32, device=self.symbols.device).reshape(-1)
+        if s.numel() == 1:
+            return s
+        if s.numel() != len(self.sizes):
+            raise BadInput(f"{s.numel()} scales for {len(self.sizes)} tensors")
+        return s.repeat_interleave(torch.tensor(self.sizes, device=s.device))
+
+    @staticmethod
+    def nearest(source: Source, codebook: Tensor, **fields: object) -> Quantized:
+        """Each weight to its nearest codeword; `codebook` (k,) is sorted and stored as a movable parameter.
+
+        A weight half-way between two codewords goes to the lower one.
+        """
+        codebook = codebook.detach().to(source.weights).reshape(-1).sort().values.contiguous()
+        if not bool(torch.isfinite(codebook).all()) or codebook.numel() == 0:
+            raise BadInput("a codebook needs at least one entry, all finite")
+        edges = (codebook[1:].double() + codebook[:-1].double()) / 2
+        symbols = torch.bucketize(source.weights, edges.float()).to(torch.int32)
+        return Quantized(
+            symbols=symbols,
+            alphabet=codebook.numel(),
+            sizes=source.sizes,
+            parameters={"codebook": codebook},
+            **fields,  # type: ignore[arg-type]
+        )
+
+
+def _with_parameters(q: Quantized, parameters: Mapping[str, Tensor]) -> Quantized:
+    return Quantized(q.symbols, q.alphabet, q.sizes, parameters, q.side, q.form, q.held, q.statistics)

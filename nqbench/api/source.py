@@ -1,0 +1,165 @@
+"""What a quantizer is given: the numbers, where they come from, and what is known of their importance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nqbench.api.errors import BadInput
+
+if TYPE_CHECKING:
+    from nqbench.api.quantized import Quantized
+
+T = TypeVar("T")
+
+Rate = Callable[[np.ndarray], np.ndarray]
+"""counts (k,) of each symbol -> bits (k,) float64 that the coder would charge for each."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceTensor:
+    """One tensor's part of a source.
+
+    ``shape`` is the whole tensor's; ``mask`` (same shape, bool; None: nothing pruned) is True where a weight is kept;
+    the kept weights are ``source.weights[start:stop]`` in row-major order. ``groups`` is the convolution's.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    mask: Tensor | None = None
+    groups: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of kept weights."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """One sensitivity h_i per kept weight: ``values`` (n,) float32; delta L ~ 1/2 sum h_i (w_i - q_i)^2 [1612.01543].
+
+    Values that are not positive, or not finite, are raised to a small fraction of the mean (Hutchinson's estimates
+    do go negative), so a quantizer may divide by their sums.
+    """
+
+    values: Tensor
+    FLOOR = 1e-6
+
+    def __post_init__(self) -> None:
+        h = self.values.detach().to(torch.float32).reshape(-1)
+        good = torch.isfinite(h) & (h > 0)
+        mean = float(h[good].double().mean()) if bool(good.any()) else 1.0
+        floor = torch.tensor(mean * self.FLOOR, dtype=torch.float32, device=h.device)
+        # a floor that underflows would let zeros through again
+        floor = torch.clamp(floor, min=torch.finfo(torch.float32).tiny)
+        object.__setattr__(self, "values", torch.where(good, torch.maximum(h, floor), floor).contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class SecondMoments:
+    """X X^T of each layer's inputs, a matrix per tensor of the source: ``matrices[t]`` (groups, m, m) float32.
+
+    m is the number of inputs of one output of the tensor's layer: ``shape[1:]`` flattened (im2col for convolutions).
+    """
+
+    matrices: tuple[Tensor, ...]
+
+
+SensitivityValue = Diagonal | SecondMoments
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The real numbers to quantize: the kept weights of one or more tensors.
+
+    weights: (n,) float32, contiguous, finite, n >= 1, on the trial's device (anything else that converts is
+    converted; NaN, infinities and an empty source are refused with ``BadInput``). tensors: the parts, in order; left
+    empty, one nameless tensor. sensitivity: what is known of the curvature, in the form the quantizer declared.
+    previous: the last result, for a warm start (learning-compression). rate: the coder's price of each symbol, only
+    where the quantizer declared that it uses it. seed: the trial's seed, for plugins that declare it.
+    """
+
+    weights: Tensor
+    tensors: tuple[SourceTensor, ...] = ()
+    sensitivity: SensitivityValue | None = None
+    previous: Quantized | None = None
+    rate: Rate | None = None
+    seed: int = 0
+    shared: dict[object, object] = field(default_factory=dict, repr=False)
+    """Views that quantizers derive and want to share between trials on one source; see ``view``."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Tensor) or self.weights.is_complex():
+            raise BadInput("weights must be a real torch tensor")
+        weights = self.weights.detach().reshape(-1).to(torch.float32).contiguous()
+        if weights.numel() == 0:
+            raise BadInput("there are no weights to quantize: the source is empty")
+        if not bool(torch.isfinite(weights).all()):
+            bad = int(torch.nonzero(~torch.isfinite(weights))[0, 0])
+            raise BadInput(f"weight {bad} is {float(weights[bad])}: weights must be finite")
+        object.__setattr__(self, "weights", weights)
+        if not self.tensors:
+            whole = SourceTensor("", (weights.numel(),), 0, weights.numel())
+            object.__setattr__(self, "tensors", (whole,))
+        if self.tensors[-1].stop != weights.numel():
+            raise BadInput(f"the tensors cover {self.tensors[-1].stop} weights, the source has {weights.numel()}")
+        if isinstance(self.sensitivity, Diagonal) and self.sensitivity.values.numel() != weights.numel():
+            raise BadInput(f"{self.sensitivity.values.numel()} sensitivities for {weights.numel()} weights")
+
+    @property
+    def n(self) -> int:
+        """Number of weights."""
+        return self.weights.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Kept weights per tensor; they sum to n."""
+        return tuple(t.size for t in self.tensors)
+
+    @property
+    def h(self) -> Tensor | None:
+        """(n,) float32 sensitivities, or None where there is no diagonal one."""
+        return self.sensitivity.values if isinstance(self.sensitivity, Diagonal) else None
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """A CPU generator seeded with the trial's seed: the same draws on every device."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def view(self, key: object, compute: Callable[[Source], T]) -> T:
+        """``compute(self)``, once per source and key: what makes many trials on the same weights cheap."""
+        if key not in self.shared:
+            self.shared[key] = compute(self)
+        return self.shared[key]  # type: ignore[return-value]
+
+    def with_(self, **changes: object) -> Source:
+        """The same weights under other conditions (seed, previous, rate): shared views are kept.
+
+        A change of weights or sensitivity starts with no views.
+        """
+        if {"weights", "sensitivity", "tensors"} & changes.keys():
+            changes.setdefault("shared", {})
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    @staticmethod
+    def of(tensors: Sequence[tuple[str, Tensor]], **fields: object) -> Source:
+        """A source of whole tensors (nothing pruned), concatenated in order."""
+        parts, start = [], 0
+        for name, tensor in tensors:
+            parts.append(SourceTensor(name, tuple(tensor.shape), start, start + tensor.numel()))
+            start += tensor.numel()
+        flat = torch.cat([t.detach().reshape(-1).to(torch.float32) for _, t in tensors])
+        return Source(flat, tuple(parts), **fields)  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""Discovery of plugins: pluggy over the entry-point group ``nqbench``, tolerant of what is broken.
+
+The registry knows names, not methods. A package that fails to import, states an API version that this core does not
+serve, or registers a name twice, is listed as broken with its reason, and bricks nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pluggy
+from pydantic import ValidationError
+
+from nqbench.api.codec import Codec
+from nqbench.api.coder import Coder, Positions
+from nqbench.api.errors import BadInput, NotRegistered
+from nqbench.api.hooks import PROJECT, Hooks
+from nqbench.api.model import Model
+from nqbench.api.plugin import API_VERSION, Plugin
+from nqbench.api.quantizer import Quantizer
+from nqbench.api.training import Pruner, Sensitivity, Training
+
+GROUP = "nqbench"
+KINDS: dict[str, type[Plugin]] = {
+    cls.kind: cls for cls in (Model, Pruner, Sensitivity, Quantizer, Training, Positions, Coder, Codec)
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A plugin class and the distribution it came from."""
+
+    cls: type[Plugin]
+    distribution: str
+    version: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the class's docstring."""
+        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What could not be used: an entry point, or one plugin of it, and why."""
+
+    what: str
+    distribution: str
+    version: str
+    reason: str
+
+
+@dataclass
+class Registry:
+    manager: pluggy.PluginManager
+    found: dict[tuple[str, str], Registered] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(name for k, name in self.found if k == kind)
+
+    def all(self, kind: str | None = None) -> list[Registered]:
+        """Every plugin, by kind and name."""
+        return [self.found[key] for key in sorted(self.found) if kind in (None, key[0])]
+
+    def registered(self, kind: str, name: str) -> Registered:
+        """Raises NotRegistered with the nearest name."""
+        try:
+            return self.found[kind, name]
+        except KeyError:
+            raise NotRegistered(f"unknown {kind} '{name}'{did_you_mean(name, self.names(kind))}") from None
+
+    def get(self, kind: str, name: str) -> type[Plugin]:
+        return self.registered(kind, name).cls
+
+    def make(self, kind: str, name: str, parameters: Mapping[str, Any] | str = "{}") -> Plugin:
+        """A validated plugin from its parameters, given as a mapping or as JSON. Raises NotRegistered or BadInput."""
+        cls = self.get(kind, name)
+        try:
+            # JSON mode: lists become tuples, as in a YAML file
+            text = parameters if isinstance(parameters, str) else json.dumps(dict(parameters))
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"{kind} '{name}': {place + ': ' if place else ''}{first['msg']}") from None
+
+    def distribution_of(self, plugin: Plugin | type[Plugin]) -> tuple[str, str]:
+        """(name, version) of the distribution that registered a plugin."""
+        entry = self.registered(plugin.kind, plugin.name)
+        return entry.distribution, entry.version
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """``; did you mean 'x'?`` or ``; known: a, b`` or nothing: the tail of an error about an unknown name."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+@cache
+def registry() -> Registry:
+    """The plugins of this environment, found once a process."""
+    return discover()
+
+
+def discover() -> Registry:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Hooks)
+    result = Registry(manager)
+    seen: set[tuple[str, str]] = set()
+    for dist in sorted(importlib.metadata.distributions(), key=lambda d: d.metadata["Name"] or ""):
+        name, version = dist.metadata["Name"] or "?", dist.version
+        for entry in dist.entry_points:
+            # an editable install beside its source tree is found twice
+            if entry.group != GROUP or (entry.name, entry.value) in seen:
+                continue
+            seen.add((entry.name, entry.value))
+            _load(result, entry, name, version)
+    return result
+
+
+def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: str, version: str) -> None:
+    def broken(what: str, reason: str) -> None:
+        result.broken.append(Broken(what, distribution, version, reason))
+
+    try:
+        module = entry.load()
+    except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
+        broken(entry.value, f"cannot be imported: {_line(error)}")
+        return
+    stated = getattr(module, "nqbench_api_version", API_VERSION)
+    if stated != API_VERSION:
+        broken(entry.value, f"was written for plugin API {stated}; this nqbench speaks {API_VERSION}")
+        return
+    try:
+        result.manager.register(module, name=f"{distribution}:{entry.name}")
+        declare = getattr(module, "nqbench_plugins", None)
+        classes = list(declare()) if declare else []
+    except Exception as error:  # noqa: BLE001 - as above
+        broken(entry.value, f"cannot be registered: {_line(error)}")
+        return
+    for cls in classes:
+        reason = _objection(result, cls)
+        if reason:
+            broken(f"{entry.value}:{getattr(cls, '__name__', cls)}", reason)
+        else:
+            result.found[cls.kind, cls.name] = Registered(cls, distribution, version)
+
+
+def _objection(result: Registry, cls: Any) -> str:
+    """Why a class cannot be registered; empty if it can."""
+    if not (isinstance(cls, type) and issubclass(cls, Plugin)):
+        return "is not a subclass of nqbench.api.Plugin"
+    if cls.kind not in KINDS or not issubclass(cls, KINDS[cls.kind]):
+        return f"has the unknown kind '{cls.kind}'; known: {', '.join(KINDS)}"
+    if not cls.name:
+        return "has no name: write class MyPlugin(Quantizer, name=\"mine\")"
+    if (cls.kind, cls.name) in result.found:
+        other = result.found[cls.kind, cls.name]
+        return f"registers the {cls.kind} '{cls.name}' again; {other.distribution} {other.version} has it already"
+    return ""
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,84 @@
+"""A trial: one point of a suite, as names and JSON only, so that it crosses process borders and hashes stably."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nqbench.api.plugin import Plugin
+from nqbench.registry import Registry
+
+
+@dataclass(frozen=True, order=True)
+class Choice:
+    """One plugin with its validated parameters: kind, name, canonical JSON."""
+
+    kind: str
+    name: str
+    json: str = "{}"
+
+    def make(self, registry: Registry) -> Plugin:
+        return registry.make(self.kind, self.name, self.json)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self.json)
+        return result
+
+    @staticmethod
+    def of(plugin: Plugin) -> Choice:
+        return Choice(plugin.kind, plugin.name, plugin.canonical_json())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """model x pruner x sensitivity x scope x quantizer x training x positions x coder x seed; or a codec in place of
+    sensitivity, scope, quantizer, positions and coder.
+
+    A place that has nothing to say is None: pruner (nothing pruned), sensitivity (none used), positions (nothing
+    pruned, so nothing to write), quantizer and coder (a codec trial), codec (every other). training is a chain, () for
+    direct compression. seed is None where no plugin of the trial uses one.
+    """
+
+    model: Choice
+    quantizer: Choice | None = None
+    coder: Choice | None = None
+    codec: Choice | None = None
+    pruner: Choice | None = None
+    sensitivity: Choice | None = None
+    scope: Literal["global", "layer"] = "global"
+    training: tuple[Choice, ...] = ()
+    positions: Choice | None = None
+    streams: Literal["auto", "joint", "per-tensor"] = "auto"
+    seed: int | None = None
+    others: Literal["float32", "float16"] = "float32"
+    fold_batchnorm: bool = False
+    loss_increase: bool = False
+
+    def choices(self) -> tuple[Choice, ...]:
+        """Every plugin the trial uses, in pipeline order."""
+        single = (self.model, self.pruner, self.sensitivity, self.quantizer)
+        after = (self.positions, self.coder, self.codec)
+        return tuple(c for c in (*single, *self.training, *after) if c is not None)
+
+    def config(self) -> dict[str, Any]:
+        """The trial in the field names that records have: ``<kind>`` and ``<kind>_params``."""
+        fields: dict[str, Any] = {}
+        for kind in ("model", "pruner", "sensitivity", "quantizer", "positions", "coder", "codec"):
+            choice: Choice | None = getattr(self, kind)
+            fields[kind] = choice.name if choice else None
+            fields[f"{kind}_params"] = choice.parameters if choice else None
+        fields["scope"] = None if self.codec else self.scope
+        fields["training"] = "+".join(c.name for c in self.training) or "none"
+        fields["training_params"] = [c.parameters for c in self.training]
+        for name in ("streams", "seed", "others", "fold_batchnorm", "loss_increase"):
+            fields[name] = getattr(self, name)
+        return fields
+
+    @property
+    def trial(self) -> str:
+        """16 hex digits that name the configuration, whatever code and versions run it: what nights are compared by."""
+        text = json.dumps(self.config(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""nqbench's own models."""
