@@ -1,0 +1,223 @@
+"""A seeded loop of SGD or Adam that can be interrupted after any epoch and goes on with the same bits.
+
+Everything random in an epoch (order, augmentation, dropout) is drawn from a seed made of the recipe's and the epoch's
+number, so a resumed run equals an uninterrupted one. Checkpoints are safetensors: the tensors that move, the
+optimizer's own, and whatever else the caller names (batch-norm statistics).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.paths import written_whole
+
+
+class Recipe(BaseModel):
+    """How parameters are moved. Rates follow ``lr * factor(epoch)``, ``factor`` by the schedule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    epochs: int = Field(ge=0)
+    """Passes over the training data."""
+    lr: float = Field(gt=0)
+    """Learning rate of the first epoch."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """``adam`` decouples its weight decay (AdamW)."""
+    batch_size: int = Field(128, ge=1)
+    """Examples a step."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum, Nesterov's where it is positive."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Pull towards zero, on every tensor that moves."""
+    schedule: Literal["constant", "cosine", "exponential", "steps"] = "constant"
+    """``cosine`` to zero over the epochs; ``exponential``: times gamma an epoch; ``steps``: at 1/2 and 3/4 of them."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """The factor of ``exponential`` and ``steps``."""
+    seed: int = Field(0, ge=0)
+    """What order, augmentation and dropout are drawn from."""
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        if self.schedule == "exponential":
+            return self.lr * self.gamma**epoch
+        if self.schedule == "steps":
+            return self.lr * self.gamma ** sum(epoch >= part * self.epochs for part in (0.5, 0.75))
+        return self.lr
+
+    def epoch_seed(self, epoch: int) -> int:
+        return (self.seed * 1_000_003 + epoch) % 2**31
+
+
+def fit(
+    recipe: Recipe,
+    parameters: Mapping[str, Tensor],
+    batches: Callable[[int], Iterable[Any]],
+    loss: Callable[[Any], Tensor],
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    before_step: Callable[[], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+    before_epoch: Callable[[int], None] | None = None,
+    checkpoint: Path | None = None,
+) -> dict[str, Tensor]:
+    """Move ``parameters`` (leaf tensors, in place) to lower ``loss(batch)``; return their second moments.
+
+    batches: an epoch's seed -> its batches. state: further tensors that change in place meanwhile and belong into a
+    checkpoint. before_step: between gradients and update (average, mask or clip gradients). after_step: after the
+    update (hold a mask). before_epoch: with the epoch's number (ramp a sparsity); it runs again for the epoch at which
+    a run resumes. checkpoint: a file, rewritten after each epoch; one of another recipe is ignored.
+    Returned moments: Adam's recurrence v <- 0.999 v + 0.001 g^2 over all steps, bias-corrected, whatever the optimizer.
+    """
+    optimizer = _optimizer(recipe, parameters)
+    tracker = _Moments(parameters)
+    epoch = 0
+    keep = {
+        **{f"parameter/{k}": v for k, v in parameters.items()},
+        **{f"state/{k}": v for k, v in (state or {}).items()},
+    }
+    if checkpoint is not None and checkpoint.exists():
+        epoch = _resume(checkpoint, recipe, keep, optimizer, parameters, tracker)
+    while epoch < recipe.epochs:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(epoch)
+        if before_epoch is not None:
+            before_epoch(epoch)
+        with seeded(recipe.epoch_seed(epoch)):
+            for batch in batches(recipe.epoch_seed(epoch)):
+                optimizer.zero_grad(set_to_none=True)
+                value = loss(batch)
+                value.backward()  # type: ignore[no-untyped-call]
+                tracker.update()
+                if before_step is not None:
+                    before_step()
+                optimizer.step()
+                if after_step is not None:
+                    after_step()
+        if not all(bool(torch.isfinite(p).all()) for p in parameters.values()):
+            raise BadInput(f"training diverged in epoch {epoch + 1}: use a learning rate below {recipe.lr:g}")
+        epoch += 1
+        if checkpoint is not None:
+            _save(checkpoint, recipe, epoch, keep, optimizer, parameters, tracker)
+    optimizer.zero_grad(set_to_none=True)
+    return tracker.corrected()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generators seeded inside the block and as they were after it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside the block: sums of floats then do not depend on how many cores a worker was given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Moments:
+    """Adam's second-moment recurrence over the raw gradients."""
+
+    BETA = 0.999
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self.parameters = parameters
+        self.steps = 0
+        self.values = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+
+    def update(self) -> None:
+        self.steps += 1
+        known = [(v, p.grad) for v, p in zip(self.values.values(), self.parameters.values(), strict=True)]
+        moved = [(v, g) for v, g in known if g is not None]
+        values, grads = [v for v, _ in moved], [g for _, g in moved]
+        torch._foreach_mul_(values, self.BETA)
+        torch._foreach_addcmul_(values, grads, grads, value=1 - self.BETA)
+
+    def corrected(self) -> dict[str, Tensor]:
+        scale = 1 - self.BETA**self.steps
+        return {name: v / scale if self.steps else v for name, v in self.values.items()}
+
+
+def _optimizer(recipe: Recipe, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    moved = list(parameters.values())
+    if recipe.optimizer == "adam":
+        return torch.optim.AdamW(moved, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        moved,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _save(
+    path: Path,
+    recipe: Recipe,
+    epoch: int,
+    keep: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    tracker: _Moments,
+) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in keep.items()}
+    tensors |= {f"moments/{k}": v.cpu().contiguous() for k, v in tracker.values.items()}
+    for name, p in parameters.items():
+        for part, value in optimizer.state[p].items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{part}"] = value.detach().cpu().contiguous()
+    metadata = {"recipe": recipe.model_dump_json(), "epoch": str(epoch), "steps": str(tracker.steps)}
+    # clones: two names may share storage, which safetensors refuses
+    with written_whole(path) as temporary:
+        save_file({k: v.clone() for k, v in tensors.items()}, temporary, metadata=metadata)
+
+
+def _resume(
+    path: Path,
+    recipe: Recipe,
+    keep: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    tracker: _Moments,
+) -> int:
+    """Restore everything in place; the epoch to go on with, 0 where the checkpoint is of another recipe."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        names = set(file.keys())
+        if json.loads(metadata.get("recipe", "{}")) != recipe.model_dump(mode="json") or not names >= set(keep):
+            return 0
+        with torch.no_grad():
+            for name, tensor in keep.items():
+                tensor.copy_(file.get_tensor(name))
+            for name, value in tracker.values.items():
+                value.copy_(file.get_tensor(f"moments/{name}"))
+        for key in names:
+            if key.startswith("optimizer/"):
+                name, _, part = key.removeprefix("optimizer/").rpartition("/")
+                p, value = parameters[name], file.get_tensor(key)
+                # Adam's step counter stays on the CPU
+                optimizer.state[p][part] = value if part == "step" else value.to(p.device)
+        tracker.steps = int(metadata["steps"])
+        return int(metadata["epoch"])

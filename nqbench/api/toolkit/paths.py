@@ -1,0 +1,60 @@
+"""Where data are found and where trained weights and downloads are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nqbench.api.errors import DataMissing
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made anew: the environment variable NQBENCH_CACHE, else the user's cache folder."""
+    return _folder("NQBENCH_CACHE")
+
+
+def data_dir() -> Path:
+    """The folder for data sets and given weights: NQBENCH_DATA, else ``data`` in the user's cache folder.
+
+    Its layout is torchvision's (``MNIST/raw``, ``cifar-10-batches-py``), so a user's own download serves as well.
+    """
+    chosen = os.environ.get("NQBENCH_DATA")
+    return Path(chosen).expanduser() if chosen else cache_dir() / "data"
+
+
+def find_data(name: str) -> Path | None:
+    """The file or folder of that name in the data folder, or among earlier downloads; None if it is in neither."""
+    for root in (data_dir(), cache_dir() / "data"):
+        if (root / name).exists():
+            return root / name
+    return None
+
+
+def require_data(names: Iterable[str], purpose: str) -> None:
+    """Raises DataMissing with one line that says which files to put where, unless all are there."""
+    missing = [name for name in names if find_data(name) is None]
+    if missing:
+        raise DataMissing(f"{purpose} needs {', '.join(missing)} in {data_dir()} (NQBENCH_DATA names another folder)")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its name when the block ends well: never a half-written file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _folder(variable: str) -> Path:
+    chosen = os.environ.get(variable)
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("nqbench"))

@@ -1,0 +1,143 @@
+"""What every image classifier here shares: pixels in memory, batches by seed, training once, the store of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nqbench.api import Batch, Model, Split, to_device
+from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
+from nqbench.api.toolkit.store import Trained, recipe_digest, trained
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """pixels: (N, C, H, W) uint8. labels: (N,) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, start: int, stop: int) -> Images:
+        return Images(self.pixels[start:stop], self.labels[start:stop])
+
+
+class ImageModel(Model):
+    """An image classifier trained on ``images("train")`` less the last ``holdout``, which are its validation split.
+
+    A subclass says how to ``build`` the network, where ``images`` come from, how pixels become inputs
+    (``normalise``), and its ``recipe``. Networks are trained on one thread, so the weights do not depend on how many a
+    worker has; they are the same bits on every run on one machine and build of PyTorch.
+    """
+
+    VERSION: ClassVar[int] = 1
+    """Raised when the code that trains changes what it gives: the weights are then trained anew."""
+
+    holdout: int = Field(0, ge=0)
+    """Training images (the last ones) that are left out of training and serve as the validation split."""
+    train_seed: int = Field(0, ge=0)
+    """What initial weights and order are drawn from."""
+
+    # -- what a subclass says ------------------------------------------------------------------------------------
+    def build(self) -> nn.Module:
+        """The network with its initial weights, drawn from torch's global generator."""
+        raise NotImplementedError
+
+    def images(self, split: Split) -> Images:
+        """All of a split; never ``validation``."""
+        raise NotImplementedError
+
+    def data_name(self) -> str:
+        """Text that identifies the data."""
+        raise NotImplementedError
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> the network's input, float32."""
+        return pixels.to(torch.float32) / 255
+
+    def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, C, H, W) uint8 -> the same, as training sees it. Default: as they are."""
+        return pixels
+
+    def recipe(self) -> Recipe:
+        raise NotImplementedError
+
+    # -- the contract -----------------------------------------------------------------------------------------------
+    def full_recipe(self) -> dict[str, Any]:
+        """All that the trained weights depend on."""
+        return {
+            "model": self.name,
+            "parameters": self.model_dump(mode="json"),
+            "data": self.data_name(),
+            "recipe": self.recipe().model_dump(mode="json"),
+            "version": self.VERSION,
+        }
+
+    def fingerprint(self) -> str:
+        return f"{self.name}-{recipe_digest(self.full_recipe())}"
+
+    def load(self, device: torch.device) -> nn.Module:
+        with seeded(self.train_seed):
+            module = self.build()
+        module.load_state_dict(self.weights().state)
+        return module.to(device).eval()
+
+    def moments(self, device: torch.device) -> Mapping[str, Tensor] | None:
+        kept = self.weights().moments
+        return {name: value.to(device) for name, value in kept.items()} or None
+
+    def weights(self) -> Trained:
+        """The trained state: from the store, or trained now."""
+        return trained(self.name, self.full_recipe(), self.train)
+
+    def train(self, workdir: Path, device: torch.device | None = None) -> Trained:
+        """Train from the initial weights by the recipe, going on from a checkpoint in ``workdir`` if there is one."""
+        device = device or torch.device("cpu")
+        recipe = self.recipe()
+        with one_thread(), seeded(self.train_seed):
+            module = self.build().to(device).train()
+            moments = fit(
+                recipe,
+                {name: p for name, p in module.named_parameters() if p.requires_grad},
+                lambda seed: self.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                lambda batch: self._mean_loss(module, to_device(batch, device)),
+                state=dict(module.named_buffers()),
+                checkpoint=workdir / "epoch.safetensors",
+            )
+        return Trained(module.state_dict(), moments)
+
+    def _mean_loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        return self.losses(self.predict(module, batch), batch).mean()
+
+    def has_split(self, split: Split) -> bool:
+        return split != "validation" or self.holdout > 0
+
+    def examples(self, split: Split) -> Images:
+        """A split's images, the held-out ones cut off from training."""
+        if split == "test":
+            return self.images("test")
+        whole = self.images("train")
+        border = len(whole) - self.holdout
+        return whole.part(0, border) if split == "train" else whole.part(border, len(whole))
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        """(inputs (B, ...) float32, labels (B,) int64)."""
+        data = self.examples(split)
+        if shuffle is None:
+            for start in range(0, len(data), batch_size):
+                part = data.part(start, start + batch_size)
+                yield self.normalise(part.pixels), part.labels
+            return
+        generator = torch.Generator().manual_seed(shuffle)
+        order = torch.randperm(len(data), generator=generator)
+        for start in range(0, len(data), batch_size):
+            chosen = order[start : start + batch_size]
+            yield self.normalise(self.augment(data.pixels[chosen], generator)), data.labels[chosen]

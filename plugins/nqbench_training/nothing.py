@@ -1,0 +1,35 @@
+"""The plugins that do nothing: no pruning, no sensitivity, direct compression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from nqbench.api import Pruned, Pruner, QuantizedModel, Sensitivity, SensitivityForm, Task, Training, begin
+
+
+class NoPruner(Pruner, name="none"):
+    """Nothing is pruned."""
+
+    prunes: ClassVar[bool] = False
+
+    def prune(self, task: Task) -> Pruned:
+        return Pruned({name: value.detach().clone() for name, value in task.module.state_dict().items()}, {})
+
+
+class NoSensitivity(Sensitivity, name="none"):
+    """Every weight counts the same."""
+
+    form: ClassVar[SensitivityForm] = "none"
+
+    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+        return {}
+
+
+class NoTraining(Training, name="none"):
+    """Direct compression: the network is quantized once, as it stands."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        return begin(task, start)
