@@ -1,0 +1,200 @@
+"""How groups of symbols become coded streams, and back: the order, the merging of pruned weights, who shares a table.
+
+The same functions serve the writer and the reader, from what both know: shapes, masks, codebooks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nqbench.api import BadInput, CorruptFile, Quantized, StreamSpec, StreamTensor
+
+MODES = {"auto": "per-group", "joint": "joint", "per-tensor": "per-tensor"}
+"""A trial's ``streams`` -> the file's stream mode."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One tensor of a group: its symbols stand for ``count`` weights. mask: None where every place has one."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GroupLayout:
+    """What one group's symbols look like in a stream, after merging."""
+
+    parts: tuple[Part, ...]
+    alphabet: int
+    dimension: int
+    ordered: bool
+    zero: int | None
+
+    @property
+    def count(self) -> int:
+        """Number of symbols."""
+        return math.ceil(sum(part.count for part in self.parts) / self.dimension)
+
+
+def layout_of(
+    quantized: Quantized,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    masks: Sequence[np.ndarray | None],
+    inserted: int | None,
+    *,
+    dense: bool,
+) -> GroupLayout:
+    """A group's layout. ``quantized`` needs no symbols yet. dense: pruned weights have symbols too (merged)."""
+    parts = []
+    for name, shape, mask in zip(names, shapes, masks, strict=True):
+        whole = mask is None or dense
+        count = math.prod(shape) if whole or mask is None else int(np.count_nonzero(mask))
+        parts.append(Part(name, tuple(shape), count, None if whole else mask))
+    extra = inserted is not None
+    return GroupLayout(
+        tuple(parts),
+        quantized.alphabet + extra,
+        quantized.dimension,
+        quantized.ordered,
+        inserted if extra else quantized.zero,
+    )
+
+
+def place_for_zero(quantized: Quantized) -> int | None:
+    """The symbol to insert for pruned weights: None if one deploys as 0 already, else the one that keeps the order."""
+    if quantized.zero is not None:
+        return None
+    table = quantized.table
+    if table is None or not quantized.ordered:
+        return quantized.alphabet
+    return int((table < 0).sum())
+
+
+def merge(quantized: Quantized, masks: Sequence[np.ndarray | None], inserted: int | None) -> np.ndarray:
+    """(numel,) int32: a symbol for every place of the group's tensors, pruned ones the zero symbol.
+
+    Raises BadInput for vectors (d > 1), whose symbols stand for several weights at once.
+    """
+    if quantized.dimension != 1:
+        raise BadInput("positions 'merged into the symbols' need one symbol a weight; this quantizer's are vectors")
+    symbols = quantized.symbols.cpu().numpy()
+    zero = quantized.zero
+    if inserted is not None:
+        symbols, zero = symbols + (symbols >= inserted), inserted
+    out, start = [], 0
+    for mask, size in zip(masks, quantized.sizes, strict=True):
+        kept = symbols[start : start + size]
+        start += size
+        if mask is not None:
+            whole = np.full(mask.size, zero, dtype=np.int32)
+            whole[mask.reshape(-1)] = kept
+            kept = whole
+        out.append(kept.astype(np.int32, copy=False))
+    return np.concatenate(out)
+
+
+def unmerge(symbols: np.ndarray, parts: Sequence[Part], inserted: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Kept symbols, and each tensor's mask, from merged symbols with an inserted one."""
+    masks, start = [], 0
+    for part in parts:
+        piece = symbols[start : start + part.count]
+        start += part.count
+        masks.append((piece != inserted).reshape(part.shape))
+    kept = symbols[symbols != inserted]
+    return (kept - (kept > inserted)).astype(np.int32), masks
+
+
+@dataclass(frozen=True, eq=False)
+class StreamLayout:
+    """One stream: what its decoder is told, and which symbols of which groups it holds, in order."""
+
+    spec: StreamSpec
+    pieces: tuple[tuple[int, int, int], ...]
+    """(group, first symbol, last symbol + 1)"""
+
+
+def streams_of(groups: Sequence[GroupLayout], mode: str) -> list[StreamLayout]:
+    """The streams of a file. Raises BadInput where one table a tensor is asked for and vectors cross tensors."""
+    if mode == "joint":
+        return [_stream(groups, [(i, 0, g.count, g.parts) for i, g in enumerate(groups)])] if groups else []
+    if mode == "per-group":
+        return [_stream(groups, [(i, 0, g.count, g.parts)]) for i, g in enumerate(groups)]
+    streams = []
+    for i, group in enumerate(groups):
+        if group.dimension != 1 and len(group.parts) > 1:
+            raise BadInput("streams 'per-tensor' need one symbol a weight, or scope 'layer'")
+        start = 0
+        for part in group.parts:
+            stop = group.count if len(group.parts) == 1 else start + part.count
+            streams.append(_stream(groups, [(i, start, stop, (part,))]))
+            start = stop
+    return streams
+
+
+def _stream(groups: Sequence[GroupLayout], pieces: Sequence[tuple[int, int, int, tuple[Part, ...]]]) -> StreamLayout:
+    tensors, at = [], 0
+    for index, first, last, parts in pieces:
+        group, weight = groups[index], 0
+        for part in parts:
+            start, stop = weight // group.dimension, math.ceil((weight + part.count) / group.dimension)
+            tensors.append(StreamTensor(part.name, part.shape, at + start, at + stop, group.zero, part.mask))
+            weight += part.count
+        at += last - first
+    used = [groups[index] for index, *_ in pieces]
+    spec = StreamSpec(
+        count=at,
+        alphabet=max(g.alphabet for g in used),
+        ordered=all(g.ordered for g in used),
+        dimension=max(g.dimension for g in used),
+        tensors=tuple(tensors),
+    )
+    return StreamLayout(spec, tuple((index, first, last) for index, first, last, _ in pieces))
+
+
+def split(
+    decoded: Sequence[np.ndarray], layouts: Sequence[StreamLayout], groups: Sequence[GroupLayout]
+) -> list[np.ndarray]:
+    """Each group's symbols from the decoded streams; a symbol outside its group's alphabet is a CorruptFile."""
+    out = [np.empty(group.count, dtype=np.int32) for group in groups]
+    for symbols, layout in zip(decoded, layouts, strict=True):
+        at = 0
+        for index, first, last in layout.pieces:
+            piece = symbols[at : at + last - first]
+            if piece.size and int(piece.max()) >= groups[index].alphabet:
+                raise CorruptFile(f"a symbol lies outside the alphabet of group {index}", section="symbols")
+            out[index][first:last] = piece
+            at += last - first
+    return out
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """Zeroth-order entropy of a whole stream in bits: sum_s n_s log2(n / n_s)."""
+    used = counts[counts > 0].astype(np.float64)
+    return float((used * np.log2(used.sum() / used)).sum()) if used.size else 0.0
+
+
+def cpu(quantized: Quantized) -> Quantized:
+    """The same on the CPU."""
+
+    def move(value: torch.Tensor | int | float) -> torch.Tensor | int | float:
+        return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+    return Quantized(
+        symbols=quantized.symbols.cpu(),
+        alphabet=quantized.alphabet,
+        sizes=quantized.sizes,
+        parameters={k: v.detach().cpu() for k, v in quantized.parameters.items()},
+        side={k: move(v) for k, v in quantized.side.items()},
+        form=quantized.form,
+        held={k: v.cpu() for k, v in quantized.held.items()},
+        statistics=quantized.statistics,
+    )

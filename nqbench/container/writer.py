@@ -1,0 +1,275 @@
+"""Writes a ``.nqz`` file and says what each part of it costs."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import nqbench
+from nqbench.api import BadInput, Codec, Coder, Encoded, Group, Plugin, Positions, Quantized, Quantizer, Stream
+from nqbench.container.fields import put_signed
+from nqbench.container.header import (
+    ALIAS,
+    BUFFER,
+    CODED,
+    CONSTANT,
+    DTYPES,
+    PARAMETER,
+    QUANTIZED,
+    SECTIONS,
+    ArrayEntry,
+    GroupEntry,
+    Header,
+    PluginRef,
+    PositionsEntry,
+    StreamEntry,
+    TensorEntry,
+    pack,
+)
+from nqbench.container.layout import (
+    MODES,
+    cpu,
+    entropy_bits,
+    layout_of,
+    merge,
+    place_for_zero,
+    streams_of,
+)
+from nqbench.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What goes into a file.
+
+    order: every tensor of the state, in its order. groups: the quantized ones. masks: of pruned ones. shapes, dtypes:
+    of quantized (or coded) ones, as deployed. raw: the others, as deployed. parameters: which raw ones are trainable
+    parameters (the rest are buffers). aliases: name -> the name whose tensor it shares. others: how raw floats are
+    stored. codec_data: a codec's bytes, for the tensors of ``coded``, in place of groups.
+    """
+
+    order: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, torch.dtype]
+    raw: Mapping[str, Tensor]
+    parameters: frozenset[str]
+    groups: tuple[Group, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    quantizer: Quantizer | None = None
+    coder: Coder | None = None
+    positions: Positions | None = None
+    codec: Codec | None = None
+    codec_data: bytes = b""
+    coded: tuple[str, ...] = ()
+    streams: str = "auto"
+    others: str = "float32"
+
+
+@dataclass(frozen=True)
+class Written:
+    """parts: bytes by section, and ``header`` (with framing and checksums); they sum to file_bytes.
+
+    symbols: their number; entropy_bits: the zeroth-order entropy of the streams, in bits, all together;
+    encode_seconds: the coder's time alone.
+    """
+
+    file_bytes: int
+    parts: dict[str, int]
+    symbols: int
+    entropy_bits: float
+    encode_seconds: float
+
+
+@dataclass
+class _File:
+    """Sections under construction."""
+
+    sections: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in SECTIONS})
+    symbols: int = 0
+    entropy: float = 0.0
+    seconds: float = 0.0
+
+    def encode(self, coder: Coder, stream: Stream) -> Encoded:
+        start = time.perf_counter()
+        encoded = coder.encode(stream)
+        self.seconds += time.perf_counter() - start
+        return encoded
+
+
+def write(path: str | os.PathLike[str], contents: Contents, registry: Registry) -> Written:
+    """Write the file in one go (a temporary name, then a rename). Raises BadInput, or what a plugin's encoder does."""
+    file = _File()
+    masked = [name for group in contents.groups for name in group.names if name in contents.masks]
+    positions = contents.positions if masked else None
+    if masked and positions is None:
+        raise BadInput("pruned tensors need a way to write their positions")
+    merged = positions is not None and positions.merges
+    groups, streams, mode = _symbols(file, contents, dense=merged)
+    positions_coder, entry = _positions(file, contents, masked, positions, registry)
+    file.sections["symbols"] += contents.codec_data
+
+    def ref(plugin: Plugin | None) -> PluginRef:
+        if plugin is None:
+            return PluginRef()
+        return PluginRef(plugin.name, plugin.canonical_json(), *registry.distribution_of(plugin))
+
+    if contents.codec is not None:
+        streams = [StreamEntry(0, len(contents.codec_data))]
+    header = Header(
+        producer=f"nqbench {nqbench.__version__}",
+        quantizer=ref(contents.quantizer),
+        coder=ref(contents.coder),
+        codec=ref(contents.codec),
+        positions=ref(positions),
+        positions_coder=ref(positions_coder),
+        tensors=_tensors(file, contents),
+        groups=tuple(groups),
+        stream_mode=mode,
+        streams=tuple(streams),
+        positions_entry=entry,
+        sections=tuple(len(file.sections[name]) for name in SECTIONS),
+    )
+    out = bytearray(pack(header))
+    for name in SECTIONS:
+        section = file.sections[name]
+        if section:
+            out += section
+            out += _crc(section)
+    _replace(Path(path), bytes(out))
+    parts = {name: len(section) for name, section in file.sections.items()}
+    parts = {"header": len(out) - sum(parts.values()), **parts}
+    return Written(len(out), parts, file.symbols, file.entropy, file.seconds)
+
+
+def _crc(section: bytes | bytearray) -> bytes:
+    return zlib.crc32(section).to_bytes(4, "little")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# -- quantized tensors ---------------------------------------------------------------------------------------------
+def _symbols(file: _File, contents: Contents, *, dense: bool) -> tuple[list[GroupEntry], list[StreamEntry], str]:
+    entries, layouts, symbols = [], [], []
+    for group in contents.groups:
+        quantized = cpu(group.quantized)
+        masks = [_mask(contents, name) for name in group.names]
+        merges = dense and any(mask is not None for mask in masks)
+        inserted = place_for_zero(quantized) if merges else None
+        arrays = _arrays(file.sections["codebook"], quantized)
+        entries.append(GroupEntry(quantized.form, quantized.alphabet, arrays, inserted))
+        shapes = [contents.shapes[name] for name in group.names]
+        layouts.append(layout_of(quantized, group.names, shapes, masks, inserted, dense=dense))
+        symbols.append(merge(quantized, masks, inserted) if merges else quantized.symbols.numpy())
+    mode = MODES[contents.streams]
+    streams = []
+    for layout in streams_of(layouts, mode):
+        assert contents.coder is not None
+        pieces = [symbols[index][first:last] for index, first, last in layout.pieces]
+        stream = Stream(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), layout.spec)
+        encoded = file.encode(contents.coder, stream)
+        file.sections["coder_table"] += encoded.table
+        file.sections["symbols"] += encoded.payload
+        file.symbols += layout.spec.count
+        file.entropy += entropy_bits(stream.counts)
+        streams.append(StreamEntry(len(encoded.table), len(encoded.payload)))
+    return entries, streams, mode
+
+
+def _mask(contents: Contents, name: str) -> np.ndarray | None:
+    mask = contents.masks.get(name)
+    return None if mask is None else mask.cpu().numpy().astype(bool)
+
+
+def _arrays(section: bytearray, quantized: Quantized) -> tuple[ArrayEntry, ...]:
+    """Parameters, then side: their values go to the section ``codebook``."""
+    entries = []
+    for name, tensor in quantized.parameters.items():
+        entries.append(ArrayEntry(name, True, tensor.dtype, tuple(tensor.shape)))
+        section += tensor_bytes(tensor)
+    for name, value in quantized.side.items():
+        if isinstance(value, Tensor):
+            entries.append(ArrayEntry(name, False, value.dtype, tuple(value.shape)))
+            section += tensor_bytes(value)
+        elif isinstance(value, int):
+            entries.append(ArrayEntry(name, False, integer=True))
+            put_signed(section, value)
+        else:
+            entries.append(ArrayEntry(name, False))
+            section += struct.pack("<d", value)
+    return tuple(entries)
+
+
+def _positions(
+    file: _File, contents: Contents, masked: list[str], positions: Positions | None, registry: Registry
+) -> tuple[Coder | None, PositionsEntry | None]:
+    if positions is None or positions.merges:
+        return None, None
+    own = positions.coder
+    coder = registry.make("coder", own) if own is not None else contents.coder
+    assert isinstance(coder, Coder)
+    stream = positions.to_stream([contents.masks[name].cpu().numpy().astype(bool) for name in masked])
+    encoded = file.encode(coder, stream)
+    file.sections["positions"] += encoded.table + encoded.payload
+    entry = PositionsEntry(stream.spec.count, stream.spec.alphabet, len(encoded.table), len(encoded.payload))
+    return (coder if own is not None else None), entry
+
+
+# -- every tensor's entry, and the raw ones' bytes -----------------------------------------------------------------
+def _tensors(file: _File, contents: Contents) -> tuple[TensorEntry, ...]:
+    place = {name: index for index, name in enumerate(contents.order)}
+    group_of = {name: index for index, group in enumerate(contents.groups) for name in group.names}
+    entries = []
+    for name in contents.order:
+        if name in contents.aliases:
+            entries.append(TensorEntry(name, ALIAS, target=place[contents.aliases[name]]))
+        elif name in group_of:
+            shape, dtype = tuple(contents.shapes[name]), contents.dtypes[name]
+            masked = name in contents.masks
+            entries.append(TensorEntry(name, QUANTIZED, shape, dtype, group=group_of[name], masked=masked))
+        elif name in contents.coded:
+            entries.append(TensorEntry(name, CODED, tuple(contents.shapes[name]), contents.dtypes[name]))
+        else:
+            entries.append(_raw(file, contents, name))
+    return tuple(entries)
+
+
+def _raw(file: _File, contents: Contents, name: str) -> TensorEntry:
+    tensor = contents.raw[name].detach().cpu()
+    if tensor.dtype not in DTYPES:
+        raise BadInput(f"tensor '{name}' has the dtype {tensor.dtype}, which the container cannot store")
+    stored = stored_dtype(tensor.dtype, contents.others)
+    kind = PARAMETER if name in contents.parameters else BUFFER
+    data = tensor_bytes(tensor.to(stored))
+    item = stored.itemsize
+    if tensor.numel() > 1 and data == data[:item] * tensor.numel():
+        kind, data = kind | CONSTANT, data[:item]
+    file.sections["raw_parameters" if kind & ~CONSTANT == PARAMETER else "raw_buffers"] += data
+    return TensorEntry(name, kind, tuple(tensor.shape), tensor.dtype, stored)
+
+
+def stored_dtype(dtype: torch.dtype, others: str) -> torch.dtype:
+    """How an unquantized tensor of ``dtype`` is written under ``others: float32 | float16``."""
+    return torch.float16 if others == "float16" and dtype in (torch.float32, torch.float64) else dtype
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Row-major little-endian bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
