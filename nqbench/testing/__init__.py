@@ -1,0 +1,48 @@
+"""Conformance checks: the same ones for this project's plugins and for a stranger's.
+
+In a test file of a plugin package::
+
+    from nqbench.testing import parametrize
+    from my_package import MyQuantizer
+
+    @parametrize(MyQuantizer)
+    def test_conformance(check):
+        check()
+
+or on the command line, once the package is installed: ``nqbench check NAME``.
+
+A class is checked with its default parameters and with each of the parameter sets that it lists as
+``model_config = ConfigDict(json_schema_extra={"examples": [{"bits": 2}, ...]})``; an instance is checked as it is. A
+check that a method cannot pass by its nature is excused with a reason, by ``expected_failures={"check": "reason"}``
+given to ``parametrize`` or stated as a class variable; if it passes after all, that is a failure.
+"""
+
+# each of these modules adds its checks to the list
+from nqbench.testing import coders, common, movement, quantizers
+from nqbench.testing.check import (
+    BoundCheck,
+    Check,
+    Failed,
+    Result,
+    checks_for,
+    configurations,
+    parametrize,
+    require,
+    run_checks,
+)
+
+__all__ = [
+    "BoundCheck",
+    "Check",
+    "Failed",
+    "Result",
+    "checks_for",
+    "coders",
+    "common",
+    "configurations",
+    "movement",
+    "parametrize",
+    "quantizers",
+    "require",
+    "run_checks",
+]

@@ -1,0 +1,56 @@
+"""Checks that every plugin is held to, whatever its kind."""
+
+from __future__ import annotations
+
+import pickle
+
+from pydantic import ValidationError
+
+from nqbench.api import Plugin
+from nqbench.testing.check import check, require
+from nqbench.testing.elsewhere import call_elsewhere
+
+
+@check("")
+def described(plugin: Plugin) -> None:
+    """Its class has a docstring, and each parameter a description."""
+    require((type(plugin).__doc__ or "").strip(), "its class has no docstring")
+    bare = [name for name, info in type(plugin).model_fields.items() if not info.description]
+    require(not bare, f"no docstring below the parameter {', '.join(repr(name) for name in bare)}")
+
+
+@check("")
+def json_round_trip(plugin: Plugin) -> None:
+    """Its canonical JSON makes an equal instance."""
+    again = type(plugin).model_validate_json(plugin.canonical_json())
+    require(again == plugin, f"comes back from its JSON as {again}")
+    require(again.canonical_json() == plugin.canonical_json(), "its canonical JSON changes on the way through JSON")
+
+
+@check("")
+def frozen(plugin: Plugin) -> None:
+    """Its parameters cannot be changed, and unknown ones are refused."""
+    for name in type(plugin).model_fields:
+        try:
+            setattr(plugin, name, getattr(plugin, name))
+        except ValidationError:
+            continue
+        require(False, f"its parameter '{name}' can be assigned to: keep the model frozen")
+    try:
+        type(plugin).model_validate({**plugin.model_dump(), "no such parameter": 1})
+    except ValidationError:
+        return
+    require(False, "takes a parameter that it does not have: keep extra='forbid'")
+
+
+@check("")
+def pickles_to_a_worker(plugin: Plugin) -> None:
+    """Pickles, and is the same configuration in another process."""
+    require(pickle.loads(pickle.dumps(plugin)) == plugin, "comes back from pickle as another configuration")
+    kind, name, text = call_elsewhere(_identity, plugin)
+    require((kind, name) == (plugin.kind, plugin.name), f"is {kind} '{name}' in another process")
+    require(text == plugin.canonical_json(), f"has other parameters in another process: {text}")
+
+
+def _identity(plugin: Plugin) -> tuple[str, str, str]:
+    return plugin.kind, plugin.name, plugin.canonical_json()
