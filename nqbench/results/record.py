@@ -1,0 +1,252 @@
+"""A record: what one trial leaves behind. The same field names in the store, the JSON, the CSV and the hooks.
+
+``from_dict(to_dict(r)) == r``. A record is written once and never edited: tables, comparisons and pages are derived.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nqbench.api.errors import BadInput
+
+SCHEMA_VERSION = 1
+"""Of a record's fields. A reader refuses a newer one and reads every older one."""
+
+Status = Literal["ok", "failed", "timeout", "crashed"]
+KINDS = ("model", "pruner", "sensitivity", "quantizer", "training", "positions", "coder", "codec")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True, ser_json_inf_nan="strings"
+    )
+
+
+class Parts(_Part):
+    """Bytes of the file by what they are for; framing and checksums are the header's. They sum to ``file_bytes``."""
+
+    header: int = Field(0, ge=0)
+    codebook: int = Field(0, ge=0)
+    coder_table: int = Field(0, ge=0)
+    positions: int = Field(0, ge=0)
+    symbols: int = Field(0, ge=0)
+    raw_parameters: int = Field(0, ge=0)
+    raw_buffers: int = Field(0, ge=0)
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, name) for name in PARTS)
+
+
+PARTS = tuple(Parts.model_fields)
+
+
+class LossIncrease(_Part):
+    """Increase of the training loss by compression: three predictions and what it was. d = deployed - trained."""
+
+    linear: float | None = None
+    """g^T d"""
+    diagonal: float | None = None
+    """1/2 sum h d^2, h the Gauss-Newton diagonal, whatever sensitivity the quantizer used"""
+    gauss_newton: float | None = None
+    """1/2 d^T G d"""
+    measured: float | None = None
+
+
+class Record(_Part):
+    """One trial's result. Sizes in bytes, times in seconds, entropy in bits per symbol; None: does not apply."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    """Which run wrote it."""
+    time: str = Field(default_factory=lambda: utc_now())
+    """When the trial ended: ISO 8601, UTC."""
+    suite: str
+    status: Status
+    key: str
+    """Content key: configuration, code and versions. What a second run looks up."""
+    trial: str
+    """16 hex digits of the configuration alone: what nights are compared by."""
+
+    model: str
+    model_params: dict[str, Any] | None = None
+    pruner: str | None = None
+    pruner_params: dict[str, Any] | None = None
+    sensitivity: str | None = None
+    sensitivity_params: dict[str, Any] | None = None
+    scope: Literal["global", "layer"] | None = None
+    quantizer: str | None = None
+    quantizer_params: dict[str, Any] | None = None
+    training: str = "none"
+    """Names joined by '+'."""
+    training_params: list[dict[str, Any]] = []
+    positions: str | None = None
+    positions_params: dict[str, Any] | None = None
+    coder: str | None = None
+    coder_params: dict[str, Any] | None = None
+    codec: str | None = None
+    codec_params: dict[str, Any] | None = None
+    streams: str = "auto"
+    others: str = "float32"
+    fold_batchnorm: bool = False
+    seed: int | None = None
+    """None: deterministic, so that a repeat would give the same bytes."""
+    device: str = "cpu"
+    knob: str | None = None
+    """The quantizer's (or codec's) parameter that trades bytes for quality: a method's curve is swept over it."""
+
+    file: str | None = None
+    """The .nqz file, relative to the output folder."""
+    file_bytes: int | None = Field(None, ge=0)
+    parts: Parts | None = None
+    weights: int | None = None
+    """Entries of the compressible tensors, pruned ones too."""
+    kept: int | None = None
+    """Of these, how many were quantized."""
+    ratio: float | None = None
+    """4 bytes x every trainable parameter / all bytes of the file but raw_buffers."""
+    file_ratio: float | None = None
+    """float32 state / file on disk."""
+    bits_per_weight: float | None = None
+    entropy: float | None = None
+    """Zeroth-order entropy of the symbols, bits per symbol."""
+    efficiency: float | None = None
+    """Entropy / measured bits per symbol."""
+    mse: float | None = None
+    weighted_mse: float | None = None
+
+    metric_name: str | None = None
+    metric_unit: str = "%"
+    metric_higher_is_better: bool = True
+    metric_float: float | None = None
+    metric: float | None = None
+    metric_delta: float | None = None
+    """metric - metric_float"""
+    metrics_float: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    """Every metric of the model, before and after."""
+    selected_on: str | None = None
+    """Which split a search looked at; None: no search."""
+    correct: str | None = Field(None, repr=False)
+    """Per-example correctness on the test split: base64 of packed bits, see ``pack_correct``. Not in the CSV."""
+    examples: int | None = None
+    """How many bits ``correct`` holds."""
+    loss_increase: LossIncrease | None = None
+
+    seconds: dict[str, float] = {}
+    """By stage; 0 for a stage whose result came from the cache."""
+    measured: bool = False
+    """Whether the seconds are measurements: neither from a cache nor beside parallel workers."""
+    samples: dict[str, list[float]] = {}
+    """Raw seconds of every repeat, by stage, where the suite measures."""
+    cached: list[str] = []
+    """Stages whose results came from the cache."""
+    encode_msym_s: float | None = None
+    decode_msym_s: float | None = None
+    peak_bytes: int | None = None
+    decoded_sha256: str | None = None
+    """Of the decoded tensors: what ``nqbench verify`` compares with."""
+    error: str | None = None
+    """Traceback or signal of a trial that did not end well."""
+    environment: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _sound(self) -> Record:
+        if self.schema_version > SCHEMA_VERSION:
+            raise ValueError(
+                f"has schema version {self.schema_version}; this nqbench reads up to {SCHEMA_VERSION}: upgrade nqbench"
+            )
+        if self.status != "ok":
+            return self
+        if self.file_bytes is None or self.parts is None:
+            raise ValueError("a record with status ok needs file_bytes and parts")
+        if self.parts.total != self.file_bytes:
+            raise ValueError(f"the parts sum to {self.parts.total} bytes, the file has {self.file_bytes}")
+        return self
+
+    # -- forms ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Record:
+        """Raises BadInput with the first field that does not fit."""
+        version = fields.get("schema_version", SCHEMA_VERSION)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            # said before its unknown fields are
+            raise BadInput(
+                f"a record has schema version {version}; this nqbench reads up to {SCHEMA_VERSION}: upgrade nqbench"
+            )
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"not a record: {place + ': ' if place else ''}{first['msg']}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the fields' order, as records.json has them."""
+        return self.model_dump(mode="python")
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """As ``from_dict``, without the detour where the text is sound."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            try:
+                return cls.from_dict(json.loads(text))
+            except json.JSONDecodeError as error:
+                raise BadInput(f"not a record: {error}") from None
+
+    def to_json(self) -> str:
+        """One line of JSON; NaN and infinities are strings, which ``from_json`` and ``from_dict`` read again."""
+        return self.model_dump_json()
+
+    @classmethod
+    def for_trial(cls, config: Mapping[str, Any], **fields: Any) -> Record:
+        """A record of the trial whose ``Trial.config()`` is given. ``loss_increase`` there says whether it was asked
+        for; here it is what came out, so the former is left out."""
+        named = {k: v for k, v in config.items() if k != "loss_increase" and k in cls.model_fields}
+        return cls.from_dict({**named, **fields})
+
+    # -- derived -------------------------------------------------------------------------------------------------
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def drop(self) -> float | None:
+        """How much worse the compressed network is, in the metric's unit; negative: better than the float network."""
+        if self.metric is None or self.metric_float is None:
+            return None
+        return self.metric_float - self.metric if self.metric_higher_is_better else self.metric - self.metric_float
+
+    def hits(self) -> np.ndarray | None:
+        """(examples,) bool: which test examples the compressed network got right; None where not recorded."""
+        if self.correct is None or self.examples is None:
+            return None
+        return unpack_correct(self.correct, self.examples)
+
+
+def pack_correct(correct: Iterable[bool] | np.ndarray) -> str:
+    """(examples,) bool -> base64 of its bits, first example in the highest bit of the first byte."""
+    bits = np.packbits(np.asarray(correct, dtype=bool))
+    return base64.b64encode(bits.tobytes()).decode("ascii")
+
+
+def unpack_correct(text: str, examples: int) -> np.ndarray:
+    """The inverse of ``pack_correct``: (examples,) bool."""
+    raw = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    if raw.size != (examples + 7) // 8:
+        raise BadInput(f"the correctness of {examples} examples takes {(examples + 7) // 8} bytes, not {raw.size}")
+    return np.unpackbits(raw, count=examples).astype(bool)
+
+
+def utc_now() -> str:
+    """ISO 8601 with microseconds, so that records sort by time as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
