@@ -2,6 +2,9 @@
 
 The registry knows names, not methods. A package that fails to import, states an API version that this core does not
 serve, or registers a name twice, is listed as broken with its reason, and bricks nothing else.
+
+nqbench's own distribution is read first, the others by name: whoever registers a name that is taken is the one who is
+refused, so that installing a package never changes what an older suite means.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import difflib
 import importlib.metadata
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +32,8 @@ from nqbench.api.quantizer import Quantizer
 from nqbench.api.training import Pruner, Sensitivity, Training
 
 GROUP = "nqbench"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a plugin may be called: names stand in suites, file names, and lists with ``,``, ``=`` and ``+``."""
 KINDS: dict[str, type[Plugin]] = {
     cls.kind: cls for cls in (Model, Pruner, Sensitivity, Quantizer, Training, Positions, Coder, Codec)
 }
@@ -44,7 +50,7 @@ class Registered:
     @property
     def summary(self) -> str:
         """First line of the class's docstring."""
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        return inspect.cleandoc(self.cls.__doc__ or "").partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,10 @@ class Registry:
         try:
             return self.found[kind, name]
         except KeyError:
-            raise NotRegistered(f"unknown {kind} '{name}'{did_you_mean(name, self.names(kind))}") from None
+            failed = len({b.distribution for b in self.broken})
+            tail = f"; {failed} installed package(s) could not be loaded in full: see nqbench list" if failed else ""
+            near = did_you_mean(name, self.names(kind))
+            raise NotRegistered(f"unknown {kind} '{name}'{near}{tail}") from None
 
     def get(self, kind: str, name: str) -> type[Plugin]:
         return self.registered(kind, name).cls
@@ -88,9 +97,9 @@ class Registry:
             text = parameters if isinstance(parameters, str) else json.dumps(dict(parameters))
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"{kind} '{name}': {place + ': ' if place else ''}{first['msg']}") from None
+            raise BadInput(f"{kind} '{name}': {_complaint(cls, error)}") from None
+        except TypeError as error:
+            raise BadInput(f"{kind} '{name}': parameters are numbers, strings and lists of them: {error}") from None
 
     def distribution_of(self, plugin: Plugin | type[Plugin]) -> tuple[str, str]:
         """(name, version) of the distribution that registered a plugin."""
@@ -113,19 +122,22 @@ def registry() -> Registry:
 
 
 def discover() -> Registry:
+    """Reads every installed distribution's entry points; only those of the group ``nqbench`` are imported."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     result = Registry(manager)
-    seen: set[tuple[str, str]] = set()
-    for dist in sorted(importlib.metadata.distributions(), key=lambda d: d.metadata["Name"] or ""):
-        name, version = dist.metadata["Name"] or "?", dist.version
-        for entry in dist.entry_points:
-            # an editable install beside its source tree is found twice
-            if entry.group != GROUP or (entry.name, entry.value) in seen:
-                continue
-            seen.add((entry.name, entry.value))
-            _load(result, entry, name, version)
+    # of a distribution that is found twice (an editable install beside its source tree) only the first counts
+    entries = [(entry, *_origin(entry)) for entry in importlib.metadata.entry_points(group=GROUP)]
+    for entry, distribution, version in sorted(entries, key=lambda e: (e[1] != GROUP, e[1], e[0].name)):
+        _load(result, entry, distribution, version)
     return result
+
+
+def _origin(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """(name, version) of the distribution that an entry point belongs to; ``?`` for what its metadata do not say."""
+    metadata = entry.dist.metadata if entry.dist is not None else None
+    name, version = (((metadata.get_all(field) if metadata else None) or ["?"])[0] for field in ("Name", "Version"))
+    return name, version
 
 
 def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: str, version: str) -> None:
@@ -134,7 +146,7 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
 
     try:
         module = entry.load()
-    except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's import may raise anything, or try to exit
         broken(entry.value, f"cannot be imported: {_line(error)}")
         return
     stated = getattr(module, "nqbench_api_version", API_VERSION)
@@ -142,10 +154,8 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
         broken(entry.value, f"was written for plugin API {stated}; this nqbench speaks {API_VERSION}")
         return
     try:
-        result.manager.register(module, name=f"{distribution}:{entry.name}")
-        declare = getattr(module, "nqbench_plugins", None)
-        classes = list(declare()) if declare else []
-    except Exception as error:  # noqa: BLE001 - as above
+        classes = _register(result.manager, module, f"{distribution}:{entry.name}")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
         broken(entry.value, f"cannot be registered: {_line(error)}")
         return
     for cls in classes:
@@ -156,6 +166,18 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
             result.found[cls.kind, cls.name] = Registered(cls, distribution, version)
 
 
+def _register(manager: pluggy.PluginManager, module: Any, name: str) -> list[Any]:
+    """The classes that a module declares. If anything of it raises, none of its hooks stays registered."""
+    try:
+        manager.register(module, name=name)
+        declare = getattr(module, "nqbench_plugins", None)
+        return list(declare()) if declare else []
+    except BaseException:
+        if manager.get_plugin(name) is not None:
+            manager.unregister(name=name)
+        raise
+
+
 def _objection(result: Registry, cls: Any) -> str:
     """Why a class cannot be registered; empty if it can."""
     if not (isinstance(cls, type) and issubclass(cls, Plugin)):
@@ -163,7 +185,9 @@ def _objection(result: Registry, cls: Any) -> str:
     if cls.kind not in KINDS or not issubclass(cls, KINDS[cls.kind]):
         return f"has the unknown kind '{cls.kind}'; known: {', '.join(KINDS)}"
     if not cls.name:
-        return "has no name: write class MyPlugin(Quantizer, name=\"mine\")"
+        return 'has no name: write class MyPlugin(Quantizer, name="mine")'
+    if not NAME.fullmatch(cls.name):
+        return f"has the name {cls.name!r}: letters, digits, '.', '_' and '-' are allowed"
     if (cls.kind, cls.name) in result.found:
         other = result.found[cls.kind, cls.name]
         return f"registers the {cls.kind} '{cls.name}' again; {other.distribution} {other.version} has it already"
@@ -173,3 +197,12 @@ def _objection(result: Registry, cls: Any) -> str:
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _complaint(cls: type[Plugin], error: ValidationError) -> str:
+    """The first thing wrong with a plugin's parameters, in a line."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return f"unknown parameter '{place}'{did_you_mean(place, list(cls.model_fields))}"
+    return f"{place}: {first['msg']}" if place else first["msg"]
