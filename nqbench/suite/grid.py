@@ -1,0 +1,169 @@
+"""Axes -> trials, in an order in which trials that share work stand together, less those that cannot be."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal, cast
+
+from nqbench.api.quantizer import Quantizer
+from nqbench.api.training import Sensitivity
+from nqbench.registry import Registry
+from nqbench.suite.trial import Choice, Trial
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """How many combinations of the axes became no trial, and why."""
+
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes of one grid, each a list of what it varies over. None: no plugin of that kind."""
+
+    models: Sequence[Choice]
+    pruners: Sequence[Choice | None]
+    sensitivities: Sequence[Choice | None]
+    scopes: Sequence[Literal["global", "layer"]]
+    quantizers: Sequence[Choice]
+    trainings: Sequence[tuple[Choice, ...]]
+    positions: Sequence[Choice | None]
+    coders: Sequence[Choice]
+    codecs: Sequence[Choice]
+    streams: Sequence[Literal["auto", "joint", "per-tensor"]]
+    seeds: Sequence[int]
+    others: Sequence[Literal["float32", "float16"]]
+    fold_batchnorm: Sequence[bool]
+    loss_increase: bool
+
+
+SHARING: tuple[Callable[[Trial], Any], ...] = (
+    lambda t: t.model,
+    lambda t: t.pruner,
+    lambda t: t.sensitivity,
+    lambda t: (t.scope, t.fold_batchnorm),
+    lambda t: (t.quantizer, t.codec),
+    lambda t: t.training,
+    lambda t: t.seed,
+    lambda t: t.positions,
+    lambda t: t.streams,
+    lambda t: (t.coder, t.others),
+)
+"""What a trial's work depends on, in the order of the pipeline."""
+
+
+@dataclass
+class Expansion:
+    """Collects trials, each once, and counts what was left out and why."""
+
+    registry: Registry
+    trials: dict[Trial, None] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, grid: Grid) -> None:
+        """Add the trials of one grid."""
+        before = set(self.trials)
+        for trial in itertools.chain(self._quantizer_trials(grid), self._codec_trials(grid)):
+            if reason := self._impossible(trial):
+                self.dropped[reason] += 1
+                continue
+            settled = self._settled(trial)
+            if settled in before:
+                self.dropped["the suite has the same trial already"] += 1
+            elif settled in self.trials:
+                self.dropped[_why_repeated(trial, grid)] += 1
+            self.trials[settled] = None
+
+    def exclude(self, reason: str, matches: Callable[[Trial], bool]) -> None:
+        """Take out the trials that match. One that matches none is told too: it may be a slip."""
+        out = [trial for trial in self.trials if matches(trial)]
+        for trial in out:
+            del self.trials[trial]
+        self.dropped[reason] += len(out)
+
+    def ordered(self) -> tuple[Trial, ...]:
+        """Trials that share a source stand together; else the order is that in which the suite names things."""
+        ranks: list[dict[Any, int]] = []
+        for part in SHARING:
+            seen: dict[Any, int] = {}
+            for trial in self.trials:
+                seen.setdefault(part(trial), len(seen))
+            ranks.append(seen)
+        pairs = list(zip(SHARING, ranks, strict=True))
+        return tuple(sorted(self.trials, key=lambda trial: [rank[part(trial)] for part, rank in pairs]))
+
+    def reasons(self) -> tuple[Dropped, ...]:
+        return tuple(Dropped(count, reason) for reason, count in self.dropped.items())
+
+    def _quantizer_trials(self, g: Grid) -> Iterator[Trial]:
+        axes = (g.models, g.pruners, g.sensitivities, g.scopes, g.quantizers, g.trainings)
+        writing = (g.seeds, g.positions, g.streams, g.coders, g.others, g.fold_batchnorm)
+        for values in _product(*axes, *writing):
+            model, pruner, sensitivity, scope, quantizer, training = values[: len(axes)]
+            seed, positions, streams, coder, others, fold = values[len(axes) :]
+            yield Trial(
+                model, quantizer, coder, None, pruner, sensitivity, scope, training, positions, streams, seed, others,
+                fold, g.loss_increase,
+            )  # fmt: skip
+
+    def _codec_trials(self, g: Grid) -> Iterator[Trial]:
+        """A codec stands for sensitivity, scope, quantizer, positions and coder."""
+        for values in _product(g.models, g.pruners, g.codecs, g.seeds, g.others, g.fold_batchnorm):
+            model, pruner, codec, seed, others, fold = values
+            yield Trial(
+                model, codec=codec, pruner=pruner, seed=seed, others=others, fold_batchnorm=fold,
+                loss_increase=g.loss_increase,
+            )  # fmt: skip
+
+    def _impossible(self, trial: Trial) -> str:
+        """Why the combination cannot be; empty if it can."""
+        if trial.quantizer is None:
+            return ""
+        quantizer = cast(type[Quantizer], self.registry.get("quantizer", trial.quantizer.name))
+        form = "none"
+        if trial.sensitivity is not None:
+            form = cast(type[Sensitivity], self.registry.get("sensitivity", trial.sensitivity.name)).form
+        if form in quantizer.takes:
+            return ""
+        given = f"sensitivity '{trial.sensitivity.name}' ({form})" if trial.sensitivity else "no sensitivity"
+        return f"quantizer '{quantizer.name}' takes {_either(quantizer.takes)}, not {given}"
+
+    def _settled(self, trial: Trial) -> Trial:
+        """The trial less what has no meaning in it: positions of nothing, a seed that nobody uses."""
+        if trial.pruner is None:
+            trial = replace(trial, positions=None)
+        if not any(uses_seed(choice, self.registry) for choice in trial.choices()):
+            trial = replace(trial, seed=None)
+        return trial
+
+
+def uses_seed(choice: Choice, registry: Registry) -> bool:
+    """Whether the plugin, with these parameters, depends on the trial's seed."""
+    return _uses_seed(registry.get(choice.kind, choice.name), choice.json)
+
+
+@cache
+def _uses_seed(cls: Any, json: str) -> bool:
+    return bool(cls.model_validate_json(json).uses_seed())
+
+
+def _why_repeated(trial: Trial, grid: Grid) -> str:
+    """Within one grid, only a position or a seed without a meaning makes two combinations the same trial."""
+    if trial.pruner is None and trial.positions != grid.positions[0]:
+        return "nothing is pruned: there are no positions to write"
+    return "deterministic: no seed changes it, so one trial stands for all"
+
+
+def _either(forms: Iterable[str]) -> str:
+    return " or ".join("no sensitivity" if form == "none" else form for form in sorted(forms))
+
+
+def _product(*axes: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """itertools.product, untyped."""
+    return itertools.product(*axes)

@@ -1,0 +1,87 @@
+"""What the command line changes of a suite before it is validated: ``--profile small`` and ``--set key=value``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from nqbench.registry import did_you_mean
+from nqbench.suite.document import Document, KeyPath, SuiteError, parse
+from nqbench.suite.spec import SuiteSpec
+
+SUITE_KEYS = tuple(SuiteSpec.model_fields)
+
+
+def apply_profile(document: Document, name: str) -> None:
+    """Replace the suite's top-level keys by those of one of its profiles, in place."""
+    data = document.data if isinstance(document.data, dict) else {}
+    profiles = data.get("profiles")
+    if not isinstance(profiles, dict) or name not in profiles:
+        hint = did_you_mean(name, list(profiles)) if isinstance(profiles, dict) else "; the suite has none"
+        raise SuiteError(f"{document.source}: profiles: there is no profile '{name}'{hint}")
+    profile = profiles[name]
+    if not isinstance(profile, dict):
+        raise document.error(("profiles", name), "must be a mapping of the suite's keys to other values")
+    for key, value in profile.items():
+        at = ("profiles", name, key)
+        if key not in SUITE_KEYS or key == "profiles":
+            raise document.error(at, f"unknown key '{key}'{did_you_mean(key, list(SUITE_KEYS))}")
+        document.graft((key,), copy.deepcopy(value), document.below(at))
+
+
+def apply_sets(document: Document, sets: Sequence[str]) -> None:
+    """Put each ``key=value`` in its place. Keys are dotted paths with indexes: ``quantizers.0.kmeans.k=[4,8]``."""
+    for text in sets:
+        key, equals, value = text.partition("=")
+        where = f"--set {text}"
+        if not equals or not key.strip():
+            raise SuiteError(f"{where}: must be key=value, as in coders=[huffman,lzw]")
+        try:
+            parsed = parse(value, "value").data
+        except SuiteError as error:
+            raise SuiteError(f"{where}: {error}") from None
+        if document.data is None:
+            document.data = {}
+        _put(document, where, _path(key), parsed)
+
+
+def _path(key: str) -> KeyPath:
+    parts = key.strip().replace("[", ".").replace("]", "").split(".")
+    return tuple(int(part) if part.isdigit() else part for part in parts)
+
+
+def _put(document: Document, where: str, path: KeyPath, value: Any) -> None:
+    container = document.data
+    for depth, part in enumerate(path):
+        _check_step(where, container, part, path[:depth], depth == len(path) - 1)
+        if depth == len(path) - 1:
+            document.graft(path, value, {(): where})
+            return
+        inner = container.get(part) if isinstance(container, dict) else container[part]
+        container[part] = container = _opened(inner, path[depth + 1])
+
+
+def _opened(value: Any, part: str | int) -> Any:
+    """The value in a form that ``part`` can be set in, where a suite means the same by it."""
+    if value is None:
+        return {}
+    if isinstance(part, int) and not isinstance(value, list):
+        return [value]
+    if value == part:  # `kmeans` is `kmeans: {}`
+        return {part: {}}
+    return value
+
+
+def _check_step(where: str, container: Any, part: str | int, done: KeyPath, last: bool) -> None:
+    """Whether ``part`` can be a key or an index of the value at ``done``."""
+    at = ".".join(str(p) for p in done) or "the suite"
+    if isinstance(container, list):
+        if not isinstance(part, int):
+            raise SuiteError(f"{where}: {at} is a list; name an entry by its index, 0 to {len(container) - 1}")
+        if part > len(container) or (part == len(container) and not last):
+            raise SuiteError(f"{where}: {at} has no [{part}]; its last entry is [{len(container) - 1}]")
+    elif not isinstance(container, dict):
+        raise SuiteError(f"{where}: {at} is {container!r}, which has no '{part}'")
+    elif not done and part not in SUITE_KEYS:
+        raise SuiteError(f"{where}: unknown key '{part}'{did_you_mean(str(part), list(SUITE_KEYS))}")

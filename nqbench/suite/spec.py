@@ -1,0 +1,163 @@
+"""The shape of a suite: which keys there are, what each takes, and what it is when left out.
+
+Plugins' entries stay as they were written here; ``nqbench.suite.entries`` looks them up.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nqbench.registry import did_you_mean
+from nqbench.suite.document import Document, KeyPath, SuiteError
+
+
+def _listed(value: Any) -> Any:
+    """A scalar, or one mapping, stands for a list of one."""
+    return value if isinstance(value, list) or value is None else [value]
+
+
+Axis = Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
+"""Plugins, or matchers, as written."""
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    # strict: YAML has types of its own, so nothing needs to be guessed from text
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Axes(Strict):
+    """What a suite varies. Every entry of ``include`` overrides some of these."""
+
+    models: Axis | None = None
+    pruners: Axis = ["none"]
+    sensitivities: Axis = ["none"]
+    scopes: Annotated[list[Literal["global", "layer"]], BeforeValidator(_listed), Field(min_length=1)] = ["global"]
+    quantizers: Axis | None = None
+    trainings: Axis = ["none"]
+    positions: Axis = ["zero"]
+    coders: Axis = ["huffman"]
+    codecs: Axis | None = None
+    streams: Annotated[list[Literal["auto", "joint", "per-tensor"]], BeforeValidator(_listed), Field(min_length=1)] = [
+        "auto"
+    ]
+    seeds: Seeds = [0]
+    others: Annotated[list[Literal["float32", "float16"]], BeforeValidator(_listed), Field(min_length=1)] = ["float32"]
+    fold_batchnorm: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
+    loss_increase: bool = False
+
+
+class Measure(Strict):
+    """A suite whose times are measurements: bypasses the cache and the other workers, and compiles first."""
+
+    repeats: int = Field(7, ge=1)
+    warmup: int = Field(1, ge=0)
+    exclusive: bool = True
+
+
+class Target(Strict):
+    """What a search for operating points is to hold: a fall of the metric by ``drop``, or the metric itself."""
+
+    drop: float | None = Field(None, ge=0)
+    metric: float | None = None
+    split: Literal["train", "validation", "test"] = "test"
+    trials: int = Field(12, ge=1)
+    baseline: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Target:
+        if (self.drop is None) == (self.metric is None):
+            raise ValueError("give either 'drop' (points below the original network) or 'metric'")
+        return self
+
+
+class SuiteSpec(Axes):
+    """A whole suite file."""
+
+    name: str | None = Field(None, pattern=r"^[\w.+-]+$", max_length=100)
+    question: str = ""
+    takes: str = ""
+    measure: Measure | None = None
+    timeout: float | None = Field(None, gt=0)
+    published: Annotated[list[dict[str, Any]], BeforeValidator(_listed)] = []
+    include: Annotated[list[Axes], BeforeValidator(_listed)] = []
+    exclude: Annotated[list[dict[str, Any]], BeforeValidator(_listed)] = []
+    profiles: dict[str, dict[str, Any]] = {}
+    target: Target | None = None
+
+
+def check_shape(document: Document) -> SuiteSpec:
+    """The document as a SuiteSpec, or the SuiteError of its first fault."""
+    if document.data is None or document.data == {}:
+        raise SuiteError(f"{document.source}: is empty; a suite names at least 'models' and 'quantizers'")
+    if not isinstance(document.data, dict):
+        kind = "a list" if isinstance(document.data, list) else "a single value"
+        raise SuiteError(f"{document.place(())}: a suite is a mapping of keys to values, not {kind}")
+    try:
+        return SuiteSpec.model_validate(document.data)
+    except ValidationError as error:
+        raise first_fault(document, (), error, SuiteSpec) from None
+
+
+def first_fault(document: Document, around: KeyPath, error: ValidationError, model: type[BaseModel]) -> SuiteError:
+    """The first fault of a value at ``around`` that is not valid as ``model``, as a SuiteError."""
+    fault = error.errors(include_url=False)[0]
+    path: KeyPath = (*around, *fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        return document.error(path, f"unknown key '{path[-1]}'{did_you_mean(str(path[-1]), known)}")
+    return refused(document, path, dict(fault))
+
+
+def refused(document: Document, path: KeyPath, fault: dict[str, Any]) -> SuiteError:
+    """One of pydantic's errors about the value at ``path``, as a SuiteError."""
+    # pydantic's location ends with the branch of a union, which no user wrote
+    return document.error(path if fault["type"] == "missing" else document.existing(path), explain(fault))
+
+
+def explain(fault: dict[str, Any]) -> str:
+    """What was expected, and what was found, from one of pydantic's errors."""
+    if fault["type"] == "missing":
+        return "is required"
+    message: str = fault["msg"]
+    for before, after in _PHRASES:
+        message = message.replace(before, after)
+    if fault["type"] == "value_error":
+        return message
+    return f"{message}, not {_shown(fault['input'])}"
+
+
+_PHRASES = (
+    ("Input should be", "must be"),
+    ("Value error, ", ""),
+    ("Value should have at least 1 item after validation, not 0", "must have at least one entry"),
+    ("a valid dictionary", "a mapping of keys to values"),
+    ("a valid", "a"),
+    ("a integer", "an integer"),
+    ("String should", "must"),
+    ("a list[", "a list ["),
+)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = f"'{value}'" if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that a nested mapping of a model may have."""
+    current: type[BaseModel] = model
+    for part in loc:
+        if isinstance(part, str) and part in current.model_fields:
+            current = _NESTED.get(part, current)
+    return list(current.model_fields)
+
+
+_NESTED: dict[str, type[BaseModel]] = {"measure": Measure, "target": Target, "include": Axes}

@@ -1,0 +1,159 @@
+"""A suite, read, validated and expanded: what a run is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nqbench.registry import Registry
+from nqbench.registry import registry as installed
+from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
+from nqbench.suite.entries import Reader
+from nqbench.suite.find import find
+from nqbench.suite.grid import Dropped, Expansion, Grid
+from nqbench.suite.matching import matcher, only
+from nqbench.suite.overrides import apply_profile, apply_sets
+from nqbench.suite.published import PublishedRow, published_rows
+from nqbench.suite.spec import Axes, Measure, SuiteSpec, Target, check_shape
+from nqbench.suite.trial import Choice, Trial
+
+
+@dataclass(frozen=True)
+class Suite:
+    """name: of the suite, as records carry it. path: its file. text: YAML that gives this very suite, overrides and
+    all. dropped: combinations of the axes that became no trial. timeout: seconds a trial may take, or None."""
+
+    name: str
+    path: Path
+    text: str
+    question: str = ""
+    takes: str = ""
+    published: tuple[PublishedRow, ...] = ()
+    measure: Measure | None = None
+    timeout: float | None = None
+    target: Target | None = None
+    dropped: tuple[Dropped, ...] = ()
+    all_trials: tuple[Trial, ...] = ()
+
+    def trials(self, only: Sequence[str] = ()) -> tuple[Trial, ...]:
+        """The trials, those that share work together. only: filters ``axis=value,...``; BadInput if none is left."""
+        return select(self.all_trials, only)
+
+
+def select(trials: tuple[Trial, ...], filters: Sequence[str]) -> tuple[Trial, ...]:
+    return only(trials, filters) if filters else trials
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> Suite:
+    """Read and validate a suite file, or a shipped suite by name, and expand it into trials.
+
+    profile, sets: as on the command line. Raises SuiteError with file, line and key.
+    """
+    registry = installed() if registry is None else registry
+    path = find(path_or_name)
+    document, text = read(path, shown=str(path_or_name) if Path(path_or_name).exists() else str(path))
+    if profile is not None:
+        apply_profile(document, profile)
+    apply_sets(document, sets)
+    spec = check_shape(document)
+    expansion = _expand(spec, Reader(document, registry))
+    trials = expansion.ordered()
+    if not trials:
+        reasons = "; ".join(f"{d.count} x {d.reason}" for d in expansion.reasons() if d.count)
+        raise SuiteError(f"{document.source}: no trial is left: {reasons}")
+    return Suite(
+        name=spec.name or path.stem,
+        path=path,
+        text=_as_run(document, text, profile, sets),
+        question=spec.question,
+        takes=spec.takes,
+        published=published_rows(document, spec.published, path),
+        measure=spec.measure,
+        timeout=spec.timeout,
+        target=spec.target,
+        dropped=expansion.reasons(),
+        all_trials=trials,
+    )
+
+
+def _expand(spec: SuiteSpec, reader: Reader) -> Expansion:
+    """The union of the suite's own grid and the included ones, less what is excluded."""
+    document = reader.document
+    expansion = Expansion(reader.registry)
+    own = {key: getattr(spec, key) for key in Axes.model_fields}
+    if not spec.include or _whole(own):
+        expansion.add(_grid(reader, own, dict.fromkeys(own, ())))
+    listed = document.has(("include", 0))
+    for index, part in enumerate(spec.include):
+        at: KeyPath = ("include", index) if listed else ("include",)
+        overridden = {key: getattr(part, key) for key in part.model_fields_set}
+        roots: dict[str, KeyPath] = {key: at if key in overridden else () for key in own}
+        expansion.add(_grid(reader, own | overridden, roots))
+    listed = document.has(("exclude", 0))
+    for index, wanted in enumerate(spec.exclude):
+        test = matcher(reader, ("exclude", index) if listed else ("exclude",), wanted)
+        expansion.exclude(f"excluded by exclude[{index}]", test)
+    return expansion
+
+
+def _whole(axes: dict[str, Any]) -> bool:
+    """Whether the axes say enough for a grid."""
+    return axes["models"] is not None and (axes["quantizers"] is not None or axes["codecs"] is not None)
+
+
+def _grid(reader: Reader, axes: dict[str, Any], roots: dict[str, KeyPath]) -> Grid:
+    """Look up the plugins of one grid. roots: under which path of the document each axis was written."""
+    document: Document = reader.document
+    if axes["models"] is None:
+        raise document.error(roots["models"], "'models' is required: the networks to compress")
+    if not _whole(axes):
+        raise document.error(roots["quantizers"], "'quantizers' (or 'codecs') is required: the methods to compare")
+
+    def each_once(values: list[Any]) -> list[Any]:
+        return list(dict.fromkeys(values))
+
+    def at(axis: str) -> KeyPath:
+        return (*roots[axis], axis)
+
+    def chosen(axis: str, kind: str) -> list[Choice]:
+        return [c for c in reader.choices(kind, at(axis), axes[axis] or ()) if c is not None]
+
+    pruners = reader.choices("pruner", at("pruners"), axes["pruners"])
+    codes = axes["quantizers"] is not None
+    # a default that nothing needs is not looked up: a suite without pruning works without any positions installed
+    writes_positions = codes and (any(pruners) or document.has(at("positions")))
+    positions: list[Choice | None] = [*chosen("positions", "positions")] if writes_positions else [None]
+    return Grid(
+        models=chosen("models", "model"),
+        pruners=pruners,
+        sensitivities=reader.choices("sensitivity", at("sensitivities"), axes["sensitivities"]),
+        scopes=each_once(axes["scopes"]),
+        quantizers=chosen("quantizers", "quantizer"),
+        trainings=reader.chains(at("trainings"), axes["trainings"]),
+        positions=positions,
+        coders=chosen("coders", "coder") if codes else (),
+        codecs=chosen("codecs", "codec"),
+        streams=each_once(axes["streams"]),
+        seeds=each_once(axes["seeds"]),
+        others=each_once(axes["others"]),
+        fold_batchnorm=each_once(axes["fold_batchnorm"]),
+        loss_increase=axes["loss_increase"],
+    )
+
+
+def _as_run(document: Document, text: str, profile: str | None, sets: Sequence[str]) -> str:
+    """The file as it is, or, where the command line changed it, what it came to."""
+    if profile is None and not sets:
+        return text
+    options = [f"--profile {profile}"] if profile is not None else []
+    options += [f"--set {item}" for item in sets]
+    data = {key: value for key, value in document.data.items() if key != "profiles"}
+    return f"# {document.source} with {' '.join(' '.join(options).split())}\n{dump(data)}"
