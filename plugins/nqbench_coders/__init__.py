@@ -1,1 +1,17 @@
-"""nqbench's own coders."""
+"""nqbench's own coders, and how positions of pruned weights are written."""
+
+from __future__ import annotations
+
+from nqbench.api import Plugin, hookimpl
+
+nqbench_api_version = 1
+
+
+@hookimpl
+def nqbench_plugins() -> list[type[Plugin]]:
+    from nqbench_coders.huffman import Huffman
+    from nqbench_coders.library import Bzip2, Xz, Zlib, Zstd
+    from nqbench_coders.lzw import Lzw
+    from nqbench_coders.raw import Raw
+
+    return [Huffman, Lzw, Bzip2, Raw, Zlib, Xz, Zstd]

@@ -1,0 +1,103 @@
+"""LZW (Welch 1984, A technique for high-performance data compression) on symbols of any alphabet.
+
+Bitstream
+---------
+Table: empty if the roots are the whole alphabet, 0 .. alphabet - 1, or if the stream is empty. Else (where the symbols
+that occur, m of them, allow narrower codes) a varint m and, by ``nqbench_coders.table``, those symbols, each of class 0
+with a frequency of 1 (target m): root r then stands for the r-th of them. R is the number of roots.
+
+Payload: codes, one after the other, each from its lowest bit up, bits filling bytes from the lowest up; the last byte
+is filled with 0s. The dictionary begins with codes 0 .. R - 1, the roots, and has size S = R. A code is written in
+ceil(log2 S) bits, S being the size when it is written. It stands for the longest phrase of the dictionary that the
+rest of the stream begins with. After each code, if S < L = max(2^dictionary_bits, R), the phrase and the symbol after it
+become entry S, and S grows by 1. (A decoder knows that symbol one code later; the code in between may be S - 1 itself,
+whose phrase then ends with its own first symbol.) When S reaches L the dictionary stays as it is (``freeze``) or goes back to
+the roots, S = R (``reset``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
+from nqbench.api.toolkit.bits import ByteReader, bit_width, varint, words
+from nqbench_coders.table import read_table, write_table
+from nqbench_coders.used import ranked, used_symbols
+
+_REASONS = {
+    -1: "the codes run out before the symbols",
+    -2: "a code is not in the dictionary",
+    -3: "a phrase is longer than the rest of the stream",
+}
+
+
+class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance data compression"):
+    """Lempel-Ziv-Welch with codes that widen as the dictionary grows."""
+
+    dictionary_bits: int = Field(16, ge=9, le=20)
+    """The dictionary has at most 2^dictionary_bits entries (or one a symbol, if those are more)."""
+
+    when_full: Literal["freeze", "reset"] = "freeze"
+    """A full dictionary stays, or is emptied."""
+
+    def encode(self, stream: Stream) -> Encoded:
+        from nqbench_coders.kernels.lzw import encode_lzw
+
+        if not stream.symbols.size:
+            return Encoded(b"", b"")
+        symbols, roots, table = stream.symbols, stream.spec.alphabet, b""
+        used, _ = used_symbols(stream)
+        if bit_width(used.size) < bit_width(roots):
+            symbols, roots = _ranks(stream, used), used.size
+            table = varint(used.size) + write_table(used, np.zeros_like(used), np.zeros_like(used))
+        limit = self._limit(roots)
+        slots = np.zeros(4 << self.dictionary_bits, dtype=np.uint64)
+        out = np.empty(symbols.size * bit_width(limit) // 64 + 2, dtype=np.uint64)
+        bits = encode_lzw(symbols, roots, limit, self.when_full == "reset", slots, out)
+        return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
+
+    def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
+        if not spec.count:
+            if encoded.table or encoded.payload:
+                raise CorruptFile("an empty stream has bytes", offset=0)
+            return np.empty(0, dtype=np.int32)
+        if not encoded.table:
+            return self._decode(encoded.payload, spec.count, spec.alphabet)
+        reader = ByteReader(encoded.table)
+        distinct = reader.varint(min(spec.alphabet, spec.count), "the number of symbols that occur")
+        used = read_table(reader.rest(), spec.alphabet, spec.count, distinct, with_extra=True).used
+        if used.size != distinct:
+            raise CorruptFile(f"the table names {used.size} symbols where {distinct} were announced", offset=0)
+        return used.astype(np.int32)[self._decode(encoded.payload, spec.count, distinct)]
+
+    def _limit(self, roots: int) -> int:
+        return max(1 << self.dictionary_bits, roots)
+
+    def _decode(self, payload: bytes, count: int, roots: int) -> np.ndarray:
+        from nqbench_coders.kernels.lzw import decode_lzw
+
+        limit = self._limit(roots)
+        out = np.empty(count, dtype=np.int32)
+        places = np.empty(1 << self.dictionary_bits, dtype=np.int64)
+        bits = decode_lzw(words(payload), 8 * len(payload), roots, limit, self.when_full == "reset", places, out)
+        if bits < 0:
+            status = -(-bits % 4)
+            raise CorruptFile(_REASONS[status], offset=(-bits // 4) // 8)
+        if len(payload) != (bits + 7) // 8:
+            raise CorruptFile("bytes follow the last code", offset=(bits + 7) // 8)
+        if bits & 7 and payload[-1] >> (bits & 7):
+            raise CorruptFile("the bits after the last code are not zero", offset=len(payload) - 1)
+        return out
+
+
+def _ranks(stream: Stream, used: np.ndarray) -> np.ndarray:
+    """The place of each symbol in ``used``."""
+    symbols, size = ranked(stream, used)
+    if size == used.size:
+        return symbols
+    rank = np.zeros(size, dtype=np.int32)
+    rank[used] = np.arange(used.size, dtype=np.int32)
+    return rank[symbols]
