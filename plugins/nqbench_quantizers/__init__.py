@@ -1,1 +1,15 @@
-"""nqbench's own quantizers."""
+"""nqbench's own quantizers, one module a family."""
+
+from __future__ import annotations
+
+from nqbench.api import Plugin, hookimpl
+from nqbench_quantizers.kmeans import KMeans
+from nqbench_quantizers.uniform import Uniform
+
+nqbench_api_version = 1
+
+
+@hookimpl
+def nqbench_plugins() -> list[type[Plugin]]:
+    """The classes registered under the entry point ``quantizers``."""
+    return [Uniform, KMeans]

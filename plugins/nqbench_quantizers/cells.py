@@ -1,0 +1,96 @@
+"""What scalar quantizers share once their cells are known: codebooks from cells, and results from codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nqbench.api import BadInput, Quantized, Source, views
+
+MAX_ALPHABET = 1 << 24
+"""The most symbols that a stream can have (``nqbench.api.StreamSpec``)."""
+
+
+def nearest(
+    source: Source, codebook: Tensor, held: Tensor | None = None, statistics: Mapping[str, float] | None = None
+) -> Quantized:
+    """Every weight to its nearest codeword; codewords that no weight takes are dropped, held ones excepted.
+
+    codebook: (k,) float64 or float32 ascending; stored as float32. held: (k,) bool, True where a codeword must stay
+    as it is. A weight half-way between two codewords goes to the lower one.
+    """
+    table, held = _distinct(codebook.to(source.device), held)
+    symbols = views.assign(source.weights, views.midpoints(table))
+    sums = views.symbol_sums(source.weights, source.h, symbols, table.numel(), views.offset(source))
+    return _result(source, symbols, table, held, sums, statistics or {})
+
+
+def from_symbols(source: Source, symbols: Tensor, k: int, statistics: Mapping[str, float] | None = None) -> Quantized:
+    """Codewords are the (weighted) means of given cells. symbols: (n,) int32 in [0, k), ascending with the weights
+    where the codebook shall be ordered; empty cells are dropped."""
+    shift = views.offset(source)
+    sums = views.symbol_sums(source.weights, source.h, symbols, k, shift)
+    table = (shift + sums[2] / sums[1].clamp_min(torch.finfo(torch.float64).tiny)).float()
+    return _result(source, symbols, table, None, sums, statistics or {})
+
+
+def dense(symbols: Tensor, kept: Tensor) -> Tensor:
+    """Renumber (n,) int32 symbols so that those of (k,) bool ``kept`` become 0, 1, ... in order."""
+    if bool(kept.all()):
+        return symbols
+    rank = (kept.cumsum(0) - 1).to(torch.int32)
+    out = torch.empty_like(symbols)
+    for start in range(0, symbols.numel(), views.CHUNK):
+        at = slice(start, start + views.CHUNK)
+        out[at] = rank[symbols[at]]
+    return out
+
+
+def check_alphabet(count: int, advice: str) -> None:
+    if count > MAX_ALPHABET:
+        raise BadInput(f"{count} cells are more than a stream's {MAX_ALPHABET} symbols: {advice}")
+
+
+def distortion(sums: Tensor, table: Tensor, shift: float) -> float:
+    """sum h (w - c)^2 from (4, k) sums about ``shift`` (``views.symbol_sums``) and (k,) codewords."""
+    c = table.double() - shift
+    return float((sums[3] - 2 * c * sums[2] + c * c * sums[1]).sum().clamp_min(0.0))
+
+
+def _distinct(codebook: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Codewords that differ as float32 numbers, ascending; one that is held stands for its doubles."""
+    table, place = torch.unique(codebook.float(), return_inverse=True)
+    marks = torch.zeros(table.numel(), dtype=torch.int32, device=table.device)
+    if held is not None:
+        marks.index_add_(0, place, held.to(marks))
+    return table, marks > 0
+
+
+def _result(
+    source: Source, symbols: Tensor, table: Tensor, held: Tensor | None, sums: Tensor, statistics: Mapping[str, float]
+) -> Quantized:
+    kept = sums[0] > 0 if held is None else (sums[0] > 0) | held
+    weight = float(sums[1].sum())
+    figures = {
+        **statistics,
+        "codewords": float(kept.sum()),
+        "distortion": distortion(sums[:, kept], table[kept], views.offset(source)) / weight,
+        "entropy": entropy(sums[0]),
+    }
+    stay = None if held is None or not bool(held.any()) else held[kept]
+    return Quantized(
+        symbols=dense(symbols, kept),
+        alphabet=int(kept.sum()),
+        sizes=source.sizes,
+        parameters={"codebook": table[kept].contiguous()},
+        held={} if stay is None else {"codebook": stay},
+        statistics=figures,
+    )
+
+
+def entropy(counts: Tensor) -> float:
+    """Zeroth-order entropy of (k,) counts, in bits a symbol."""
+    p = counts.double() / counts.double().sum()
+    return float(torch.special.entr(p).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))

@@ -1,0 +1,126 @@
+"""k-means in one dimension [Han, Mao, Dally, ICLR 2016; weighted: 1612.01543, section 3.3].
+
+Objective: min over codewords c_1 < ... < c_k of D = sum_i h_i min_j (w_i - c_j)^2, h_i = 1 without a sensitivity.
+
+Lloyd's iteration: cells are the intervals between midpoints, whatever h; c_j = sum_{C_j} h w / sum_{C_j} h.
+On the source's line (``nqbench.api.views``) an iteration costs k binary searches, and D never rises.
+
+``optimal``: the global minimum by dynamic programming over the points in order (the cells of the optimum are
+intervals): exact where the distinct values are few enough to be a bin each, else on companded bins and then polished by
+Lloyd on all points. ``fixed``: codewords that are held while the others are learned [1707.04319, section 4.2].
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from nqbench.api import Knob, Quantized, Quantizer, Source, views
+from nqbench_quantizers import cells, partition
+
+_BLOCK = 16  # Lloyd iterations between two looks at the distortion: on a GPU each look waits for the device
+_TOLERANCE = 1e-7  # relative fall of D in a block below which Lloyd stops
+
+
+class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv:1510.00149; arXiv:1612.01543"):
+    """The k codewords of least (sensitivity-weighted) squared error: Lloyd's iteration, or the exact optimum."""
+
+    takes = frozenset({"none", "diagonal"})
+
+    k: int = Field(16, ge=1, le=65536)
+    """Number of codewords, fixed ones included; fewer where the source has fewer distinct values."""
+    init: Literal["linear", "kmeans++", "quantile"] = "linear"
+    """Where Lloyd starts: evenly between the extremes (Han's), at random with far ones likelier, at quantiles."""
+    optimal: bool = False
+    """Find the global minimum by dynamic programming instead of starting Lloyd from ``init``."""
+    fixed: tuple[float, ...] = ()
+    """Codewords that are part of the codebook and do not move, such as 0."""
+    iterations: int = Field(2000, ge=0)
+    """At most this many Lloyd iterations."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KMeans:
+        if len(set(self.fixed)) != len(self.fixed) or len(self.fixed) > self.k:
+            raise ValueError("fixed must be distinct codewords, at most k of them")
+        if self.optimal and self.fixed:
+            raise ValueError("optimal: true places every codeword: it cannot hold fixed ones")
+        return self
+
+    def uses_seed(self) -> bool:
+        return self.init == "kmeans++" and not self.optimal
+
+    def quantize(self, source: Source) -> Quantized:
+        line = views.line(source)
+        if self.optimal:
+            start = partition.optimal_codebook(source, line, self.k)
+            held = torch.zeros_like(start, dtype=torch.bool)
+        else:
+            start, held = self._start(source, line)
+        codebook, iterations = lloyd(line, start, held, self.iterations)
+        if not line.exact and self.iterations:
+            # one iteration on the weights themselves: the line's bins are means of many
+            symbols = views.assign(source.weights, views.midpoints(codebook))
+            sums = views.symbol_sums(source.weights, source.h, symbols, codebook.numel(), line.shift)
+            codebook = centroids(sums[1], sums[2], line.shift, codebook, held)
+        return cells.nearest(source, codebook, held, {"iterations": float(iterations)})
+
+    def knob(self, source: Source) -> Knob:
+        low = max(2, len(self.fixed) + 1)
+        return Knob("k", low, max(low, min(4096, source.n)), "log", integer=True, more_bytes="up")
+
+    def _start(self, source: Source, line: views.Line) -> tuple[Tensor, Tensor]:
+        """Initial codewords, (k,) float64 ascending, and which of them are held."""
+        fixed = torch.tensor(self.fixed, dtype=torch.float32, device=source.device).double()
+        free = self.k - fixed.numel()
+        previous = None if source.previous is None else source.previous.table
+        if previous is not None and previous.shape == (self.k,) and not self.fixed:
+            start = previous.double().to(source.device)
+        else:
+            start = torch.cat([fixed, _initial(source, line, self.init, free)])
+        start, order = start.sort(stable=True)
+        return start, order < fixed.numel() if self.fixed else torch.zeros_like(start, dtype=torch.bool)
+
+
+def lloyd(line: views.Line, codebook: Tensor, held: Tensor, iterations: int) -> tuple[Tensor, int]:
+    """Lloyd's iteration until D stops falling. codebook: (k,) float64 ascending. Returns the last one and the count."""
+    before, done = float("inf"), 0
+    while done < iterations:
+        block = min(_BLOCK, iterations - done)
+        for _ in range(block):
+            codebook, now = step(line, codebook, held)
+        done += block
+        after = float(now)
+        if before - after <= _TOLERANCE * after:
+            break
+        before = after
+    return codebook, done
+
+
+def step(line: views.Line, codebook: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """One iteration: the next codebook, and D of the given one (a scalar on the device). Codewords without members
+    stay where they are: the order never changes, since each mean lies in its own cell."""
+    positions = line.cut(views.midpoints(codebook))
+    _, h, hw, hww = line.sums(positions)
+    c = codebook - line.shift
+    distortion = (hww - 2 * c * hw + c * c * h).sum()
+    return centroids(h, hw, line.shift, codebook, held), distortion
+
+
+def centroids(h: Tensor, hw: Tensor, shift: float, codebook: Tensor, held: Tensor) -> Tensor:
+    """c_j = sum h w / sum h of each cell; the codeword as it was where it is held or has no members."""
+    stay = held | (h <= 0)
+    return torch.where(stay, codebook, shift + hw / torch.where(stay, 1.0, h))
+
+
+def _initial(source: Source, line: views.Line, init: str, k: int) -> Tensor:
+    low, high = views.extremes(source)
+    if init == "linear" or k == 0:
+        return torch.linspace(low, high, k, dtype=torch.float64, device=source.device)
+    if init == "quantile":
+        at = (torch.arange(k, dtype=torch.float64) + 0.5) / k * line.n
+        place = torch.searchsorted(line.count, at.to(line.count.device), right=True) - 1
+        return line.points[place.clamp_max(line.points.numel() - 1)].double()
+    return partition.plus_plus(source, line, k)
