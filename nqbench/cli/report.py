@@ -1,0 +1,22 @@
+"""``nqbench report DIR``: rebuild a run's reports from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="report")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--run", default="latest", show_default=True, help="Id of the run to report.")
+@click.option("--drop", type=click.FloatRange(min=0), help="Points of the metric that a ranked file may lose.")
+@click.option("--quiet", is_flag=True, help="Write the files and print only the page's path.")
+def command(folder: Path, run: str, drop: float | None, quiet: bool) -> None:
+    """Rebuild leaderboards and page in FOLDER from its records."""
+    from nqbench.report import rebuild, terminal
+
+    data, paths = rebuild(folder, run=run, drop=drop)
+    if not quiet:
+        click.echo(terminal(data))
+    click.echo(paths["index.html"])

@@ -1,0 +1,89 @@
+"""What a report is made from: the records of one run, ranked once, and all that the formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nqbench.results.labels import Labels
+from nqbench.results.leaderboard import DROP, Row, leaderboard
+from nqbench.results.published import Published, published_rows
+from nqbench.results.record import Record
+from nqbench.results.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """records: of one run, in its order. drop: the tolerance that the ranking uses, in points of the metric."""
+
+    suite: str
+    records: Sequence[Record] = field(repr=False)
+    suite_text: str = field(default="", repr=False)
+    published: Sequence[Published] = ()
+    drop: float = DROP
+    run: str = ""
+    started: str = ""
+    outcome: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def labels(self) -> Labels:
+        return Labels(self.records)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return leaderboard(self.records, drop=self.drop, labels=self.labels)
+
+    @cached_property
+    def by_model(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.model, []).append(row)
+        return found
+
+    @cached_property
+    def failures(self) -> list[Record]:
+        return [record for record in self.records if not record.ok]
+
+    def name(self, record: Record) -> str:
+        """Model and configuration on one line."""
+        return f"{self.labels.plugin(record, 'model')} {self.labels.configuration(record)}"
+
+    @cached_property
+    def by_key(self) -> dict[str, Record]:
+        return {record.key: record for record in self.records}
+
+    def published_for(self, model: str) -> list[Published]:
+        """The quoted rows of this model: of the same name, parameters aside."""
+        name = model.partition("(")[0]
+        return [row for row in self.published if row.model == name]
+
+    @property
+    def published_elsewhere(self) -> list[Published]:
+        """Quoted rows of models that were not measured."""
+        names = {model.partition("(")[0] for model in self.by_model}
+        return [row for row in self.published if row.model not in names]
+
+
+def load(folder: str | Path, *, run: str = "latest", drop: float | None = None) -> ReportData:
+    """From the store in ``folder``. drop: another tolerance than the run's own. Raises StoreError."""
+    with Store.read(folder) as store:
+        chosen = store.latest() if run == "latest" else next((r for r in store.runs() if r.run == run), None)
+        if chosen is None:
+            raise StoreError(f"{store.path}: no run '{run}'" if run != "latest" else f"{store.path}: holds no run yet")
+        records = store.records(chosen.run)
+    settings = chosen.settings
+    return ReportData(
+        suite=chosen.suite,
+        records=records,
+        suite_text=chosen.suite_text,
+        published=published_rows(settings.get("published") or ()),
+        drop=float(settings.get("drop", DROP)) if drop is None else drop,
+        run=chosen.run,
+        started=chosen.started,
+        outcome=chosen.outcome,
+        environment=chosen.environment,
+    )

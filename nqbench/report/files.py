@@ -1,0 +1,107 @@
+"""The files of a report, all derived from the records: ``write_reports`` makes them, again and again the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nqbench.report.data import ReportData, load
+from nqbench.report.html import page
+from nqbench.report.text import markdown
+from nqbench.results.frame import columns, flat
+from nqbench.results.record import SCHEMA_VERSION, Record
+from nqbench.results.store import StoreError
+
+
+def rebuild(
+    folder: str | Path, *, run: str = "latest", drop: float | None = None
+) -> tuple[ReportData, dict[str, Path]]:
+    """Read the store in ``folder`` and write every report beside it."""
+    data = load(folder, run=run, drop=drop)
+    path = Path(folder)
+    return data, write_reports(path if path.is_dir() else path.parent, data)
+
+
+def write_reports(folder: str | Path, data: ReportData) -> dict[str, Path]:
+    """File name -> path. Each file is replaced as a whole: a reader never sees half of one."""
+    folder = Path(folder)
+    texts = {
+        "records.json": records_json(data.records),
+        "records.csv": records_csv(data.records),
+        "leaderboard.json": leaderboard_json(data),
+        "leaderboard.csv": leaderboard_csv(data),
+        "leaderboard.md": markdown(data),
+        "index.html": page(data),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return {name: _replace(folder / name, text) for name, text in texts.items()}
+    except OSError as error:
+        raise StoreError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
+
+
+def records_json(records: Iterable[Record]) -> str:
+    """A JSON list, one record a line: diffs of a tracked export stay readable."""
+    return "[\n" + ",\n".join(record.to_json() for record in records) + "\n]\n"
+
+
+def records_csv(records: Iterable[Record]) -> str:
+    rows = [flat(record) for record in records]
+    return csv_text(columns(rows), rows)
+
+
+def leaderboard_json(data: ReportData) -> str:
+    """One object: how it was ranked, the rows, and the quoted rows apart."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "suite": data.suite,
+        "run": data.run,
+        "drop": data.drop,
+        "rows": [row.to_dict() for row in data.rows],
+        "published": [{**asdict(row), "quoted": True} for row in data.published],
+    }
+    return json.dumps(jsonable(document), indent=1, allow_nan=False) + "\n"
+
+
+def leaderboard_csv(data: ReportData) -> str:
+    rows = []
+    for row in data.rows:
+        fields = row.to_dict()
+        parts = fields.pop("parts")
+        keys = fields.pop("keys")
+        rows.append(fields | {f"parts.{name}": value for name, value in parts.items()} | {"keys": " ".join(keys)})
+    return csv_text(list(rows[0]) if rows else ["rank"], rows)
+
+
+def csv_text(header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """RFC 4180 with \\n line ends; None is an empty cell, floats in full precision."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(header), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def jsonable(value: Any) -> Any:
+    """NaN and infinities as the strings that records.json has for them: JSON knows no such numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(inner) for inner in value]
+    return value
+
+
+def _replace(path: Path, text: str) -> Path:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+    return path

@@ -1,0 +1,77 @@
+"""The leaderboard as text: for a terminal, and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nqbench.report.data import ReportData
+from nqbench.report.tables import Table, quoted, ranking
+
+TERMINAL_ROWS = 15
+
+
+def terminal(data: ReportData, *, limit: int = TERMINAL_ROWS) -> str:
+    """The first ``limit`` rows of each model."""
+
+    def draw(table: Table) -> str:
+        from tabulate import tabulate
+
+        aligned = ["right" if numeric else "left" for numeric in table.numeric]
+        return tabulate(table.rows, table.header, tablefmt="simple", colalign=aligned, disable_numparse=True)
+
+    return _document(data, draw, limit, heading="{}", code="{}")
+
+
+def markdown(data: ReportData) -> str:
+    """Every row, in GitHub's tables."""
+    return f"# {data.suite}\n\n" + _document(data, markdown_table, None, heading="## {}", code="`{}`")
+
+
+def markdown_table(table: Table) -> str:
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "| " + " | ".join("---:" if numeric else ":---" for numeric in table.numeric) + " |"
+    return "\n".join([line(table.header), rule, *(line(row) for row in table.rows)])
+
+
+def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None, *, heading: str, code: str) -> str:
+    parts = [summary(data)]
+    for model, rows in data.by_model.items():
+        parts.append(heading.format(model))
+        parts.append(draw(ranking(rows[:limit])))
+        if limit is not None and len(rows) > limit:
+            parts.append(f"... and {len(rows) - limit} more rows in leaderboard.md")
+        if published := data.published_for(model):
+            parts.append(draw(quoted(published)))
+    if published := data.published_elsewhere:
+        parts += [heading.format("Published, models not measured here"), draw(quoted(published))]
+    if data.failures:
+        parts.append(heading.format("Failures"))
+        lines = [
+            f"- {data.name(r)}: {r.status}: {code.format(last_line(r.error))}" for r in data.failures[: limit or None]
+        ]
+        if limit is not None and len(data.failures) > limit:
+            lines.append(f"- ... and {len(data.failures) - limit} more in records.json")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(data: ReportData) -> str:
+    """One paragraph: how many trials, and how to read the ranking."""
+    good = len(data.records) - len(data.failures)
+    text = f"{good} trial{'s' if good != 1 else ''} ok"
+    if data.failures:
+        text += f", {len(data.failures)} not ok"
+    if any(row.metric_name for row in data.rows):
+        text += (
+            f". Ranked by bytes among rows that lose at most {data.drop:g} points; the others follow by what they lose."
+            " *: on the Pareto front."
+        )
+    return text
+
+
+def last_line(error: str | None) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason was recorded"

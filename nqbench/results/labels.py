@@ -1,0 +1,111 @@
+"""Short names of configurations: a plugin with those of its parameters that tell records apart."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nqbench.results.record import KINDS, Record
+
+_SINGLE = tuple(kind for kind in KINDS if kind != "training")
+
+
+class Labels:
+    """Labels within one set of records: a parameter is shown where it varies between the records of its plugin, and
+    the knob always. Two different configurations of the set never get the same label."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        settings: dict[str, set[object]] = defaultdict(set)
+        for record in records:
+            for kind, name, parameters in _plugins(record):
+                for field, value in parameters.items():
+                    seen[kind, name][field].add(json.dumps(value, sort_keys=True))
+            for field in _SETTINGS:
+                settings[field].add(getattr(record, field))
+        self._shown = {
+            plugin: tuple(field for field, values in fields.items() if len(values) > 1)
+            for plugin, fields in seen.items()
+        }
+        self._settings = tuple(field for field in _SETTINGS if len(settings[field]) > 1)
+
+    def plugin(self, record: Record, kind: str, *, knob: bool = True) -> str:
+        """``uniform(step=0.1)``; empty where the record has none of that kind. knob: False leaves the knob out."""
+        if kind == "training":
+            if record.training == "none":
+                return ""
+            names = record.training.split("+")
+            pairs = zip(names, record.training_params, strict=False)
+            return "+".join(self._one("training", name, parameters, record, True) for name, parameters in pairs)
+        name = getattr(record, kind)
+        return self._one(kind, name, getattr(record, f"{kind}_params") or {}, record, knob) if name else ""
+
+    def _one(self, kind: str, name: str, parameters: Mapping[str, Any], record: Record, knob: bool) -> str:
+        own = record.knob if kind in ("quantizer", "codec") else None
+        shown = []
+        for field, value in parameters.items():
+            if (field == own and knob) or (field != own and field in self._shown.get((kind, name), ())):
+                shown.append(f"{field}={short(value)}")
+        return f"{name}({', '.join(shown)})" if shown else name
+
+    def method(self, record: Record) -> str:
+        """Everything but model, knob and seed: ``kmeans layer huffman``. What a curve is named."""
+        return self._line(record, knob=False)
+
+    def configuration(self, record: Record) -> str:
+        """Everything but model and seed, on one line."""
+        return self._line(record, knob=True)
+
+    def _line(self, record: Record, *, knob: bool) -> str:
+        words = [self.plugin(record, kind, knob=knob) for kind in KINDS if kind != "model"]
+        words.insert(3, record.scope or "")  # after pruner, sensitivity, quantizer
+        words += [f"{field}={short(getattr(record, field))}" for field in self._settings]
+        return " ".join(word for word in words if word)
+
+
+_SETTINGS = ("streams", "others", "fold_batchnorm", "device")
+
+
+def configuration_key(record: Record, *, knob: bool = True, seed: bool = False) -> str:
+    """Text that is equal for equal configurations. Without the knob: one text for a whole curve. With the seed: one
+    for each repeat."""
+    fields: dict[str, Any] = {}
+    for kind in _SINGLE:
+        parameters = getattr(record, f"{kind}_params")
+        if not knob and kind in ("quantizer", "codec") and parameters and record.knob:
+            parameters = {name: value for name, value in parameters.items() if name != record.knob}
+        fields[kind] = (getattr(record, kind), parameters)
+    fields["training"] = (record.training, record.training_params)
+    fields["settings"] = (record.scope, *(getattr(record, field) for field in _SETTINGS))
+    if seed:
+        fields["seed"] = record.seed
+    return json.dumps(fields, sort_keys=True)
+
+
+def knob_value(record: Record) -> float | int | str | None:
+    """The value of the record's knob; None where it has none."""
+    parameters = record.quantizer_params or record.codec_params or {}
+    value = parameters.get(record.knob or "")
+    return value if isinstance(value, int | float | str) else None
+
+
+def short(value: object) -> str:
+    """A parameter's value for a label."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(short(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return str(value)
+
+
+def _plugins(record: Record) -> list[tuple[str, str, Mapping[str, Any]]]:
+    found = [(k, getattr(record, k), getattr(record, f"{k}_params") or {}) for k in _SINGLE if getattr(record, k)]
+    names = record.training.split("+")
+    found += [("training", name, p) for name, p in zip(names, record.training_params, strict=False)]
+    return found

@@ -1,0 +1,181 @@
+"""Leaderboards: records -> ranked rows. Pure functions.
+
+A row is one configuration, its seeds taken together. Within a model, the rows whose metric drops by no more than the
+tolerance come first, smallest file first: that is the question a leaderboard answers. The others follow by their drop.
+A model without a metric has no such question: its rows are ordered by size, and the Pareto front on (bytes, mse) says
+which of them matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from nqbench.results.labels import Labels, configuration_key, knob_value
+from nqbench.results.record import PARTS, Record
+
+DROP = 0.5
+"""Default tolerance: points of the metric that a file may lose and still be ranked by its size."""
+_SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration. Means over its seeds; ``*_std``: sample standard deviation, None for fewer than two."""
+
+    rank: int
+    model: str
+    method: str
+    configuration: str
+    pruner: str
+    sensitivity: str
+    quantizer: str
+    scope: str
+    training: str
+    positions: str
+    coder: str
+    knob: str | None
+    knob_value: float | int | str | None
+    n: int
+    """How many seeds; ``deterministic`` where there is nothing to repeat."""
+    deterministic: bool
+    file_bytes: float
+    file_bytes_std: float | None
+    ratio: float | None
+    file_ratio: float | None
+    bits_per_weight: float | None
+    entropy: float | None
+    efficiency: float | None
+    mse: float | None
+    weighted_mse: float | None
+    metric_name: str | None
+    metric_float: float | None
+    metric: float | None
+    metric_std: float | None
+    metric_delta: float | None
+    drop: float | None
+    holds: bool | None
+    """Whether the drop is within the tolerance; None without a metric."""
+    pareto: bool
+    """No other row of the model is as small and as good, and better in one of them."""
+    selected_on: str | None
+    encode_msym_s: float | None
+    decode_msym_s: float | None
+    measured: bool
+    parts: dict[str, float]
+    keys: tuple[str, ...]
+
+    @property
+    def quality(self) -> float | None:
+        """Larger is better: minus the drop or, without a metric, minus the mse."""
+        loss = self.drop if self.metric_name else self.mse
+        return None if loss is None or math.isnan(loss) else -loss
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "keys": list(self.keys)}
+
+
+def leaderboard(records: Iterable[Record], *, drop: float = DROP, labels: Labels | None = None) -> list[Row]:
+    """Ranked rows, model by model in the order the records name them. Records that are not ok have no row."""
+    good = [record for record in records if record.ok]
+    labels = labels or Labels(good)
+    groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in good:
+        groups[labels.plugin(record, "model")][configuration_key(record)].append(record)
+    ranked: list[Row] = []
+    for model, configurations in groups.items():
+        rows = [_row(model, group, labels, drop) for group in configurations.values()]
+        rows = mark_pareto(sorted(rows, key=_order))
+        ranked += [replace(row, rank=rank) for rank, row in enumerate(rows, 1)]
+    return ranked
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    if row.metric_name is None:
+        return (0, row.file_bytes, row.mse if row.mse is not None else math.inf, row.configuration)
+    if row.holds:
+        return (0, row.file_bytes, row.drop, row.configuration)
+    lost = math.inf if row.drop is None or math.isnan(row.drop) else row.drop
+    return (1, lost, row.file_bytes, row.configuration)
+
+
+def mark_pareto(rows: Sequence[Row]) -> list[Row]:
+    """The same rows of one model with ``pareto`` set: a sweep over size, smallest first."""
+    best = -math.inf
+    front: set[int] = set()
+    by_size: dict[float, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.quality is not None:
+            by_size[row.file_bytes].append(row)
+    for size in sorted(by_size):
+        top = max(row.quality for row in by_size[size] if row.quality is not None)
+        if top > best:
+            front |= {id(row) for row in by_size[size] if row.quality == top}
+            best = top
+    return [replace(row, pareto=id(row) in front) for row in rows]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there; None if none is."""
+    found = [v for v in values if v is not None]
+    return fmean(found) if found else None
+
+
+def deviation(values: Iterable[float | None]) -> float | None:
+    """Sample standard deviation (n - 1); None for fewer than two."""
+    found = [v for v in values if v is not None]
+    return stdev(found) if len(found) > 1 else None
+
+
+def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) -> Row:
+    first = group[0]
+
+    def over(name: str) -> float | None:
+        return mean(getattr(record, name) for record in group)
+
+    drop = mean(record.drop for record in group)
+    holds = None if first.metric_name is None else drop is not None and drop <= tolerance + _SLACK
+    return Row(
+        rank=0,
+        model=model,
+        method=labels.method(first),
+        configuration=labels.configuration(first),
+        pruner=labels.plugin(first, "pruner"),
+        sensitivity=labels.plugin(first, "sensitivity"),
+        quantizer=labels.plugin(first, "quantizer") or labels.plugin(first, "codec"),
+        scope=first.scope or "",
+        training=labels.plugin(first, "training"),
+        positions=labels.plugin(first, "positions"),
+        coder=labels.plugin(first, "coder"),
+        knob=first.knob,
+        knob_value=knob_value(first),
+        n=len(group),
+        deterministic=all(record.seed is None for record in group),
+        file_bytes=over("file_bytes") or 0.0,
+        file_bytes_std=deviation(record.file_bytes for record in group),
+        ratio=over("ratio"),
+        file_ratio=over("file_ratio"),
+        bits_per_weight=over("bits_per_weight"),
+        entropy=over("entropy"),
+        efficiency=over("efficiency"),
+        mse=over("mse"),
+        weighted_mse=over("weighted_mse"),
+        metric_name=first.metric_name,
+        metric_float=over("metric_float"),
+        metric=over("metric"),
+        metric_std=deviation(record.metric for record in group),
+        metric_delta=over("metric_delta"),
+        drop=drop,
+        holds=holds,
+        pareto=False,
+        selected_on=first.selected_on,
+        encode_msym_s=over("encode_msym_s"),
+        decode_msym_s=over("decode_msym_s"),
+        measured=all(record.measured for record in group),
+        parts={name: fmean(getattr(r.parts, name) for r in group) for name in PARTS},
+        keys=tuple(record.key for record in group),
+    )
