@@ -41,6 +41,8 @@ class Model(Plugin):
     """
 
     kind: ClassVar[str] = "model"
+    evaluation_batch: ClassVar[int] = 512
+    """Examples a batch in ``evaluate``."""
 
     def prepare(self) -> None:
         """Find data and weights, or download them. Called once, before a run's first trial, and never trains.
@@ -99,7 +101,7 @@ class Model(Plugin):
         module.eval()
         hits = []
         with torch.no_grad():
-            for batch in self.batches(split, batch_size=512):
+            for batch in self.batches(split, batch_size=self.evaluation_batch):
                 batch = to_device(batch, device)
                 hits.append((self.predict(module, batch).argmax(-1) == batch[1]).cpu())
         module.train(was_training)

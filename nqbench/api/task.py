@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Batch, Model, Split, device_of, to_device
@@ -74,15 +75,25 @@ class Task:
         for batch in self.model.batches(split, batch_size=batch_size, shuffle=shuffle):
             yield to_device(batch, self.device)
 
-    def predict(self, batch: Batch, module: nn.Module | None = None) -> Tensor:
-        return self.model.predict(self.module if module is None else module, batch)
+    def predict(
+        self, batch: Batch, module: nn.Module | None = None, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Outputs of a batch. tensors: stand in for the parameters (or buffers) of these names, differentiably."""
+        network = self.module if module is None else module
+        if tensors is None:
+            return self.model.predict(network, batch)
+        swapped = {f"network.{name}": tensor for name, tensor in tensors.items()}
+        outputs: Tensor = functional_call(_Predictor(self.model, network), swapped, (batch,))
+        return outputs
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return self.model.losses(outputs, batch)
 
-    def loss(self, batch: Batch, module: nn.Module | None = None) -> Tensor:
-        """Mean loss of a batch."""
-        return self.losses(self.predict(batch, module), batch).mean()
+    def loss(
+        self, batch: Batch, module: nn.Module | None = None, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Mean loss of a batch; see ``predict``."""
+        return self.losses(self.predict(batch, module, tensors=tensors), batch).mean()
 
     # -- weights ---------------------------------------------------------------------------------------------------
     def parameter(self, name: str) -> nn.Parameter:
@@ -146,17 +157,22 @@ class Task:
             parts.append(SourceTensor(name, tuple(tensor.shape), start, start + kept.numel(), mask, groups))
             values.append(kept)
             start += kept.numel()
-        # trials on the untouched network share views by group; other weights start with none
-        shared = self.shared.setdefault(tuple(names), {}) if weights is None and sensed is None else {}
+        flat = torch.cat(values)
         return Source(
-            torch.cat(values),
+            flat,
             tuple(parts),
             sensitivity=self._sensitivity(names, self.sensed if sensed is None else sensed),
             previous=previous,
             rate=self.rate if self.quantizer is not None and self.quantizer.uses_rate() else None,
             seed=self.seed,
-            shared=shared,
+            shared=self._shared(tuple(names), flat) if sensed is None else {},
         )
+
+    def _shared(self, names: tuple[str, ...], flat: Tensor) -> dict[object, object]:
+        """The views that trials on the same weights share, by group; weights that training moved start with none."""
+        views = self.shared.setdefault(names, {})
+        first = views.setdefault(Task, flat)
+        return views if isinstance(first, Tensor) and torch.equal(first, flat) else {}
 
     def _sensitivity(self, names: Sequence[str], sensed: Mapping[str, Tensor] | None) -> SensitivityValue | None:
         if sensed is None or self.sensitivity is None or self.sensitivity.form == "none":
@@ -178,9 +194,24 @@ class Task:
             raise BadInput("this task has no quantizer")
         warm = {group.names: group.quantized for group in previous or ()}
         return tuple(
-            Group(part, self.quantizer.quantize(self.source(part, weights, sensed=sensed, previous=warm.get(part))))
+            Group(part, self._quantize(self.quantizer, part, weights, sensed, warm.get(part)))
             for part in self.partition(names)
         )
+
+    def _quantize(
+        self,
+        quantizer: Quantizer,
+        names: tuple[str, ...],
+        weights: Mapping[str, Tensor] | None,
+        sensed: Mapping[str, Tensor] | None,
+        previous: Quantized | None,
+    ) -> Quantized:
+        if not any(self.kept(name, self.parameter(name)).numel() for name in names):
+            # a pruner may leave nothing of a layer: no quantizer need know
+            symbols = torch.empty(0, dtype=torch.int32, device=self.device)
+            codebook = torch.zeros(1, device=self.device)
+            return Quantized(symbols, 1, (0,) * len(names), side={"codebook": codebook})
+        return quantizer.quantize(self.source(names, weights, sensed=sensed, previous=previous))
 
     def reconstruct(
         self, groups: Sequence[Group], parameters: Sequence[Mapping[str, Tensor]] | None = None
@@ -192,7 +223,7 @@ class Task:
         for index, group in enumerate(groups):
             own = None if parameters is None else dict(parameters[index])
             flat = self.quantizer.reconstruct(group.quantized, own)
-            for name, kept in zip(group.names, flat.split(group.quantized.sizes), strict=True):
+            for name, kept in zip(group.names, torch.split(flat, list(group.quantized.sizes)), strict=True):
                 deployed[name] = self.spread(name, kept)
         return deployed
 
@@ -201,3 +232,15 @@ class Task:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 self.parameter(name).copy_(tensor)
+
+
+class _Predictor(nn.Module):
+    """``Model.predict`` as a module, so that ``functional_call`` can put other tensors in the network's places."""
+
+    def __init__(self, model: Model, network: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model.predict(self.network, batch)

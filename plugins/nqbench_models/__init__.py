@@ -11,6 +11,7 @@ nqbench_api_version = 1
 
 @hookimpl
 def nqbench_plugins() -> Sequence[type[Plugin]]:
-    from nqbench_models.lenet import LeNet300
+    from nqbench_models.lenet import LeNet5, LeNet300
+    from nqbench_models.resnet import ResNet20, ResNet32
 
-    return [LeNet300]
+    return [LeNet300, LeNet5, ResNet20, ResNet32]

@@ -15,6 +15,8 @@ from nqbench.api import Split
 from nqbench_models.images import Images
 
 NAME = "digits (scikit-learn, every third image for the test)"
+MEAN = 0.306
+"""Mean intensity, in [0, 1]."""
 
 
 @cache

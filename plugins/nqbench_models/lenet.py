@@ -5,19 +5,38 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import DataMissing, Split
+from nqbench.api import Split
 from nqbench.api.toolkit.optimise import Recipe
-from nqbench_models import digits
+from nqbench_models import digits, mnist
 from nqbench_models.images import ImageModel, Images
 
 
-class LeNet300(ImageModel, name="lenet300", paper="arXiv:1707.04319, section 5.3"):
-    """A multilayer perceptron with hidden layers of 300 and 100 units: LeNet-300-100."""
+class GreyDigits(ImageModel):
+    """What the LeNets share: MNIST or the bundled digits, pixels / 255 less their mean."""
 
     data: Literal["mnist", "digits"] = "mnist"
-    """``mnist``: 784 inputs, 266,610 parameters. ``digits``: 64 inputs, bundled, trained in seconds."""
+    """``mnist``: 60,000 training and 10,000 test images. ``digits``: bundled with scikit-learn, 1,198 and 599."""
+
+    def prepare(self) -> None:
+        if self.data == "mnist":
+            mnist.prepare()
+
+    def images(self, split: Split) -> Images:
+        return mnist.mnist(split) if self.data == "mnist" else digits.digits(split)
+
+    def data_name(self) -> str:
+        return mnist.NAME if self.data == "mnist" else digits.NAME
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        return pixels.to(torch.float32) / 255 - (mnist.MEAN if self.data == "mnist" else digits.MEAN)
+
+
+class LeNet300(GreyDigits, name="lenet300", paper="arXiv:1707.04319, section 5.3"):
+    """A multilayer perceptron with hidden layers of 300 and 100 units, LeNet-300-100: 266,610 parameters on MNIST."""
+
     activation: Literal["tanh", "relu"] = "tanh"
     """What follows each hidden layer."""
 
@@ -25,23 +44,43 @@ class LeNet300(ImageModel, name="lenet300", paper="arXiv:1707.04319, section 5.3
         unit = nn.Tanh if self.activation == "tanh" else nn.ReLU
         inputs = 784 if self.data == "mnist" else 64
         layers = (nn.Flatten(), nn.Linear(inputs, 300), unit(), nn.Linear(300, 100), unit(), nn.Linear(100, 10))
-        names = ("flatten", "fc1", "act1", "fc2", "act2", "fc3")
-        module = nn.Sequential()
-        for name, layer in zip(names, layers, strict=True):
-            module.add_module(name, layer)
-        return module
-
-    def images(self, split: Split) -> Images:
-        if self.data == "mnist":
-            raise DataMissing("lenet300 on mnist is not readable yet; use data: digits")
-        return digits.digits(split)
-
-    def data_name(self) -> str:
-        return digits.NAME
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        # digits' mean intensity is 0.306
-        return pixels.to(torch.float32) / 255 - 0.306
+        return named(("flatten", "fc1", "act1", "fc2", "act2", "fc3"), layers)
 
     def recipe(self) -> Recipe:
-        return Recipe(epochs=15, lr=2e-3, optimizer="adam", batch_size=32, schedule="cosine", weight_decay=1e-2)
+        if self.data == "digits":
+            return Recipe(epochs=15, lr=2e-3, optimizer="adam", batch_size=32, schedule="cosine", weight_decay=1e-2)
+        return Recipe(epochs=30, lr=0.05, batch_size=256, schedule="cosine")
+
+
+class LeNet5(GreyDigits, name="lenet5", paper="arXiv:1612.01543, Table 1; Caffe's examples/mnist"):
+    """Caffe's LeNet-5: convolutions of 20 and 50 maps (5 x 5, max-pooled), 500 units, 10 classes: 431,080 parameters.
+
+    On ``digits`` the 8 x 8 images are enlarged to 28 x 28, so that the network is the same.
+    """
+
+    epochs: int = Field(20, ge=1)
+    """Passes over the training images."""
+
+    def build(self) -> nn.Module:
+        names = ("conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "relu", "fc2")
+        layers = (nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten())
+        return named(names, (*layers, nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        grey = super().normalise(pixels)
+        if self.data == "mnist":
+            return grey
+        return nn.functional.interpolate(grey, (28, 28), mode="bilinear", align_corners=False)
+
+    def recipe(self) -> Recipe:
+        return Recipe(
+            epochs=self.epochs, lr=1e-3, optimizer="adam", batch_size=64, schedule="cosine", weight_decay=1e-2
+        )
+
+
+def named(names: tuple[str, ...], layers: tuple[nn.Module, ...]) -> nn.Sequential:
+    """The layers in a row, under these names."""
+    module = nn.Sequential()
+    for name, layer in zip(names, layers, strict=True):
+        module.add_module(name, layer)
+    return module

@@ -1,0 +1,158 @@
+"""The CIFAR-10 ResNets of He et al. (arXiv:1512.03385, section 4.2): 6 n + 2 layers, shortcuts without parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nqbench.api import DataMissing, Split
+from nqbench.api.toolkit.download import digest_of
+from nqbench.api.toolkit.optimise import Recipe
+from nqbench.api.toolkit.paths import data_dir, find_data
+from nqbench.api.toolkit.store import Trained
+from nqbench_models import cifar
+from nqbench_models.images import ImageModel, Images
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut that subsamples and pads with zero channels (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.pad = (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.pad:
+            x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return torch.relu(y + x)
+
+
+class CifarResNet(nn.Module):
+    """(B, 3, 32, 32) -> (B, 10) logits; three stages of ``blocks`` blocks with 16, 32 and 64 channels."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, 1)
+        self.layer2 = self._stage(16, 32, blocks, 2)
+        self.layer3 = self._stage(32, 64, blocks, 2)
+        self.linear = nn.Linear(64, 10)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+        first = Block(inputs, outputs, stride)
+        return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # batch norm and convolution are fastest on channels-last memory here
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
+
+
+class ResNet(ImageModel):
+    """What the CIFAR-10 ResNets share; a subclass fixes the depth."""
+
+    blocks: ClassVar[int]
+    evaluation_batch: ClassVar[int] = 128
+
+    weights_from: Literal["file", "recipe"] = "file"
+    """``file``: the given weights, NQBENCH_DATA/weights/<name>-cifar10.safetensors. ``recipe``: trained here."""
+    epochs: int = Field(200, ge=1)
+    """Passes over the training images, where they are trained here."""
+
+    def build(self) -> nn.Module:
+        return CifarResNet(self.blocks)
+
+    def prepare(self) -> None:
+        cifar.prepare()
+        if self.weights_from == "file":
+            self._file()
+
+    def _file(self) -> Path:
+        name = f"weights/{self.name}-cifar10.safetensors"
+        path = find_data(name)
+        if path is None:
+            raise DataMissing(
+                f"{self.name} needs its trained weights at {data_dir() / name}; or train them: weights_from: recipe"
+            )
+        return path
+
+    def images(self, split: Split) -> Images:
+        return cifar.cifar10(split)
+
+    def data_name(self) -> str:
+        return cifar.NAME
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        x = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32) / 255
+        return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+    def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        return flip_and_shift(pixels, generator, reach=4)
+
+    def recipe(self) -> Recipe:
+        return Recipe(epochs=self.epochs, lr=0.1, batch_size=128, schedule="cosine", weight_decay=5e-4)
+
+    def full_recipe(self) -> dict[str, Any]:
+        if self.weights_from == "recipe":
+            return super().full_recipe()
+        digest = digest_of(self._file(), "sha256")
+        return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.holdout}
+
+    def weights(self) -> Trained:
+        if self.weights_from == "recipe":
+            return super().weights()
+        from safetensors.torch import load_file
+
+        return Trained(load_file(self._file()))
+
+    def has_split(self, split: Split) -> bool:
+        # the given weights have seen every training image
+        return split != "validation" or (self.holdout > 0 and self.weights_from == "recipe")
+
+
+class ResNet20(ResNet, name="resnet20", paper="arXiv:1512.03385, section 4.2"):
+    """ResNet-20 on CIFAR-10: 269,722 parameters."""
+
+    blocks: ClassVar[int] = 3
+
+
+class ResNet32(ResNet, name="resnet32", paper="arXiv:1512.03385, section 4.2"):
+    """ResNet-32 on CIFAR-10: 464,154 parameters."""
+
+    blocks: ClassVar[int] = 5
+
+
+def flip_and_shift(pixels: Tensor, generator: torch.Generator, reach: int) -> Tensor:
+    """Each image mirrored with probability 1/2 and shifted by up to ``reach`` pixels either way, zeros moving in."""
+    count, _, height, width = pixels.shape
+    padded = nn.functional.pad(pixels, (reach,) * 4)
+    top, left = torch.randint(0, 2 * reach + 1, (2, count, 1, 1), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    columns = torch.arange(width).expand(count, width)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    rows = top + torch.arange(height)[:, None]
+    places = left + columns[:, None, :]
+    # advanced indices around a slice: (count, height, width, channels)
+    return padded[torch.arange(count)[:, None, None], :, rows, places].permute(0, 3, 1, 2)
