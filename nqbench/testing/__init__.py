@@ -18,7 +18,7 @@ given to ``parametrize`` or stated as a class variable; if it passes after all, 
 """
 
 # each of these modules adds its checks to the list
-from nqbench.testing import coders, common, movement, quantizers
+from nqbench.testing import around, codecs, coders, common, models, movement, positions, quantizers
 from nqbench.testing.check import (
     BoundCheck,
     Check,
@@ -36,12 +36,16 @@ __all__ = [
     "Check",
     "Failed",
     "Result",
+    "around",
     "checks_for",
+    "codecs",
     "coders",
     "common",
     "configurations",
+    "models",
     "movement",
     "parametrize",
+    "positions",
     "quantizers",
     "require",
     "run_checks",
