@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from operator import itemgetter
 from typing import Any, Literal, cast
 
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.training import Sensitivity
 from nqbench.registry import Registry
+from nqbench.suite.stages import stages, uses_seed
 from nqbench.suite.trial import Choice, Trial
 
 
@@ -41,21 +42,6 @@ class Grid:
     others: Sequence[Literal["float32", "float16"]]
     fold_batchnorm: Sequence[bool]
     loss_increase: bool
-
-
-SHARING: tuple[Callable[[Trial], Any], ...] = (
-    lambda t: t.model,
-    lambda t: t.pruner,
-    lambda t: t.sensitivity,
-    lambda t: (t.scope, t.fold_batchnorm),
-    lambda t: (t.quantizer, t.codec),
-    lambda t: t.training,
-    lambda t: t.seed,
-    lambda t: t.positions,
-    lambda t: t.streams,
-    lambda t: (t.coder, t.others),
-)
-"""What a trial's work depends on, in the order of the pipeline."""
 
 
 @dataclass
@@ -88,15 +74,13 @@ class Expansion:
         self.dropped[reason] += len(out)
 
     def ordered(self) -> tuple[Trial, ...]:
-        """Trials that share a source stand together; else the order is that in which the suite names things."""
-        ranks: list[dict[Any, int]] = []
-        for part in SHARING:
-            seen: dict[Any, int] = {}
-            for trial in self.trials:
-                seen.setdefault(part(trial), len(seen))
-            ranks.append(seen)
-        pairs = list(zip(SHARING, ranks, strict=True))
-        return tuple(sorted(self.trials, key=lambda trial: [rank[part(trial)] for part, rank in pairs]))
+        """Trials that share work stand together; else the order is that in which the suite names things."""
+        places: list[tuple[int, ...]] = []
+        seen: dict[tuple[str, Hashable], int] = {}
+        for trial in self.trials:
+            work = stages(trial, self.registry).named()
+            places.append(tuple(seen.setdefault(part, len(seen)) for part in work))
+        return tuple(trial for _, trial in sorted(zip(places, self.trials, strict=True), key=itemgetter(0)))
 
     def reasons(self) -> tuple[Dropped, ...]:
         return tuple(Dropped(count, reason) for reason, count in self.dropped.items())
@@ -141,16 +125,6 @@ class Expansion:
         if not any(uses_seed(choice, self.registry) for choice in trial.choices()):
             trial = replace(trial, seed=None)
         return trial
-
-
-def uses_seed(choice: Choice, registry: Registry) -> bool:
-    """Whether the plugin, with these parameters, depends on the trial's seed."""
-    return _uses_seed(registry.get(choice.kind, choice.name), choice.json)
-
-
-@cache
-def _uses_seed(cls: Any, json: str) -> bool:
-    return bool(cls.model_validate_json(json).uses_seed())
 
 
 def _why_repeated(trial: Trial, grid: Grid) -> str:

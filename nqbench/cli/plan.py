@@ -1,0 +1,93 @@
+"""``nqbench plan SUITE``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from nqbench.cli.options import suite_options
+
+if TYPE_CHECKING:
+    from nqbench.registry import Registry
+    from nqbench.suite import Suite, Trial
+
+SHOWN = 20
+"""Trials listed without --all."""
+
+COLUMNS = ("model", "pruner", "sensitivity", "scope", "quantizer", "training", "codec", "positions", "coder",
+           "streams", "seed", "others", "fold_batchnorm")  # fmt: skip
+"""What tells trials apart; a column that says the same of every trial is left out."""
+
+
+@click.command("plan")
+@suite_options
+@click.option("--all", "everything", is_flag=True, help=f"List every trial, not only the first {SHOWN}.")
+def command(suite: str, profile: str | None, sets: tuple[str, ...], only: tuple[str, ...], everything: bool) -> None:
+    """Print SUITE's trials and the work they share, without running any.
+
+    SUITE is a YAML file, or the name of a suite that ships with nqbench.
+    """
+    from nqbench.registry import registry
+    from nqbench.suite import load
+
+    loaded = load(suite, profile=profile, sets=sets)
+    trials = loaded.trials(only)
+    for block in (_heading(loaded, trials), _work(trials, registry()), _listing(trials, registry(), everything)):
+        click.echo(block + "\n")
+    for dropped in loaded.dropped:
+        count = f"{dropped.count} combinations" if dropped.count != 1 else "1 combination"
+        click.echo(f"left out: {count if dropped.count else 'nothing'}: {dropped.reason}")
+
+
+def _heading(suite: Suite, trials: Sequence[Trial]) -> str:
+    count = f"{len(trials)} of {len(suite.all_trials)}" if len(trials) < len(suite.all_trials) else f"{len(trials)}"
+    lines = [f"suite {suite.name}: {count} trials"]
+    lines += [f"question: {suite.question}"] if suite.question else []
+    lines += [f"takes: {suite.takes}"] if suite.takes else []
+    if suite.measure:
+        lines.append(f"measured: each trial {suite.measure.repeats} times; nothing is taken from the cache")
+    return "\n".join(lines)
+
+
+def _work(trials: Sequence[Trial], registry: Registry) -> str:
+    """How often each stage runs, with nothing cached, and how many trials use it."""
+    from tabulate import tabulate
+
+    from nqbench.suite.stages import STAGES, stages
+
+    work = [stages(trial, registry) for trial in trials]
+    rows = []
+    for stage in STAGES:
+        used = [getattr(one, stage) for one in work if getattr(one, stage) is not None]
+        rows.append((stage, len(set(used)), len(used)))
+    return tabulate(rows, ("stage", "runs", "for trials"))
+
+
+def _listing(trials: Sequence[Trial], registry: Registry, everything: bool) -> str:
+    """A table of the trials, each with the stages that no trial above it runs."""
+    from tabulate import tabulate
+
+    from nqbench.suite.stages import first_needed
+
+    cells = {column: [_cell(trial, column, registry) for trial in trials] for column in COLUMNS}
+    varied = [column for column, values in cells.items() if len(set(values)) > 1]
+    fixed = [f"{column} {values[0]}" for column, values in cells.items() if column not in varied and values[0] != "-"]
+    shown = len(trials) if everything else min(SHOWN, len(trials))
+    needed = first_needed(trials, registry)
+    rows = [[i + 1, *(cells[column][i] for column in varied), ", ".join(needed[i])] for i in range(shown)]
+    table = tabulate(rows, ("#", *varied, "runs"), disable_numparse=True)
+    more = len(trials) - shown
+    return f"every trial: {', '.join(fixed)}\n\n{table}" + (f"\n... and {more} more; --all lists them" if more else "")
+
+
+def _cell(trial: Trial, column: str, registry: Registry) -> str:
+    if column == "scope" and trial.codec is not None:
+        return "-"
+    value = getattr(trial, column)
+    if isinstance(value, tuple):
+        return " + ".join(str(choice.make(registry)) for choice in value) or "-"
+    if hasattr(value, "make"):
+        return str(value.make(registry))
+    return "-" if value is None or value is False else str(value)
