@@ -167,9 +167,12 @@ def run_checks(target: type[Plugin] | Plugin) -> Iterable[tuple[BoundCheck, Resu
 
 
 def parametrize(
-    *targets: type[Plugin] | Plugin, expected_failures: Mapping[str, str] | None = None, argument: str = "check"
+    *targets: type[Plugin] | Plugin,
+    expected_failures: Mapping[str, str] | None = None,
+    only: Iterable[str] | None = None,
+    argument: str = "check",
 ) -> Any:
-    """A pytest decorator: one test id for each check of each plugin.
+    """A pytest decorator: one test id for each check of each plugin (or for each whose id is in ``only``).
 
     Use::
 
@@ -179,11 +182,14 @@ def parametrize(
     """
     import pytest  # an optional dependency: the command line does without
 
+    chosen = None if only is None else set(only)
     parameters = []
     for target in targets:
         for bound in checks_for(target, expected_failures):
-            marks = [pytest.mark.xfail(reason=bound.expected_failure, strict=True)] if bound.expected_failure else []
-            parameters.append(pytest.param(_skipping(bound), id=bound.id, marks=marks))
+            if chosen is None or bound.check.id in chosen:
+                reason = bound.expected_failure
+                marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+                parameters.append(pytest.param(_skipping(bound), id=f"{target.kind}-{bound.id}", marks=marks))
     return pytest.mark.parametrize(argument, parameters)
 
 
