@@ -121,6 +121,8 @@ class Record(_Part):
     """Entropy / measured bits per symbol."""
     mse: float | None = None
     weighted_mse: float | None = None
+    statistics: dict[str, float] = {}
+    """The quantizer's own figures (iterations, H(Q|U), J), averaged over its groups by their weights."""
 
     metric_name: str | None = None
     metric_unit: str = "%"

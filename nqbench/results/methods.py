@@ -1,0 +1,183 @@
+"""Methods compared: each method's curve over its knob, its smallest file that holds, and how sure the difference is.
+
+A method is a configuration without its knob and its seed. It is ranked by the smallest file that loses no more than the
+tolerance; a method none of whose files holds comes after, by what its best one loses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from nqbench.results.leaderboard import Row
+from nqbench.results.published import Published
+from nqbench.results.record import Record
+from nqbench.results.stats import Paired, bd_rate, holm, mcnemar
+
+ALPHA = 0.05
+Verdict = Literal["leader", "better", "worse", "not distinguishable", ""]
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method on one model. best: its smallest file that holds, or the one that loses least."""
+
+    rank: int
+    model: str
+    method: str
+    points: int
+    """How many configurations of it were measured."""
+    best: Row
+    holds: bool | None
+    vs_baseline: float | None
+    """Bytes / the baseline's bytes, both at their smallest file that holds; None unless both hold."""
+    is_baseline: bool
+    bd_rate: float | None
+    """Mean change of size against the baseline at equal metric; -0.1: ten per cent smaller."""
+    bd_rate_mse: float | None
+    """The same at equal mse."""
+    accuracy: Verdict
+    """Of the best file against the leader's, on the same test examples; '' where correctness was not recorded."""
+    p: float | None
+    """Of that: exact McNemar, Holm-adjusted over the model's methods."""
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = {k: v for k, v in asdict(self).items() if k != "best"}
+        return {**fields, "best": self.best.to_dict()}
+
+
+def methods(
+    rows: Sequence[Row], records: Mapping[str, Record], *, baseline: str | None = None, alpha: float = ALPHA
+) -> list[MethodRow]:
+    """Ranked methods of one model. rows: its leaderboard; records: by key, for the paired tests. baseline: text that
+    the baseline's name begins with, or None for the method named first in the suite."""
+    curves: dict[str, list[Row]] = {}
+    for row in rows:
+        curves.setdefault(row.method, []).append(row)
+    if not curves:
+        return []
+    chosen = _baseline(list(curves), rows, baseline, records)
+    anchor = _best(curves[chosen])
+    found = [_method(name, points, anchor, curves[chosen], name == chosen) for name, points in curves.items()]
+    found.sort(key=_order)
+    return _test([replace(row, rank=rank) for rank, row in enumerate(found, 1)], records, alpha)
+
+
+def _baseline(names: list[str], rows: Sequence[Row], asked: str | None, records: Mapping[str, Record]) -> str:
+    if asked:
+        near = [name for name in names if asked in (name, name.partition(" ")[0], name.partition("(")[0])]
+        near += [name for name in names if name.startswith(asked)]
+        if near:
+            return near[0]
+    order = {key: index for index, key in enumerate(records)}
+    first = min(rows, key=lambda row: min((order.get(key, len(order)) for key in row.keys), default=len(order)))
+    return first.method
+
+
+def _best(points: Sequence[Row]) -> Row:
+    """The smallest that holds; else the least loss. Without a metric: the smallest mse."""
+    holding = [row for row in points if row.holds]
+    if holding:
+        return min(holding, key=lambda row: row.file_bytes)
+    return max(points, key=lambda row: (-math.inf if row.quality is None else row.quality, -row.file_bytes))
+
+
+def _method(name: str, points: Sequence[Row], anchor: Row, anchor_curve: Sequence[Row], same: bool) -> MethodRow:
+    best = _best(points)
+    both = bool(best.holds and anchor.holds)
+    return MethodRow(
+        rank=0,
+        model=best.model,
+        method=name,
+        points=len(points),
+        best=best,
+        holds=best.holds,
+        vs_baseline=best.file_bytes / anchor.file_bytes if both else None,
+        is_baseline=same,
+        bd_rate=None if same else _delta(anchor_curve, points, "metric"),
+        bd_rate_mse=None if same else _delta(anchor_curve, points, "mse"),
+        accuracy="",
+        p=None,
+    )
+
+
+def _delta(anchor: Sequence[Row], test: Sequence[Row], quality: Literal["metric", "mse"]) -> float | None:
+    curves = [
+        [(row.file_bytes, q) for row in curve if (q := _quality(row, quality)) is not None] for curve in (anchor, test)
+    ]
+    return bd_rate(*curves)
+
+
+def _quality(row: Row, kind: Literal["metric", "mse"]) -> float | None:
+    """The metric the right way up, or the mse in decibels."""
+    if kind == "metric":
+        return None if row.drop is None else -row.drop
+    return -10 * math.log10(row.mse) if row.mse else None
+
+
+def _order(row: MethodRow) -> tuple[object, ...]:
+    if row.holds:
+        return (0, row.best.file_bytes, row.best.drop, row.method)
+    quality = row.best.quality
+    return (1, math.inf if quality is None else -quality, row.best.file_bytes, row.method)
+
+
+def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) -> list[MethodRow]:
+    """Each method's best file against the leader's, corrected for their number."""
+    leader = ranked[0].best
+    tests = [paired(leader, row.best, records) for row in ranked[1:]]
+    adjusted = iter(holm([test.p for test in tests if test]))
+    result = [replace(ranked[0], accuracy="leader" if any(tests) else "")]
+    for row, test in zip(ranked[1:], tests, strict=True):
+        if test is None:
+            result.append(row)
+            continue
+        p = next(adjusted)
+        verdict: Verdict = "not distinguishable" if p > alpha else "better" if test.difference > 0 else "worse"
+        result.append(replace(row, accuracy=verdict, p=p))
+    return result
+
+
+def paired(a: Row, b: Row, records: Mapping[str, Record]) -> Paired | None:
+    """McNemar between two rows on one repeat of each (repeats share their examples, so pooling would count those
+    twice): of equal seed where there is one. None without recorded correctness of the same examples."""
+    ours = [record for key in a.keys if (record := records.get(key))]
+    theirs = [record for key in b.keys if (record := records.get(key))]
+    pairs = sorted(((x, y) for x in ours for y in theirs), key=lambda pair: pair[0].seed != pair[1].seed)
+    for x, y in pairs[:1]:
+        hits_x, hits_y = x.hits(), y.hits()
+        if hits_x is not None and hits_y is not None and hits_x.shape == hits_y.shape:
+            return mcnemar(hits_x, hits_y)
+    return None
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """A published row beside what was measured: the smallest measured file whose metric is at least the quoted one."""
+
+    row: Published
+    measured: Row | None
+    difference: float | None
+    """Measured ratio / quoted ratio - 1; None where nothing measured is as good, or the paper gives no figure."""
+
+
+def beside(published: Sequence[Published], rows: Sequence[Row], *, higher_is_better: bool = True) -> list[Quoted]:
+    """Each quoted row with the measured one that answers it."""
+    return [_beside(row, rows, higher_is_better) for row in published]
+
+
+def _beside(quoted: Published, rows: Sequence[Row], higher: bool) -> Quoted:
+    target = quoted.metric
+    if target is not None and quoted.metric_name == ("error" if higher else "accuracy"):
+        target = 100.0 - target
+    if target is None or quoted.ratio is None:
+        return Quoted(quoted, None, None)
+    good = [
+        row
+        for row in rows
+        if row.ratio is not None and row.metric is not None and (row.metric - target) * (1 if higher else -1) >= -1e-9
+    ]
+    best = max(good, key=lambda row: row.ratio or 0.0, default=None)
+    return Quoted(quoted, best, None if best is None or best.ratio is None else best.ratio / quoted.ratio - 1)

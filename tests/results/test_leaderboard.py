@@ -1,0 +1,163 @@
+"""Ranking: what comes first, what is marked, how seeds are taken together. Expected values are made by hand."""
+
+from __future__ import annotations
+
+import math
+from statistics import stdev
+
+import pytest
+from record_factory import failed, make, sweep
+
+from nqbench.results.labels import Labels, configuration_key, knob_value
+from nqbench.results.leaderboard import leaderboard
+from nqbench.results.methods import beside, methods
+from nqbench.results.published import Published, published_rows
+from nqbench.results.record import Record
+
+
+def at(symbols: int, wrong: int, **fields: object) -> Record:
+    """A record of k = 2 with that many bytes of symbols and wrong answers (the float network: 20 of 1,000)."""
+    return make(symbols=symbols, wrong=wrong, **fields)  # type: ignore[arg-type]
+
+
+def test_files_that_hold_come_first_by_size_then_the_others_by_what_they_lose() -> None:
+    records = [
+        at(900, 24, k=3),  # loses 0.4
+        at(500, 25, k=4),  # loses 0.5: still holds
+        at(100, 40, k=5),  # loses 2.0
+        at(700, 26, k=6),  # loses 0.6
+        at(950, 10, k=7),  # gains
+    ]
+    rows = leaderboard(records)
+    assert [row.knob_value for row in rows] == [4, 3, 7, 6, 5]
+    assert [row.holds for row in rows] == [True, True, True, False, False]
+    assert [row.rank for row in rows] == [1, 2, 3, 4, 5]
+    assert next(row.knob_value for row in leaderboard(records, drop=2.0)) == 5
+
+
+def test_the_front_is_marked() -> None:
+    records = [at(900, 24, k=3), at(500, 25, k=4), at(600, 30, k=5), at(400, 90, k=6)]
+    assert {row.knob_value for row in leaderboard(records) if row.pareto} == {3, 4, 6}
+
+
+def test_a_metric_where_lower_is_better_is_ranked_the_other_way_up() -> None:
+    records = [
+        at(500, 20, k=k, metric=value, metric_float=10.0, metric_higher_is_better=False)
+        for k, value in ((3, 12.0), (4, 10.1), (5, 9.0))
+    ]
+    assert [row.knob_value for row in leaderboard(records)][-1] == 3
+    assert [row.drop for row in leaderboard(records)][-1] == pytest.approx(2.0)
+
+
+def test_a_model_without_a_metric_is_ordered_by_size() -> None:
+    nothing = {"metric": None, "metric_float": None, "metric_name": None, "metric_delta": None, "correct": None}
+    rows = leaderboard([at(900, 20, k=3, mse=0.1, **nothing), at(500, 20, k=4, mse=0.2, **nothing)])
+    assert [row.knob_value for row in rows] == [4, 3]
+    assert [row.holds for row in rows] == [None, None]
+    assert all(row.pareto for row in rows)
+
+
+def test_a_metric_that_is_no_number_comes_last() -> None:
+    rows = leaderboard([at(10, 20, k=3, metric=math.nan), at(900, 999, k=4)])
+    assert [row.knob_value for row in rows] == [4, 3]
+    assert [row.pareto for row in rows] == [True, False]
+
+
+def test_seeds_are_one_row_with_mean_deviation_and_count() -> None:
+    rows = leaderboard([at(500, wrong, k=4, seed=seed) for seed, wrong in enumerate((20, 22, 27))])
+    assert len(rows) == 1
+    assert rows[0].n == 3
+    assert not rows[0].deterministic
+    assert rows[0].metric == pytest.approx(97.7)
+    assert rows[0].metric_std == pytest.approx(stdev([98.0, 97.8, 97.3]))
+    assert rows[0].file_bytes_std == 0
+
+
+def test_what_has_no_seed_is_deterministic_and_has_no_deviation() -> None:
+    (row,) = leaderboard([at(500, 20)])
+    assert row.deterministic
+    assert row.metric_std is None
+
+
+def test_failures_have_no_row_and_models_are_ranked_apart() -> None:
+    rows = leaderboard([*sweep(), failed(k=64)])
+    assert len(rows) == 40
+    assert [row.rank for row in rows if row.model == "other"] == list(range(1, 21))
+
+
+def test_a_label_shows_what_varies_and_the_knob() -> None:
+    records = [make(k=k, coder_params={"level": level, "window": 1}) for k in (2, 4) for level in (1, 9)]
+    labels = Labels(records)
+    assert labels.configuration(records[0]) == "uniform(k=2) global huffman(level=1)"
+    assert labels.method(records[0]) == "uniform global huffman(level=1)"
+    assert len({labels.configuration(record) for record in records}) == 4
+
+
+def test_a_label_shows_settings_and_trainings_where_they_vary() -> None:
+    plain = make()
+    tuned = make(training="finetune+bn", training_params=[{"epochs": 2}, {}], others="float16")
+    labels = Labels([plain, tuned])
+    assert labels.configuration(tuned) == "uniform(k=16) global finetune+bn huffman others=float16"
+    assert labels.configuration(plain) == "uniform(k=16) global huffman others=float32"
+
+
+def test_the_key_of_a_configuration_leaves_out_seed_and_knob_as_asked() -> None:
+    a, b, c = make(k=2, seed=1), make(k=4, seed=1), make(k=2, seed=2)
+    assert configuration_key(a) == configuration_key(c) != configuration_key(b)
+    assert configuration_key(a, knob=False) == configuration_key(b, knob=False)
+    assert configuration_key(a, seed=True) != configuration_key(c, seed=True)
+    assert knob_value(a) == 2
+
+
+def compared(records: list[Record], baseline: str | None = None, drop: float = 0.5) -> dict[str, object]:
+    rows = leaderboard(records, drop=drop)
+    return {m.method: m for m in methods(rows, {r.key: r for r in records}, baseline=baseline)}
+
+
+def test_methods_are_ranked_by_their_smallest_file_that_holds() -> None:
+    records = [
+        at(900, 20, k=8), at(800, 24, k=4), at(100, 90, k=2),
+        at(700, 23, k=8, quantizer="kmeans"), at(600, 26, k=4, quantizer="kmeans"),
+        at(50, 500, k=4, quantizer="ternary"),
+    ]  # fmt: skip
+    found = compared(records)
+    assert list(found) == ["kmeans global huffman", "uniform global huffman", "ternary global huffman"]
+    kmeans, uniform, ternary = found.values()
+    assert (kmeans.best.parts["symbols"], uniform.best.parts["symbols"]) == (700, 800)  # type: ignore[attr-defined]
+    assert kmeans.vs_baseline == kmeans.best.file_bytes / uniform.best.file_bytes  # type: ignore[attr-defined]
+    assert uniform.is_baseline  # type: ignore[attr-defined]  # the suite named it first
+    assert ternary.vs_baseline is None  # type: ignore[attr-defined]
+    assert ternary.accuracy == "worse"  # type: ignore[attr-defined]
+    assert uniform.accuracy == "not distinguishable"  # type: ignore[attr-defined]
+    assert kmeans.accuracy == "leader"  # type: ignore[attr-defined]
+
+
+def test_a_baseline_can_be_named() -> None:
+    found = compared(sweep()[:20], baseline="kmeans")
+    assert [name for name, row in found.items() if row.is_baseline] == ["kmeans global huffman"]  # type: ignore[attr-defined]
+    # bzip2's symbols are a tenth larger, everything else is the same
+    worse = found["kmeans global bzip2"].bd_rate  # type: ignore[attr-defined]
+    assert 0.05 < worse < 0.10
+    assert found["kmeans global bzip2"].bd_rate_mse == pytest.approx(worse, abs=0.02)  # type: ignore[attr-defined]
+
+
+def test_published_tables_and_rows_are_read_alike() -> None:
+    table = {"paper": "P", "network": "net", "rows": [{"method": "m", "accuracy": 98.0, "ratio": 5}, {"method": "o"}]}
+    single = {"paper": "Q", "model": "net", "method": "e", "error": 2.0}
+    assert published_rows([table, single]) == [
+        Published("net", "m", "P", 5.0, "accuracy", 98.0),
+        Published("net", "o", "P", None, "metric", None),
+        Published("net", "e", "Q", None, "error", 2.0),
+    ]
+
+
+def test_a_published_row_stands_beside_the_best_measured_one_of_its_accuracy() -> None:
+    rows = leaderboard([at(900, 20, k=3, ratio=10.0), at(500, 25, k=4, ratio=20.0), at(400, 90, k=5, ratio=30.0)])
+    quoted = [
+        Published("net", "a", "P", 16.0, "accuracy", 97.5),
+        Published("net", "b", "P", 16.0, "error", 2.2),
+        Published("net", "c", "P", 16.0, "accuracy", 99.9),
+    ]
+    found = beside(quoted, rows)
+    assert [q.difference for q in found] == [pytest.approx(0.25), pytest.approx(-0.375), None]
+    assert found[2].measured is None

@@ -1,0 +1,152 @@
+"""Every statistic against an independent derivation: enumeration, hand calculation, or a closed form."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nqbench.api import BadInput
+from nqbench.results.stats import bd_rate, compare_times, holm, mcnemar, pareto, rank_counts
+
+
+def pair(gained: int, lost: int, both: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    a = np.array([False] * gained + [True] * lost + [True] * both)
+    b = np.array([True] * gained + [False] * lost + [True] * both)
+    return a, b
+
+
+@pytest.mark.parametrize(("gained", "lost"), list(itertools.product(range(6), range(6))))
+def test_mcnemar_equals_the_enumeration_of_all_coin_tosses(gained: int, lost: int) -> None:
+    n = gained + lost
+    extreme = min(gained, lost)
+    tails = sum(1 for toss in itertools.product((0, 1), repeat=n) if min(sum(toss), n - sum(toss)) <= extreme)
+    found = mcnemar(*pair(gained, lost))
+    assert found.p == pytest.approx(float(Fraction(tails, 2**n)), abs=1e-12)
+    assert (found.gained, found.lost) == (gained, lost)
+    assert found.difference == pytest.approx((gained - lost) / (n + 20))
+
+
+def test_mcnemar_is_symmetric_and_survives_many_examples() -> None:
+    a, b = pair(400, 500, 49_100)
+    assert mcnemar(a, b).p == pytest.approx(mcnemar(b, a).p)
+    tail = sum(Fraction(math.comb(900, i), 2**900) for i in range(401))
+    assert mcnemar(a, b).p == pytest.approx(float(2 * tail), rel=1e-9)
+
+
+def test_the_interval_of_a_paired_difference_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    truth, inside = -0.02, 0
+    for _ in range(400):
+        draw = rng.random(500)
+        a, b = draw >= 0.05, ~((draw >= 0.05) & (draw < 0.12)) & ~(draw < 0.0)
+        b = np.where(draw < 0.05, True, b)  # 5 % gained, 7 % lost
+        found = mcnemar(a, b)
+        inside += found.low <= truth <= found.high
+    assert inside / 400 > 0.93
+
+
+def test_other_examples_are_refused() -> None:
+    with pytest.raises(BadInput, match="the same examples: 3 and 2"):
+        mcnemar(np.ones(3, bool), np.ones(2, bool))
+
+
+def test_holm_by_hand() -> None:
+    # sorted .005 .01 .03 .04: x4 = .02, x3 = .03, x2 = .06, x1 = .04 -> .06 (monotone)
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float]) -> None:
+    alpha, order, rejected = 0.05, sorted(range(len(p)), key=lambda i: p[i]), set()
+    for step, index in enumerate(order):
+        if p[index] * (len(p) - step) > alpha:
+            break
+        rejected.add(index)
+    assert {i for i, q in enumerate(holm(p)) if q <= alpha} == rejected
+
+
+def test_counts_of_ranks_equal_the_enumeration_of_orders() -> None:
+    for m, n in ((1, 1), (2, 3), (4, 3), (5, 5)):
+        expected = np.zeros(m * n + 1)
+        for places in itertools.combinations(range(m + n), m):
+            expected[sum(place - i for i, place in enumerate(places))] += 1
+        assert rank_counts(m, n).tolist() == expected.tolist()
+
+
+def test_seven_samples_a_side_are_the_fewest_that_can_reach_p_below_0_002() -> None:
+    six = compare_times([1 + i / 100 for i in range(6)], [3 + i / 100 for i in range(6)])
+    seven = compare_times([1 + i / 100 for i in range(7)], [3 + i / 100 for i in range(7)])
+    assert six.p == pytest.approx(2 / math.comb(12, 6))
+    assert seven.p == pytest.approx(2 / math.comb(14, 7))
+    assert seven.p < 0.002 < six.p
+    assert seven.ratio == pytest.approx(3.03 / 1.03)
+
+
+def test_the_interval_of_a_speed_ratio_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    inside = 0
+    for _ in range(400):
+        found = compare_times(rng.lognormal(0, 0.1, 8), 1.2 * rng.lognormal(0, 0.1, 8))
+        inside += found.low <= 1.2 <= found.high
+    assert 0.93 < inside / 400 < 0.99
+
+
+def test_too_few_samples_give_no_interval() -> None:
+    found = compare_times([1.0, 1.1], [1.0, 1.2])
+    assert (found.low, found.high) == (0.0, math.inf)
+
+
+def test_times_that_are_none_are_refused() -> None:
+    for a, b in (([], [1.0]), ([0.0], [1.0]), ([1.0], [math.nan])):
+        with pytest.raises(BadInput, match="must be positive"):
+            compare_times(a, b)
+
+
+CURVE = [(1000.0, 90.0), (2000.0, 95.0), (4000.0, 97.0), (8000.0, 98.0)]
+
+
+def test_the_delta_rate_of_a_curve_moved_by_a_factor_is_that_factor() -> None:
+    for factor in (0.5, 0.8, 1.0, 1.37):
+        assert bd_rate(CURVE, [(size * factor, q) for size, q in CURVE]) == pytest.approx(factor - 1)
+
+
+def test_the_delta_rate_of_two_exponentials_is_the_integral_of_their_exponents() -> None:
+    # ln bytes = 2 + 0.5 q on [0, 4] and 1.6 + 0.7 q on [1, 6]: mean difference on [1, 4] = -0.4 + 0.2 * 2.5
+    anchor = [(math.exp(2 + 0.5 * q), q) for q in (0.0, 1.5, 3.0, 4.0)]
+    test = [(math.exp(1.6 + 0.7 * q), q) for q in (1.0, 2.0, 5.0, 6.0)]
+    assert bd_rate(anchor, test) == pytest.approx(math.exp(-0.4 + 0.2 * 2.5) - 1)
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 100)), min_size=4, max_size=12))
+@settings(max_examples=50)
+def test_exchanging_the_curves_inverts_the_factor(points: list[tuple[float, float]]) -> None:
+    there, back = bd_rate(CURVE, points), bd_rate(points, CURVE)
+    assert (there is None) == (back is None)
+    if there is not None and back is not None:
+        assert (1 + there) * (1 + back) == pytest.approx(1)
+
+
+def test_curves_that_share_no_quality_have_no_delta_rate() -> None:
+    assert bd_rate(CURVE, [(10.0, 1.0), (20.0, 2.0)]) is None
+    assert bd_rate(CURVE, CURVE[:1]) is None
+    assert bd_rate([], CURVE) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
+def test_the_front_is_what_no_point_beats(points: list[tuple[int, int]]) -> None:
+    def beaten(p: tuple[int, int]) -> bool:
+        return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
+
+    assert pareto(points) == sorted({p for p in points if not beaten(p)})
+
+
+def test_a_quality_that_is_no_number_is_not_on_the_front() -> None:
+    assert pareto([(1.0, math.nan), (2.0, 3.0)]) == [(2.0, 3.0)]
