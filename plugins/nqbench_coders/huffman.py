@@ -20,6 +20,8 @@ costs less than 0.02 % against no limit; a decoder takes any lengths up to 31.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
@@ -80,7 +82,7 @@ class Huffman(Coder, name="huffman", paper="Huffman 1952, A method for the const
         borders = string_borders(symbols.size)
         buffer = np.empty(int((counts * lengths).sum()) // 32 + 2, dtype=np.uint32)
         strings = []
-        for start, stop in zip(borders, borders[1:], strict=False):
+        for start, stop in pairwise(borders):
             bits = encode_bits(symbols[start:stop], codes, buffer)
             strings.append(buffer[: bits // 32 + 1].astype(">u4").tobytes()[: (bits + 7) // 8])
         sizes = b"".join(varint(len(string)) for string in strings[:-1])
@@ -117,8 +119,8 @@ def _decode_strings(payload: bytes, count: int, used: np.ndarray, lengths: np.nd
     order = np.argsort(lengths, kind="stable")
     canonical = used[order].astype(np.int32)
     lookup = np.zeros((1 << LOOKUP, 4), dtype=np.int32)
-    info = np.zeros(1 << LOOKUP, dtype=np.int64)
-    build_lookup(canonical, first, offset, by_length, lookup, info)
+    info, single, ranks = np.zeros((3, 1 << LOOKUP), dtype=np.int64)
+    build_lookup(canonical, first, offset, by_length, single, ranks, lookup, info)
 
     reader = ByteReader(payload)
     borders = string_borders(count)

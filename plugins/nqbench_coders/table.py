@@ -8,7 +8,7 @@ Entries come in rising order of symbol; there is no count: entries go on until t
 1. the gap to the symbol before (the first: to -1), a positive integer in Elias gamma form: as many 1s as it has bits
    after its leading one, a 0 (left out after 24 ones), then those bits, highest first;
 2. its class in [0, 32): the first as 5 bits; the others as one bit "the same as before", else one bit "higher" and
-   the change's size in unary (size - 1 ones and a 0);
+   the change's size in unary (size - 1 ones and a 0, which is left out after 30 ones);
 3. for ``rans``, the ``class`` bits of the frequency after its leading one, highest first.
 
 Every bit is coded by a binary arithmetic coder with the chance p / 65536 that it is 1. The plain bits (of a gap after
@@ -33,10 +33,14 @@ import numpy as np
 
 from nqbench.api import CorruptFile
 
+_BLOCK = 1 << 10
+"""Entries that are spelled at a time."""
+
+_TOO_MANY = -3
 _REASONS = {
     -1: "the table names a symbol outside the alphabet",
     -2: "the table has an impossible code length or frequency",
-    -3: "the table has more entries than the stream has symbols",
+    _TOO_MANY: "the table has more entries than the stream has symbols",
     -4: "the table's lengths or frequencies sum to too much",
 }
 
@@ -52,15 +56,22 @@ class Table:
 
 def write_table(used: np.ndarray, classes: np.ndarray, extra: np.ndarray | None = None) -> bytes:
     """used, classes, extra: (m,) int64."""
-    from nqbench_coders.kernels.table import encode_table
+    from nqbench_coders.kernels.table import MOST_DECISIONS, code, fresh_model, fresh_state, last_bytes, spell
 
-    room = 64 + 2 * used.size
-    while True:
-        out = np.empty(room, dtype=np.uint8)
-        size = encode_table(used, classes, used if extra is None else extra, extra is not None, out)
-        if size <= room:
-            return out[:size].tobytes()
-        room = size
+    rest = used if extra is None else extra
+    model, state = fresh_model(), fresh_state()
+    memory = np.array([-1, -1, 0, 0])
+    room = min(used.size, _BLOCK) * MOST_DECISIONS
+    decisions = np.empty(room, dtype=np.int16)
+    out = np.empty(2 * room + 8, dtype=np.uint8)  # no decision costs above 10 bits
+    parts = []
+    for start in range(0, used.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        size = spell(used[block], classes[block], rest[block], extra is not None, memory, decisions)
+        code(decisions[:size], model, state, out)
+        parts.append(out[: state[2]].tobytes())
+        state[2] = 0
+    return b"".join([*parts, last_bytes(state)])
 
 
 def read_table(data: bytes, alphabet: int, count: int, target: int, with_extra: bool) -> Table:
@@ -68,18 +79,19 @@ def read_table(data: bytes, alphabet: int, count: int, target: int, with_extra: 
 
     Raises CorruptFile.
     """
-    from nqbench_coders.kernels.table import decode_table
+    from nqbench_coders.kernels.table import decode_table, fresh_model, fresh_state
 
-    room = 256
+    raw = np.frombuffer(data, dtype=np.uint8)
     most = min(alphabet, count)
+    room = min(256, most)
     while True:
-        room = min(room, most)
         arrays = [np.empty(room, dtype=np.int64) for _ in range(3)]
-        raw = np.frombuffer(data, dtype=np.uint8)
-        status, entries, offset = decode_table(raw, alphabet, target, with_extra, *arrays)
-        if status != -3 or room == most:
+        state = fresh_state()
+        status, entries = decode_table(raw, alphabet, target, with_extra, *arrays, fresh_model(), state)
+        if status != _TOO_MANY or room == most:
             break
-        room *= 16
+        room = min(16 * room, most)
+    offset = int(state[3])
     if status:
         raise CorruptFile(_REASONS[status], offset=min(offset, len(data)))
     if len(data) > offset:

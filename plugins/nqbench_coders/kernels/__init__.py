@@ -6,14 +6,13 @@ Symbols are always (n,) int32 and C-contiguous, bytes uint8, words uint64, so ea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
-from numba import njit
+import numba
 
-F = TypeVar("F", bound=Callable[..., object])
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(function: F) -> F:
     """Compiled on first use, kept on disk, run without the interpreter's lock."""
-    compiled: F = njit(cache=True, nogil=True)(function)
-    return compiled
+    return cast(F, numba.njit(cache=True, nogil=True)(function))

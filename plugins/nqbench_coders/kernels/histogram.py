@@ -8,21 +8,28 @@ from nqbench_coders.kernels import kernel
 
 
 @kernel
+def _count(symbols: np.ndarray, tables: np.ndarray, stride: int) -> None:
+    """Adds 1 to tables[(i mod 4) stride + symbols[i]] for each i. tables: int64."""
+    whole = symbols.size // 4 * 4
+    for i in range(0, whole, 4):
+        tables[symbols[i]] += 1
+        tables[symbols[i + 1] + stride] += 1
+        tables[symbols[i + 2] + 2 * stride] += 1
+        tables[symbols[i + 3] + 3 * stride] += 1
+    for i in range(whole, symbols.size):
+        tables[symbols[i]] += 1
+
+
 def histogram(symbols: np.ndarray, alphabet: int) -> np.ndarray:
-    """symbols: (n,) int32 -> (alphabet,) int64. Four tables by turns where they are small: runs of one symbol would
-    otherwise wait for their own last store."""
+    """symbols: (n,) int32 -> (alphabet,) int64.
+
+    Small alphabets are counted in four tables by turns: runs of one symbol would otherwise wait for their own last store.
+    """
     if alphabet > 4096:
         wide = np.zeros(alphabet, dtype=np.int64)
-        for i in range(symbols.size):
-            wide[symbols[i]] += 1
+        _count(symbols, wide, 0)
         return wide
-    tables = np.zeros((4, alphabet), dtype=np.int64)
-    n = symbols.size // 4 * 4
-    for i in range(0, n, 4):
-        tables[0, symbols[i]] += 1
-        tables[1, symbols[i + 1]] += 1
-        tables[2, symbols[i + 2]] += 1
-        tables[3, symbols[i + 3]] += 1
-    for i in range(n, symbols.size):
-        tables[0, symbols[i]] += 1
-    return tables[0] + tables[1] + tables[2] + tables[3]
+    tables = np.zeros(4 * alphabet, dtype=np.int64)
+    _count(symbols, tables, alphabet)
+    total: np.ndarray = tables.reshape(4, alphabet).sum(axis=0)
+    return total

@@ -34,7 +34,14 @@ def encode_bits(symbols: np.ndarray, codes: np.ndarray, out: np.ndarray) -> int:
 
 @kernel
 def build_lookup(
-    symbols: np.ndarray, first: np.ndarray, offset: np.ndarray, counts: np.ndarray, table: np.ndarray, info: np.ndarray
+    symbols: np.ndarray,
+    first: np.ndarray,
+    offset: np.ndarray,
+    counts: np.ndarray,
+    lengths: np.ndarray,
+    ranks: np.ndarray,
+    table: np.ndarray,
+    info: np.ndarray,
 ) -> None:
     """Fills the decoder's look-up: up to four symbols that a prefix of LOOKUP bits holds in full.
 
@@ -43,8 +50,6 @@ def build_lookup(
     the first code is longer than the prefix, the least length it can have.
     """
     size = 1 << LOOKUP
-    lengths = np.zeros(size, dtype=np.int64)
-    ranks = np.zeros(size, dtype=np.int64)
     at = 0
     for length in range(1, LOOKUP + 1):
         for i in range(counts[length]):

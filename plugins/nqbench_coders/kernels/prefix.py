@@ -8,15 +8,13 @@ from nqbench_coders.kernels import kernel
 
 
 @kernel
-def huffman_lengths(weights: np.ndarray) -> np.ndarray:
-    """Lengths of an optimal prefix code (Huffman 1952) by two queues, linear in m.
+def huffman_lengths(total: np.ndarray, parent: np.ndarray) -> None:
+    """Lengths of an optimal prefix code (Huffman 1952) by two queues, linear in m >= 2.
 
-    weights: (m,) int64 > 0, rising, m >= 2. Returns (m,) int64, falling.
+    total: (2 m - 1,) int64, the nodes of the tree in the order in which they are merged, leaves first: the first m are
+    the weights, rising; they are replaced by the lengths, falling. parent: (2 m - 1,) int64, for the work.
     """
-    m = weights.size
-    total = np.empty(2 * m - 1, dtype=np.int64)  # nodes in the order in which they are merged: leaves, then inner
-    total[:m] = weights
-    parent = np.empty(2 * m - 1, dtype=np.int64)
+    m = (total.size + 1) // 2
     leaf, inner = 0, m
     for node in range(m, 2 * m - 1):
         weight = 0
@@ -31,11 +29,9 @@ def huffman_lengths(weights: np.ndarray) -> np.ndarray:
                 parent[inner] = node
                 inner += 1
         total[node] = weight
-    depth = total  # no longer needed as weights
-    depth[2 * m - 2] = 0
+    total[2 * m - 2] = 0  # from here on it holds depths
     for node in range(2 * m - 3, -1, -1):
-        depth[node] = depth[parent[node]] + 1
-    return depth[:m].copy()
+        total[node] = total[parent[node]] + 1
 
 
 @kernel
@@ -91,7 +87,9 @@ def code_lengths(counts: np.ndarray, limit: int) -> np.ndarray:
         return np.zeros(1, dtype=np.int64)
     order = np.argsort(counts, kind="stable")
     rising = np.ascontiguousarray(counts[order], dtype=np.int64)
-    lengths = huffman_lengths(rising)
+    nodes = np.concatenate([rising, np.empty(rising.size - 1, dtype=np.int64)])
+    huffman_lengths(nodes, np.empty_like(nodes))
+    lengths = nodes[: rising.size]
     if int(lengths[0]) > limit:
         lengths = limited_lengths(rising, limit)
     out = np.empty(counts.size, dtype=np.int64)

@@ -1,4 +1,9 @@
-"""The inner loops of ``nqbench_coders.table``: an adaptive binary arithmetic coder and the model of a table."""
+"""The inner loops of ``nqbench_coders.table``: an adaptive binary arithmetic coder and the model of a table.
+
+The coder is compiled in at one place of the encoder and one of the decoder: a call a decision would read better, and
+took ten seconds to compile. So the encoder first spells a block of entries as decisions, and the decoder is a machine
+whose steps are the parts of an entry.
+"""
 
 from __future__ import annotations
 
@@ -7,138 +12,136 @@ import numpy as np
 from nqbench_coders.kernels import kernel
 
 # contexts of the binary decisions
-GAP = 0  # 2 x 25: unary part of the gap's Elias gamma code, by whether the last gap was 0
-SAME = 50  # 3: is the class the same as the one before, by the sign of the last change
-SIGN = 53  # 3: does it rise, by the same
+GAP = 0  # 2 x 25: unary part of the gap's Elias gamma code, by whether the last gap was above 1
+SAME = 50  # 3: is the class the same as the one before, by the last change
+RISES = 53  # 3: does it rise, by the same
 SIZE = 56  # 32: unary part of the change's size
-CONTEXTS = 88
+PLAIN = 88  # chance 1/2, always
+CONTEXTS = 89
+
+# spelling memory
+SYMBOL, CLASS, TREND, GAPPED = 0, 1, 2, 3
 
 FULL, OUTSIDE, BAD_CLASS, TOO_MANY, OVERFULL = 0, -1, -2, -3, -4
+MOST_DECISIONS = 25 + 24 + 1 + 1 + 32 + 31
+"""Of one entry."""
+
+
+def fresh_model() -> np.ndarray:
+    """(2 CONTEXTS,) int64: each context's 16-bit chance of a 1, then how often each was used."""
+    model = np.zeros(2 * CONTEXTS, dtype=np.int64)
+    model[:CONTEXTS] = 32768
+    return model
+
+
+def fresh_state() -> np.ndarray:
+    """(4,) int64: low, high, then bytes written; or, in the decoder, low, high, value, bytes read."""
+    return np.array([0, 0xFFFFFFFF, 0, 0], dtype=np.int64)
 
 
 @kernel
-def _learn(chance: np.ndarray, seen: np.ndarray, context: int, bit: int) -> None:
-    """Moves a context's 16-bit chance of a 1 towards the bit, by 1/(n + 2) of the way at its n-th use."""
-    p = chance[context]
-    pace = seen[context] + 2
-    p = p + (65536 - p) // pace if bit else p - p // pace
-    chance[context] = min(max(p, 64), 65472)
-    if seen[context] < 62:
-        seen[context] += 1
-
-
-@kernel
-def _put(bit: int, p: int, state: np.ndarray, out: np.ndarray) -> None:
-    """Codes a bit whose chance of being 1 is p / 65536. state: low, high (32 bits each), bytes written."""
-    low, high = state[0], state[1]
+def _border(low: int, high: int, p: int) -> int:
+    """The last number of [low, high] that means 1."""
     span = high - low
-    middle = low + (span >> 16) * p + (((span & 65535) * p) >> 16)
-    if bit:
-        high = middle
-    else:
-        low = middle + 1
-    while (low ^ high) >> 24 == 0:
-        if state[2] < out.size:
-            out[state[2]] = high >> 24
-        state[2] += 1
-        low = (low << 8) & 0xFFFFFFFF
-        high = ((high << 8) & 0xFFFFFFFF) | 255
-    state[0], state[1] = low, high
+    return low + (span >> 16) * p + (((span & 65535) * p) >> 16)
 
 
 @kernel
-def _put_modelled(
-    bit: int, context: int, chance: np.ndarray, seen: np.ndarray, state: np.ndarray, out: np.ndarray
-) -> None:
-    _put(bit, chance[context], state, out)
-    _learn(chance, seen, context, bit)
+def _learn(model: np.ndarray, context: int, bit: int) -> None:
+    """Moves a context's chance towards the bit, by 1/(n + 2) of the way at its n-th use."""
+    if context == PLAIN:
+        return
+    p = model[context]
+    pace = model[CONTEXTS + context] + 2
+    p = p + (65536 - p) // pace if bit else p - p // pace
+    model[context] = min(max(p, 64), 65472)
+    if pace < 64:
+        model[CONTEXTS + context] += 1
 
 
 @kernel
-def encode_table(used: np.ndarray, classes: np.ndarray, extra: np.ndarray, with_extra: bool, out: np.ndarray) -> int:
-    """used: (m,) int64 rising; classes: (m,) int64 in [0, 32); extra: (m,) int64, its low ``class`` bits are written.
+def spell(
+    used: np.ndarray, classes: np.ndarray, extra: np.ndarray, with_extra: bool, memory: np.ndarray, out: np.ndarray
+) -> int:
+    """Entries as decisions, each context << 1 | bit. used, classes, extra: (m,) int64; out: int16, large enough.
 
-    Returns the bytes needed; ``out`` is complete if they fit.
+    memory: (4,) int64, begins as (-1, -1, 0, 0). Returns the number of decisions.
     """
-    chance = np.full(CONTEXTS, 32768, dtype=np.int64)
-    seen = np.zeros(CONTEXTS, dtype=np.int64)
-    state = np.array([0, 0xFFFFFFFF, 0], dtype=np.int64)
-    last_symbol, last_class, trend, gapped = -1, 0, 0, 0
+    at = 0
     for i in range(used.size):
-        gap = used[i] - last_symbol
+        gap = used[i] - memory[SYMBOL]
         bits = 0
         while gap >> (bits + 1):
+            out[at] = (GAP + 25 * memory[GAPPED] + bits) << 1 | 1
+            at += 1
             bits += 1
-        for j in range(bits):
-            _put_modelled(1, GAP + 25 * gapped + j, chance, seen, state, out)
         if bits < 24:
-            _put_modelled(0, GAP + 25 * gapped + bits, chance, seen, state, out)
+            out[at] = (GAP + 25 * memory[GAPPED] + bits) << 1
+            at += 1
         for j in range(bits - 1, -1, -1):
-            _put((gap >> j) & 1, 32768, state, out)
-        gapped = 1 if bits else 0
-        last_symbol = used[i]
+            out[at] = PLAIN << 1 | (gap >> j) & 1
+            at += 1
+        memory[GAPPED] = 1 if bits else 0
+        memory[SYMBOL] = used[i]
 
-        change = classes[i] - last_class
-        if i == 0:
+        change = classes[i] - memory[CLASS]
+        trend = memory[TREND]
+        if memory[CLASS] < 0:
             for j in range(4, -1, -1):
-                _put((classes[0] >> j) & 1, 32768, state, out)
+                out[at] = PLAIN << 1 | (classes[i] >> j) & 1
+                at += 1
         elif change == 0:
-            _put_modelled(1, SAME + trend, chance, seen, state, out)
-            trend = 0
+            out[at] = (SAME + trend) << 1 | 1
+            at += 1
+            memory[TREND] = 0
         else:
-            _put_modelled(0, SAME + trend, chance, seen, state, out)
-            _put_modelled(1 if change > 0 else 0, SIGN + trend, chance, seen, state, out)
-            trend = 1 if change > 0 else 2
+            rises = 1 if change > 0 else 0
+            out[at] = (SAME + trend) << 1
+            out[at + 1] = (RISES + trend) << 1 | rises
+            at += 2
+            memory[TREND] = 2 - rises
             size = abs(change)
-            for j in range(1, size):
-                _put_modelled(1, SIZE + j, chance, seen, state, out)
-            if size < 31:
-                _put_modelled(0, SIZE + size, chance, seen, state, out)
-        last_class = classes[i]
+            for j in range(1, min(size + 1, 31)):
+                out[at] = (SIZE + j) << 1 | (1 if j < size else 0)
+                at += 1
+        memory[CLASS] = classes[i]
         if with_extra:
             for j in range(classes[i] - 1, -1, -1):
-                _put((extra[i] >> j) & 1, 32768, state, out)
-    # the fewest bytes that, followed by zeros, name a number in [low, high]
-    low, high = state[0], state[1]
-    for size in range(5):
+                out[at] = PLAIN << 1 | (extra[i] >> j) & 1
+                at += 1
+    return at
+
+
+@kernel
+def code(decisions: np.ndarray, model: np.ndarray, state: np.ndarray, out: np.ndarray) -> None:
+    """Codes decisions (int16); bytes that do not fit ``out`` are counted, not stored."""
+    low, high, size = state[0], state[1], state[2]
+    for decision in decisions:
+        context, bit = np.int64(decision >> 1), np.int64(decision & 1)
+        middle = _border(low, high, model[context])
+        if bit:
+            high = middle
+        else:
+            low = middle + 1
+        while (low ^ high) >> 24 == 0:
+            if size < out.size:
+                out[size] = high >> 24
+            size += 1
+            low = (low << 8) & 0xFFFFFFFF
+            high = ((high << 8) & 0xFFFFFFFF) | 255
+        _learn(model, context, bit)
+    state[0], state[1], state[2] = low, high, size
+
+
+def last_bytes(state: np.ndarray) -> bytes:
+    """The fewest bytes that, followed by zeros, name a number in [low, high]."""
+    low, high = int(state[0]), int(state[1])
+    for size in range(4):
         shift = 32 - 8 * size
-        value = ((low + (1 << shift) - 1) >> shift) << shift
-        if value <= high:
-            for j in range(size):
-                if state[2] < out.size:
-                    out[state[2]] = (value >> (24 - 8 * j)) & 255
-                state[2] += 1
-            break
-    return state[2]
-
-
-@kernel
-def _get(p: int, state: np.ndarray, data: np.ndarray) -> int:
-    """state: low, high, value (32 bits each), bytes read, zeros past the end included."""
-    low, high, value = state[0], state[1], state[2]
-    span = high - low
-    middle = low + (span >> 16) * p + (((span & 65535) * p) >> 16)
-    if value <= middle:
-        bit = 1
-        high = middle
-    else:
-        bit = 0
-        low = middle + 1
-    while (low ^ high) >> 24 == 0:
-        byte = data[state[3]] if state[3] < data.size else 0
-        state[3] += 1
-        low = (low << 8) & 0xFFFFFFFF
-        high = ((high << 8) & 0xFFFFFFFF) | 255
-        value = ((value << 8) & 0xFFFFFFFF) | byte
-    state[0], state[1], state[2] = low, high, value
-    return bit
-
-
-@kernel
-def _get_modelled(context: int, chance: np.ndarray, seen: np.ndarray, state: np.ndarray, data: np.ndarray) -> int:
-    bit = _get(chance[context], state, data)
-    _learn(chance, seen, context, bit)
-    return bit
+        value = -(-low >> shift)  # rounded up
+        if value << shift <= high:
+            return value.to_bytes(size, "big")
+    return low.to_bytes(4, "big")
 
 
 @kernel
@@ -150,56 +153,97 @@ def decode_table(
     used: np.ndarray,
     classes: np.ndarray,
     extra: np.ndarray,
-) -> tuple[int, int, int]:
+    model: np.ndarray,
+    state: np.ndarray,
+) -> tuple[int, int]:
     """Fills used, classes and extra (all int64, of one size) until the entries' weights sum to ``target``.
 
-    An entry weighs target >> class, or, ``with_extra``, 2^class + extra. Returns (status, entries, bytes read).
+    An entry weighs target >> class, or, ``with_extra``, 2^class + extra. model, state: fresh ones; state[3] is left at
+    the bytes read, zeros past the end included. Returns (status, entries).
     """
-    chance = np.full(CONTEXTS, 32768, dtype=np.int64)
-    seen = np.zeros(CONTEXTS, dtype=np.int64)
-    state = np.array([0, 0xFFFFFFFF, 0, 4], dtype=np.int64)
-    for j in range(4):
-        state[2] = (state[2] << 8) | (data[j] if j < data.size else 0)
-    symbol, level, trend, gapped = -1, 0, 0, 0
-    weight, i = 0, 0
+    low, high, value, read = state[0], state[1], state[2], state[3]
+    for _ in range(4):
+        value = value << 8 | (data[read] if read < data.size else 0)
+        read += 1
+    UNARY, GAP_BITS, IS_SAME, IS_UP, CHANGE, LEVEL_BITS, EXTRA_BITS, DONE = 0, 1, 2, 3, 4, 5, 6, 7
+    symbol, level, trend, gapped, rises = -1, -1, 0, 0, 0
+    entry, weight, status = 0, 0, 0
+    step, number, left = UNARY, 0, 0  # number: what is being read; left: plain bits to come
     while weight < target:
-        if i >= used.size:
-            return TOO_MANY, i, state[3]
-        bits = 0
-        while bits < 24 and _get_modelled(GAP + 25 * gapped + bits, chance, seen, state, data):
-            bits += 1
-        gap = 1
-        for _ in range(bits):
-            gap = gap << 1 | _get(32768, state, data)
-        gapped = 1 if bits else 0
-        symbol += gap
-        if symbol >= alphabet:
-            return OUTSIDE, i, state[3]
+        if step == UNARY:
+            context = GAP + 25 * gapped + number
+        elif step == IS_SAME:
+            context = SAME + trend
+        elif step == IS_UP:
+            context = RISES + trend
+        elif step == CHANGE:
+            context = SIZE + number
+        else:
+            context = PLAIN
+        middle = _border(low, high, model[context])
+        bit = 1 if value <= middle else 0
+        if bit:
+            high = middle
+        else:
+            low = middle + 1
+        while (low ^ high) >> 24 == 0:
+            low = (low << 8) & 0xFFFFFFFF
+            high = ((high << 8) & 0xFFFFFFFF) | 255
+            value = ((value << 8) & 0xFFFFFFFF) | (data[read] if read < data.size else 0)
+            read += 1
+        _learn(model, context, bit)
 
-        if i == 0:
-            for _ in range(5):
-                level = level << 1 | _get(32768, state, data)
-        elif _get_modelled(SAME + trend, chance, seen, state, data):
-            trend = 0
+        if step == UNARY:
+            number += bit
+            if bit and number < 24:
+                continue
+            gapped = 1 if number else 0
+            left = number
+            number = 1
+            step = GAP_BITS
+        elif step == IS_SAME:
+            trend = trend if not bit else 0
+            step = DONE if bit else IS_UP
+        elif step == IS_UP:
+            rises = bit
+            number = 1
+            step = CHANGE
+        elif step == CHANGE:
+            number += bit
+            if bit and number < 31:
+                continue
+            trend = 2 - rises
+            level += number if rises else -number
+            step = DONE
         else:
-            rises = _get_modelled(SIGN + trend, chance, seen, state, data)
-            trend = 1 if rises else 2
-            size = 1
-            while size < 31 and _get_modelled(SIZE + size, chance, seen, state, data):
-                size += 1
-            level += size if rises else -size
-        if level < 0 or level > 31:
-            return BAD_CLASS, i, state[3]
-        rest = 0
-        if with_extra:
-            for _ in range(level):
-                rest = rest << 1 | _get(32768, state, data)
-            weight += (1 << level) + rest
-        else:
-            share = target >> level
-            if share == 0:
-                return BAD_CLASS, i, state[3]
-            weight += share
-        used[i], classes[i], extra[i] = symbol, level, rest
-        i += 1
-    return (FULL if weight == target else OVERFULL), i, state[3]
+            number = number << 1 | bit
+            left -= 1
+
+        if step == GAP_BITS and left == 0:
+            symbol += number
+            if entry >= used.size or symbol >= alphabet:
+                status = TOO_MANY if entry >= used.size else OUTSIDE
+                break
+            number = 0
+            left = 5
+            step = LEVEL_BITS if level < 0 else IS_SAME
+        if step == LEVEL_BITS and left == 0:
+            level = number
+            step = DONE
+        if step == DONE:
+            if level < 0 or level > 31 or (not with_extra and target >> level == 0):
+                status = BAD_CLASS
+                break
+            number = 0
+            left = level if with_extra else 0
+            step = EXTRA_BITS
+        if step == EXTRA_BITS and left == 0:
+            weight += (1 << level) + number if with_extra else target >> level
+            used[entry], classes[entry], extra[entry] = symbol, level, number
+            entry += 1
+            number = 0
+            step = UNARY
+    if status == 0 and weight > target:
+        status = OVERFULL
+    state[3] = read
+    return status, entry
