@@ -60,11 +60,13 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
 ``value = scale * table[symbol] - u``; see ``nqbench.api.quantized`` for the forms: ``lookup`` (table: ``codebook``),
 ``grid`` (table: symbol + ``offset``, scale: ``step``), ``dithered`` (table: ``codebook``; u by Philox4x32-10 from
 ``seed`` and ``dither_step``, see ``nqbench.api.philox``, whose tests hold golden vectors). scale has one entry, or
-one a tensor, or is absent (1). Pruned places are +0. Tensors of another deployed dtype are rounded to it at the end.
+one a tensor, or is absent (1). Pruned places are +0, and a value of -0 is deployed as +0. Tensors of another
+deployed dtype are rounded to it at the end.
 Form ``plugin`` can be read by the quantizer alone.
 """
 
 from nqbench.container.header import SECTIONS, Header
+from nqbench.container.layout import cpu
 from nqbench.container.reader import LIMIT, Decoded, Sections, read, read_sections
 from nqbench.container.writer import Contents, Written, stored_dtype, write
 
@@ -80,6 +82,7 @@ __all__ = [
     "Header",
     "Sections",
     "Written",
+    "cpu",
     "read",
     "read_sections",
     "stored_dtype",

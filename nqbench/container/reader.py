@@ -317,7 +317,7 @@ class _Reader:
             ) from error
         if values.shape != (quantized.n,):
             raise CorruptFile(f"{tuple(values.shape)} values for {quantized.n} weights", section="codebook")
-        return values.to(torch.float32)
+        return values.to(torch.float32) + 0.0  # -0 is deployed as +0
 
     # -- the rest --------------------------------------------------------------------------------------------------
     def _coded(self) -> dict[str, Tensor]:

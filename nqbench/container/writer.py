@@ -254,7 +254,7 @@ def _raw(file: _File, contents: Contents, name: str) -> TensorEntry:
     tensor = contents.raw[name].detach().cpu()
     if tensor.dtype not in DTYPES:
         raise BadInput(f"tensor '{name}' has the dtype {tensor.dtype}, which the container cannot store")
-    stored = stored_dtype(tensor.dtype, contents.others)
+    stored = stored_dtype(tensor, contents.others)
     kind = PARAMETER if name in contents.parameters else BUFFER
     data = tensor_bytes(tensor.to(stored))
     item = stored.itemsize
@@ -264,9 +264,13 @@ def _raw(file: _File, contents: Contents, name: str) -> TensorEntry:
     return TensorEntry(name, kind, tuple(tensor.shape), tensor.dtype, stored)
 
 
-def stored_dtype(dtype: torch.dtype, others: str) -> torch.dtype:
-    """How an unquantized tensor of ``dtype`` is written under ``others: float32 | float16``."""
-    return torch.float16 if others == "float16" and dtype in (torch.float32, torch.float64) else dtype
+def stored_dtype(tensor: Tensor, others: str) -> torch.dtype:
+    """How an unquantized tensor is written under ``others: float32 | float16``; what would overflow stays as it is."""
+    if others == "float16" and tensor.dtype in (torch.float32, torch.float64):
+        largest = torch.finfo(torch.float16).max
+        if not tensor.numel() or float(tensor.detach().abs().max()) <= largest:
+            return torch.float16
+    return tensor.dtype
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

@@ -1,0 +1,114 @@
+"""Stage results as files: safetensors for tensors, JSON for the rest. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nqbench.api import Group, Quantized, QuantizedModel
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
+    """Detached, contiguous, on the CPU; ``about`` travels in the file's metadata as JSON."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that share memory
+    seen: set[int] = set()
+    for name, tensor in plain.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            plain[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    save_file(plain, str(path), {"about": json.dumps(dict(about or {}))})
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (safetensors keeps no order) and ``about``."""
+    with safe_open(str(path), framework="pt", device=str(device)) as file:
+        about = json.loads((file.metadata() or {}).get("about", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - not a mapping
+
+
+def save_quantized(path: Path, model: QuantizedModel) -> None:
+    """All groups and the raw state in one file."""
+    tensors: dict[str, Tensor] = {f"raw.{name}": tensor for name, tensor in model.raw_state.items()}
+    groups = []
+    for index, group in enumerate(model.groups):
+        q = group.quantized
+        tensors[f"{index}.symbols"] = q.symbols
+        tensors.update({f"{index}.parameters.{k}": v for k, v in q.parameters.items()})
+        tensors.update({f"{index}.side.{k}": v for k, v in q.side.items() if isinstance(v, Tensor)})
+        tensors.update({f"{index}.held.{k}": v for k, v in q.held.items()})
+        groups.append(
+            {
+                "names": group.names,
+                "alphabet": q.alphabet,
+                "sizes": q.sizes,
+                "form": q.form,
+                "parameters": list(q.parameters),
+                "side": {k: None if isinstance(v, Tensor) else v for k, v in q.side.items()},
+                "held": list(q.held),
+                "statistics": {k: float(v) for k, v in q.statistics.items()},
+            }
+        )
+    save_tensors(path, tensors, {"groups": groups, "raw": list(model.raw_state)})
+
+
+def load_quantized(path: Path, device: torch.device | str = "cpu") -> QuantizedModel:
+    tensors, about = load_tensors(path, device)
+    groups = []
+    for index, g in enumerate(about["groups"]):
+        side = {k: tensors[f"{index}.side.{k}"] if v is None else v for k, v in g["side"].items()}
+        quantized = Quantized(
+            symbols=tensors[f"{index}.symbols"],
+            alphabet=g["alphabet"],
+            sizes=tuple(g["sizes"]),
+            parameters={k: tensors[f"{index}.parameters.{k}"] for k in g["parameters"]},
+            side=side,
+            form=g["form"],
+            held={k: tensors[f"{index}.held.{k}"] for k in g["held"]},
+            statistics=g["statistics"],
+        )
+        groups.append(Group(tuple(g["names"]), quantized))
+    return QuantizedModel(tuple(groups), {name: tensors[f"raw.{name}"] for name in about["raw"]})
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in order."""
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        total.update(bits(tensor).data)
+    return total.hexdigest()
+
+
+def bits(tensor: Tensor) -> np.ndarray:
+    """The tensor's bytes, row-major: (bytes,) uint8."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+
+
+def first_difference(expected: Mapping[str, Tensor], decoded: Mapping[str, Tensor]) -> str | None:
+    """None where two states agree bit for bit; else one line about the first that does not."""
+    if list(expected) != list(decoded):
+        odd = sorted(set(expected) ^ set(decoded)) or ["their order"]
+        return f"the decoded state has other tensors: {', '.join(odd[:3])}"
+    for name, wanted in expected.items():
+        found = decoded[name]
+        if wanted.dtype != found.dtype or wanted.shape != found.shape:
+            return f"tensor '{name}' is {found.dtype} {tuple(found.shape)}, not {wanted.dtype} {tuple(wanted.shape)}"
+        if not np.array_equal(bits(wanted), bits(found)):
+            where = int(np.flatnonzero(bits(wanted) != bits(found))[0]) // max(wanted.dtype.itemsize, 1)
+            return f"tensor '{name}' differs from element {where} on"
+    return None
+
+
+def names_of(groups: Sequence[Group]) -> tuple[str, ...]:
+    return tuple(name for group in groups for name in group.names)

@@ -1,0 +1,45 @@
+"""Distortion of a quantized network, and the statistics that its quantizer reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nqbench.api import QuantizedModel, Quantizer
+
+_CHUNK = 1 << 22  # weights at a time: bounds the float64 temporaries
+
+
+def distortions(quantizer: Quantizer, model: QuantizedModel, weights: Tensor, h: Tensor | None) -> dict[str, Any]:
+    """``mse`` = mean (w_i - q_i)^2 and, with h, ``weighted_mse`` = mean h_i (w_i - q_i)^2, over the kept weights.
+
+    weights, h: (n,) float32 in the groups' order. ``statistics``: the quantizer's own figures, averaged over
+    the groups by their weights.
+    """
+    square, weighted, start = 0.0, 0.0, 0
+    for group in model.groups:
+        q = group.quantized
+        values = (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach()
+        for at in range(0, q.n, _CHUNK):
+            stop = min(at + _CHUNK, q.n)
+            d = (weights[start + at : start + stop] - values[at:stop]).double().square()
+            square += float(d.sum())
+            if h is not None:
+                weighted += float((d * h[start + at : start + stop]).sum())
+        start += q.n
+    n = max(weights.numel(), 1)
+    figures: dict[str, Any] = {"mse": square / n, "statistics": _statistics(model)}
+    if h is not None:
+        figures["weighted_mse"] = weighted / n
+    return figures
+
+
+def _statistics(model: QuantizedModel) -> dict[str, float]:
+    total: dict[str, float] = {}
+    share: dict[str, int] = {}
+    for group in model.groups:
+        for name, value in group.quantized.statistics.items():
+            total[name] = total.get(name, 0.0) + float(value) * group.quantized.n
+            share[name] = share.get(name, 0) + group.quantized.n
+    return {name: value / max(share[name], 1) for name, value in total.items()}

@@ -1,0 +1,181 @@
+"""The stages from symbols to a checked file: encode, write, decode in another process, compare bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
+from nqbench.container import Contents, Written, cpu, write
+from nqbench.pipeline.artifacts import content_hash, first_difference
+from nqbench.pipeline.context import Context
+from nqbench.pipeline.decoder import DecodedFile, Decoder
+from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed
+from nqbench.pipeline.quantization import Quantization
+
+
+class Filing:
+    def __init__(self, quantization: Quantization, decoder: Decoder) -> None:
+        self.quantization = quantization
+        self.preparation = quantization.preparation
+        self.decoder = decoder
+        self._folder = tempfile.TemporaryDirectory(prefix="nqbench-file-")
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+    def file(self, context: Context) -> tuple[dict[str, Any], Path]:
+        """The figures of the trial's file, and where it lies. Raises BadInput where it does not decode to what was
+        encoded."""
+        around = context.around
+        entry = None if around.measure is not None else around.cache.get("file", context.keys.file)
+        if entry is not None:
+            context.watch.hit("file")
+            return dict(entry.meta), entry.file("file.nqz")
+        contents, expected, figures = self._contents(context)
+        path = Path(self._folder.name) / "file.nqz"
+        written = self._write(path, contents, context)
+        decoded = self._decode(path, context)
+        difference = first_difference(expected, decoded.tensors)
+        if difference is not None:
+            raise BadInput(f"what was decoded is not what was encoded: {difference}")
+        figures |= _sizes(contents, written, decoded, self.preparation.network(context))
+        figures["decoded_sha256"] = content_hash(decoded.tensors)
+        if around.measure is None:
+            with around.cache.put("file", context.keys.file, figures) as folder:
+                shutil.copyfile(path, folder / "file.nqz")
+        return figures, path
+
+    # -- what goes in ------------------------------------------------------------------------------------------------
+    def _contents(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
+        """What to write, the state that a decoder must give back, and the quantization's figures."""
+        if context.trial.codec is not None:
+            return self._codec(context)
+        trial = context.trial
+        network, pruned = self.preparation.network(context), self.preparation.pruned(context)
+        model, figures = self.quantization.result(context)
+        quantizer = context.plugin(trial.quantizer, Quantizer)
+        like = {name: pruned.state[name] for name in network.names}
+        raw = raw_as_deployed(network, model.raw_state, others=trial.others, fold=trial.fold_batchnorm)
+        model = on_cpu(model)
+        contents = Contents(
+            order=network.order,
+            shapes={name: tuple(t.shape) for name, t in like.items()},
+            dtypes={name: t.dtype for name, t in like.items()},
+            raw=raw,
+            parameters=network.parameters,
+            groups=model.groups,
+            masks={name: mask.cpu() for name, mask in pruned.masks.items()},
+            aliases=network.aliases,
+            quantizer=quantizer,
+            coder=context.plugin(trial.coder, Coder),
+            positions=None if trial.positions is None else context.plugin(trial.positions, Positions),
+            streams=trial.streams,
+            others=trial.others,
+        )
+        values = deployed_weights(quantizer, model, pruned.masks, like) | raw
+        weights = sum(t.numel() for t in like.values())
+        return contents, _in_order(network, values), {**figures, "weights": weights}
+
+    def _codec(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
+        """A codec takes every float tensor that is not one constant; its own decoding is what is expected."""
+        codec = context.plugin(context.trial.codec, Codec)
+        network, pruned = self.preparation.network(context), self.preparation.pruned(context)
+        state = raw_as_deployed(network, pruned.state, others="float32", fold=context.trial.fold_batchnorm)
+        coded = {n: t for n, t in state.items() if t.is_floating_point() and not _constant(t)}
+        arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
+        with context.watch.stage("quantize"):
+            data = codec.compress(arrays, context.seed)
+            back = codec.decompress(data)
+        values = dict(state)
+        for name, tensor in coded.items():
+            if name not in back:
+                raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")
+            values[name] = torch.tensor(back[name]).reshape(tensor.shape).to(tensor.dtype)
+        error = sum(float((values[n].double() - state[n].double()).square().sum()) for n in network.names)
+        weights = sum(state[n].numel() for n in network.names)
+        knob = codec.knob()
+        contents = Contents(
+            order=network.order,
+            shapes={n: tuple(t.shape) for n, t in coded.items()},
+            dtypes={n: t.dtype for n, t in coded.items()},
+            raw={n: t for n, t in state.items() if n not in coded},
+            parameters=network.parameters,
+            aliases=network.aliases,
+            codec=codec,
+            codec_data=data,
+            coded=tuple(coded),
+            others=context.trial.others,
+        )
+        figures = {"mse": error / weights, "kept": weights, "weights": weights, "knob": knob.field if knob else None}
+        return contents, _in_order(network, values), figures
+
+    # -- out and back in -----------------------------------------------------------------------------------------------
+    def _write(self, path: Path, contents: Contents, context: Context) -> Written:
+        measure, watch = context.around.measure, context.watch
+        samples = []
+        for index in range(measure.warmup + measure.repeats if measure else 1):
+            with watch.stage("write"):
+                written = write(path, contents, context.around.registry)
+            if measure is None or index >= measure.warmup:
+                samples.append(written.encode_seconds)
+        watch.seconds["encode"] = min(samples)
+        watch.seconds["write"] = max(watch.seconds["write"] - sum(samples), 0.0)
+        if measure:
+            watch.samples["encode"] = samples
+        return Written(written.file_bytes, written.parts, written.symbols, written.entropy_bits, min(samples))
+
+    def _decode(self, path: Path, context: Context) -> DecodedFile:
+        measure, watch = context.around.measure, context.watch
+        with watch.stage("decode"):
+            decoded = self.decoder.decode(path, repeats=measure.warmup + measure.repeats if measure else 1)
+        samples = decoded.samples[measure.warmup :] if measure else decoded.samples
+        if measure:
+            watch.samples["decode"] = samples
+        return DecodedFile(decoded.tensors, min(samples), samples)
+
+
+def on_cpu(model: QuantizedModel) -> QuantizedModel:
+    groups = tuple(Group(group.names, cpu(group.quantized)) for group in model.groups)
+    return QuantizedModel(groups, model.raw_state)
+
+
+def _constant(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all())
+
+
+def _in_order(network: Network, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The whole state in its order, tied tensors under all their names."""
+    return {name: values[network.aliases.get(name, name)] for name in network.order}
+
+
+def _sizes(contents: Contents, written: Written, decoded: DecodedFile, network: Network) -> dict[str, Any]:
+    """Bytes, rates and speeds under the names of a record."""
+    parts, file_bytes = written.parts, written.file_bytes
+    weights = sum(network.state[name].numel() for name in network.names)
+    coded = file_bytes - parts["raw_parameters"] - parts["raw_buffers"]
+    measured_bits = 8 * (parts["symbols"] + parts["coder_table"])
+    figures: dict[str, Any] = {
+        "file_bytes": file_bytes,
+        "parts": parts,
+        "ratio": 4 * network.parameter_count() / (file_bytes - parts["raw_buffers"]),
+        "file_ratio": network.float_bytes() / file_bytes,
+        "bits_per_weight": 8 * coded / weights,
+    }
+    if contents.codec is None and written.symbols:
+        figures |= {
+            "entropy": written.entropy_bits / written.symbols,
+            "efficiency": written.entropy_bits / measured_bits if measured_bits else None,
+            "encode_msym_s": _speed(written.symbols, written.encode_seconds),
+            "decode_msym_s": _speed(written.symbols, decoded.seconds),
+        }
+    return figures
+
+
+def _speed(symbols: int, seconds: float) -> float | None:
+    return symbols / seconds / 1e6 if seconds > 0 else None

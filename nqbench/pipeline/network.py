@@ -1,0 +1,135 @@
+"""A loaded network as the pipeline sees it: its state, which tensors are quantized, and what is done to the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nqbench.api import BadInput, Model, QuantizedModel, Quantizer
+from nqbench.container import stored_dtype
+
+
+@dataclass(eq=False)
+class Network:
+    """module: as the model loaded it, never changed. spare: a second one, whose weights come and go.
+
+    names: compressible tensors in the state's order. aliases: name -> the earlier name that shares its tensor.
+    parameters: names of trainable parameters, aliases left out.
+    """
+
+    module: nn.Module
+    spare: nn.Module
+    names: tuple[str, ...]
+    order: tuple[str, ...]
+    aliases: Mapping[str, str]
+    parameters: frozenset[str]
+
+    @staticmethod
+    def of(model: Model, module: nn.Module) -> Network:
+        state = module.state_dict(keep_vars=True)
+        first: dict[tuple[int, torch.Size], str] = {}
+        aliases = {}
+        for name, tensor in state.items():
+            # tied weights are one tensor under two names
+            place = (id(tensor) if isinstance(tensor, nn.Parameter) else tensor.data_ptr(), tensor.shape)
+            if tensor.numel() and first.setdefault(place, name) != name:
+                aliases[name] = first[place]
+        chosen = {aliases.get(name, name) for name in model.compressible(module)}
+        unknown = chosen - set(state)
+        if unknown or not chosen:
+            raise BadInput(f"model '{model.name}' has no compressible tensor {', '.join(sorted(unknown)) or 'at all'}")
+        return Network(
+            module,
+            copy.deepcopy(module),
+            tuple(name for name in state if name in chosen),
+            tuple(state),
+            aliases,
+            frozenset(n for n, t in state.items() if t.requires_grad and n not in aliases),
+        )
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The trained state, aliases left out (not copies: do not write to them)."""
+        return {n: t for n, t in self.module.state_dict().items() if n not in self.aliases}
+
+    def parameter_count(self) -> int:
+        """Trainable parameters: N of the published ratios."""
+        state = self.module.state_dict()
+        return sum(state[name].numel() for name in self.parameters)
+
+    def float_bytes(self) -> int:
+        """The state as float32: 4 bytes a number of a float tensor, other tensors as they are."""
+        return sum(t.numel() * (4 if t.is_floating_point() else t.dtype.itemsize) for t in self.state.values())
+
+    def variant(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """A fresh copy of the network with another state."""
+        module = copy.deepcopy(self.module)
+        fill(module, state)
+        return module
+
+    def batchnorms(self) -> list[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+        """(prefix, module) of every batch norm that has both a scale and statistics."""
+        found = []
+        for name, module in self.module.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and module.track_running_stats:
+                found.append((f"{name}." if name else "", module))
+        return found
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Write a state (aliases may be missing) into a module, in place."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each batch norm as scale and shift alone: weight g / sqrt(var + eps), bias b - mean g / sqrt(var + eps).
+
+    Its statistics become constants (mean 0, var 1 - eps, so that var + eps = 1), which cost four bytes a file.
+    """
+    folded = dict(raw)
+    for prefix, module in network.batchnorms():
+        weight, bias = raw[f"{prefix}weight"].double(), raw[f"{prefix}bias"].double()
+        mean, var = raw[f"{prefix}running_mean"].double(), raw[f"{prefix}running_var"].double()
+        scale = weight / torch.sqrt(var + module.eps)
+        dtype = raw[f"{prefix}weight"].dtype
+        folded[f"{prefix}weight"] = scale.to(dtype)
+        folded[f"{prefix}bias"] = (bias - mean * scale).to(dtype)
+        folded[f"{prefix}running_mean"] = torch.zeros_like(raw[f"{prefix}running_mean"])
+        folded[f"{prefix}running_var"] = torch.full_like(raw[f"{prefix}running_var"], 1.0 - module.eps)
+        if f"{prefix}num_batches_tracked" in raw:
+            folded[f"{prefix}num_batches_tracked"] = torch.zeros_like(raw[f"{prefix}num_batches_tracked"])
+    return folded
+
+
+def raw_as_deployed(network: Network, raw: Mapping[str, Tensor], *, others: str, fold: bool) -> dict[str, Tensor]:
+    """The unquantized tensors on the CPU as a decoder will give them back, aliases left out."""
+    plain = {name: t.detach().cpu() for name, t in raw.items() if name not in network.aliases}
+    if fold:
+        plain = fold_batchnorms(network, plain)
+    return {name: t.to(stored_dtype(t, others)).to(t.dtype) for name, t in plain.items()}
+
+
+def deployed_weights(
+    quantizer: Quantizer,
+    model: QuantizedModel,
+    masks: Mapping[str, Tensor],
+    like: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """name -> tensor on the CPU with the dtype and shape of ``like``: pruned places +0, and -0 nowhere."""
+    deployed = {}
+    for group in model.groups:
+        q = group.quantized
+        flat = (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach().to(torch.float32) + 0.0
+        for name, kept in zip(group.names, torch.split(flat, list(q.sizes)), strict=True):
+            shape, dtype = like[name].shape, like[name].dtype
+            mask = masks.get(name)
+            whole = kept.reshape(shape) if mask is None else torch.zeros(shape).masked_scatter_(mask.cpu(), kept)
+            deployed[name] = whole.to(dtype)
+    return deployed

@@ -1,0 +1,103 @@
+"""One trial as a chain of stages; what a worker keeps between trials so that shared prefixes are shared work.
+
+``load -> prune -> sense -> quantize (inside training) -> encode, write -> decode from the file alone -> check bit for
+bit -> evaluate the decoded network``. Each stage's result is looked up in the worker, then in the cache, then made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nqbench.pipeline.cache import Cache
+from nqbench.pipeline.context import Context, Measure, Surroundings, Watch
+from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.evaluating import Evaluating
+from nqbench.pipeline.filing import Filing
+from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.memory import Peak
+from nqbench.pipeline.preparation import Preparation
+from nqbench.pipeline.quantization import Quantization
+from nqbench.registry import Registry
+from nqbench.suite.trial import Trial
+
+
+class Workbench:
+    """Runs trials on one device, one after another."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        cache: Cache,
+        device: torch.device,
+        *,
+        measure: Measure | None = None,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> None:
+        self.around = Surroundings(registry, cache, device, KeyMaker(registry, device.type), measure)
+        self.on_stage = on_stage or (lambda stage: None)
+        self.decoder = Decoder()
+        quantization = Quantization(Preparation())
+        self.filing = Filing(quantization, self.decoder)
+        self.evaluating = Evaluating(quantization, self.decoder)
+
+    def run(self, trial: Trial, folder: Path) -> dict[str, Any]:
+        """The trial's figures under the names of a record's fields; its file is ``folder / <key>.nqz``.
+
+        Raises whatever a plugin raised, or BadInput where what it returned cannot be used.
+        """
+        keys = self.around.maker.keys(trial)
+        watch = Watch(on_stage=self.on_stage)
+        context = Context(trial, keys, watch, self.around)
+        peak = Peak(self.around.device)
+        figures, path = self.filing.file(context)
+        content = figures["decoded_sha256"]
+        figures |= self.evaluating.metrics(context, content, path)
+        if trial.loss_increase and trial.codec is None:
+            figures["loss_increase"] = self.evaluating.loss_increase(context, content)
+        place(path, folder / file_name(keys.trial))
+        figures["device"] = str(self.around.device)
+        if self.around.measure is None:
+            with self.around.cache.put("trial", keys.trial, figures):
+                pass
+        return figures | {
+            "seconds": watch.seconds,
+            "samples": watch.samples,
+            "cached": watch.cached,
+            "measured": self.around.measure is not None,
+            "peak_bytes": peak.bytes(),
+        }
+
+    def close(self) -> None:
+        self.filing.close()
+        self.decoder.close()
+
+
+def restore(cache: Cache, trial_key: str, file_key: str, folder: Path) -> dict[str, Any] | None:
+    """A whole trial from the cache: its figures, its file put in place; None unless all of it is there."""
+    entry, file = cache.get("trial", trial_key), cache.get("file", file_key)
+    if entry is None or file is None or not file.file("file.nqz").is_file():
+        return None
+    place(file.file("file.nqz"), folder / file_name(trial_key))
+    return {**entry.meta, "cached": ["trial"], "seconds": {}, "measured": False}
+
+
+def file_name(trial_key: str) -> str:
+    """The name of a trial's compressed file in the output folder's ``files/``."""
+    return f"{trial_key[:32]}.nqz"
+
+
+def place(source: Path, target: Path) -> None:
+    """Copy whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
