@@ -1,0 +1,192 @@
+"""The loss's curvature around a network: diagonals, products, and what they predict of a quantization.
+
+Around trained weights w, with d = q - w:  delta L ~ g^T d + 1/2 d^T G d,  G the generalized Gauss-Newton matrix
+1/M sum_n J_n^T A_n J_n, J_n the Jacobian of sample n's outputs and A_n the Hessian of its loss in them (for
+cross-entropy diag(p) - p p^T). Keeping G's diagonal only is the approximation of arXiv:1612.01543, equation 4.
+The network is always in evaluation mode, samples are the first of the training split in stored order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nqbench.api.errors import BadInput
+from nqbench.api.model import Batch
+from nqbench.api.task import Task
+from nqbench.api.toolkit.persample import Tape, accumulate
+
+BATCH = 50
+"""Samples a pass: unfolded inputs of a whole batch are held at once."""
+
+
+def first_samples(task: Task, samples: int, batch_size: int = BATCH) -> Iterator[tuple[Batch, int]]:
+    """(batch, its size) over the first ``samples`` training samples, or all if there are fewer."""
+    left = samples
+    for batch in task.batches("train", batch_size=min(batch_size, samples)):
+        size = count(batch)
+        if size > left:
+            batch, size = part(batch, left), left
+        yield batch, size
+        left -= size
+        if left == 0:
+            return
+
+
+def count(batch: Batch) -> int:
+    """Samples in a batch: the length of its first tensor."""
+    if isinstance(batch, Tensor):
+        return len(batch)
+    return count(next(iter(batch.values() if isinstance(batch, Mapping) else batch)))
+
+
+def part(batch: Batch, stop: int) -> Batch:
+    """The first samples of a batch."""
+    if isinstance(batch, Tensor):
+        return batch[:stop]
+    if isinstance(batch, Mapping):
+        return {key: part(value, stop) for key, value in batch.items()}
+    return type(batch)(part(value, stop) for value in batch)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block, each submodule's own mode after it."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield module
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def output_factor(task: Task, outputs: Tensor) -> Iterator[Tensor]:
+    """Cotangents s (B, C), one after another, with sum s s^T = A_n for every sample.
+
+    Categorical: s_c = sqrt(p_c) (e_c - p), the score of label c weighted by its probability. Gaussian (half the
+    squared error): the unit vectors.
+    """
+    kind = task.model.likelihood()
+    if kind == "other" or outputs.dim() != 2:
+        raise BadInput(f"the Gauss-Newton matrix of {task.model.name} is not known: use the sensitivity fisher")
+    unit = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+    if kind == "gaussian":
+        yield from (row.expand_as(outputs) for row in unit)
+        return
+    p = outputs.detach().double().softmax(1).to(outputs.dtype)
+    for c, row in enumerate(unit):
+        yield p[:, c : c + 1].sqrt() * (row - p)
+
+
+def drawn_factor(task: Task, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """One random cotangent s (B, C) with E[s s^T] = A_n: e_y - p, y drawn from the model; or a standard normal."""
+    kind = task.model.likelihood()
+    if kind == "other" or outputs.dim() != 2:
+        raise BadInput(f"labels cannot be drawn from {task.model.name}: use the sensitivity fisher")
+    if kind == "gaussian":
+        return torch.randn(outputs.shape, generator=generator).to(outputs)
+    p = outputs.detach().double().softmax(1)
+    drawn = torch.multinomial(p.cpu(), 1, generator=generator).to(outputs.device)
+    return (torch.zeros_like(p).scatter_(1, drawn, 1.0) - p).to(outputs.dtype)
+
+
+def gauss_newton_diagonal(
+    task: Task, names: Sequence[str], samples: int, *, draws: int = 0, seed: int = 0
+) -> dict[str, Tensor]:
+    """name -> float32 diagonal of G, of the parameter's shape. draws: 0, exact over all outputs; else so many drawn
+    labels a sample, an unbiased estimate."""
+    generator = torch.Generator().manual_seed(seed)
+    total: dict[str, Tensor] = {}
+    seen = 0
+    with evaluating(task.module), Tape(task.module, names) as tape:
+        for batch, size in first_samples(task, samples):
+            outputs = task.predict(batch)
+            factors = (
+                (drawn_factor(task, outputs, generator) / draws**0.5 for _ in range(draws))
+                if draws
+                else output_factor(task, outputs)
+            )
+            for factor in factors:
+                accumulate(total, tape.squared(outputs, factor))
+            tape.forget()
+            seen += size
+    return {name: (value / seen).float() for name, value in total.items()}
+
+
+def empirical_fisher(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
+    """name -> float32 mean over samples of the squared gradient of each sample's own loss."""
+    total: dict[str, Tensor] = {}
+    seen = 0
+    with evaluating(task.module), Tape(task.module, names) as tape:
+        for batch, size in first_samples(task, samples):
+            outputs = task.predict(batch)
+            at = outputs.detach().requires_grad_()
+            (score,) = torch.autograd.grad(task.losses(at, batch).sum(), at)
+            accumulate(total, tape.squared(outputs, score))
+            tape.forget()
+            seen += size
+    return {name: (value / seen).float() for name, value in total.items()}
+
+
+def mean_loss(task: Task, samples: int, tensors: Mapping[str, Tensor] | None = None) -> float:
+    """The mean training loss of the first samples; tensors: stand in for the network's own."""
+    total, seen = 0.0, 0
+    with evaluating(task.module), torch.no_grad():
+        for batch, size in first_samples(task, samples, 250):
+            total += float(task.losses(task.predict(batch, tensors=tensors), batch).double().sum())
+            seen += size
+    return total / seen
+
+
+def gauss_newton_product(task: Task, direction: Mapping[str, Tensor], samples: int) -> float:
+    """d^T G d: the mean over samples of (J d)^T A (J d), by forward-mode products."""
+    at = {name: task.parameter(name).detach() for name in direction}
+    total, seen = 0.0, 0
+    # fused attention has no forward mode
+    with evaluating(task.module), sdpa_kernel(SDPBackend.MATH):
+        for batch, size in first_samples(task, samples):
+            pair = jvp(lambda t, b=batch: task.predict(b, tensors=t), (at,), (dict(direction),))
+            outputs, moved = pair[0], pair[1]
+            for factor in output_factor(task, outputs):
+                total += float((factor * moved).double().sum(1).square().sum())
+            seen += size
+    return total / seen
+
+
+def linear_term(task: Task, direction: Mapping[str, Tensor], samples: int) -> float:
+    """g^T d, g the gradient of the mean loss over the samples."""
+    names = list(direction)
+    total, seen = 0.0, 0
+    with evaluating(task.module):
+        for batch, size in first_samples(task, samples, 250):
+            loss = task.losses(task.predict(batch), batch).sum()
+            gradients = torch.autograd.grad(loss, [task.parameter(name) for name in names])
+            total += sum(float((g.double() * direction[n]).sum()) for n, g in zip(names, gradients, strict=True))
+            seen += size
+    return total / seen
+
+
+def loss_increase(task: Task, deployed: Mapping[str, Tensor], samples: int = 1000) -> dict[str, float]:
+    """What quantizing does to the mean training loss of the first samples, predicted and measured.
+
+    deployed: name -> tensor as deployed. Predictions are about the compressible tensors; ``measured`` puts every given
+    tensor into the network (so biases and statistics that a training changed count there alone). The task's network
+    must be the one before quantization. Keys: ``linear`` g^T d, ``diagonal`` 1/2 sum h d^2 with h the exact
+    Gauss-Newton diagonal, ``gauss_newton`` 1/2 d^T G d, ``measured`` L(q) - L(w).
+    """
+    names = [name for name in task.names if name in deployed]
+    direction = {name: (deployed[name] - task.parameter(name)).detach() for name in names}
+    h = gauss_newton_diagonal(task, names, samples)
+    diagonal = sum(float((h[name].double() * direction[name].double().square()).sum()) for name in names)
+    return {
+        "linear": linear_term(task, direction, samples),
+        "diagonal": 0.5 * diagonal,
+        "gauss_newton": 0.5 * gauss_newton_product(task, direction, samples),
+        "measured": mean_loss(task, samples, deployed) - mean_loss(task, samples),
+    }

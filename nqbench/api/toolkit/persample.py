@@ -1,0 +1,133 @@
+"""Sums over samples of squared per-sample gradients, without a loop over samples.
+
+For one sample a linear layer's weight gradient is the outer product g x^T of its output's gradient and its input, a
+convolution's the product of the output's gradient (O, L) with the unfolded input (K, L) over its L places. Where a
+layer sees one vector a sample, the sum of squares is (g^2)^T x^2 and the per-sample gradients are never formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from nqbench.api.errors import BadInput
+
+
+class Tape:
+    """Inside the block, records what goes in and out of the layers that own the parameters ``names``.
+
+    Linear and 1-, 2-dimensional convolution layers (zero padding) are known; any other owner is refused with BadInput.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self.owners = {name: owner(module, name) for name in names}
+        self.calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        self._columns: dict[nn.Module, list[Tensor]] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Tape:
+        for layer in {id(layer): layer for layer in self.owners.values()}.values():
+            self._handles.append(layer.register_forward_hook(self._record))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _record(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        self.calls.setdefault(layer, []).append((inputs[0].detach(), output))
+        # the network may go on in place, on this copy
+        return output.clone()
+
+    def forget(self) -> None:
+        """Drop the records of the last batch."""
+        self.calls.clear()
+        self._columns.clear()
+
+    def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+        """name -> sum over samples n of (J_n^T v_n)^2, of the parameter's shape.
+
+        outputs: (B, ...) of the recorded forward pass. cotangent: the same shape, v_n in row n; samples must not mix
+        in the network (batch norm in evaluation mode). May be called again on the same pass.
+        """
+        flat = [call for calls in self.calls.values() for call in calls]
+        gradients = torch.autograd.grad(outputs, [out for _, out in flat], cotangent, retain_graph=True)
+        by_layer: dict[nn.Module, list[Tensor]] = {}
+        position = 0
+        for layer, calls in self.calls.items():
+            by_layer[layer] = list(gradients[position : position + len(calls)])
+            position += len(calls)
+        return {name: self._one(name, layer, by_layer[layer]) for name, layer in self.owners.items()}
+
+    def _one(self, name: str, layer: nn.Module, gradients: list[Tensor]) -> Tensor:
+        if name.rpartition(".")[2] == "bias":
+            return _sum_bias(layer, gradients).square_().sum(0)
+        if layer not in self._columns:
+            self._columns[layer] = [columns(layer, x) for x, _ in self.calls[layer]]
+        inputs = self._columns[layer]
+        groups = int(getattr(layer, "groups", 1))
+        rows = [_rows(layer, g) for g in gradients]
+        shape = layer.get_parameter("weight").shape
+        if len(rows) == 1 and groups == 1 and rows[0].shape[-1] == 1:
+            return (rows[0][..., 0].square().T @ inputs[0][..., 0].square()).reshape(shape)
+        total: Tensor | None = None
+        for g, x in zip(rows, inputs, strict=True):
+            count, wide, places = x.shape
+            left = g.reshape(count * groups, -1, places)
+            product = torch.bmm(left, x.reshape(count * groups, wide // groups, places).transpose(1, 2))
+            total = product if total is None else total.add_(product)
+        assert total is not None
+        return total.square_().reshape(-1, *shape).sum(0)
+
+
+def owner(module: nn.Module, name: str) -> nn.Module:
+    """The layer that owns a parameter, if it is of a kind whose gradients are known here."""
+    layer = module.get_submodule(name.rpartition(".")[0])
+    known = isinstance(layer, nn.Linear) or (
+        isinstance(layer, nn.Conv1d | nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+    if not known or name.rpartition(".")[2] not in ("weight", "bias"):
+        raise BadInput(
+            f"'{name}' belongs to a {type(layer).__name__}: only linear and convolution layers are known here"
+        )
+    return layer
+
+
+def columns(layer: nn.Module, x: Tensor) -> Tensor:
+    """(B, groups * m, L): the input vectors that each of the L outputs of a sample sees (im2col), group by group."""
+    if isinstance(layer, nn.Linear):
+        return x.reshape(len(x), -1, layer.in_features).transpose(1, 2)
+    if isinstance(layer, nn.Conv1d):
+        args = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        kernel, dilation, padding, stride = (int(a[0]) for a in args)
+        return nn.functional.unfold(x[:, :, None], (1, kernel), (1, dilation), (0, padding), (1, stride))
+    assert isinstance(layer, nn.Conv2d)
+    assert not isinstance(layer.padding, str)
+    return nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+
+
+def _rows(layer: nn.Module, g: Tensor) -> Tensor:
+    """(B, O, L) from the gradient of a layer's output."""
+    if isinstance(layer, nn.Linear):
+        return g.reshape(len(g), -1, layer.out_features).transpose(1, 2)
+    return g.flatten(2)
+
+
+def _sum_bias(layer: nn.Module, gradients: Sequence[Tensor]) -> Tensor:
+    """(B, O) per-sample gradients of a bias, summed over places and calls."""
+    return torch.stack([_rows(layer, g).sum(-1) for g in gradients]).sum(0)
+
+
+def accumulate(total: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    """total += part, in float64 so that the order of batches hardly matters."""
+    for name, value in part.items():
+        total[name] = total[name] + value.double() if name in total else value.double()
