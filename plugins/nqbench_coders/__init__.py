@@ -12,6 +12,7 @@ def nqbench_plugins() -> list[type[Plugin]]:
     from nqbench_coders.huffman import Huffman
     from nqbench_coders.library import Bzip2, Xz, Zlib, Zstd
     from nqbench_coders.lzw import Lzw
+    from nqbench_coders.rans import Rans
     from nqbench_coders.raw import Raw
 
-    return [Huffman, Lzw, Bzip2, Raw, Zlib, Xz, Zstd]
+    return [Huffman, Rans, Lzw, Bzip2, Raw, Zlib, Xz, Zstd]

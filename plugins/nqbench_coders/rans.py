@@ -1,0 +1,169 @@
+"""Static range asymmetric numeral systems (Duda 2013, arXiv:1311.2540): the coder that reaches the entropy.
+
+Bitstream
+---------
+Table: nothing for an empty stream; else one byte P, the precision, at most 28, and, by ``nqbench_coders.table``, each
+symbol that occurs with its frequency F >= 1, the class being floor(log2 F) and the extra bits the rest of F; the
+frequencies sum to 2^P. C is the sum of the frequencies of smaller symbols. With one distinct symbol (P = 0) there is no payload.
+
+Decoding symbol i = 0, 1, ...: of state x = x[i mod N], slot = x mod 2^P lies in [C, C + F) of exactly one symbol, which
+is the one; then x becomes F (x >> P) + slot - C; then, if x < 2^31 and words are left, x becomes x 2^32 + the next word.
+Words have 32 bits, little-endian.
+
+Payload, from 2^19 symbols on: N = 8 states of 8 bytes, little-endian, then the words; after the last symbol every state is
+2^31 and no word is left. Shorter streams: N = 1, and the state ends as 0, which saves its bytes: with no more than 8
+bytes in all they are the state, little-endian, without its leading zeros, and there are no words; else, with B bytes, the
+state has (B - 1) mod 4 + 5, and the words follow.
+
+The precision is chosen for the fewest bytes, table and payload together, up to 16 bits (or ceil(log2 m) + 4, if that is more, m
+being the number of distinct symbols).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
+from nqbench.api.toolkit.bits import bit_width
+from nqbench_coders.table import Table, read_table, write_table
+from nqbench_coders.used import ranked, used_symbols
+
+MANY = 1 << 19
+"""Symbols from which there are eight states: 64 bytes then cost less than 0.1 % at 1 bit a symbol."""
+
+MOST_PRECISION = 28
+
+
+class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
+    """Range asymmetric numeral system with the symbols' frequencies in the file."""
+
+    def encode(self, stream: Stream) -> Encoded:
+        from nqbench_coders.kernels.rans import encode_rans
+
+        if not stream.symbols.size:
+            return Encoded(b"", b"")
+        used, counts = used_symbols(stream)
+        precision, frequencies, table = _best_table(used, counts)
+        if used.size == 1:
+            return Encoded(table, b"")
+        symbols, size = ranked(stream, used)
+        entries = _entries(frequencies)
+        if size != used.size:
+            spread = np.ones(size, dtype=np.uint64)
+            spread[used] = entries
+            entries = spread
+        # what a symbol can cost beyond its share: the states hold at least 31 - precision bits more than the frequency
+        bits = _bits(counts, frequencies, precision) + symbols.size * 1.5 * 2.0 ** (precision - 31)
+        words = np.empty(int(bits) // 32 + 16, dtype=np.uint32)
+        states = _first_states(symbols.size)
+        first = encode_rans(symbols, entries, precision, states, words)
+        tail = words[first:].astype("<u4").tobytes()
+        if states.size > 1:
+            return Encoded(table, states.astype("<u8").tobytes() + tail)
+        state = int(states[0])
+        length = (state.bit_length() + 7) // 8
+        return Encoded(table, state.to_bytes(max(length, 5) if tail else length, "little") + tail)
+
+    def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
+        if not spec.count:
+            if encoded.table or encoded.payload:
+                raise CorruptFile("an empty stream has bytes", offset=0)
+            return np.empty(0, dtype=np.int32)
+        if not encoded.table or encoded.table[0] > MOST_PRECISION:
+            raise CorruptFile(f"the table does not begin with a precision of at most {MOST_PRECISION}", offset=0)
+        precision = encoded.table[0]
+        table = read_table(encoded.table[1:], spec.alphabet, spec.count, 1 << precision, with_extra=True)
+        if table.used.size == 1:
+            if encoded.payload:
+                raise CorruptFile("a stream of one distinct symbol has a payload", offset=0)
+            return np.full(spec.count, table.used[0], dtype=np.int32)
+        return _decode(encoded.payload, spec.count, table, precision)
+
+
+def _decode(payload: bytes, count: int, table: Table, precision: int) -> np.ndarray:
+    from nqbench_coders.kernels.rans import decode_rans, fill_coarse
+
+    end = _first_states(count)
+    states, words = _split_payload(payload, end.size)
+    entries = _entries((1 << table.classes) + table.extra)
+    coarse = np.empty((1 << min(precision, 16)) + 1, dtype=np.int32)
+    fill_coarse(entries, precision, coarse)
+    out = np.empty(count, dtype=np.int32)
+    read = decode_rans(words, table.used.astype(np.int32), entries, coarse, precision, states, out)
+    if read != words.size:
+        raise CorruptFile("words follow the last symbol", offset=len(payload) - 4 * (words.size - read))
+    if (states != end).any():
+        raise CorruptFile("the last state is not the one a coder begins with", offset=len(payload))
+    return out
+
+
+def _split_payload(payload: bytes, turns: int) -> tuple[np.ndarray, np.ndarray]:
+    """(turns,) uint64 states and the uint32 words after them."""
+    size = len(payload)
+    if turns > 1:
+        head = 8 * turns
+        if size < head or (size - head) % 4:
+            raise CorruptFile(f"{size} bytes are not {turns} states and whole words", offset=min(size, head))
+        states = np.frombuffer(payload[:head], dtype="<u8").astype(np.uint64)
+    else:
+        head = size if size <= 8 else (size - 1) % 4 + 5
+        states = np.array([int.from_bytes(payload[:head], "little")], dtype=np.uint64)
+    if int(states.max()) >> 63:
+        raise CorruptFile("a state is too large", offset=0)
+    return states, np.frombuffer(payload[head:], dtype="<u4").astype(np.uint32)
+
+
+def _first_states(count: int) -> np.ndarray:
+    if count >= MANY:
+        return np.full(8, 1 << 31, dtype=np.uint64)
+    return np.zeros(1, dtype=np.uint64)
+
+
+def _entries(frequencies: np.ndarray) -> np.ndarray:
+    """(m,) uint64: cumulative frequency << 32 | frequency."""
+    return ((np.cumsum(frequencies) - frequencies) << 32 | frequencies).astype(np.uint64)
+
+
+def _bits(counts: np.ndarray, frequencies: np.ndarray, precision: int) -> float:
+    return float(np.dot(counts, precision - np.log2(frequencies)))
+
+
+def _best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, bytes]:
+    """Precision, (m,) int64 frequencies and the table of the fewest bytes in all."""
+    least = bit_width(used.size)
+    if least > 12:
+        tried = [min(least + 4, MOST_PRECISION)]
+    else:
+        tried = [p for p in (least, least + 1, least + 2, 8, 10, 12, 14, 16) if least <= p <= 16]
+    best: tuple[float, int, np.ndarray, bytes] | None = None
+    for precision in sorted(set(tried)):
+        frequencies = quantized_frequencies(counts, precision)
+        classes = np.frexp(frequencies)[1].astype(np.int64) - 1
+        table = bytes([precision]) + write_table(used, classes, frequencies - (1 << classes))
+        size = len(table) + _bits(counts, frequencies, precision) / 8
+        if best is None or size < best[0]:
+            best = size, precision, frequencies, table
+        if used.size == 1:
+            break
+    assert best is not None
+    return best[1:]
+
+
+def quantized_frequencies(counts: np.ndarray, precision: int) -> np.ndarray:
+    """counts: (m,) int64 > 0 -> (m,) int64 >= 1 that sum to 2^precision, nearly proportional, m <= 2^precision.
+
+    Rounded, then moved by ones where that costs the fewest bits until the sum is right.
+    """
+    total = 1 << precision
+    exact = counts * (total / counts.sum())
+    f = np.maximum(np.rint(exact).astype(np.int64), 1)
+    while (excess := int(f.sum()) - total) != 0:
+        if excess > 0:
+            movable = np.flatnonzero(f > 1)
+            cost = -counts[movable] * np.log2(1 - 1 / f[movable])
+        else:
+            movable = np.arange(f.size)
+            cost = -counts * np.log2(1 + 1 / f)
+        moved = movable[np.argsort(cost, kind="stable")[: abs(excess)]]
+        f[moved] -= 1 if excess > 0 else -1
+    return f
