@@ -10,6 +10,7 @@ from typing import Any
 
 from nqbench.results.labels import Labels
 from nqbench.results.leaderboard import DROP, Row, leaderboard
+from nqbench.results.methods import MethodRow, methods
 from nqbench.results.published import Published, published_rows
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
@@ -24,6 +25,7 @@ class ReportData:
     suite_text: str = field(default="", repr=False)
     published: Sequence[Published] = ()
     drop: float = DROP
+    baseline: str | None = None
     run: str = ""
     started: str = ""
     outcome: str | None = None
@@ -43,6 +45,11 @@ class ReportData:
         for row in self.rows:
             found.setdefault(row.model, []).append(row)
         return found
+
+    @cached_property
+    def methods(self) -> dict[str, list[MethodRow]]:
+        """Ranked methods of each model."""
+        return {model: methods(rows, self.by_key, baseline=self.baseline) for model, rows in self.by_model.items()}
 
     @cached_property
     def failures(self) -> list[Record]:
@@ -82,6 +89,7 @@ def load(folder: str | Path, *, run: str = "latest", drop: float | None = None) 
         suite_text=chosen.suite_text,
         published=published_rows(settings.get("published") or ()),
         drop=float(settings.get("drop", DROP)) if drop is None else drop,
+        baseline=settings.get("baseline"),
         run=chosen.run,
         started=chosen.started,
         outcome=chosen.outcome,

@@ -7,13 +7,16 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nqbench.report.data import ReportData, load
+from nqbench.report.figures import Figure, figures
 from nqbench.report.html import page
+from nqbench.report.latex import latex
+from nqbench.report.payload import datasets
 from nqbench.report.text import markdown
 from nqbench.results.frame import columns, flat
 from nqbench.results.record import SCHEMA_VERSION, Record
@@ -32,16 +35,20 @@ def rebuild(
 def write_reports(folder: str | Path, data: ReportData) -> dict[str, Path]:
     """File name -> path. Each file is replaced as a whole: a reader never sees half of one."""
     folder = Path(folder)
+    named = datasets(data)
+    drawn = figures(data, named)
     texts = {
         "records.json": records_json(data.records),
         "records.csv": records_csv(data.records),
         "leaderboard.json": leaderboard_json(data),
         "leaderboard.csv": leaderboard_csv(data),
         "leaderboard.md": markdown(data),
-        "index.html": page(data),
+        "leaderboard.tex": latex(data),
+        "index.html": page(data, named, drawn),
     }
+    texts |= {f"figures/{f.name}.csv": figure_csv(f, named) for f in drawn}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
         return {name: _replace(folder / name, text) for name, text in texts.items()}
     except OSError as error:
         raise StoreError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
@@ -78,6 +85,12 @@ def leaderboard_csv(data: ReportData) -> str:
         keys = fields.pop("keys")
         rows.append(fields | {f"parts.{name}": value for name, value in parts.items()} | {"keys": " ".join(keys)})
     return csv_text(list(rows[0]) if rows else ["rank"], rows)
+
+
+def figure_csv(figure: Figure, named: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The points of one figure."""
+    rows = [row for row in named[figure.data] if figure.model in ("", row["model"])]
+    return csv_text(figure.columns, [{name: row.get(name) for name in figure.columns} for row in rows])
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:

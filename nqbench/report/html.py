@@ -1,35 +1,91 @@
-"""The page: ``index.html``, self-contained."""
+"""The page: ``index.html``, self-contained. Style, scripts and data are inlined; nothing is fetched."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
-from nqbench.report import numbers
 from nqbench.report.data import ReportData
-from nqbench.report.tables import quoted, ranking
+from nqbench.report.figures import Figure
+from nqbench.report.payload import details, script_json, table_of
+from nqbench.report.tables import METHODS_NOTE, method_table, quoted, quoted_beside
 from nqbench.report.text import last_line, summary
+from nqbench.report.vega import javascript
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+COLUMNS = (
+    ("rank", "#", "text", "within the model; * on the Pareto front"),
+    ("model", "model", "text", ""),
+    ("configuration", "configuration", "text", "parameters that vary, and the knob; select for all"),
+    ("file_bytes", "bytes", "count", "of the whole file"),
+    ("ratio", "ratio", "two", "4 bytes x every parameter / file without raw buffers"),
+    ("file_ratio", "file ratio", "two", "float32 state / file"),
+    ("bits_per_weight", "bits/weight", "three", ""),
+    ("entropy", "entropy", "three", "zeroth order, bits per symbol"),
+    ("efficiency", "efficiency", "three", "entropy / measured"),
+    ("mse", "mse", "significant", "of the quantized weights"),
+    ("metric", "metric", "two", "of the decoded network"),
+    ("metric_delta", "delta", "signed", "against the float network"),
+    ("holds", "holds", "flag", "the drop is within the tolerance"),
+    ("repeats", "repeats", "text", ""),
+)
+_DEVIATIONS = {"file_bytes": "file_bytes_std", "metric": "metric_std"}
 
 
 @cache
 def templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
+    return Environment(
         loader=PackageLoader("nqbench.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update(numbers=numbers, last_line=last_line)
-    return found
 
 
-def page(data: ReportData) -> str:
+def asset(name: str) -> str:
+    """A file beside the templates, as it is."""
+    return files("nqbench.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], figures: Sequence[Figure]) -> str:
     """The whole page as HTML."""
-    tables = {model: ranking(rows) for model, rows in data.by_model.items()}
-    return templates().get_template("index.html").render(data=data, tables=tables, quoted=quoted, summary=summary(data))
+    from markupsafe import Markup
+
+    payload = {
+        "datasets": {name: table_of(rows) for name, rows in datasets.items()},
+        "columns": [_column(*column) for column in COLUMNS],
+        "details": details(data),
+        "figures": [{"spec": figure.spec, "data": figure.data} for figure in figures],
+    }
+    return (
+        templates()
+        .get_template("index.html")
+        .render(
+            data=data,
+            figures=figures,
+            methods={model: method_table(rows) for model, rows in data.methods.items()},
+            methods_note=METHODS_NOTE.format(drop=data.drop),
+            quoted=quoted_beside,
+            quoted_alone=quoted,
+            last_line=last_line,
+            summary=summary(data),
+            # our own files and escaped JSON: the only text that is not escaped again
+            style=Markup(asset("style.css")),
+            script=Markup(asset("page.js")),
+            vega=Markup(javascript() if figures else "window.vegaEmbed = null;"),
+            payload=Markup(script_json(payload)),
+        )
+    )
+
+
+def _column(field: str, label: str, form: str, title: str) -> dict[str, Any]:
+    numeric = form not in ("text", "flag") or field == "rank"
+    column = {"field": field, "label": label, "format": form, "title": title, "numeric": numeric}
+    return column | ({"deviation": _DEVIATIONS[field]} if field in _DEVIATIONS else {})

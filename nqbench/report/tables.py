@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from nqbench.report.data import ReportData
 from nqbench.report.numbers import count, decimal, repeats, signed, significant, spread
+from nqbench.results.labels import short
 from nqbench.results.leaderboard import Row
+from nqbench.results.methods import MethodRow, beside
 from nqbench.results.published import Published
 
 
@@ -17,17 +21,20 @@ class Table:
     numeric: tuple[bool, ...]
 
 
+R = TypeVar("R")
+
+
 @dataclass(frozen=True)
-class Column:
+class Column(Generic[R]):
     header: str
-    text: Callable[[Row], str]
+    text: Callable[[R], str]
     numeric: bool = True
 
 
 def ranking(rows: Sequence[Row]) -> Table:
     """Ranked rows of one model; columns that say nothing for any of them are left out."""
     metric = next((row.metric_name for row in rows if row.metric_name), None)
-    chosen = [
+    chosen: list[Column[Row]] = [
         Column("#", lambda row: f"{row.rank}{'*' if row.pareto else ''}"),
         Column("configuration", lambda row: row.configuration, numeric=False),
         Column("bytes", lambda row: spread_bytes(row)),
@@ -61,7 +68,74 @@ def quoted(rows: Sequence[Published]) -> Table:
     )
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+METHODS_NOTE = (
+    "Ranked by the smallest file that loses at most {drop:g} points; methods without one follow. BD-rate: mean change "
+    "of size against the baseline at equal metric, and at equal mse. Accuracy against the leader: exact McNemar test on "
+    "the same examples, Holm-corrected, at 5 %."
+)
+
+
+def method_table(rows: Sequence[MethodRow]) -> Table:
+    """Ranked methods of one model."""
+    metric = next((row.best.metric_name for row in rows if row.best.metric_name), None)
+    chosen: list[Column[MethodRow]] = [
+        Column("#", lambda m: str(m.rank)),
+        Column("method", lambda m: m.method + (" (baseline)" if m.is_baseline else ""), numeric=False),
+        Column("best at", lambda m: _knob(m.best), numeric=False),
+        Column("bytes", lambda m: spread_bytes(m.best)),
+        Column("ratio", lambda m: decimal(m.best.ratio)),
+    ]
+    if metric:
+        chosen += [
+            Column(metric, lambda m: spread(m.best.metric, m.best.metric_std)),
+            Column("delta", lambda m: signed(m.best.metric_delta)),
+            Column("holds", lambda m: "yes" if m.holds else "no", numeric=False),
+        ]
+    chosen += [
+        Column("× baseline", lambda m: decimal(m.vs_baseline, 3)),
+        Column("BD-rate", lambda m: _percent(m.bd_rate)),
+        Column("BD-rate, mse", lambda m: _percent(m.bd_rate_mse)),
+        Column("accuracy vs leader", _verdict, numeric=False),
+        Column("points", lambda m: str(m.points)),
+        Column("repeats", lambda m: repeats(m.best.n, m.best.deterministic), numeric=False),
+        Column("selected on", lambda m: m.best.selected_on or "", numeric=False),
+    ]
+    return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)
+
+
+def _knob(row: Row) -> str:
+    return f"{row.knob}={short(row.knob_value)}" if row.knob and row.knob_value is not None else ""
+
+
+def _verdict(row: MethodRow) -> str:
+    return row.accuracy if row.p is None else f"{row.accuracy} (p {'<0.001' if row.p < 0.001 else f'{row.p:.3f}'})"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{signed(100 * value, 1)} %"
+
+
+def quoted_beside(data: ReportData, model: str) -> Table:
+    """A model's published rows, each beside the smallest measured file that is at least as good."""
+    rows = data.by_model[model]
+    found = beside(data.published_for(model), rows, higher_is_better=rows[0].metric_higher_is_better)
+    body = tuple(
+        (
+            q.row.method,
+            decimal(q.row.ratio),
+            f"{decimal(q.row.metric)} {q.row.metric_name}" if q.row.metric is not None else "",
+            decimal(q.measured.ratio) if q.measured else "",
+            _percent(q.difference),
+            q.measured.configuration if q.measured else "",
+            q.row.paper,
+        )
+        for q in found
+    )
+    header = ("published method (quoted)", "ratio", "metric", "measured ratio", "difference", "by", "source")
+    return Table(header, body, (False, True, True, True, True, False, False))
+
+
+def _table(columns: Sequence[Column[R]], rows: Sequence[R]) -> Table:
     return Table(
         tuple(c.header for c in columns),
         tuple(tuple(c.text(row) for c in columns) for row in rows),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nqbench.report.data import ReportData
-from nqbench.report.tables import Table, quoted, ranking
+from nqbench.report.tables import Table, method_table, quoted, quoted_beside, ranking
 
 TERMINAL_ROWS = 15
 
@@ -39,11 +39,13 @@ def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None,
     parts = [summary(data)]
     for model, rows in data.by_model.items():
         parts.append(heading.format(model))
+        if len(data.methods[model]) > 1:
+            parts.append(draw(method_table(data.methods[model][:limit])))
         parts.append(draw(ranking(rows[:limit])))
         if limit is not None and len(rows) > limit:
             parts.append(f"... and {len(rows) - limit} more rows in leaderboard.md")
-        if published := data.published_for(model):
-            parts.append(draw(quoted(published)))
+        if data.published_for(model):
+            parts.append(draw(quoted_beside(data, model)))
     if published := data.published_elsewhere:
         parts += [heading.format("Published, models not measured here"), draw(quoted(published))]
     if data.failures:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nqbench
+from nqbench.version import __version__
 
 GROUP = "nqbench"
 LIBRARIES = ("torch", "numpy", "numba", "scipy", "scikit-learn")
@@ -56,7 +56,7 @@ def _fixed() -> dict[str, Any]:
     hardware = {"cpu": _cpu(), "cores": cores(), "machine": platform.machine(), "gpu": _gpus()}
     digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()[:12]
     return {
-        "nqbench": nqbench.__version__,
+        "nqbench": __version__,
         "python": platform.python_version(),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
         "plugins": _plugins(),
@@ -109,7 +109,7 @@ def _gpus() -> list[str]:
 
 def git_revision() -> str | None:
     """Commit of nqbench's own checkout, '-dirty' if it was edited; None where nqbench was not run from one."""
-    root = Path(nqbench.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

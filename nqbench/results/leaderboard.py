@@ -53,6 +53,7 @@ class Row:
     mse: float | None
     weighted_mse: float | None
     metric_name: str | None
+    metric_higher_is_better: bool
     metric_float: float | None
     metric: float | None
     metric_std: float | None
@@ -165,6 +166,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) 
         mse=over("mse"),
         weighted_mse=over("weighted_mse"),
         metric_name=first.metric_name,
+        metric_higher_is_better=first.metric_higher_is_better,
         metric_float=over("metric_float"),
         metric=over("metric"),
         metric_std=deviation(record.metric for record in group),

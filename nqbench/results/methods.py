@@ -168,10 +168,15 @@ def beside(published: Sequence[Published], rows: Sequence[Row], *, higher_is_bet
     return [_beside(row, rows, higher_is_better) for row in published]
 
 
+def in_unit_of(quoted: Published, higher_is_better: bool) -> float | None:
+    """The quoted metric as the measured one is given: an error in % beside an accuracy becomes 100 - error."""
+    if quoted.metric is not None and quoted.metric_name == ("error" if higher_is_better else "accuracy"):
+        return 100.0 - quoted.metric
+    return quoted.metric
+
+
 def _beside(quoted: Published, rows: Sequence[Row], higher: bool) -> Quoted:
-    target = quoted.metric
-    if target is not None and quoted.metric_name == ("error" if higher else "accuracy"):
-        target = 100.0 - target
+    target = in_unit_of(quoted, higher)
     if target is None or quoted.ratio is None:
         return Quoted(quoted, None, None)
     good = [

@@ -1,0 +1,280 @@
+"""The figures as Vega-Lite specifications over named data, made with altair: one specification gives the interactive
+figure, its PNG and its SVG. The data are ``payload.datasets``; the page fills them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nqbench.report.data import ReportData
+from nqbench.results.leaderboard import Row
+from nqbench.results.record import PARTS
+
+if TYPE_CHECKING:
+    import altair as alt
+
+MANY_METHODS = 10
+"""Above this a colour a method cannot be told apart: colour then says the quantizer alone."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f", "#9467bd", "#17becf")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart, and four more."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """name: also of its CSV. data: the dataset, of which ``columns`` go into that CSV. model: '' for all of them."""
+
+    name: str
+    title: str
+    caption: str
+    spec: dict[str, Any] = field(repr=False)
+    data: str
+    columns: tuple[str, ...]
+    model: str = ""
+
+
+_WHO = ("model", "configuration")
+
+
+def figures(data: ReportData, datasets: dict[str, list[dict[str, Any]]]) -> list[Figure]:
+    """Every figure that these records can fill, in the page's order."""
+    found: list[Figure] = []
+    for index, (model, rows) in enumerate(data.by_model.items(), 1):
+        if any(row.metric is not None for row in rows):
+            found.append(_rate_accuracy(f"{index}", model, rows, data, bool(datasets["published"])))
+        if any(row.mse for row in rows):
+            found.append(_rate_distortion(f"{index}", model, rows))
+        found.append(_parts(f"{index}", model))
+    if any(row.get("bits_per_symbol") for row in datasets["rows"]):
+        found.append(_efficiency())
+    if datasets["loss"]:
+        found.append(_loss())
+    if datasets["speeds"]:
+        found.append(_speeds(all(row.measured for row in data.rows)))
+    return found
+
+
+def _chart(data: str, model: str = "") -> alt.Chart:
+    import altair as alt
+
+    chart = alt.Chart(alt.NamedData(data))
+    return chart.transform_filter(alt.datum.model == model) if model else chart
+
+
+def _spec(chart: Any, height: int = 320) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    spec["config"] = {"range": {"category": list(COLOURS)}, "axis": {"grid": True}, "legend": {"labelLimit": 300}}
+    return spec
+
+
+def _colour(rows: Sequence[Row]) -> Any:
+    import altair as alt
+
+    few = len({row.method for row in rows}) <= MANY_METHODS
+    title = "method" if few else "quantizer"
+    legend = alt.Legend(orient="bottom", columns=2 if few else 4, title=title)
+    return alt.Color("method:N" if few else "quantizer_name:N", sort=None, legend=legend)
+
+
+def _tooltip(*names: str) -> list[Any]:
+    import altair as alt
+
+    formats = {"file_bytes": ",.0f", "metric": ".3f", "drop": ".3f", "ratio": ".2f", "mse": ".4g", "metric_std": ".3f"}
+    kinds = {"configuration": "N", "model": "N", "coder_name": "N", "part": "N", "method": "N", "predictor": "N"}
+    return [
+        alt.Tooltip(f"{name}:{kinds.get(name, 'Q')}", title=name.replace("_", " "), format=formats.get(name, ""))
+        for name in names
+    ]
+
+
+def _rate_accuracy(at: str, model: str, rows: Sequence[Row], data: ReportData, published: bool) -> Figure:
+    import altair as alt
+
+    name = next((row.metric_name for row in rows if row.metric_name), "metric")
+    frame, caption = _frame(rows, data.drop)
+    size = alt.X("file_bytes:Q", title="file, bytes", scale=alt.Scale(type="log", nice=False, padding=12))
+    quality = alt.Y("metric:Q", title=name, scale=alt.Scale(zero=False, domain=frame or alt.Undefined))
+    base = (
+        _chart("rows", model).transform_filter("isValid(datum.metric)").encode(x=size, y=quality, color=_colour(rows))
+    )
+    tips = _tooltip("configuration", "file_bytes", "ratio", "metric", "metric_std", "drop", "n", "rank")
+    lines = base.mark_line(opacity=0.35, clip=True).encode(detail="method:N", order="file_bytes:Q")
+    points = base.mark_point(filled=True, size=55, clip=True, cursor="pointer").encode(
+        tooltip=tips,
+        opacity=alt.condition("datum.pareto", alt.value(1.0), alt.value(0.55)),
+        shape=alt.Shape("pareto:N", scale=alt.Scale(domain=[True, False], range=["diamond", "circle"]), legend=None),
+    )
+    bars = (
+        base.transform_filter("isValid(datum.metric_std)")
+        .transform_calculate(low="datum.metric - datum.metric_std", high="datum.metric + datum.metric_std")
+        .mark_rule(clip=True)
+        .encode(y=alt.Y("low:Q", title=name), y2="high:Q")
+    )
+    layers = [_levels(rows, data.drop), lines, bars, points]
+    if published:
+        layers.append(_quoted(model))
+    return Figure(
+        f"{at}-rate-accuracy",
+        f"{model}: {name} against file size",
+        "A line is one method over its knob; diamonds are on the Pareto front; bars are one standard deviation over "
+        f"seeds. Dashed: the float network, and {data.drop:g} points below it." + caption,
+        _spec(alt.layer(*layers), height=380),
+        "rows",
+        (*_WHO, "method", "file_bytes", "ratio", "metric", "metric_std", "drop", "n", "pareto"),
+        model,
+    )
+
+
+def _frame(rows: Sequence[Row], drop: float) -> tuple[list[float] | None, str]:
+    """The vertical frame: a sweep's ruins would squeeze what matters into a line. And the sentence that says so."""
+    reach = 10 * max(drop, 0.5)
+    known = [row for row in rows if row.metric is not None and row.drop is not None]
+    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach]
+    if len(shown) < 3 or len(shown) == len(known):
+        return None, ""
+    shown += [row.metric_float for row in known[:1] if row.metric_float is not None]
+    margin = 0.05 * ((max(shown) - min(shown)) or 1.0)
+    hidden = sum((row.drop or 0.0) > reach for row in known)
+    return [min(shown) - margin, max(shown) + margin], f" {hidden} rows that lose more lie outside the frame."
+
+
+def _levels(rows: Sequence[Row], drop: float) -> Any:
+    import altair as alt
+
+    row = next((row for row in rows if row.metric_float is not None), None)
+    level = row.metric_float if row else None
+    sign = 1 if row and row.metric_higher_is_better else -1
+    values = [] if level is None else [{"y": level}, {"y": level - sign * drop}]
+    data = alt.Chart(alt.InlineData(values=values))
+    return data.mark_rule(strokeDash=[4, 4], color="#888", clip=True).encode(y="y:Q")
+
+
+def _quoted(model: str) -> Any:
+    import altair as alt
+
+    chart = _chart("published", model).mark_point(shape="cross", size=90, color="#888", filled=True, clip=True)
+    tips = [alt.Tooltip("method:N", title="quoted"), "paper:N", "ratio:Q", "metric:Q"]
+    return chart.encode(x="file_bytes:Q", y="metric:Q", tooltip=tips)
+
+
+def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
+    import altair as alt
+
+    base = (
+        _chart("rows", model)
+        .transform_filter("datum.mse > 0")
+        .encode(
+            x=alt.X("bits_per_weight:Q", title="bits per weight (whole file)", scale=alt.Scale(zero=False, padding=12)),
+            y=alt.Y("mse:Q", title="mean squared error", scale=alt.Scale(type="log", nice=False, padding=12)),
+            color=_colour(rows),
+        )
+    )
+    lines = base.mark_line(opacity=0.35).encode(detail="method:N", order="bits_per_weight:Q")
+    tips = _tooltip("configuration", "bits_per_weight", "mse", "entropy", "file_bytes", "metric")
+    points = base.mark_point(filled=True, size=45, cursor="pointer").encode(tooltip=tips)
+    return Figure(
+        f"{at}-rate-distortion",
+        f"{model}: distortion against rate",
+        "Mean squared error of the quantized weights, over all bits of the file.",
+        _spec(alt.layer(lines, points)),
+        "rows",
+        (*_WHO, "method", "bits_per_weight", "mse", "weighted_mse", "entropy", "file_bytes"),
+        model,
+    )
+
+
+def _parts(at: str, model: str) -> Figure:
+    import altair as alt
+
+    chart = (
+        _chart("parts", model)
+        .mark_bar()
+        .encode(
+            x=alt.X("bytes:Q", title="bytes", stack=True),
+            y=alt.Y("configuration:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
+            color=alt.Color("part:N", sort=list(PARTS), legend=alt.Legend(orient="bottom", columns=4, title=None)),
+            order=alt.Order("index:Q"),
+            tooltip=_tooltip("configuration", "part", "bytes"),
+        )
+    )
+    return Figure(
+        f"{at}-parts",
+        f"{model}: where the bytes go",
+        "The best file of each method, smallest first; parts sum to the file on disk.",
+        _spec(chart, height=0) | {"height": {"step": 22}},
+        "parts",
+        (*_WHO, "part", "bytes"),
+        model,
+    )
+
+
+def _efficiency() -> Figure:
+    import altair as alt
+
+    base = _chart("rows").transform_filter("datum.bits_per_symbol > 0 && isValid(datum.entropy)")
+    points = base.mark_point(filled=True, size=45, opacity=0.6, cursor="pointer").encode(
+        x=alt.X("entropy:Q", title="zeroth-order entropy, bits per symbol"),
+        y=alt.Y("bits_per_symbol:Q", title="measured, bits per symbol"),
+        color=alt.Color("coder_name:N", title="coder", legend=alt.Legend(orient="bottom")),
+        tooltip=_tooltip("configuration", "entropy", "bits_per_symbol", "efficiency"),
+    )
+    line = base.mark_line(color="#888", strokeDash=[4, 4]).encode(x="entropy:Q", y=alt.Y("entropy:Q", title=""))
+    return Figure(
+        "coder-efficiency",
+        "Coders against entropy",
+        "On the dashed line a coder spends the zeroth-order entropy; one that adapts or models context may fall below.",
+        _spec(alt.layer(line, points)),
+        "rows",
+        (*_WHO, "coder", "entropy", "bits_per_symbol", "efficiency"),
+    )
+
+
+def _loss() -> Figure:
+    import altair as alt
+
+    scale = alt.Scale(type="symlog", constant=1e-4)
+    base = _chart("loss")
+    points = base.mark_point(filled=True, size=45, opacity=0.7, cursor="pointer").encode(
+        x=alt.X("predicted:Q", scale=scale, title="predicted increase of the training loss"),
+        y=alt.Y("measured:Q", scale=scale, title="measured"),
+        color=alt.Color("predictor:N", legend=alt.Legend(orient="bottom")),
+        shape=alt.Shape("predictor:N"),
+        tooltip=_tooltip("model", "configuration", "predictor", "predicted", "measured"),
+    )
+    line = base.mark_line(color="#888", strokeDash=[4, 4]).encode(x="measured:Q", y="measured:Q")
+    return Figure(
+        "loss-increase",
+        "Predicted against measured loss increase",
+        "linear: the gradient alone; diagonal: half the Gauss-Newton diagonal's quadratic form; gauss_newton: with the "
+        "off-diagonal terms. On the dashed line a prediction is exact.",
+        _spec(alt.layer(line, points)),
+        "loss",
+        (*_WHO, "predictor", "predicted", "measured"),
+    )
+
+
+def _speeds(measured: bool) -> Figure:
+    import altair as alt
+
+    chart = (
+        _chart("speeds")
+        .mark_point(filled=True, opacity=0.6, size=45)
+        .encode(
+            x=alt.X("msym_s:Q", scale=alt.Scale(type="log"), title="million symbols a second"),
+            y=alt.Y("coder_name:N", title=None),
+            color=alt.Color("direction:N", legend=alt.Legend(orient="bottom", title=None)),
+            tooltip=_tooltip("configuration", "msym_s"),
+        )
+    )
+    caption = "Measured alone, warm, without caches."
+    if not measured:
+        caption = "Not measurements: beside other work, or from a cache. A suite that says `measure:` gives those."
+    return Figure(
+        "speeds",
+        "Coding speed",
+        caption,
+        _spec(chart, height=0) | {"height": {"step": 28}},
+        "speeds",
+        (*_WHO, "coder", "direction", "msym_s", "measured"),
+    )

@@ -1,0 +1,49 @@
+"""The ranking of methods as LaTeX tables for a paper (booktabs)."""
+
+from __future__ import annotations
+
+from nqbench.report.data import ReportData
+from nqbench.report.tables import METHODS_NOTE, Table, method_table, quoted_beside
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
+    "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def latex(data: ReportData) -> str:
+    """One table a model; needs ``\\usepackage{booktabs}``."""
+    parts = [f"% nqbench, suite {escape(data.suite)}, run {data.run}; needs \\usepackage{{booktabs}}"]
+    for model, rows in data.methods.items():
+        note = METHODS_NOTE.format(drop=data.drop)
+        parts.append(_float(method_table(rows), f"{model}. {note}"))
+        if data.published_for(model):
+            parts.append(_float(quoted_beside(data, model), f"{model}: published results, quoted."))
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def _float(table: Table, caption: str) -> str:
+    def line(cells: tuple[str, ...]) -> str:
+        return " & ".join(escape(cell) for cell in cells) + r" \\"
+
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            line(table.header),
+            r"\midrule",
+            *(line(row) for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )

@@ -1,0 +1,108 @@
+"""What the page's script gets: the rows and the figures' data, as plain values, once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nqbench.report.data import ReportData
+from nqbench.results.leaderboard import Row
+from nqbench.results.methods import in_unit_of
+from nqbench.results.record import KINDS, PARTS, Record
+
+MANY_BARS = 24
+FIELDS = (
+    "rank", "model", "method", "configuration", "scope", "knob_value", "n", "deterministic", "file_bytes",
+    "file_bytes_std", "ratio", "file_ratio", "bits_per_weight", "entropy", "efficiency", "mse", "weighted_mse",
+    "metric", "metric_std", "metric_delta", "drop", "holds", "pareto", "encode_msym_s", "decode_msym_s",
+)  # fmt: skip
+
+
+def datasets(data: ReportData) -> dict[str, list[dict[str, Any]]]:
+    """Name -> rows: ``rows`` (one a leaderboard row), ``parts``, ``loss``, ``speeds``, ``published``."""
+    rows = [_row(index, row, data.by_key[row.keys[0]]) for index, row in enumerate(data.rows)]
+    return {
+        "rows": rows,
+        "parts": [part for model in data.by_model for part in _parts(data, model)],
+        "loss": [point for index, row in enumerate(data.rows) for point in _loss(index, row, data)],
+        "speeds": [speed for row in rows for speed in _speeds(row)],
+        "published": [point for model, found in data.by_model.items() for point in _published(data, model, found)],
+    }
+
+
+def _row(index: int, row: Row, record: Record) -> dict[str, Any]:
+    fields: dict[str, Any] = {"i": index} | {name: _finite(getattr(row, name)) for name in FIELDS}
+    fields["quantizer_name"] = record.quantizer or record.codec or ""
+    fields["coder_name"] = record.coder or ""
+    fields["training_name"] = record.training
+    fields["coder"] = row.coder
+    usable = row.entropy and row.efficiency and math.isfinite(row.efficiency)
+    fields["bits_per_symbol"] = row.entropy / row.efficiency if usable and row.entropy and row.efficiency else None
+    return fields
+
+
+def details(data: ReportData) -> list[list[Any]]:
+    """For each row what its dialog adds: keys, the parameters of every plugin as JSON, the file."""
+    found = []
+    for row in data.rows:
+        record = data.by_key[row.keys[0]]
+        parameters = {kind: getattr(record, f"{kind}_params") for kind in KINDS if getattr(record, f"{kind}_params")}
+        found.append([list(row.keys), json.dumps(parameters, sort_keys=True), record.file])
+    return found
+
+
+def _parts(data: ReportData, model: str) -> list[dict[str, Any]]:
+    found = []
+    for method in data.methods[model][:MANY_BARS]:
+        row = method.best
+        for index, part in enumerate(PARTS):
+            if row.parts[part]:
+                values = {"model": model, "configuration": row.configuration, "part": part, "index": index}
+                found.append(values | {"bytes": row.parts[part]})
+    return found
+
+
+def _loss(index: int, row: Row, data: ReportData) -> list[dict[str, Any]]:
+    found = data.by_key[row.keys[0]].loss_increase
+    if found is None or _finite(found.measured) is None:
+        return []
+    pairs = [(name, _finite(getattr(found, name))) for name in ("linear", "diagonal", "gauss_newton")]
+    who = {"i": index, "model": row.model, "configuration": row.configuration}
+    return [who | {"predictor": n, "predicted": v, "measured": found.measured} for n, v in pairs if v is not None]
+
+
+def _speeds(row: dict[str, Any]) -> list[dict[str, Any]]:
+    who = {name: row[name] for name in ("i", "model", "configuration", "coder", "coder_name")}
+    pairs = (("encode", row["encode_msym_s"]), ("decode", row["decode_msym_s"]))
+    return [who | {"direction": name, "msym_s": value} for name, value in pairs if value]
+
+
+def _published(data: ReportData, model: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Quoted points on the axis of bytes: the float network's size as the ratio counts it / the quoted ratio."""
+    whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
+    first = data.by_key[rows[0].keys[0]]
+    found = []
+    for quoted in data.published_for(model):
+        metric = in_unit_of(quoted, first.metric_higher_is_better)
+        if whole and quoted.ratio and metric is not None:
+            values = {"model": model, "method": quoted.method, "paper": quoted.paper, "ratio": quoted.ratio}
+            found.append(values | {"metric": metric, "file_bytes": whole / quoted.ratio})
+    return found
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def script_json(value: Any) -> str:
+    """JSON that is safe inside a script element, whatever the strings in it say."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of equal fields as one header and arrays: a third of the size."""
+    names = list(rows[0]) if rows else []
+    return {"fields": names, "rows": [[row.get(name) for name in names] for row in rows]}
