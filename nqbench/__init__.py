@@ -1,3 +1,31 @@
-"""nqbench: how small can a trained network's weights be made, in real bytes, at which accuracy."""
+"""nqbench: how small can a trained network's weights be made, in real bytes, at which accuracy.
 
-__version__ = "0.1.0"
+``nqbench.run("suites/quickstart.yaml")`` does what the command of that name does and returns a pandas DataFrame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nqbench.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+
+def run(suite: str | Path, output: str | Path | None = None, **options: Any) -> pd.DataFrame:
+    """Run a suite file, or a shipped suite by name, and return its records, one a row.
+
+    output: the folder for records, files and reports; by default ``reports/<suite>``. options: what
+    ``nqbench.engine.run_suite`` takes (``jobs``, ``device``, ``timeout``, ``only``, ``sets``, ``profile``, ``cached``).
+    Call it under ``if __name__ == "__main__":``, since it starts worker processes.
+    """
+    from nqbench.engine import run_suite
+    from nqbench.results.frame import to_frame
+
+    return to_frame(run_suite(suite, output, **options).records)
+
+
+__all__ = ["__version__", "run"]

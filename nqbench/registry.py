@@ -101,6 +101,17 @@ class Registry:
         except TypeError as error:
             raise BadInput(f"{kind} '{name}': parameters are numbers, strings and lists of them: {error}") from None
 
+    def notify(self, hook: str, **arguments: Any) -> list[str]:
+        """Call a hook of every package that implements it. One that raises stops neither the others nor the caller:
+        the complaints come back, a line each."""
+        complaints = []
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:  # noqa: BLE001 - a stranger's exporter may raise anything
+                complaints.append(f"{implementation.plugin_name}: {hook} failed: {_line(error)}")
+        return complaints
+
     def distribution_of(self, plugin: Plugin | type[Plugin]) -> tuple[str, str]:
         """(name, version) of the distribution that registered a plugin."""
         entry = self.registered(plugin.kind, plugin.name)

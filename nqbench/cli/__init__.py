@@ -23,7 +23,7 @@ from pathlib import Path
 
 import click
 
-import nqbench
+from nqbench.version import __version__
 
 OK, WRONG_USE, TRIALS_FAILED, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -79,7 +79,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(nqbench.__version__, prog_name="nqbench")
+@click.version_option(__version__, prog_name="nqbench")
 def cli() -> None:
     """How small can a trained network's weights be made, in real bytes, at which accuracy?
 

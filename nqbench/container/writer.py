@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import nqbench
+from nqbench.version import __version__
 from nqbench.api import BadInput, Codec, Coder, Encoded, Group, Plugin, Positions, Quantized, Quantizer, Stream
 from nqbench.container.fields import put_signed
 from nqbench.container.header import (
@@ -126,7 +126,7 @@ def write(path: str | os.PathLike[str], contents: Contents, registry: Registry) 
     if contents.codec is not None:
         streams = [StreamEntry(0, len(contents.codec_data))]
     header = Header(
-        producer=f"nqbench {nqbench.__version__}",
+        producer=f"nqbench {__version__}",
         quantizer=ref(contents.quantizer),
         coder=ref(contents.coder),
         codec=ref(contents.codec),

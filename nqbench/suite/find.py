@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nqbench
+from nqbench import version
 from nqbench.registry import did_you_mean
 from nqbench.suite.document import SuiteError
 
@@ -14,7 +14,7 @@ PUBLISHED = "published.yaml"
 
 def shipped_folder() -> Path | None:
     """``nqbench/suites`` in an installed wheel, ``suites`` beside the package in a source tree."""
-    package = Path(nqbench.__file__).parent
+    package = Path(version.__file__).parent
     for folder in (package / "suites", package.parent / "suites"):
         if (folder / PUBLISHED).is_file():
             return folder

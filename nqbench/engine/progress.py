@@ -1,0 +1,42 @@
+"""What a run tells while it runs. The engine reports events; who listens decides how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from nqbench.results.record import Record
+from nqbench.suite.trial import Trial
+
+
+class Progress(Protocol):
+    """Listener of a run."""
+
+    def started(self, total: int, reused: int) -> None:
+        """The run begins. total: an upper bound of its trials; reused: those already there."""
+
+    def running(self, trials: Sequence[Trial]) -> None:
+        """The trials that run now."""
+
+    def ended(self, record: Record) -> None:
+        """A trial ended."""
+
+    def warning(self, text: str) -> None:
+        """Something the user should know that stops nothing."""
+
+    def finished(self) -> None:
+        """No more trials."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def started(self, total: int, reused: int) -> None: ...
+
+    def running(self, trials: Sequence[Trial]) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def finished(self) -> None: ...

@@ -1,0 +1,57 @@
+"""Which trial goes to which worker: trials on one source stay with the worker that holds it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from nqbench.pipeline.keys import Keys
+from nqbench.suite.trial import Trial
+
+Job = tuple[Trial, Keys]
+
+
+class AffinityQueue:
+    """Trials by source (what the quantizer is given), each source owned by one worker until others run dry."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._owner: dict[str, int] = {}
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._waiting.setdefault(job[1].sense, deque()).append(job)
+
+    def __len__(self) -> int:
+        return sum(len(jobs) for jobs in self._waiting.values())
+
+    def take(self, worker: int) -> Job | None:
+        """The worker's next trial: of its own source, else of a source nobody has, else from the end of another's."""
+        for source, jobs in self._waiting.items():
+            if self._owner.get(source) == worker:
+                return self._pop(source, jobs.popleft())
+        for source, jobs in self._waiting.items():
+            if source not in self._owner:
+                self._owner[source] = worker
+                return self._pop(source, jobs.popleft())
+        if not self._waiting:
+            return None
+        source = max(self._waiting, key=lambda s: len(self._waiting[s]))
+        return self._pop(source, self._steal(source))
+
+    def _steal(self, source: str) -> Job:
+        """The first of the last trials that share one quantization, so that the owner's next ones are left to it."""
+        jobs = self._waiting[source]
+        quantize = jobs[-1][1].quantize
+        at = len(jobs) - 1
+        while at > 0 and jobs[at - 1][1].quantize == quantize:
+            at -= 1
+        job = jobs[at]
+        del jobs[at]
+        return job
+
+    def _pop(self, source: str, job: Job) -> Job:
+        if not self._waiting[source]:
+            del self._waiting[source]
+            self._owner.pop(source, None)
+        return job
