@@ -32,9 +32,10 @@ def command(suite: str, profile: str | None, sets: tuple[str, ...], only: tuple[
     from nqbench.registry import registry
     from nqbench.suite import load
 
-    loaded = load(suite, profile=profile, sets=sets)
+    plugins = registry()
+    loaded = load(suite, profile=profile, sets=sets, registry=plugins)
     trials = loaded.trials(only)
-    for block in (_heading(loaded, trials), _work(trials, registry()), _listing(trials, registry(), everything)):
+    for block in (_heading(loaded, trials), _work(trials, plugins), _listing(trials, plugins, everything)):
         click.echo(block + "\n")
     for dropped in loaded.dropped:
         count = f"{dropped.count} combinations" if dropped.count != 1 else "1 combination"

@@ -1,0 +1,51 @@
+"""The suites that ship with nqbench are valid against the plugins that ship with it."""
+
+from pathlib import Path
+
+import pytest
+
+from nqbench.suite import load, shipped
+from nqbench.suite.find import shipped_folder
+from nqbench.suite.published import published_in
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_a_shipped_suite_loads_and_says_what_it_answers_and_how_long_it_takes(name):
+    suite = load(name)
+    assert suite.trials()
+    assert suite.question
+    assert suite.takes
+    assert suite.text.startswith("# Question: ")
+
+
+def test_the_quick_suite_has_the_breadth_that_its_leaderboard_needs():
+    trials = load("quickstart").trials()
+    settings = {}
+    for trial in trials:
+        settings.setdefault((trial.scope, trial.quantizer.name, trial.coder.name), set()).add(trial.quantizer.json)
+    assert {scope for scope, _, _ in settings} == {"global", "layer"}
+    assert len({quantizer for _, quantizer, _ in settings}) >= 2
+    assert len({coder for _, _, coder in settings}) >= 3
+    assert len(settings) >= 12
+    assert min(len(found) for found in settings.values()) >= 4
+
+
+def test_a_suite_is_found_by_name_wherever_one_stands(monkeypatch, tmp_path):
+    by_path = load(shipped()["quickstart"])
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "quickstart.yaml", "suites/quickstart.yaml"):
+        assert load(name).trials() == by_path.trials()
+
+
+def test_a_file_of_that_name_comes_before_the_shipped_suite(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = "models: lenet300\nquantizers: kmeans\n"
+    Path("quickstart.yaml").write_text(text)
+    assert load("quickstart.yaml").text == text
+
+
+def test_published_rows_are_no_suite_and_all_valid():
+    assert "published" not in shipped()
+    rows = published_in(shipped_folder() / "published.yaml")
+    assert len(rows) == 40  # 7 + 6 + 6 + 7 + 7 + 3 + 4
+    assert all(row.accuracy is not None or row.error is not None for row in rows)

@@ -1,0 +1,138 @@
+"""--profile, --set and --only."""
+
+import pytest
+
+from nqbench.api import BadInput
+from nqbench.suite import SuiteError
+
+TEXT = """\
+models: net
+quantizers:
+  - kmeans: {k: [4, 8]}
+  - uniform: {step: 0.1}
+coders: [huffman, lzw]
+profiles:
+  small:
+    quantizers: [kmeans]
+    coders: lzw
+  wrong:
+    quantizers:
+      - kmeans: {k: 0}
+  odd: {coder: lzw}
+"""
+
+
+def shown(trials):
+    return [(t.quantizer.name, t.quantizer.parameters.get("k"), t.coder.name) for t in trials]
+
+
+def test_a_profile_replaces_keys_and_keeps_the_others(suite_of):
+    suite = suite_of(TEXT, profile="small")
+    assert shown(suite.trials()) == [("kmeans", 16, "lzw")]
+
+
+def test_a_fault_in_a_profile_is_placed_where_it_is_written(suite_of):
+    with pytest.raises(SuiteError, match=r"^s.yaml:12: quantizers\[0\]\.kmeans\.k: must be greater than or equal to 1"):
+        suite_of(TEXT, profile="wrong")
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ("smal", r"profiles: there is no profile 'smal'; did you mean 'small'\?"),
+        ("odd", r"^s.yaml:13: profiles\.odd\.coder: unknown key 'coder'; did you mean 'coders'\?"),
+    ],
+)
+def test_a_wrong_profile_is_refused(suite_of, profile, message):
+    with pytest.raises(SuiteError, match=message):
+        suite_of(TEXT, profile=profile)
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["coders=lzw", "quantizers=kmeans"], [("kmeans", 16, "lzw")]),
+        (["coders=[lzw]", "quantizers.0.kmeans.k=32"], [("kmeans", 32, "lzw"), ("uniform", None, "lzw")]),
+        (["coders.0=lzw", "quantizers[0]=uniform", "quantizers[0].uniform.step=1e-3", "quantizers.1=kmeans"],
+         [("uniform", None, "lzw"), ("kmeans", 16, "lzw")]),
+        (["quantizers=kmeans", "quantizers.0.kmeans.k=2", "quantizers.1=kmeans", "coders=lzw"],
+         [("kmeans", 2, "lzw"), ("kmeans", 16, "lzw")]),
+    ],
+)  # fmt: skip
+def test_set_puts_a_value_in_its_place(suite_of, sets, expected):
+    assert shown(suite_of(TEXT, sets=sets).trials()) == expected
+
+
+def test_set_comes_after_the_profile_and_makes_mappings_that_are_missing(suite_of):
+    suite = suite_of(TEXT, profile="small", sets=["coders=huffman", "measure.repeats=3"])
+    assert shown(suite.trials()) == [("kmeans", 16, "huffman")]
+    assert suite.measure is not None
+    assert suite.measure.repeats == 3
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("quantizers.0.kmeans.k=0", r"quantizers\[0\]\.kmeans\.k: must be greater than or equal to 1, not 0"),
+        ("quantizer=kmeans", "unknown key 'quantizer'; did you mean 'quantizers'"),
+        ("quantizers.3=kmeans", r"quantizers has no \[3\]; its last entry is \[1\]"),
+        ("quantizers.kmeans=3", "quantizers is a list; name an entry by its index, 0 to 1"),
+        ("models.k=3", "models is 'net', which has no 'k'"),
+        ("coders=[huffman,lzz]", r"coders\[1\]: unknown coder 'lzz'; did you mean 'lzw'"),
+        ("coders=[", "value:1: invalid YAML"),
+        ("coders", "must be key=value"),
+    ],
+)
+def test_a_wrong_set_is_named_with_its_key(suite_of, item, message):
+    with pytest.raises(SuiteError, match=message) as caught:
+        suite_of(TEXT, sets=[item])
+    assert str(caught.value).startswith(f"--set {item}: ")
+
+
+def test_the_text_of_an_overridden_suite_gives_the_same_trials(suite_of):
+    suite = suite_of(TEXT, profile="small", sets=["seeds=[1, 2]", "quantizers.0={kmeans: {init: random}}", "timeout=7"])
+    again = suite_of(suite.text)
+    assert again.trials() == suite.trials()
+    assert again.timeout == 7
+    assert suite.text.startswith("# s.yaml with --profile small --set seeds=[1, 2] ")
+
+
+def test_the_text_of_a_suite_as_written_keeps_its_comments(suite_of):
+    assert suite_of("# why\n" + TEXT).text == "# why\n" + TEXT
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (["quantizer=kmeans,coder=huffman"], [("kmeans", 4, "huffman"), ("kmeans", 8, "huffman")]),
+        (["quantizer=k*", "coder=lz?"], [("kmeans", 4, "lzw"), ("kmeans", 8, "lzw")]),
+        (["quantizer.k=8"], [("kmeans", 8, "huffman"), ("kmeans", 8, "lzw")]),
+        (["quantizer.k=4,quantizer.k=8,coder=lzw"], [("kmeans", 4, "lzw"), ("kmeans", 8, "lzw")]),
+        (["quantizer=uniform,training=none,seed=none,scope=global,coder=lzw"], [("uniform", None, "lzw")]),
+    ],
+)
+def test_only_keeps_the_trials_it_names(suite_of, only, expected):
+    assert shown(suite_of(TEXT).trials(only)) == expected
+
+
+def test_a_chain_is_found_by_any_of_its_links_or_whole(suite_of):
+    suite = suite_of("models: net\nquantizers: kmeans\ntrainings: [none, tune, [tune, batchnorm]]\n")
+    lengths = {text: [len(t.training) for t in suite.trials([f"training={text}"])] for text in
+               ("none", "tune", "batchnorm", "tune+batchnorm")}  # fmt: skip
+    assert lengths == {"none": [0], "tune": [1, 2], "batchnorm": [2], "tune+batchnorm": [2]}
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("quantizr=kmeans", "--only quantizr=kmeans: unknown axis 'quantizr'; did you mean 'quantizer'"),
+        ("quantizer=kmean", "--only quantizer=kmean: no trial is left; did you mean 'kmeans'"),
+        ("coder=lzw,scope=layer", "--only scope=layer: no trial is left; known: global"),
+        ("kmeans", "--only kmeans: must be axis=value"),
+        ("seed.x=3", "--only seed.x=3: 'seed' has no parameters"),
+    ],
+)
+def test_a_wrong_only_says_what_would_be_right(suite_of, only, message):
+    with pytest.raises(BadInput) as caught:
+        suite_of(TEXT).trials([only])
+    assert str(caught.value).startswith(message)
