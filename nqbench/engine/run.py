@@ -175,11 +175,13 @@ class _Run:
             if not earlier or earlier[-1].outcome in ("ok", "failed"):
                 return {}
         found = store.done(keys.trial for _, keys in jobs)
-        return {
-            key: record
-            for key, record in found.items()
-            if (self.folder / FILES / file_name(key)).is_file() and record.file_bytes is not None
-        }
+        return {key: record for key, record in found.items() if self._in_place(key, record)}
+
+    def _in_place(self, key: str, record: Record) -> bool:
+        try:
+            return (self.folder / FILES / file_name(key)).stat().st_size == record.file_bytes
+        except OSError:
+            return False
 
     def _restored(self, store: Store, job: Job) -> Record | None:
         """The trial from the cache, if all of it is there."""

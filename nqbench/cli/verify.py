@@ -1,0 +1,33 @@
+"""``nqbench verify DIR``: is every file what its record says?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("verify")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def command(folder: Path, device: str) -> None:
+    """Decode every file in FOLDER in a fresh process and evaluate it again.
+
+    Decoded bytes must match exactly; metrics exactly in the environment that made the records, within 0.1 of their
+    unit in another. Ends with exit code 3 if anything differs.
+    """
+    from nqbench.cli import REGRESSION
+    from nqbench.engine.verify import verify
+
+    checked = faults = 0
+    for verdict in verify(folder, device=device):
+        checked += 1
+        if verdict.fault is not None:
+            faults += 1
+            click.echo(f"DIFFERS: {verdict.fault}", err=True)
+    if not checked:
+        raise click.ClickException(f"{folder}: no record of a finished trial to verify")
+    click.echo(f"{checked - faults} of {checked} files verified")
+    if faults:
+        click.echo(f"{faults} files are not what their records say", err=True)
+        click.get_current_context().exit(REGRESSION)

@@ -1,0 +1,114 @@
+"""Verification: every stored file decoded again in a fresh process, and evaluated again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nqbench.api.errors import CorruptFile, NqbenchError
+from nqbench.api.model import Model
+from nqbench.container import read_sections
+from nqbench.engine.run import resolve_device
+from nqbench.pipeline.artifacts import content_hash
+from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.evaluating import evaluation_fields
+from nqbench.pipeline.network import Network, fill
+from nqbench.registry import registry
+from nqbench.results.environment import environment
+from nqbench.results.record import Record
+from nqbench.results.store import Store
+from nqbench.suite.trial import Choice
+
+TOLERANCE = 0.1
+"""How far a metric may lie from its record, in the metric's unit, where versions or processor are not the record's.
+In the same environment it must be equal."""
+_SAME = ("python", "torch", "numpy", "cpu", "gpu", "threads", "device")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One record's: ``fault`` is None where all is as it says."""
+
+    record: Record
+    fault: str | None
+
+
+def verify(folder: str | Path, *, device: str = "auto") -> Iterator[Verdict]:
+    """Check every ok record of the last run: file present, its size and parts, decoded bytes, metrics.
+
+    Yields a verdict a record, in their order. Raises StoreError where there are no records.
+    """
+    folder = Path(folder)
+    with Store.read(folder) as store:
+        records = [record for record in store.records() if record.ok]
+    checker = _Checker(folder, resolve_device(device))
+    try:
+        for record in records:
+            yield Verdict(record, checker.fault(record))
+    finally:
+        checker.decoder.close()
+
+
+class _Checker:
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder = folder
+        self.device = torch.device(device)
+        self.decoder = Decoder()
+        self.here = environment(device)
+        self._networks: dict[Choice, tuple[Model, Network]] = {}
+        self._metrics: dict[tuple[Choice, str], Mapping[str, Any]] = {}
+
+    def fault(self, record: Record) -> str | None:
+        """What is wrong, in one line; None if nothing is."""
+        path = self.folder / (record.file or "")
+        try:
+            size = path.stat().st_size if record.file else -1
+            if size != record.file_bytes:
+                return f"{path}: {'is missing' if size < 0 else f'has {size} bytes'}, not {record.file_bytes}"
+            parts = record.parts.model_dump() if record.parts else {}
+            if read_sections(path).parts != parts:
+                return f"{path}: its parts are not those of the record"
+            tensors = self.decoder.decode(path).tensors
+            content = content_hash(tensors)
+            if content != record.decoded_sha256:
+                return f"{path}: decodes to other tensors ({content[:12]}) than recorded ({record.decoded_sha256})"
+            return self._metric_fault(record, content, tensors)
+        except FileNotFoundError:
+            return f"{path}: is missing"
+        except (OSError, CorruptFile) as error:
+            return str(error)
+        except NqbenchError as error:
+            return f"{path}: {error}"
+
+    def _metric_fault(self, record: Record, content: str, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        if record.metric_name is None:
+            return None
+        choice = Choice("model", record.model, _json(record.model_params or {}))
+        if (choice, content) not in self._metrics:
+            model, network = self._network(choice)
+            fill(network.spare, tensors)
+            self._metrics[choice, content] = evaluation_fields(model.evaluate(network.spare, "test"))
+        found = self._metrics[choice, content]["metrics"][record.metric_name]
+        recorded = record.metric if record.metric is not None else float("nan")
+        same = all(record.environment.get(name) == self.here.get(name) for name in _SAME)
+        allowed = 0.0 if same else TOLERANCE
+        if not abs(found - recorded) <= allowed:
+            return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {allowed})"
+        return None
+
+    def _network(self, choice: Choice) -> tuple[Model, Network]:
+        if choice not in self._networks:
+            model = choice.make(registry())
+            assert isinstance(model, Model)
+            model.prepare()
+            self._networks[choice] = model, Network.of(model, model.load(self.device).eval())
+        return self._networks[choice]
+
+
+def _json(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
