@@ -30,7 +30,7 @@ EXACT_BELOW = 10_000_000
 """From this many weights on, ``line`` is a histogram."""
 HALF_BINS = 1 << 17
 """The histogram's bins: this many of equal width, cut again at this many sample quantiles."""
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Weights a thread takes at a time on the CPU."""
 _ROWS = 1 << 12
 _force_torch = False
@@ -123,7 +123,7 @@ def assign(weights: Tensor, edges: Tensor) -> Tensor:
         return torch.bucketize(weights, cuts, out_int32=True)
     from nqbench.api import views_kernels as kernels
 
-    table = _lookup(cuts.numpy())
+    table = lookup(cuts.numpy())
     w, out = weights.numpy(), np.empty(weights.numel(), dtype=np.int32)
     in_chunks(w.size, lambda at: kernels.assign(w[at], *table, out[at]))
     return torch.from_numpy(out)
@@ -187,7 +187,7 @@ def _optional(h: Tensor | None) -> Array:
     return np.empty(0, dtype=np.float32) if h is None else h.numpy()
 
 
-def _lookup(edges: Array) -> tuple[Array, float, float, Array]:
+def lookup(edges: Array) -> tuple[Array, float, float, Array]:
     """``views_kernels.assign``'s arguments for ascending float32 edges: a uniform grid from first to last edge."""
     from nqbench.api import views_kernels as kernels
 
@@ -265,7 +265,7 @@ def _bin_sums(source: Source, edges: Tensor, shift: float) -> Tensor:
     from nqbench.api import views_kernels as kernels
 
     w, h = source.weights.numpy(), _optional(source.h)
-    table = _lookup(edges.numpy())
+    table = lookup(edges.numpy())
     bins = edges.numel() + 1
 
     def part(at: slice) -> Array:

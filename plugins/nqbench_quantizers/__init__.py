@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from nqbench.api import Plugin, hookimpl
+from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
 from nqbench_quantizers.kmeans import KMeans
+from nqbench_quantizers.lattice import Lattice, RandomizedLattice
+from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.uniform import Uniform
 
 nqbench_api_version = 1
@@ -12,4 +15,4 @@ nqbench_api_version = 1
 @hookimpl
 def nqbench_plugins() -> list[type[Plugin]]:
     """The classes registered under the entry point ``quantizers``."""
-    return [Uniform, KMeans]
+    return [Uniform, KMeans, ECSQ, ECSQOptimal, Lattice, RandomizedLattice, Binary, Ternary, PowersOfTwo, Fixed]

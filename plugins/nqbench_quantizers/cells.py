@@ -41,10 +41,21 @@ def dense(symbols: Tensor, kept: Tensor) -> Tensor:
     if bool(kept.all()):
         return symbols
     rank = (kept.cumsum(0) - 1).to(torch.int32)
-    out = torch.empty_like(symbols)
-    for start in range(0, symbols.numel(), views.CHUNK):
-        at = slice(start, start + views.CHUNK)
-        out[at] = rank[symbols[at]]
+    return look_up(rank, symbols)
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """(n,) int32 table[index], of (k,) int32 and (n,) integers."""
+    out = torch.empty(index.numel(), dtype=torch.int32, device=index.device)
+    if views.on_torch(index):
+        for start in range(0, index.numel(), views.CHUNK):
+            at = slice(start, start + views.CHUNK)
+            out[at] = table[index[at].long()]
+        return out
+    from nqbench_quantizers import kernels
+
+    t, i, o = table.numpy(), index.numpy(), out.numpy()
+    views.in_chunks(i.size, lambda at: kernels.look_up(t, i[at], o[at]))
     return out
 
 

@@ -66,3 +66,189 @@ def best_intervals(h: Array, hw: Array, hww: Array, k: int) -> Array:
         end = choice[j, end]
         starts[j] = end
     return starts
+
+
+@jit
+def entropy_constrained_intervals(count: Array, hw: Array, hww: Array, lam: float) -> tuple[Array, float]:
+    """Starts of the intervals of B bins with the least sum of within + lam n_ab log2(n / n_ab), and that sum.
+
+    A shortest path over B + 1 nodes, every pair tried: -n log n breaks the Monge condition that a faster search needs.
+    count, hw, hww: (B + 1,) prefix sums of 1, w, w^2.
+    """
+    bins = count.size - 1
+    total = np.log2(count[bins])
+    cost = np.empty(bins + 1)
+    before = np.zeros(bins + 1, dtype=np.int32)
+    cost[0] = 0.0
+    for b in range(1, bins + 1):
+        best, where = np.inf, 0
+        for a in range(b - 1, -1, -1):
+            mass = count[b] - count[a]
+            first = hw[b] - hw[a]
+            within = max(hww[b] - hww[a] - first * first / mass, 0.0)
+            if within >= best:  # a longer interval only has more distortion, and no cost is negative
+                break
+            value = cost[a] + within + lam * mass * (total - np.log2(mass))
+            if value < best:
+                best, where = value, a
+        cost[b] = best
+        before[b] = where
+    starts = np.empty(bins, dtype=np.int64)
+    size, end = 0, bins
+    while end > 0:
+        end = before[end]
+        starts[size] = end
+        size += 1
+    return starts[:size][::-1].copy(), cost[bins]
+
+
+@jit
+def envelope(codebook: Array, price: Array, out: Array) -> None:
+    """out (k - 1,): edges of the cells of argmin_j (w - c_j)^2 + price_j, by a stack of the lines seen so far."""
+    k = codebook.size
+    kept = np.empty(k, dtype=np.int64)
+    begin = np.empty(k)
+    top = -1
+    for j in range(k):
+        if np.isinf(price[j]):
+            continue
+        at = -np.inf
+        while top >= 0:
+            i = kept[top]
+            at = (codebook[i] + codebook[j]) / 2 + (price[j] - price[i]) / (2 * (codebook[j] - codebook[i]))
+            if at > begin[top]:
+                break
+            top -= 1
+            at = -np.inf
+        top += 1
+        kept[top] = j
+        begin[top] = at
+    # a codeword without a cell begins where the next one that has one does
+    position, at = top, np.inf
+    for j in range(k - 1, 0, -1):
+        if position >= 0 and kept[position] == j:
+            at = begin[position]
+            position -= 1
+        out[j - 1] = at
+
+
+@jit
+def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float, nearest: int) -> int:
+    """argmin_j g (w - c_j)^2 + price_j, searched outward from the nearest codeword until distortion and the lowest
+    price alone reach the best cost."""
+    d = w - codebook[nearest]
+    best, where = d * d * g + price[nearest], nearest
+    for j in range(nearest - 1, -1, -1):
+        d = w - codebook[j]
+        near = d * d * g
+        if near + cheapest > best:
+            break
+        cost = near + price[j]
+        if cost <= best:  # the lowest index wins a tie
+            best, where = cost, j
+    for j in range(nearest + 1, codebook.size):
+        d = w - codebook[j]
+        near = d * d * g
+        if near + cheapest >= best:
+            break
+        cost = near + price[j]
+        if cost < best:
+            best, where = cost, j
+    return where
+
+
+@jit
+def _nearest(w: float, edges: Array, low: float, scale: float, lut: Array) -> Any:
+    """Number of edges below w; the table is that of ``nqbench.api.views.lookup``."""
+    size = lut.size - 1
+    c = (w - low) * scale
+    cell = 0 if c < 0.0 else (size - 1 if c >= size else int(c))
+    a, b = lut[cell], lut[cell + 1]
+    while a < b:
+        m = (a + b) >> 1
+        if edges[m] < w:
+            a = m + 1
+        else:
+            b = m
+    return a
+
+
+@jit
+def weighted_assign(
+    weights: Array,
+    h: Array,
+    codebook: Array,
+    price: Array,
+    edges: Array,
+    low: float,
+    scale: float,
+    lut: Array,
+    out: Array,
+) -> None:
+    """out_i = argmin_j h_i (w_i - c_j)^2 + price_j."""
+    cheapest = price.min()
+    for i in range(weights.size):
+        w = np.float64(weights[i])
+        out[i] = _cheapest(w, np.float64(h[i]), codebook, price, cheapest, _nearest(w, edges, low, scale, lut))
+
+
+@jit
+def weighted_sums(
+    weights: Array,
+    h: Array,
+    codebook: Array,
+    price: Array,
+    edges: Array,
+    low: float,
+    scale: float,
+    lut: Array,
+    shift: float,
+    sums: Array,
+) -> None:
+    """sums (k, 4) += count, h, h (w - shift), h (w - shift)^2 by ``weighted_assign``'s symbols."""
+    cheapest = price.min()
+    for i in range(weights.size):
+        w, g = np.float64(weights[i]), np.float64(h[i])
+        row = sums[_cheapest(w, g, codebook, price, cheapest, _nearest(w, edges, low, scale, lut))]
+        x = w - shift
+        row[0] += 1.0
+        row[1] += g
+        row[2] += g * x
+        row[3] += g * x * x
+
+
+@jit
+def tally(key: Array, counts: Array) -> None:
+    """counts[key_i] += 1."""
+    for value in key:
+        counts[value] += 1
+
+
+@jit
+def hash_tally(key: Array, slots: Array, counts: Array, place: Array, most: int) -> int:
+    """Open addressing: place_i = the slot of key_i (>= 0), counts its members. slots: 2^b entries of -1. Returns the
+    number of distinct keys; stops at the first beyond ``most``."""
+    room = slots.size - 1
+    found = 0
+    for i in range(key.size):
+        value = np.int64(key[i])
+        # Fibonacci hashing spreads keys that differ in few digits
+        at = ((value * np.int64(-7046029254386353131)) >> 20) & room
+        while slots[at] != value:
+            if slots[at] < 0:
+                if found == most:
+                    return found + 1
+                slots[at] = value
+                found += 1
+                break
+            at = (at + 1) & room
+        counts[at] += 1
+        place[i] = at
+    return found
+
+
+@jit
+def look_up(table: Array, index: Array, out: Array) -> None:
+    """out_i = table[index_i]."""
+    for i in range(index.size):
+        out[i] = table[index[i]]

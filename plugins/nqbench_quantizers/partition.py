@@ -73,6 +73,16 @@ def optimal_codebook(source: Source, line: views.Line, k: int) -> Tensor:
     return torch.from_numpy(view.shift + hw / h).to(line.points.device)
 
 
+def entropy_constrained_edges(source: Source, line: views.Line, lam: float, bins: int) -> tuple[Tensor, float]:
+    """The intervals of the coarse view with the least J = D + lam H: their inner edges, (k - 1,) float64, and J."""
+    from nqbench_quantizers import kernels
+
+    view = coarse(source, line, bins)
+    count, hw, hww = _prefix(view.count), _prefix(view.hw), _prefix(view.hww)
+    starts, total = kernels.entropy_constrained_intervals(count, hw, hww, lam)
+    return torch.from_numpy(view.edges[starts[1:] - 1]).to(line.points.device), total / line.n
+
+
 def plus_plus(source: Source, line: views.Line, k: int) -> Tensor:
     """k-means++ [Arthur and Vassilvitskii 2007] on the coarse view: each next codeword is drawn with probability
     proportional to h d^2, d the distance to the nearest so far. (k,) float64; repeats where the bins are fewer."""

@@ -1,0 +1,201 @@
+"""Entropy-constrained scalar quantization [1612.01543, section 5; Chou, Lookabaugh, Gray 1989].
+
+Objective: J = D + lambda H over codewords c_j and cells C_j, with
+    D = (1/n) sum_i h_i (w_i - c_j(i))^2,   H = - sum_j p_j log2 p_j,   p_j = |C_j| / n,   h_i = 1 unless given.
+
+Each iteration assigns i to argmin_j h_i (w_i - c_j)^2 - lambda log2 p_j, and then sets p_j and c_j = sum h w / sum h
+over C_j. Neither half can raise J.
+
+Unweighted, the cells are intervals: those of the lower envelope of the lines -2 c_j w + c_j^2 - lambda log2 p_j, so an
+iteration costs k binary searches on the source's line. Weighted, the boundary depends on h_i and every weight is
+assigned on its own.
+
+Start: the uniform grid of step sqrt(6 lambda / (ln 2 * mean h)), where J at high rate, h step^2 / 12 - lambda log2 step,
+is stationary. The weighted iteration on many weights first converges on an evenly spread sample of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import AliasChoices, ConfigDict, Field
+from torch import Tensor
+
+from nqbench.api import Knob, Quantized, Quantizer, Source, views
+from nqbench_quantizers import cells, lagrangian, partition
+from nqbench_quantizers.uniform import grid_cells
+
+_BLOCK = 8  # iterations between two looks at J: on a GPU each look waits for the device
+_TOLERANCE = 1e-6  # relative fall of J in a block below which it is done
+_MOST_CODEWORDS = 1 << 16
+_SAMPLED_ABOVE = 1 << 22  # weighted: from this many weights on, first converge on every s-th
+_SAMPLE = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """What an iteration starts from. codebook: (k,) float64 ascending. counts: (k,) float64 members (0: not in use).
+    j: J after the iteration that gave it, times n; a scalar on the device."""
+
+    codebook: Tensor
+    counts: Tensor
+    j: Tensor
+
+    def price(self, lam: float) -> Tensor:
+        """(k,) float64: -lambda log2 p_j, infinite for a codeword without members."""
+        return lam * (torch.log2(self.counts.sum()) - torch.log2(self.counts))
+
+
+class _Lagrangian(Quantizer):
+    """What both variants share: the knob and its unit."""
+
+    lam: float = Field(gt=0, validation_alias=AliasChoices("lam", "lambda"), examples=[0.01])
+    """The price lambda of a bit, in units of J's distortion. In a suite it may be written ``lambda``."""
+    unit: Literal["absolute", "variance"] = "absolute"
+    """What lambda is a multiple of: 1, or the weights' variance times their mean sensitivity."""
+
+    def price(self, source: Source) -> float:
+        """lambda in absolute units. A source without variance has no distortion to trade: any price will do."""
+        return self.lam if self.unit == "absolute" else self.lam * _variance(source)
+
+    def knob(self, source: Source) -> Knob:
+        unit = _variance(source) if self.unit == "absolute" else 1.0
+        return Knob("lam", 1e-5 * unit, 3.0 * unit, "log", more_bytes="down")
+
+
+class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorithm 1"):
+    """Scalar quantization under an entropy constraint: least distortion plus lambda times entropy, by iteration."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"lam": 0.1, "unit": "variance", "k": 8}]})
+    takes = frozenset({"none", "diagonal"})
+
+    k: int | None = Field(None, ge=1, le=_MOST_CODEWORDS)
+    """Start from this many codewords evenly between the extremes, instead of the grid that lambda asks for."""
+    iterations: int = Field(1000, ge=1)
+    """At most this many iterations."""
+
+    def quantize(self, source: Source) -> Quantized:
+        lam = self.price(source)
+        h = source.h
+        if h is None or bool((h == h[0]).all()):
+            # equal sensitivities leave the unweighted problem at another price
+            return self._unweighted(source, lam / (1.0 if h is None else float(h[0])), lam)
+        return self._weighted(source, h, lam)
+
+    def _unweighted(self, given: Source, lam: float, stated: float) -> Quantized:
+        source = unweighted(given)
+        line = views.line(source)
+        best, total = None, 0
+        for start in self._starts(source, lam):
+            code, iterations = run(lambda c: lagrangian.step(line, c, lam), start, self.iterations)
+            total += iterations
+            if best is None or float(code.j) < float(best.j):
+                best = code
+        assert best is not None
+        edges = lagrangian.edges(best.codebook, best.price(lam))
+        symbols = views.assign(source.weights, edges)
+        return _finish(given, symbols, best.codebook.numel(), stated, total)
+
+    def _weighted(self, source: Source, h: Tensor, lam: float) -> Quantized:
+        w = source.weights
+        start, total = self._starts(source, lam)[0], 0
+        if source.n > _SAMPLED_ABOVE:
+            stride = source.n // _SAMPLE
+            some, its = w[::stride].contiguous(), h[::stride].contiguous()
+            start, total = run(lambda c: lagrangian.weighted_step(some, its, c, lam), start, self.iterations)
+        code, iterations = run(lambda c: lagrangian.weighted_step(w, h, c, lam), start, self.iterations, block=1)
+        symbols = lagrangian.assign(w, h, code.codebook, code.price(lam))
+        return _finish(source, symbols, code.codebook.numel(), lam, total + iterations)
+
+    def _starts(self, source: Source, lam: float) -> list[Code]:
+        """Where to start from: the codebook of a warm start, k codewords, or the grid, its two placements of zero."""
+        previous = None if source.previous is None else source.previous.table
+        if previous is not None and previous.dim() == 1:
+            return [_nearest_code(source, torch.unique(previous.double().to(source.device)))]
+        if self.k is not None:
+            low, high = views.extremes(source)
+            return [_nearest_code(source, torch.linspace(low, high, self.k, dtype=torch.float64).to(source.device))]
+        low, high = views.extremes(source)
+        width = max(math.sqrt(6 * lam / (math.log(2) * _mean_h(source))), (high - low) / _MOST_CODEWORDS)
+        placements: tuple[Literal["center", "edge"], ...] = ("center", "edge")
+        return [_grid_code(source, width, zero) for zero in placements]
+
+
+class ECSQOptimal(_Lagrangian, name="ecsq-optimal", paper="Muresan and Effros 2008; arXiv:1612.01543"):
+    """The global minimum of distortion plus lambda times entropy over a histogram's bins, unweighted."""
+
+    bins: int = Field(4096, ge=2, le=1 << 16)
+    """Bins of the histogram; a source of at most so many distinct values is solved exactly."""
+
+    def quantize(self, source: Source) -> Quantized:
+        source = unweighted(source)
+        lam = self.price(source)
+        edges, j = partition.entropy_constrained_edges(source, views.line(source), lam, self.bins)
+        symbols = views.assign(source.weights, edges)
+        return _finish(source, symbols, edges.numel() + 1, lam, 0, {"lagrangian_bound": j})
+
+
+def unweighted(source: Source) -> Source:
+    """The source without its sensitivity; made once, so that its views are shared too."""
+    return source if source.sensitivity is None else source.view("unweighted", lambda s: s.with_(sensitivity=None))
+
+
+def run(step: Callable[[Code], Code], start: Code, iterations: int, block: int = _BLOCK) -> tuple[Code, int]:
+    """Iterate until J falls by less than the tolerance in a block. Returns the last code and the iterations made."""
+    code, before, done = start, math.inf, 0
+    while done < iterations:
+        for _ in range(min(block, iterations - done)):
+            code = step(code)
+            done += 1
+        after = float(code.j)
+        if before - after <= _TOLERANCE * abs(after):
+            break
+        before = after
+        used = code.counts > 0
+        code = Code(code.codebook[used], code.counts[used], code.j)
+    return code, done
+
+
+def _finish(
+    source: Source, symbols: Tensor, k: int, lam: float, iterations: int, extra: dict[str, float] | None = None
+) -> Quantized:
+    q = cells.from_symbols(source, symbols, k)
+    figures = dict(q.statistics)
+    # D is per weight here, and `distortion` per unit of sensitivity
+    j = figures["distortion"] * _mean_h(source) + lam * figures["entropy"]
+    figures |= {"iterations": float(iterations), "lagrangian": j, "lambda": lam, **(extra or {})}
+    return Quantized(q.symbols, q.alphabet, q.sizes, q.parameters, statistics=figures)
+
+
+def _nearest_code(source: Source, codebook: Tensor) -> Code:
+    """Given codewords, with the counts of their nearest-codeword cells."""
+    line = views.line(source)
+    count, _, _, _ = line.sums(line.cut(views.midpoints(codebook)))
+    used = count > 0
+    return Code(codebook[used], count[used], count.new_tensor(math.inf))
+
+
+def _grid_code(source: Source, width: float, zero: Literal["center", "edge"]) -> Code:
+    """The means of the cells of a uniform grid of that step."""
+    symbols, low, high = grid_cells(source, [width], zero)
+    shift = views.offset(source)
+    count, h, hw, _ = views.symbol_sums(source.weights, source.h, symbols, high - low + 1, shift)
+    used = count > 0
+    return Code((shift + hw / h)[used], count[used], count.new_tensor(math.inf))
+
+
+def _mean_h(source: Source) -> float:
+    if source.h is None:
+        return 1.0
+    h = source.h
+    return source.view(
+        "mean h", lambda s: math.fsum(float(c.double().sum()) for c in torch.split(h, views.CHUNK)) / s.n
+    )
+
+
+def _variance(source: Source) -> float:
+    return (views.moments(source)[1] ** 2 or 1.0) * _mean_h(source)

@@ -1,0 +1,122 @@
+"""Lattice quantization of vectors, plain and with a dither that the decoder redraws [1802.02271; Ziv 1985].
+
+Vectors of d weights are taken in order from the concatenated source; the last one is padded, and its padding is dropped
+again. With step s, each coordinate goes to the grid point
+    q = s * round(w / s)                (``zero: center``: zero is mid-cell, the paper's boundaries (b)), or
+    q = s * (floor(w / s) + 1/2)        (``zero: edge``: zero is on a boundary, (a)).
+``randomized-lattice`` draws u_i ~ Uniform(-s/2, s/2) once per vector i, quantizes w + u_i and deploys q - u_i. Each
+coordinate's error, taken alone, is then uniform on the cell and independent of the source: its mean square is s^2 / 12.
+
+The symbols are indices of the distinct lattice points that occur, in lexicographic order; the codebook holds those
+points, (k,) or (k, d), and is what fine-tuning moves. The decoder redraws u from the seed in the file.
+
+Statistics, in bits per weight: ``entropy`` is H(Q), what a coder pays that does not know the dither;
+``conditional_entropy`` is H(Q|U), what one pays that does: the entropy of the source's empirical law on the lattice
+shifted by u, averaged over ``_DITHERS`` values of u in the middles of equal slices of the cell. For d = 1 the law is
+read off the source's line. For d > 1 it is counted on at most ``_VECTORS`` of the vectors, evenly spread; where the points
+are not far fewer than the vectors, such a count is biased low (both entropies are).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, dither, views
+from nqbench_quantizers import cells, points
+
+_DITHERS = 16
+_VECTORS = 1 << 19
+
+
+class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
+    """Vectors of d weights to the nearest point of a cubic lattice; the points that occur are the codebook."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"step": 0.5, "d": 2, "zero": "edge"}]})
+
+    step: float = Field(gt=0, examples=[0.1])
+    """Distance of neighbouring lattice points in each coordinate."""
+    d: int = Field(1, ge=1, le=64)
+    """Weights a vector."""
+    zero: Literal["center", "edge"] = "center"
+    """Whether zero lies in the middle of a cell or on a boundary."""
+    unit: Literal["absolute", "std"] = "absolute"
+    """What the step is a multiple of: 1, or the weights' standard deviation."""
+
+    def quantize(self, source: Source) -> Quantized:
+        return self._quantize(source, None)
+
+    def knob(self, source: Source) -> Knob:
+        unit = (views.moments(source)[1] or 1.0) if self.unit == "absolute" else 1.0
+        # d coordinates make points ** d: a fine lattice in many dimensions has one point a vector
+        return Knob("step", unit * (1 / 32 if self.d == 1 else 1 / 4), unit * 6, "log", more_bytes="down")
+
+    def absolute_step(self, source: Source) -> float:
+        """The step in the weights' unit, as a float32 number."""
+        step = self.step * ((views.moments(source)[1] or 1.0) if self.unit == "std" else 1.0)
+        step = float(torch.tensor(step, dtype=torch.float32))
+        if not 0 < step < math.inf:
+            raise BadInput(f"a step of {self.step:g} cannot be written as a float32 number")
+        return step
+
+    def _quantize(self, source: Source, seed: int | None) -> Quantized:
+        step = self.absolute_step(source)
+        u = None if seed is None else dither(seed, step, -(-source.n // self.d), source.device)
+        grid = points.grid((source.weights, *views.extremes(source)), u, step, self.d, self.zero)
+        symbols, table, counts = points.distinct(grid)
+        cells.check_alphabet(table.shape[0], "take a larger step")
+        codebook = points.positions(table, step, self.zero)
+        figures = {"codewords": float(table.shape[0]), "entropy": cells.entropy(counts) / self.d}
+        if seed is not None:
+            figures["conditional_entropy"] = conditional_entropy(source, step, self.d, self.zero)
+        return Quantized(
+            symbols=symbols,
+            alphabet=table.shape[0],
+            sizes=source.sizes,
+            parameters={"codebook": codebook[:, 0] if self.d == 1 else codebook},
+            side={} if seed is None else {"seed": seed, "dither_step": step},
+            form="lookup" if seed is None else "dithered",
+            statistics=figures,
+        )
+
+
+class RandomizedLattice(Lattice, name="randomized-lattice", paper="arXiv:1802.02271, section 3; Ziv 1985"):
+    """A lattice shifted for each vector by a random dither, which the decoder redraws from the seed in the file."""
+
+    def uses_seed(self) -> bool:
+        return True
+
+    def quantize(self, source: Source) -> Quantized:
+        return self._quantize(source, source.seed)
+
+
+def conditional_entropy(source: Source, step: float, d: int, zero: Literal["center", "edge"]) -> float:
+    """H(Q|U) in bits per weight; see the module."""
+    middles = [step * ((m + 0.5) / _DITHERS - 0.5) for m in range(_DITHERS)]
+    if d == 1:
+        line = views.line(source)
+        entropies = [cells.entropy(_shifted_counts(line, step, u, zero)) for u in middles]
+    else:
+        vectors = source.n // d or 1
+        chosen = torch.arange(0, vectors, max(1, vectors // _VECTORS), device=source.device)
+        place = chosen[:, None] * d + torch.arange(d, device=source.device)
+        sample = source.weights[place.clamp_max(source.n - 1)].reshape(-1)
+        entropies = []
+        for u in middles:
+            shift = torch.full((chosen.numel(),), u, dtype=torch.float32, device=source.device)
+            _, _, counts = points.distinct(points.grid((sample, *views.extremes(source)), shift, step, d, zero))
+            entropies.append(cells.entropy(counts))
+    return math.fsum(entropies) / len(entropies) / d
+
+
+def _shifted_counts(line: views.Line, step: float, u: float, zero: Literal["center", "edge"]) -> Tensor:
+    """Members of each cell of the lattice for w + u, from the line's running counts."""
+    half = 0.5 if zero == "center" else 0.0
+    low, high = (math.floor((float(line.points[i]) + u) / step + half) for i in (0, -1))
+    edges = (torch.arange(low + 1, high + 1, dtype=torch.float64, device=line.points.device) - half) * step - u
+    count, _, _, _ = line.sums(line.cut(edges))
+    return count

@@ -1,0 +1,199 @@
+"""Fixed codebooks, with a learned scale or without [1707.04319, section 4.2 and its appendix].
+
+Objective: min over a > 0 and assignments of sum_i h_i (w_i - a c_j(i))^2, the codewords c_j given, h_i = 1 without a
+sensitivity. ``scale: learned`` makes a the one parameter; a number holds it there (``scale: 1``: the codebook itself).
+
+* ``binary``, {-a, a}: sign(w), sign(0) = +1; a = sum h |w| / sum h.
+* ``ternary``, {-a, 0, a}: with |w| in descending order, j* = argmax_j sum_{i<=j} h |w| / sqrt(sum_{i<=j} h), a the mean
+  of those j*, zero where |w| <= a / 2: the exact optimum. With a scale held at a, zero where |w| < a / 2.
+* ``powers-of-two``, {0, +-1, +-1/2, ..., +-2^-C}, and ``fixed``, any codebook: nearest codeword; the scale alternates
+  between assignment and a = sum h w c / sum h c^2, which never raises the objective, from several starts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from nqbench.api import Knob, Quantized, Quantizer, Source, views
+from nqbench_quantizers import cells
+
+_STARTS = 48
+_ITERATIONS = 60
+_BELOW = -5e-324  # an edge just under zero
+
+
+class _Scaled(Quantizer):
+    """A codebook that does not move, times a scale that may."""
+
+    takes = frozenset({"none", "diagonal"})
+
+    scale: Literal["learned"] | float = "learned"
+    """``learned``, or the number that the codebook is multiplied by."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> _Scaled:
+        if self.scale != "learned" and not float(self.scale) > 0:
+            raise ValueError("scale must be 'learned' or a positive number")
+        return self
+
+    def levels(self) -> tuple[float, ...]:
+        """The codewords before the scale, ascending."""
+        raise NotImplementedError
+
+    def learn(self, source: Source) -> float:
+        """The scale that minimizes the objective."""
+        table = torch.tensor(self.levels(), dtype=torch.float32, device=source.device)
+        return alternate(source, table.double())
+
+    def edges(self, table: Tensor, scale: float) -> Tensor:
+        """(k - 1,) float64: where cells of the scaled table part; a weight on an edge belongs to the cell below."""
+        return views.midpoints(table) * scale
+
+    def quantize(self, source: Source) -> Quantized:
+        table = torch.tensor(self.levels(), dtype=torch.float32, device=source.device)
+        learned = self.scale == "learned"
+        # as the decoder will have it
+        scale = torch.tensor([self.learn(source) if learned else self.scale], dtype=torch.float32, device=source.device)
+        edges = self.edges(table, float(scale))
+        symbols = views.assign(source.weights, edges)
+        shift = views.offset(source)
+        sums = views.symbol_sums(source.weights, source.h, symbols, table.numel(), shift)
+        error = cells.distortion(sums, table.double() * float(scale), shift) / float(sums[1].sum())
+        held = {} if learned or self.scale == 1 else {"scale": scale}
+        return Quantized(
+            symbols=symbols,
+            alphabet=table.numel(),
+            sizes=source.sizes,
+            parameters={"scale": scale} if learned else {},
+            side={"codebook": table, **held},
+            statistics={"scale": float(scale), "distortion": error, "entropy": cells.entropy(sums[0])},
+        )
+
+
+class Binary(_Scaled, name="binary", paper="arXiv:1707.04319, theorem A.2"):
+    """{-a, a}: the sign of each weight, a the (sensitivity-weighted) mean magnitude or a number."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"scale": 1}]})
+
+    def levels(self) -> tuple[float, ...]:
+        return (-1.0, 1.0)
+
+    def edges(self, table: Tensor, scale: float) -> Tensor:
+        return torch.tensor([_BELOW], dtype=torch.float64, device=table.device)
+
+    def learn(self, source: Source) -> float:
+        line = views.line(magnitudes(source))
+        return float(line.shift + line.hw[-1] / line.h[-1])
+
+
+class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
+    """{-a, 0, a}: a and the weights that are zeroed chosen together, exactly; or a held at a number."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"scale": 1}]})
+
+    def levels(self) -> tuple[float, ...]:
+        return (-1.0, 0.0, 1.0)
+
+    def edges(self, table: Tensor, scale: float) -> Tensor:
+        half = torch.tensor([-scale / 2, scale / 2], dtype=torch.float64, device=table.device)
+        if self.scale == "learned":  # zero where |w| <= a / 2
+            return torch.stack([torch.nextafter(half[0], half.new_tensor(-torch.inf)), half[1]])
+        return torch.stack([half[0], torch.nextafter(half[1], half.new_tensor(-torch.inf))])
+
+    def learn(self, source: Source) -> float:
+        size = magnitudes(source)
+        line = views.line(size)
+        h = line.h[-1] - line.h[:-1]
+        first = line.hw[-1] - line.hw[:-1] + line.shift * h
+        best = (first / h.sqrt()).argmax()
+        scale = float(first[best] / h[best])
+        if line.exact:
+            return scale
+        # the line's bins hold many weights: settle the threshold on the weights themselves
+        for _ in range(3):
+            above = views.assign(size.weights, torch.tensor([scale / 2], dtype=torch.float64, device=source.device))
+            sums = views.symbol_sums(size.weights, size.h, above, 2)
+            scale = float(sums[2, 1] / sums[1, 1])
+        return scale
+
+
+class PowersOfTwo(_Scaled, name="powers-of-two", paper="arXiv:1707.04319, theorem A.1"):
+    """{0, 1, 1/2, ..., 2^-C} with both signs, times a scale: the nearest one."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"exponents": 2, "scale": 1}]})
+
+    exponents: int = Field(4, ge=0, le=60)
+    """C: the smallest magnitude is 2^-C; there are 2 C + 3 codewords."""
+
+    def levels(self) -> tuple[float, ...]:
+        powers = [2.0**-c for c in range(self.exponents + 1)]
+        return (*(-p for p in powers), 0.0, *reversed(powers))
+
+    def knob(self, source: Source) -> Knob:
+        return Knob("exponents", 0, 8, "linear", integer=True, more_bytes="up")
+
+
+class Fixed(_Scaled, name="fixed", paper="arXiv:1707.04319, section 4.2"):
+    """Any codebook of the user's, times a scale: the nearest codeword."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"codebook": [-1.0, -0.25, 0.0, 0.25, 1.0], "scale": 1}]})
+    _smallest: ClassVar[float] = 1e-30
+
+    codebook: tuple[float, ...] = Field(min_length=1, max_length=65536, examples=[(-1.5, -0.5, 0.0, 0.5, 1.5)])
+    """The codewords before the scale, in any order."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Fixed:
+        if torch.unique(torch.tensor(self.codebook, dtype=torch.float32)).numel() != len(self.codebook):
+            raise ValueError("codewords must differ as float32 numbers")
+        if self.scale == "learned" and max(abs(c) for c in self.codebook) < self._smallest:
+            raise ValueError("a codebook of zeros has no scale to learn: write scale: 1")
+        return self
+
+    def levels(self) -> tuple[float, ...]:
+        return tuple(sorted(self.codebook))
+
+
+def magnitudes(source: Source) -> Source:
+    """|w| as a source of its own, with the same sensitivity; made once."""
+    return source.view("magnitudes", lambda s: Source(s.weights.abs(), s.tensors, s.sensitivity))
+
+
+def alternate(source: Source, table: Tensor) -> float:
+    """The scale a of an ascending (k,) float64 codebook, by alternation from starts between the source's extremes and a
+    thousandth of its deviation; the best end wins."""
+    line = views.line(source)
+    largest = max(abs(x) for x in views.extremes(source))
+    reach = float(table.abs().max())
+    if largest == 0.0:
+        return 1.0
+    highest = 2 * largest / reach
+    starts = [highest * 2 ** (-j / 3) for j in range(_STARTS)]
+    if source.previous is not None and "scale" in source.previous.parameters:
+        starts.append(float(source.previous.parameters["scale"][0]))
+    best, error = starts[0], math.inf
+    for start in starts:
+        a, cost = _alternate_from(line, table, start)
+        if cost < error:
+            best, error = a, cost
+    return best
+
+
+def _alternate_from(line: views.Line, table: Tensor, start: float) -> tuple[float, float]:
+    """Assignment and scale in turn, without a look at the device's data before the end."""
+    a = table.new_tensor(start)
+    error = a
+    for _ in range(_ITERATIONS):
+        _, h, hw, hww = line.sums(line.cut(views.midpoints(table) * a))
+        whole = hw + line.shift * h  # sum h w, as sums are about the shift
+        c = a * table - line.shift
+        error = (hww - 2 * c * hw + c * c * h).sum()
+        square = (table * table * h).sum()
+        learned = (table * whole).sum() / torch.where(square > 0, square, 1.0)
+        a = torch.where((square > 0) & (learned > 0), learned, a)
+    return float(a), float(error)
