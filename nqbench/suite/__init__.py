@@ -1,4 +1,40 @@
-"""Suites: a YAML file -> a validated ``Suite`` -> trials, handed out by a ``Schedule``."""
+"""Suites: a YAML file -> a validated ``Suite`` -> trials, handed out by a ``Schedule``.
+
+A suite in full; a scalar stands for a list of one, and all keys but ``models`` and ``quantizers`` (or ``codecs``) may
+be left out::
+
+    name: example                       # else the file's name
+    question: Which is smaller?         # one line
+    takes: a minute on two cores
+    models: [lenet300: {data: digits}]  # a plugin: its name, or its name with parameters
+    pruners: [none, magnitude]
+    sensitivities: none
+    scopes: [global, layer]
+    quantizers:
+      - kmeans: {k: [4, 8]}             # a list where the parameter takes none is swept
+      - uniform
+    trainings:
+      - none
+      - [finetune: {epochs: 2}, batchnorm]  # a list inside the list is a chain, run in order
+    positions: [zero, gaps]             # only where something is pruned
+    coders: [huffman, lzw]
+    codecs: nncodec                     # stand for sensitivity, scope, quantizer, training, positions and coder
+    streams: auto                       # auto | joint | per-tensor
+    seeds: [0, 1, 2]                    # only for methods that draw; the others run once
+    others: float32                     # float32 | float16: tensors that are not quantized
+    fold_batchnorm: false
+    loss_increase: false                # record the predicted and the measured increase of the training loss
+    measure: {repeats: 7, warmup: 1, exclusive: true}
+    timeout: 600                        # seconds a trial
+    published: [{network: lenet5}]      # reference rows, inline or selected from published.yaml
+    target: {drop: 0.5}                 # search each method's knob for the smallest file that holds it
+    include:                            # more grids: these axes instead, all others as above
+      - {quantizers: {kmeans: {k: 256}}, coders: huffman}
+    exclude:                            # less the trials that match; see nqbench.suite.matching
+      - {quantizer: {kmeans: {k: 4}}, coder: [lzw, bzip2]}
+    profiles:                           # --profile small: these keys instead
+      small: {quantizers: kmeans}
+"""
 
 from nqbench.suite.document import SuiteError
 from nqbench.suite.find import shipped

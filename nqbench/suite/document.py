@@ -92,13 +92,9 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
-def read(path: Path, shown: str | None = None) -> tuple[Document, str]:
-    """The document in a file and its text. shown: how errors name the file. Raises SuiteError."""
-    name = shown or str(path)
-    if not path.exists():
-        raise SuiteError(f"{name}: there is no such file")
-    if not path.is_file():
-        raise SuiteError(f"{name}: is not a file; name a suite's .yaml file")
+def read(path: Path) -> tuple[Document, str]:
+    """The document in a file and its text. Raises SuiteError."""
+    name = str(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -33,13 +33,15 @@ def shipped() -> dict[str, Path]:
 def find(path_or_name: str | Path) -> Path:
     """The suite's file. Raises SuiteError that suggests the nearest shipped name."""
     path = Path(path_or_name)
-    if path.exists():
+    if path.is_file():
         return path
     known = shipped()
     name = str(path_or_name)
     for candidate in (name, name.removesuffix(".yaml"), name.removesuffix(".yaml").removeprefix("suites/")):
         if candidate in known:
             return known[candidate]
+    if path.exists():  # not before the names: a folder of results may well be called as its suite
+        raise SuiteError(f"{name}: is not a file; name a suite's .yaml file")
     near = did_you_mean(name, list(known)).replace("; known: ", "; shipped suites: ")
     raise SuiteError(f"{name}: there is no such file, and no suite of that name ships with nqbench{near}")
 

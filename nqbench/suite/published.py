@@ -89,7 +89,7 @@ def _selected(document: Document, path: KeyPath, selector: _Selector, suite: Pat
     file = published_file(suite)
     if file is None:
         raise document.error(path, "selects published rows, but there is no published.yaml beside the suite")
-    rows = list(published_in(file))
+    rows = list(published_in(file.resolve()))
     for key, value in selector.model_dump(exclude_none=True).items():
         known = list(dict.fromkeys(str(getattr(row, key)) for row in rows))
         rows = [row for row in rows if getattr(row, key) == value]

@@ -59,7 +59,7 @@ def load(
     """
     registry = installed() if registry is None else registry
     path = find(path_or_name)
-    document, text = read(path, shown=str(path_or_name) if Path(path_or_name).exists() else str(path))
+    document, text = read(path)
     if profile is not None:
         apply_profile(document, profile)
     apply_sets(document, sets)

@@ -1,12 +1,17 @@
 """The suites that ship with nqbench are valid against the plugins that ship with it."""
 
+import inspect
+import textwrap
 from pathlib import Path
 
 import pytest
 
+import nqbench.suite
 from nqbench.suite import load, shipped
+from nqbench.suite.document import parse
 from nqbench.suite.find import shipped_folder
 from nqbench.suite.published import published_in
+from nqbench.suite.spec import SuiteSpec, check_shape
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -49,3 +54,15 @@ def test_published_rows_are_no_suite_and_all_valid():
     rows = published_in(shipped_folder() / "published.yaml")
     assert len(rows) == 40  # 7 + 6 + 6 + 7 + 7 + 3 + 4
     assert all(row.accuracy is not None or row.error is not None for row in rows)
+
+
+def test_a_folder_of_results_that_is_called_as_its_suite_does_not_hide_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart").mkdir()
+    assert load("quickstart").name == "quickstart"
+
+
+def test_the_suite_in_full_of_the_package_s_docstring_shows_every_key():
+    text = inspect.getdoc(nqbench.suite).partition("::\n")[2]
+    spec = check_shape(parse(textwrap.dedent(text), "docstring"))
+    assert spec.model_fields_set == set(SuiteSpec.model_fields)
