@@ -10,12 +10,16 @@ first output word is used. The uniform dither of width ``step`` is step * ((x + 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from nqbench.api.chunks import in_chunks
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _MASK = 0xFFFFFFFF
+_COMPILED_FROM = 1 << 16  # numbers from which loading the compiled loop is worth its while
 _CHUNK = 1 << 20  # indices at a time: bounds the int64 temporaries to a few tens of MB
 
 
@@ -49,9 +53,15 @@ def words(seed: int, start: int, stop: int, device: torch.device | str = "cpu") 
 def dither(seed: int, step: float, count: int, device: torch.device | str = "cpu") -> Tensor:
     """(count,) float32: u_i uniform on (-step/2, step/2), one per vector index, the same on every machine.
 
-    Computed in float64 (exact up to the product with ``step``) and rounded once.
+    By torch operations and by a compiled loop alike: computed in float64 (exact up to the product with ``step``) and rounded once.
     """
     out = torch.empty(count, dtype=torch.float32, device=device)
+    if out.device.type == "cpu" and count >= _COMPILED_FROM:
+        from nqbench.api import philox_kernels
+
+        flat, key = out.numpy(), np.uint64(seed)
+        in_chunks(count, lambda at: philox_kernels.dither(key, step, at.start, flat[at]))
+        return out
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
         x = words(seed, start, stop, device) >> 8

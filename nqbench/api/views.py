@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nqbench.api.chunks import CHUNK, in_chunks
 from nqbench.api.source import Source
 
 EXACT_BELOW = 10_000_000
 """From this many weights on, ``line`` is a histogram."""
 HALF_BINS = 1 << 17
 """The histogram's bins: this many of equal width, cut again at this many sample quantiles."""
-CHUNK = 1 << 20
-"""Weights a thread takes at a time on the CPU."""
 _ROWS = 1 << 12
 _force_torch = False
 
@@ -159,15 +157,6 @@ def torch_everywhere() -> Iterator[None]:
         yield
     finally:
         _force_torch = before
-
-
-def in_chunks(n: int, work: Callable[[slice], Any], chunk: int = CHUNK) -> list[Any]:
-    """``work`` of each slice of [0, n), in torch's number of threads; results in order."""
-    slices = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
-    if len(slices) == 1 or torch.get_num_threads() == 1:
-        return [work(at) for at in slices]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(work, slices))
 
 
 def _chunk_for(n: int, rows: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Quantized, Source, views
+from nqbench.api.chunks import CHUNK, in_chunks
 
 MAX_ALPHABET = 1 << 24
 """The most symbols that a stream can have (``nqbench.api.StreamSpec``)."""
@@ -48,14 +49,14 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
     """(n,) int32 table[index], of (k,) int32 and (n,) integers."""
     out = torch.empty(index.numel(), dtype=torch.int32, device=index.device)
     if views.on_torch(index):
-        for start in range(0, index.numel(), views.CHUNK):
-            at = slice(start, start + views.CHUNK)
+        for start in range(0, index.numel(), CHUNK):
+            at = slice(start, start + CHUNK)
             out[at] = table[index[at].long()]
         return out
     from nqbench_quantizers import kernels
 
     t, i, o = table.numpy(), index.numpy(), out.numpy()
-    views.in_chunks(i.size, lambda at: kernels.look_up(t, i[at], o[at]))
+    in_chunks(i.size, lambda at: kernels.look_up(t, i[at], o[at]))
     return out
 
 

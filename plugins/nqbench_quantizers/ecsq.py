@@ -10,8 +10,8 @@ Unweighted, the cells are intervals: those of the lower envelope of the lines -2
 iteration costs k binary searches on the source's line. Weighted, the boundary depends on h_i and every weight is
 assigned on its own.
 
-Start: the uniform grid of step sqrt(6 lambda / (ln 2 * mean h)), where J at high rate, h step^2 / 12 - lambda log2 step,
-is stationary. The weighted iteration on many weights first converges on an evenly spread sample of them.
+Start: the uniform grid of step sqrt(6 lambda / (ln 2 * mean h)), where J at high rate, h step^2 / 12 - lambda log2
+step, is stationary. The weighted iteration on many weights first converges on an evenly spread sample of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import Knob, Quantized, Quantizer, Source, views
+from nqbench.api.chunks import CHUNK
 from nqbench_quantizers import cells, lagrangian, partition
 from nqbench_quantizers.uniform import grid_cells
 
@@ -192,9 +193,7 @@ def _mean_h(source: Source) -> float:
     if source.h is None:
         return 1.0
     h = source.h
-    return source.view(
-        "mean h", lambda s: math.fsum(float(c.double().sum()) for c in torch.split(h, views.CHUNK)) / s.n
-    )
+    return source.view("mean h", lambda s: math.fsum(float(c.double().sum()) for c in torch.split(h, CHUNK)) / s.n)
 
 
 def _variance(source: Source) -> float:

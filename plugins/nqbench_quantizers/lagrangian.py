@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import views
+from nqbench.api.chunks import in_chunks
 
 if TYPE_CHECKING:
     from nqbench_quantizers.ecsq import Code
@@ -93,7 +94,7 @@ def assign(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor) -> Tenso
 
     w, g, symbols = weights.numpy(), h.numpy(), out.numpy()
     c, p, (edges, low, scale, lut) = _tables(codebook, price)
-    views.in_chunks(w.size, lambda at: kernels.weighted_assign(w[at], g[at], c, p, edges, low, scale, lut, symbols[at]))
+    in_chunks(w.size, lambda at: kernels.weighted_assign(w[at], g[at], c, p, edges, low, scale, lut, symbols[at]))
     return out
 
 
@@ -119,7 +120,7 @@ def assign_and_sum(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor, 
         kernels.weighted_sums(w[at], g[at], c, p, edges, low, scale, lut, shift, own)
         return own
 
-    parts = views.in_chunks(w.size, part)
+    parts = in_chunks(w.size, part)
     return torch.from_numpy(np.ascontiguousarray(np.sum(parts, axis=0).T))
 
 

@@ -13,8 +13,8 @@ points, (k,) or (k, d), and is what fine-tuning moves. The decoder redraws u fro
 Statistics, in bits per weight: ``entropy`` is H(Q), what a coder pays that does not know the dither;
 ``conditional_entropy`` is H(Q|U), what one pays that does: the entropy of the source's empirical law on the lattice
 shifted by u, averaged over ``_DITHERS`` values of u in the middles of equal slices of the cell. For d = 1 the law is
-read off the source's line. For d > 1 it is counted on at most ``_VECTORS`` of the vectors, evenly spread; where the points
-are not far fewer than the vectors, such a count is biased low (both entropies are).
+read off the source's line. For d > 1 it is counted on at most ``_VECTORS`` of the vectors, evenly spread; where the
+points are not far fewer than the vectors, such a count is biased low (both entropies are).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, views
+from nqbench.api.chunks import CHUNK
 from nqbench_quantizers import cells
 
 _TABLE = 1 << 25  # keys below this are counted in a table of one entry a key
@@ -46,7 +47,7 @@ class Grid:
         return (y.round_() if self.zero == "center" else y.floor_()).sub_(self.low)
 
     def spans(self) -> list[tuple[int, int]]:
-        rows = max(1, views.CHUNK // self.d)
+        rows = max(1, CHUNK // self.d)
         return [(a, min(a + rows, self.m)) for a in range(0, self.m, rows)]
 
 
@@ -113,7 +114,7 @@ def _number(key: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
         return _unique(key)
     if views.on_torch(key):
         counts = torch.zeros(size, dtype=torch.int64, device=key.device)
-        for part in torch.split(key, views.CHUNK):
+        for part in torch.split(key, CHUNK):
             counts += torch.bincount(part, minlength=size)
     else:
         from nqbench_quantizers import kernels

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, views
+from nqbench.api.chunks import CHUNK
 from nqbench_quantizers import cells
 
 _LARGEST_CELL = 1 << 23  # (cell + 1/2) is exact in float32 up to here
@@ -150,8 +151,8 @@ def grid_cells(source: Source, steps: list[float], zero: Literal["center", "edge
     cells.check_alphabet(high - low + 1, "take a larger step")
     out = torch.empty(source.n, dtype=torch.int32, device=source.device)
     for (start, stop), step in zip(spans, steps, strict=True):
-        for a in range(start, stop, views.CHUNK):
-            at = slice(a, min(a + views.CHUNK, stop))
+        for a in range(start, stop, CHUNK):
+            at = slice(a, min(a + CHUNK, stop))
             x = source.weights[at].double() / step
             out[at] = (x.round_() if zero == "center" else x.floor_()).sub_(low)
     return out, low, high

@@ -1,0 +1,28 @@
+"""Work over many weights in fixed chunks, shared out among threads.
+
+The chunks depend on the number of weights alone, never on the number of threads: sums that are added in chunk order
+are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+"""Weights a thread takes at a time."""
+
+
+def in_chunks(n: int, work: Callable[[slice], T], chunk: int = CHUNK) -> list[T]:
+    """``work`` of each slice of [0, n), in as many threads as torch would use; results in order. ``work`` must let go
+    of Python's lock for long enough to gain anything."""
+    slices = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    if len(slices) == 1 or torch.get_num_threads() == 1:
+        return [work(at) for at in slices]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(work, slices))

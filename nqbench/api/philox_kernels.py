@@ -1,0 +1,26 @@
+"""The compiled form of ``nqbench.api.philox`` on the CPU. Import lazily: numba is slow to load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+
+@numba.njit(nogil=True, cache=True)
+def dither(seed: np.uint64, step: float, start: int, out: np.ndarray[Any, Any]) -> None:
+    """out_i = the dither of vector start + i; Philox4x32-10 on unsigned words."""
+    mask = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    m0, m1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+    w0, w1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+    for i in range(out.size):
+        index = np.uint64(start + i)
+        x0, x1, x2, x3 = index & mask, index >> half, np.uint64(0), np.uint64(0)
+        k0, k1 = np.uint64(seed) & mask, np.uint64(seed) >> half
+        for _ in range(10):
+            p0, p1 = m0 * x0, m1 * x2
+            x0, x1, x2, x3 = (p1 >> half) ^ x1 ^ k0, p1 & mask, (p0 >> half) ^ x3 ^ k1, p0 & mask
+            k0, k1 = (k0 + w0) & mask, (k1 + w1) & mask
+        out[i] = step * ((np.float64(np.int64(x0 >> np.uint64(8))) + 0.5) / 16777216.0 - 0.5)
