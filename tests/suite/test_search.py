@@ -1,0 +1,153 @@
+"""The search for operating points, on methods whose curves are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pluggy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from nqbench.api import Coder, Knob, Model, Quantizer
+from nqbench.registry import Registered, Registry
+from nqbench.suite.search import TargetSchedule, holds
+from nqbench.suite.spec import Target
+from nqbench.suite.trial import Choice, Trial
+
+
+class Net(Model, name="net"):
+    """A model that is never loaded."""
+
+
+class Stepped(Quantizer, name="stepped"):
+    """Knob: step, larger is smaller."""
+
+    step: float = Field(1.0, gt=0)
+    KNOB: ClassVar[Knob] = Knob("step", 0.001, 1.0, more_bytes="down")
+
+
+class Levels(Quantizer, name="levels"):
+    """Knob: k, a whole number."""
+
+    k: int = Field(2, ge=2)
+    KNOB: ClassVar[Knob] = Knob("k", 2, 256, integer=True)
+
+
+class Plain(Coder, name="plain"):
+    """Nothing."""
+
+
+@pytest.fixture
+def registry() -> Registry:
+    found = Registry(pluggy.PluginManager("nqbench"))
+    for cls in (Net, Stepped, Levels, Plain):
+        found.found[cls.kind, cls.name] = Registered(cls, "here", "1")
+    return found
+
+
+def trial(quantizer: Quantizer) -> Trial:
+    return Trial(Choice.of(Net()), quantizer=Choice.of(quantizer), coder=Choice.of(Plain()))
+
+
+def drive(
+    schedule: TargetSchedule, knob: Knob | None, accuracy: Callable[[float], float], size: Callable[[float], int]
+) -> int:
+    """Run a schedule against a known curve; the number of trials it took."""
+    ran = 0
+    for _ in range(1000):
+        if schedule.finished():
+            return ran
+        for question in schedule.questions():
+            schedule.answered(question, knob)
+        for one in schedule.ready():
+            ran += 1
+            value = next(iter(one.quantizer.parameters.values()))  # type: ignore[union-attr]
+            schedule.ended(one, record(accuracy(value), size(value)))
+    raise AssertionError("the schedule does not end")
+
+
+def record(metric: float, size: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "status": "ok", "metric_name": "accuracy", "metric": metric, "metric_float": 90.0, "metrics": {},
+        "metrics_float": {}, "metric_higher_is_better": True, "file_bytes": size, **fields,
+    }  # fmt: skip
+
+
+@given(edge=st.floats(0.002, 0.9))
+def test_a_monotone_curve_is_searched_to_its_edge(edge: float) -> None:
+    found = Registry(pluggy.PluginManager("nqbench"))
+    found.found["quantizer", "stepped"] = Registered(Stepped, "here", "1")
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, trials=16), found)
+    ran = drive(schedule, Stepped.KNOB, lambda step: 90.0 if step <= edge else 80.0, lambda s: int(1e5 / s))
+    best = schedule.searches[0].best
+    assert ran <= 16
+    assert best is not None
+    assert best.value <= edge
+    # the coarse grid has 5 intervals over three decades, halved up to 10 times: far inside 5 %
+    assert best.value > edge * 0.95
+    assert schedule.searches[0].violations == 0
+
+
+def test_a_whole_knob_ends_on_neighbours(registry: Registry) -> None:
+    schedule = TargetSchedule([trial(Levels())], Target(metric=85.0, trials=20), registry)
+    drive(schedule, Levels.KNOB, lambda k: 90.0 if k >= 37 else 50.0, lambda k: int(1000 * math.log2(k)))
+    assert schedule.searches[0].best is not None
+    assert schedule.searches[0].best.value == 37
+    tried = [p.value for p in schedule.searches[0].points]
+    assert len(tried) == len(set(tried))
+
+
+def test_a_point_that_fails_below_one_that_holds_is_a_violation(registry: Registry) -> None:
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, trials=15), registry)
+
+    def accuracy(step: float) -> float:
+        return 70.0 if 0.02 < step < 0.05 or step > 0.2 else 90.0
+
+    drive(schedule, Stepped.KNOB, accuracy, lambda s: int(1e5 / s))
+    search = schedule.searches[0]
+    assert search.violations == 1  # the coarse grid is 0.001, 0.0056, 0.032, 0.18, 1
+    assert search.best is not None
+    assert 0.19 < search.best.value <= 0.2
+
+
+def test_a_method_that_never_holds_stops_after_the_coarse_grid(registry: Registry) -> None:
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, trials=12), registry)
+    assert drive(schedule, Stepped.KNOB, lambda step: 10.0, lambda s: 1) == 4
+    assert schedule.searches[0].best is None
+
+
+def test_a_method_without_a_knob_is_tried_once(registry: Registry) -> None:
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5), registry)
+    assert drive(schedule, None, lambda step: 90.0, lambda s: 7) == 1
+
+
+def test_values_of_the_knob_in_a_suite_are_one_method(registry: Registry) -> None:
+    methods = [trial(Stepped(step=0.1)), trial(Stepped(step=0.2)), trial(Levels())]
+    schedule = TargetSchedule(methods, Target(drop=0.5, trials=6), registry)
+    for question, knob in zip(schedule.questions(), (Stepped.KNOB, Stepped.KNOB, Levels.KNOB), strict=True):
+        schedule.answered(question, knob)
+    assert [s.method.quantizer.name for s in schedule.searches] == ["stepped", "levels"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "expected"),
+    [
+        (Target(drop=0.5), {"metric": 89.5}, True),
+        (Target(drop=0.5), {"metric": 89.4}, False),
+        (Target(metric=89.0), {"metric": 89.0}, True),
+        (Target(metric=2.0), {"metric": 1.9, "metric_higher_is_better": False}, True),
+        (Target(drop=0.5), {"metric": 90.0, "status": "failed"}, False),
+        (
+            Target(drop=0.5, split="validation"),
+            {"metric": 10.0, "metrics": {"validation.accuracy": 79.9}, "metrics_float": {"validation.accuracy": 80.0}},
+            True,
+        ),
+        (Target(drop=0.5, split="validation"), {"metric": 90.0}, False),
+    ],
+)
+def test_holds(target: Target, fields: dict[str, Any], expected: bool) -> None:
+    assert holds(target, record(90.0, 1, **{k: v for k, v in fields.items() if k != "metric"}) | fields) is expected
