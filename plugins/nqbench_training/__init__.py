@@ -11,8 +11,18 @@ nqbench_api_version = 1
 
 @hookimpl
 def nqbench_plugins() -> Sequence[type[Plugin]]:
+    from nqbench_training.alternating import IteratedDirect, LearningCompression
+    from nqbench_training.batchnorm import BatchNorm
+    from nqbench_training.finetune import FineTune
+    from nqbench_training.magnitude import Magnitude
     from nqbench_training.nothing import NoPruner, NoSensitivity, NoTraining
     from nqbench_training.second_moments import SecondMoments
     from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson
+    from nqbench_training.sequential import Sequential
+    from nqbench_training.straight_through import StraightThrough
 
-    return [NoPruner, NoSensitivity, NoTraining, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
+    pruners: list[type[Plugin]] = [NoPruner, Magnitude]
+    sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
+    around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
+    alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]
+    return [*pruners, *sensitivities, *around, *alternating]

@@ -149,7 +149,7 @@ def gauss_newton_product(task: Task, direction: Mapping[str, Tensor], samples: i
     at = {name: task.parameter(name).detach() for name in direction}
     total, seen = 0.0, 0
     # fused attention has no forward mode
-    with evaluating(task.module), sdpa_kernel(SDPBackend.MATH):
+    with evaluating(task.module), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         for batch, size in first_samples(task, samples):
             pair = jvp(lambda t, b=batch: task.predict(b, tensors=t), (at,), (dict(direction),))
             outputs, moved = pair[0], pair[1]

@@ -80,6 +80,7 @@ def fit(
     a run resumes. checkpoint: a file, rewritten after each epoch; one of another recipe is ignored.
     Returned moments: Adam's recurrence v <- 0.999 v + 0.001 g^2 over all steps, bias-corrected, whatever the optimizer.
     """
+    moved = list(parameters.values())
     optimizer = _optimizer(recipe, parameters)
     tracker = _Moments(parameters)
     epoch = 0
@@ -98,7 +99,7 @@ def fit(
             for batch in batches(recipe.epoch_seed(epoch)):
                 optimizer.zero_grad(set_to_none=True)
                 value = loss(batch)
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward(inputs=moved)  # type: ignore[no-untyped-call]
                 tracker.update()
                 if before_step is not None:
                     before_step()

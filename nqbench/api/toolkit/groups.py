@@ -1,0 +1,73 @@
+"""Quantized groups as a safetensors file: what a long training keeps between its steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nqbench.api.quantized import Quantized
+from nqbench.api.task import Group
+from nqbench.api.toolkit.paths import written_whole
+
+
+def save_groups(
+    path: Path, groups: Sequence[Group], tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write groups, further tensors and notes (anything JSON can say), whole or not at all."""
+    from safetensors.torch import save_file
+
+    stored = {f"tensor/{name}": value for name, value in tensors.items()}
+    described = []
+    for index, group in enumerate(groups):
+        q = group.quantized
+        stored[f"{index}/symbols"] = q.symbols
+        for part, values in (("parameters", q.parameters), ("held", q.held), ("side", q.side)):
+            stored |= {f"{index}/{part}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        described.append(
+            {
+                "names": group.names,
+                "alphabet": q.alphabet,
+                "sizes": q.sizes,
+                "form": q.form,
+                "side": {k: v for k, v in q.side.items() if not isinstance(v, Tensor)},
+                "statistics": dict(q.statistics),
+            }
+        )
+    metadata = {"groups": json.dumps(described), "notes": json.dumps(dict(notes or {}))}
+    with written_whole(path) as temporary:
+        # clones: safetensors refuses tensors that share storage
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in stored.items()}, temporary, metadata=metadata)
+
+
+def load_groups(path: Path, device: torch.device) -> tuple[tuple[Group, ...], dict[str, Tensor], dict[str, Any]]:
+    """(groups, tensors, notes) that ``save_groups`` wrote, on a device."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        stored = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    groups = []
+    for index, said in enumerate(json.loads(metadata["groups"])):
+
+        def under(part: str, at: int = index) -> dict[str, Tensor]:
+            prefix = f"{at}/{part}/"
+            return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+
+        quantized = Quantized(
+            stored[f"{index}/symbols"],
+            said["alphabet"],
+            tuple(said["sizes"]),
+            under("parameters"),
+            under("side") | said["side"],
+            said["form"],
+            under("held"),
+            said["statistics"],
+        )
+        groups.append(Group(tuple(said["names"]), quantized))
+    tensors = {k.removeprefix("tensor/"): v for k, v in stored.items() if k.startswith("tensor/")}
+    return tuple(groups), tensors, json.loads(metadata["notes"])

@@ -1,0 +1,166 @@
+"""Trainings that alternate between moving real weights and quantizing them (arXiv:1707.04319).
+
+Both start at the reference weights with theta from direct compression, and both end at w = Delta(theta). One is
+resumable in the middle: after every quantization the network, the groups and the multipliers are written to the
+task's workdir, and inside a pass of training the loop keeps its own checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import BadInput, Group, QuantizedModel, Task, Training, begin
+from nqbench.api.toolkit.groups import load_groups, save_groups
+from nqbench_training.optimised import Optimised, finished, fit_network, workfile
+
+FILE = "alternation.safetensors"
+
+
+class Alternation:
+    """Where an alternation stands: theta (groups), its weights Delta(theta), the multipliers l, the next iteration."""
+
+    def __init__(self, task: Task, groups: tuple[Group, ...]) -> None:
+        self.task = task
+        self.groups = groups
+        self.iteration = 0
+        self.multipliers = {name: torch.zeros_like(task.parameter(name)) for name in task.names}
+        path = workfile(task, FILE)
+        if path is not None and path.exists():
+            self._restore()
+
+    @property
+    def deployed(self) -> dict[str, Tensor]:
+        """Delta(theta) by name, detached."""
+        return {name: t.detach() for name, t in self.task.reconstruct(self.groups).items()}
+
+    def save(self) -> None:
+        path = workfile(self.task, FILE)
+        if path is not None:
+            state = {f"state/{k}": v for k, v in self.task.module.state_dict().items()}
+            state |= {f"multipliers/{k}": v for k, v in self.multipliers.items()}
+            save_groups(path, self.groups, state, {"iteration": self.iteration})
+
+    def _restore(self) -> None:
+        path = workfile(self.task, FILE)
+        assert path is not None
+        self.groups, tensors, notes = load_groups(path, self.task.device)
+        self.iteration = notes["iteration"]
+        with torch.no_grad():
+            for name, tensor in self.task.module.state_dict().items():
+                tensor.copy_(tensors[f"state/{name}"])
+        self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
+
+
+class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
+    """iDC: train from the quantized weights, quantize, and again; ends on a quantization."""
+
+    iterations: int = Field(10, ge=1)
+    """Passes of training and quantizing; ``epochs`` is the length of one."""
+    decay: float = Field(1.0, gt=0, le=1)
+    """What the learning rate is multiplied by from one iteration to the next."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        state = Alternation(task, begin(task, start).groups)
+        while (j := state.iteration) < self.iterations:
+            task.assign(state.deployed)
+            recipe = self.recipe(task.seed + j, lr=self.lr * self.decay**j)
+            fit_network(task, recipe, masks=lambda: task.masks, checkpoint=f"iteration-{j}.safetensors")
+            state.groups = task.quantize(task.weights(), previous=state.groups)
+            state.iteration += 1
+            state.save()
+        task.assign(state.deployed)
+        return finished(task, state.groups)
+
+
+class LearningCompression(
+    Optimised, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
+):
+    """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
+
+    L step: SGD on L(w) + mu/2 |w - Delta(theta) - l/mu|^2, its learning rate clipped at 1/mu; C step: the quantizer on
+    w - l/mu, started from the last theta; then l <- l - mu (w - Delta(theta)). A later ``batchnorm`` in the list
+    re-estimates statistics, which here are those of the last real weights.
+    """
+
+    lr: float = Field(0.09, gt=0)
+    """Learning rate of the first L step, clipped at 1/mu in each."""
+    decay: float = Field(0.98, gt=0, le=1)
+    """What the learning rate is multiplied by from one L step to the next."""
+    epochs: int = Field(20, ge=1)
+    """Passes over the training data in an L step."""
+    first_epochs: int = Field(40, ge=1)
+    """The same in the first L step."""
+    batch_size: int = Field(256, ge=1)
+    """Examples a step."""
+    mu0: float = Field(9e-5, gt=0)
+    """The first penalty."""
+    growth: float = Field(1.1, ge=1)
+    """What the penalty is multiplied by from one iteration to the next."""
+    iterations: int = Field(40, ge=1)
+    """L and C steps."""
+    multipliers: bool = True
+    """Augmented Lagrangian; ``false``: the quadratic penalty alone (l = 0)."""
+    alpha: float | None = Field(None, gt=0)
+    """For min L + alpha H with an entropy-constrained C step: its lambda becomes 2 alpha / (mu n), n the weights."""
+    lambda_field: str = "lam"
+    """The quantizer's parameter that ``alpha`` sets."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        task = replace(task)  # its quantizer changes with mu where alpha is given
+        mu = self.mu0
+        compress = self._c_step(task)
+        groups = compress(mu, task.weights(), None) if start is None else start.groups
+        state = Alternation(task, groups)
+        while (j := state.iteration) < self.iterations:
+            mu = self.mu0 * self.growth**j
+            self._l_step(task, state, mu)
+            shifted = {n: w - state.multipliers[n] / mu for n, w in task.weights().items()}
+            state.groups = compress(mu, shifted, state.groups)
+            if self.multipliers:
+                deployed = state.deployed
+                for name, w in task.weights().items():
+                    state.multipliers[name] = state.multipliers[name] - mu * (w - deployed[name])
+            state.iteration += 1
+            state.save()
+        task.assign(state.deployed)
+        return finished(task, state.groups)
+
+    def _l_step(self, task: Task, state: Alternation, mu: float) -> None:
+        j = state.iteration
+        targets = {name: q + state.multipliers[name] / mu for name, q in state.deployed.items()}
+
+        def penalize() -> None:
+            for name, target in targets.items():
+                p = task.parameter(name)
+                assert p.grad is not None
+                p.grad.add_(p.detach() - target, alpha=mu)
+                mask = task.masks.get(name)
+                if mask is not None:
+                    p.grad.mul_(mask)
+
+        epochs = self.first_epochs if j == 0 else self.epochs
+        recipe = self.recipe(task.seed + j, lr=min(self.lr * self.decay**j, 1 / mu), epochs=epochs)
+        fit_network(
+            task, recipe, masks=lambda: task.masks, before_step=penalize, checkpoint=f"iteration-{j}.safetensors"
+        )
+
+    def _c_step(self, task: Task) -> Callable[[float, dict[str, Tensor], tuple[Group, ...] | None], tuple[Group, ...]]:
+        plain = task.quantizer
+        if plain is None:
+            raise BadInput("this task has no quantizer")
+        n = sum(task.kept(name, task.parameter(name)).numel() for name in task.names)
+
+        def compress(mu: float, weights: dict[str, Tensor], previous: tuple[Group, ...] | None) -> tuple[Group, ...]:
+            if self.alpha is not None:
+                if self.lambda_field not in type(plain).model_fields:
+                    raise BadInput(f"quantizer '{plain.name}' has no parameter '{self.lambda_field}' for alpha to set")
+                fields = plain.model_dump() | {self.lambda_field: 2 * self.alpha / (mu * n)}
+                task.quantizer = type(plain).model_validate(fields)
+            return task.quantize(weights, previous=previous)
+
+        return compress

@@ -1,0 +1,46 @@
+"""Batch-norm statistics of the quantized network, re-estimated on training images."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from nqbench.api import QuantizedModel, Task, Training, begin
+from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench_training.optimised import finished, install
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class BatchNorm(Training, name="batchnorm"):
+    """Running means and variances become those of the quantized network; nothing else changes.
+
+    They are plain averages over whole batches of the first training samples, not exponential ones. Free of labels.
+    """
+
+    samples: int = Field(5000, ge=2)
+    """Training samples, the first in stored order."""
+    batch_size: int = Field(250, ge=2)
+    """Samples a batch; a smaller last one is left out, unless it is the only one."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        start = begin(task, start)
+        install(task, start)
+        norms = [m for m in task.module.modules() if isinstance(m, NORMS) and m.track_running_stats]
+        if not norms:
+            return start
+        momenta = [m.momentum for m in norms]
+        with evaluating(task.module), torch.no_grad():
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the average of all batches
+                norm.train()
+            first = True
+            for batch, size in first_samples(task, self.samples, self.batch_size):
+                if first or size == self.batch_size:
+                    task.predict(batch)
+                first = False
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return finished(task, start.groups)

@@ -1,0 +1,103 @@
+"""Fine-tuning of what a quantizer lets move, by gradients averaged over members (arXiv:1612.01543, 1802.02271).
+
+c_kj <- c_kj - eta * mean_{i in I_kj} dL/dw_i, I_kj the weights that deploy codeword k's element j. For any other
+parameter theta_e (a scale, a step) the mean is the sum of dL/dw_i dw_i/dtheta_e over sum of (dw_i/dtheta_e)^2: the
+same expression, since dw_i/dc_kj = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import Batch, Group, QuantizedModel, Quantizer, Task, Training, begin
+from nqbench.api.toolkit.curvature import evaluating
+from nqbench.api.toolkit.optimise import fit
+from nqbench_training.optimised import Optimised, install, workfile
+
+
+class FineTune(Optimised, Training, name="finetune", paper="arXiv:1612.01543, section 3.6; arXiv:1802.02271, III-C"):
+    """Moves codebooks, scales and steps to lower the loss; symbols, masks and dither stay as they are.
+
+    Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has nothing to move.
+    """
+
+    lr: float = Field(0.01, gt=0)
+    """Learning rate, on gradients averaged over a codeword's members."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """SGD's momentum; the papers use none."""
+    others: bool = False
+    """Whether the unquantized parameters (biases, batch-norm weights) move too."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        start = begin(task, start)
+        install(task, start)
+        leaves = [
+            {k: v.detach().clone().requires_grad_() for k, v in g.quantized.parameters.items()} for g in start.groups
+        ]
+        moved: dict[str, Tensor] = {}
+        divisors: dict[str, Tensor] = {}
+        for index, group in enumerate(start.groups):
+            for name, leaf in leaves[index].items():
+                moved[f"{index}/{name}"] = leaf
+                divisors[f"{index}/{name}"] = members(_quantizer(task), group, name)
+        if self.others:
+            moved |= {k: p for k, p in task.module.named_parameters() if k not in task.names and p.requires_grad}
+        if not moved:
+            return start
+
+        def loss(batch: Batch) -> Tensor:
+            return task.loss(batch, tensors=task.reconstruct(start.groups, leaves))
+
+        def average() -> None:
+            for name, divisor in divisors.items():
+                gradient = moved[name].grad
+                if gradient is not None:
+                    gradient.mul_(divisor)
+
+        recipe = self.recipe(task.seed)
+        with evaluating(task.module):
+            fit(
+                recipe,
+                moved,
+                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                loss,
+                before_step=average,
+                checkpoint=workfile(task, "finetune.safetensors"),
+            )
+        groups = tuple(
+            Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))
+            for g, own in zip(start.groups, leaves, strict=True)
+        )
+        return QuantizedModel(groups, task.raw_state())
+
+
+def _quantizer(task: Task) -> Quantizer:
+    assert task.quantizer is not None  # install has used it
+    return task.quantizer
+
+
+def members(quantizer: Quantizer, group: Group, name: str) -> Tensor:
+    """What the summed gradient of a parameter is multiplied by: 1 / sum_i (dw_i/dtheta_e)^2 in each entry e, which is
+    one over the number of members of a codeword's element; 0 where an entry is held or has no members.
+
+    Each weight depends on one entry of a parameter, so dw_i/dtheta_{e(i)} is the product of the Jacobian with ones.
+    """
+    q = group.quantized
+    theta = q.parameters[name].detach()
+
+    def deploy(value: Tensor) -> Tensor:
+        return quantizer.reconstruct(q, {**q.parameters, name: value})
+
+    with torch.enable_grad():
+        at = theta.clone().requires_grad_()
+        slopes: Tensor = torch.autograd.functional.jvp(deploy, at, torch.ones_like(at))[1]  # type: ignore[no-untyped-call]
+        (squares,) = torch.autograd.grad(deploy(at), at, slopes.detach(), allow_unused=True)
+    if squares is None:
+        return torch.zeros_like(theta)
+    factor = torch.where(squares > 0, 1 / squares.clamp(min=torch.finfo(squares.dtype).tiny), 0.0)
+    held = q.held.get(name)
+    return factor if held is None else factor.masked_fill(held, 0.0)

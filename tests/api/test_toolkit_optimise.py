@@ -1,0 +1,103 @@
+"""The training loop against its recurrences, and what it does when interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nqbench.api import BadInput
+from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
+
+TARGET = torch.tensor([1.0, -2.0])
+
+
+def batches(seed: int) -> list[float]:
+    """Two batches an epoch, in an order that the seed decides."""
+    return [1.0, 3.0] if seed % 2 else [3.0, 1.0]
+
+
+def run(recipe: Recipe, **options: object) -> tuple[Tensor, dict[str, Tensor]]:
+    w = torch.zeros(2, requires_grad=True)
+    moments = fit(recipe, {"w": w}, batches, lambda x: 0.5 * x * (w - TARGET).square().sum(), **options)  # type: ignore[arg-type]
+    return w.detach(), moments
+
+
+def test_sgd_with_nesterov_momentum_is_its_recurrence() -> None:
+    recipe = Recipe(epochs=3, lr=0.05, momentum=0.9, weight_decay=0.1, schedule="exponential", gamma=0.5)
+    w, b, v = torch.zeros(2), None, torch.zeros(2)
+    for epoch in range(3):
+        for x in batches(recipe.epoch_seed(epoch)):
+            raw = x * (w - TARGET)
+            v = 0.999 * v + 0.001 * raw**2
+            g = raw + 0.1 * w
+            b = g if b is None else 0.9 * b + g
+            w = w - 0.05 * 0.5**epoch * (g + 0.9 * b)
+    got, moments = run(recipe)
+    torch.testing.assert_close(got, w)
+    torch.testing.assert_close(moments["w"], v / (1 - 0.999**6))
+
+
+def test_adam_is_its_recurrence_with_decoupled_decay() -> None:
+    recipe = Recipe(epochs=2, lr=0.05, optimizer="adam", weight_decay=0.1)
+    w, m, v, t = torch.zeros(2), torch.zeros(2), torch.zeros(2), 0
+    for epoch in range(2):
+        for x in batches(recipe.epoch_seed(epoch)):
+            t += 1
+            g = x * (w - TARGET)
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            w = w * (1 - 0.05 * 0.1) - 0.05 * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    got, moments = run(recipe)
+    torch.testing.assert_close(got, w)
+    torch.testing.assert_close(moments["w"], v / (1 - 0.999**4))
+
+
+def test_schedules() -> None:
+    cosine = Recipe(epochs=4, lr=2.0, schedule="cosine")
+    assert [cosine.rate(e) for e in range(4)] == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])
+    steps = Recipe(epochs=8, lr=1.0, schedule="steps", gamma=0.1)
+    assert [steps.rate(e) for e in range(8)] == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_resumed_run_equals_an_uninterrupted_one(optimizer: str, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=5, lr=0.03, optimizer=optimizer)  # type: ignore[arg-type]
+    whole = run(recipe)
+
+    def stop(epoch: int) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, checkpoint=tmp_path / "c", before_epoch=stop)
+    epochs: list[int] = []
+    resumed = run(recipe, checkpoint=tmp_path / "c", before_epoch=epochs.append)
+    assert epochs == [3, 4]
+    assert torch.equal(whole[0], resumed[0])
+    assert torch.equal(whole[1]["w"], resumed[1]["w"])
+
+
+def test_a_checkpoint_of_another_recipe_is_ignored(tmp_path: Path) -> None:
+    run(Recipe(epochs=2, lr=0.03), checkpoint=tmp_path / "c")
+    other = Recipe(epochs=2, lr=0.02)
+    assert torch.equal(run(other, checkpoint=tmp_path / "c")[0], run(other)[0])
+
+
+def test_divergence_is_told() -> None:
+    with pytest.raises(BadInput, match="diverged in epoch"):
+        run(Recipe(epochs=200, lr=1e6))
+
+
+def test_seeds_and_thread_counts_are_put_back() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    with seeded(5):
+        torch.rand(3)
+    assert torch.equal(torch.rand(1), expected)
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
