@@ -185,12 +185,37 @@ def parametrize(
     chosen = None if only is None else set(only)
     parameters = []
     for target in targets:
-        for bound in checks_for(target, expected_failures):
+        for bound in _checks_or_complaint(target, expected_failures):
             if chosen is None or bound.check.id in chosen:
                 reason = bound.expected_failure
                 marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
                 parameters.append(pytest.param(_skipping(bound), id=f"{target.kind}-{bound.id}", marks=marks))
     return pytest.mark.parametrize(argument, parameters)
+
+
+def _checks_or_complaint(
+    target: type[Plugin] | Plugin, expected_failures: Mapping[str, str] | None
+) -> list[BoundCheck]:
+    """``checks_for``; for a class that cannot be configured, one check that fails, so that the others are collected."""
+    try:
+        return checks_for(target, expected_failures)
+    except BadInput as error:
+        reason = str(error)
+
+    def configurable(plugin: Plugin) -> None:
+        """It can be made without being told its parameters."""
+        raise Failed(reason)
+
+    return [BoundCheck(Check("configurable", configurable, lambda plugin: True), _Unconfigured(of=target.name))]
+
+
+class _Unconfigured(Plugin):
+    """Stands for a plugin of which no instance can be made."""
+
+    of: str
+
+    def __str__(self) -> str:
+        return self.of
 
 
 def _skipping(bound: BoundCheck) -> Callable[[], None]:

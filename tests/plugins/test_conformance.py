@@ -11,6 +11,8 @@ from nqbench.registry import KINDS, registry
 from nqbench.testing import parametrize
 from nqbench.testing.tiny import TinyNet
 
+pytestmark = pytest.mark.timeout(60)  # a check takes milliseconds; one that does not end must not hold up the rest
+
 WITHOUT_LOADING = {"described", "json_round_trip", "frozen", "pickles_to_a_worker"}
 """Checks of a model that neither find its data nor train it: all that is made of most models here."""
 
