@@ -15,6 +15,8 @@ from nqbench.results.record import PARTS
 if TYPE_CHECKING:
     import altair as alt
 
+MANY_BARS = 24
+"""Methods in a stacked bar chart, best first."""
 MANY_METHODS = 10
 """Above this a colour a method cannot be told apart: colour then says the quantizer alone."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f", "#9467bd", "#17becf")
@@ -42,16 +44,19 @@ def figures(data: ReportData, datasets: dict[str, list[dict[str, Any]]]) -> list
     found: list[Figure] = []
     for index, (model, rows) in enumerate(data.by_model.items(), 1):
         if any(row.metric is not None for row in rows):
-            found.append(_rate_accuracy(f"{index}", model, rows, data, bool(datasets["published"])))
+            published = any(row["model"] == model for row in datasets["published"])
+            found.append(_rate_accuracy(f"{index}", model, rows, data, published))
         if any(row.mse for row in rows):
             found.append(_rate_distortion(f"{index}", model, rows))
-        found.append(_parts(f"{index}", model))
+        found.append(_parts(f"{index}", model, min(MANY_BARS, len(data.methods[model]))))
     if any(row.get("bits_per_symbol") for row in datasets["rows"]):
         found.append(_efficiency())
     if datasets["loss"]:
         found.append(_loss())
     if datasets["speeds"]:
-        found.append(_speeds(all(row.measured for row in data.rows)))
+        found.append(
+            _speeds(len({row["coder_name"] for row in datasets["speeds"]}), all(row.measured for row in data.rows))
+        )
     return found
 
 
@@ -62,9 +67,17 @@ def _chart(data: str, model: str = "") -> alt.Chart:
     return chart.transform_filter(alt.datum.model == model) if model else chart
 
 
-def _spec(chart: Any, height: int = 320) -> dict[str, Any]:
+def _spec(chart: Any, height: int = 320, *, bars: int = 0) -> dict[str, Any]:
+    """height: in pixels, of the whole figure; bars: that many bars, and as much height as they need."""
+    # not a step a bar, which Vega-Lite cannot bring together with a width of the container
+    height = 22 * bars + 4 if bars else height
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    spec["config"] = {"range": {"category": list(COLOURS)}, "axis": {"grid": True}, "legend": {"labelLimit": 300}}
+    spec["autosize"] = {"type": "fit-x" if bars else "fit", "contains": "padding"}
+    spec["config"] = {
+        "range": {"category": list(COLOURS)},
+        "axis": {"grid": True},
+        "legend": {"labelLimit": 300, "symbolOpacity": 1},
+    }
     return spec
 
 
@@ -166,7 +179,12 @@ def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
         .transform_filter("datum.mse > 0")
         .encode(
             x=alt.X("bits_per_weight:Q", title="bits per weight (whole file)", scale=alt.Scale(zero=False, padding=12)),
-            y=alt.Y("mse:Q", title="mean squared error", scale=alt.Scale(type="log", nice=False, padding=12)),
+            y=alt.Y(
+                "mse:Q",
+                title="mean squared error",
+                scale=alt.Scale(type="log", nice=False, padding=12),
+                axis=alt.Axis(format=".0e", tickCount=6),
+            ),
             color=_colour(rows),
         )
     )
@@ -184,7 +202,7 @@ def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
     )
 
 
-def _parts(at: str, model: str) -> Figure:
+def _parts(at: str, model: str, bars: int) -> Figure:
     import altair as alt
 
     chart = (
@@ -202,7 +220,7 @@ def _parts(at: str, model: str) -> Figure:
         f"{at}-parts",
         f"{model}: where the bytes go",
         "The best file of each method, smallest first; parts sum to the file on disk.",
-        _spec(chart, height=0) | {"height": {"step": 22}},
+        _spec(chart, bars=bars),
         "parts",
         (*_WHO, "part", "bytes"),
         model,
@@ -254,7 +272,7 @@ def _loss() -> Figure:
     )
 
 
-def _speeds(measured: bool) -> Figure:
+def _speeds(coders: int, measured: bool) -> Figure:
     import altair as alt
 
     chart = (
@@ -274,7 +292,7 @@ def _speeds(measured: bool) -> Figure:
         "speeds",
         "Coding speed",
         caption,
-        _spec(chart, height=0) | {"height": {"step": 28}},
+        _spec(chart, bars=coders),
         "speeds",
         (*_WHO, "coder", "direction", "msym_s", "measured"),
     )

@@ -18,22 +18,26 @@ from nqbench.report.html import page
 from nqbench.report.latex import latex
 from nqbench.report.payload import datasets
 from nqbench.report.text import markdown
+from nqbench.report.vega import png, svg
 from nqbench.results.frame import columns, flat
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.store import StoreError
 
 
 def rebuild(
-    folder: str | Path, *, run: str = "latest", drop: float | None = None
+    folder: str | Path, *, run: str = "latest", drop: float | None = None, images: bool = False
 ) -> tuple[ReportData, dict[str, Path]]:
     """Read the store in ``folder`` and write every report beside it."""
     data = load(folder, run=run, drop=drop)
     path = Path(folder)
-    return data, write_reports(path if path.is_dir() else path.parent, data)
+    return data, write_reports(path if path.is_dir() else path.parent, data, images=images)
 
 
-def write_reports(folder: str | Path, data: ReportData) -> dict[str, Path]:
-    """File name -> path. Each file is replaced as a whole: a reader never sees half of one."""
+def write_reports(folder: str | Path, data: ReportData, *, images: bool = False) -> dict[str, Path]:
+    """File name -> path. Each file is replaced as a whole: a reader never sees half of one.
+
+    images: each model's main figure also as ``figures/*.svg`` and ``.png``, which costs a second or two a figure.
+    """
     folder = Path(folder)
     named = datasets(data)
     drawn = figures(data, named)
@@ -49,7 +53,14 @@ def write_reports(folder: str | Path, data: ReportData) -> dict[str, Path]:
     texts |= {f"figures/{f.name}.csv": figure_csv(f, named) for f in drawn}
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        return {name: _replace(folder / name, text) for name, text in texts.items()}
+        written = {name: _replace(folder / name, text.encode()) for name, text in texts.items()}
+        if images:
+            for figure in drawn:
+                if figure.name.endswith("-rate-accuracy"):
+                    base = folder / "figures" / figure.name
+                    written[f"{base.name}.svg"] = _replace(base.with_suffix(".svg"), svg(figure.spec, named).encode())
+                    written[f"{base.name}.png"] = _replace(base.with_suffix(".png"), png(figure.spec, named))
+        return written
     except OSError as error:
         raise StoreError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
 
@@ -113,8 +124,8 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def _replace(path: Path, text: str) -> Path:
+def _replace(path: Path, content: bytes) -> Path:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_bytes(content)
     os.replace(scratch, path)
     return path

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from nqbench.report.data import ReportData
+from nqbench.report.figures import MANY_BARS
 from nqbench.results.leaderboard import Row
 from nqbench.results.methods import in_unit_of
 from nqbench.results.record import KINDS, PARTS, Record
 
-MANY_BARS = 24
 FIELDS = (
     "rank", "model", "method", "configuration", "scope", "knob_value", "n", "deterministic", "file_bytes",
     "file_bytes_std", "ratio", "file_ratio", "bits_per_weight", "entropy", "efficiency", "mse", "weighted_mse",

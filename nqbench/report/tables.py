@@ -69,9 +69,9 @@ def quoted(rows: Sequence[Published]) -> Table:
 
 
 METHODS_NOTE = (
-    "Ranked by the smallest file that loses at most {drop:g} points; methods without one follow. BD-rate: mean change "
-    "of size against the baseline at equal metric, and at equal mse. Accuracy against the leader: exact McNemar test on "
-    "the same examples, Holm-corrected, at 5 %."
+    "Ranked by the smallest file that loses at most {drop:g} points; methods without one follow. "
+    "BD-rate: mean change of size against the baseline at equal metric, and at equal mse. "
+    "Accuracy against the leader: exact McNemar test on the same examples, Holm-corrected, at 5 %."
 )
 
 

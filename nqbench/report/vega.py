@@ -55,4 +55,4 @@ def _whole(spec: Mapping[str, Any], datasets: Mapping[str, Any]) -> dict[str, An
     """The specification with its named data filled in, on white, as wide as a page's column."""
     config = {**spec.get("config", {}), "background": "white"}
     width = 640 if spec.get("width") == "container" else spec.get("width", 640)
-    return {**spec, "config": config, "width": width, "datasets": dict(datasets)}
+    return {**spec, "config": config, "width": width, "datasets": {**spec.get("datasets", {}), **datasets}}

@@ -14,7 +14,7 @@
     two: (v) => v.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }),
     three: (v) => v.toLocaleString("en-US", { minimumFractionDigits: 3, maximumFractionDigits: 3 }),
     signed: (v) => (v > 0 ? "+" : "") + v.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }).replace("-", "\u2212"),
-    significant: (v) => Number(v.toPrecision(3)).toString(),
+    significant: (v) => (v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential(2).replace(/\.?0*e/, "e").replace(/e([+-])(\d)$/, "e$10$2") : Number(v.toPrecision(3)).toString()),
     text: (v) => String(v),
     flag: (v) => (v ? "yes" : "no"),
   };
@@ -158,7 +158,7 @@
   async function plot(element) {
     const figure = payload.figures[element.dataset.figure];
     const spec = structuredClone(figure.spec);
-    spec.datasets = { [figure.data]: datasets[figure.data], published: datasets.published };
+    spec.datasets = { ...spec.datasets, [figure.data]: datasets[figure.data], published: datasets.published };
     for (const [name, part] of Object.entries(theme())) spec.config[name] = part !== null && typeof part === "object" ? { ...spec.config[name], ...part } : part;
     if (element.clientWidth < 480) {
       for (const layer of [spec, ...(spec.layer || [])]) {
@@ -168,7 +168,7 @@
       }
     }
     views.get(element)?.finalize();
-    const result = await vegaEmbed(element, spec, { actions: { export: true, source: false, compiled: false, editor: false }, renderer: rows.length > 2000 ? "canvas" : "svg" });
+    const result = await vegaEmbed(element, spec, { actions: { export: true, source: false, compiled: false, editor: false }, logLevel: 1, renderer: rows.length > 2000 ? "canvas" : "svg" });
     views.set(element, result);
     result.view.addEventListener("click", (_, item) => { if (item?.datum?.i !== undefined) details(item.datum.i); });
     element.dataset.ready = "yes";
