@@ -56,7 +56,7 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
         bits = _bits(counts, frequencies, precision) + symbols.size * 1.5 * 2.0 ** (precision - 31)
         words = np.empty(int(bits) // 32 + 16, dtype=np.uint32)
         states = _first_states(symbols.size)
-        first = encode_rans(symbols, entries, precision, states, words)
+        first = int(encode_rans(symbols, entries, np.uint64(precision), states, words))
         tail = words[first:].astype("<u4").tobytes()
         if states.size > 1:
             return Encoded(table, states.astype("<u8").tobytes() + tail)
@@ -81,15 +81,18 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
 
 
 def _decode(payload: bytes, count: int, table: Table, precision: int) -> np.ndarray:
-    from nqbench_coders.kernels.rans import decode_rans, fill_coarse
+    from nqbench_coders.kernels.rans import decode_rans
 
     end = _first_states(count)
     states, words = _split_payload(payload, end.size)
-    entries = _entries((1 << table.classes) + table.extra)
-    coarse = np.empty((1 << min(precision, 16)) + 1, dtype=np.int32)
-    fill_coarse(entries, precision, coarse)
+    frequencies = (1 << table.classes) + table.extra
+    entries = _entries(frequencies)
+    ranks = np.empty(0, dtype=np.uint16)
+    if precision <= 16:
+        ranks = np.repeat(np.arange(table.used.size, dtype=np.uint16), frequencies)
     out = np.empty(count, dtype=np.int32)
-    read = decode_rans(words, table.used.astype(np.int32), entries, coarse, precision, states, out)
+    used = table.used.astype(np.int32)
+    read = int(decode_rans(words, used, entries, ranks, np.uint64(precision), states, out))
     if read != words.size:
         raise CorruptFile("words follow the last symbol", offset=len(payload) - 4 * (words.size - read))
     if (states != end).any():

@@ -1,7 +1,8 @@
 """The inner loops of ``nqbench_coders.rans``.
 
 Eight states by turns hide the latency of the division (encoder) and of the look-ups (decoder); they are written out,
-because in an array they would live in memory.
+because in an array they would live in memory. All that is indexed or added is uint64: a signed index would be tested
+for counting from the end, and signed with unsigned gives floats.
 """
 
 from __future__ import annotations
@@ -10,81 +11,78 @@ import numpy as np
 
 from nqbench_coders.kernels import kernel
 
-LOW = 1 << 31
+LOW = np.uint64(1 << 31)
 """A state that has written a word lies in [2^31, 2^63)."""
+FREQUENCY = np.uint64(0xFFFFFFFF)
+WORD = np.uint64(32)
+ONE = np.uint64(1)
 
 
 @kernel
-def _push(x: int, entry: int, precision: int, at: int, out: np.ndarray) -> tuple[int, int]:
-    """One symbol onto a state; entry: cumulative frequency << 32 | frequency."""
-    f = entry & np.uint64(0xFFFFFFFF)
-    if x >= f << np.uint64(63 - precision):
-        at -= 1
-        out[at] = np.uint32(x & np.uint64(0xFFFFFFFF))
-        x >>= np.uint64(32)
+def _push(
+    x: np.uint64, entry: np.uint64, precision: np.uint64, at: np.uint64, out: np.ndarray
+) -> tuple[np.uint64, np.uint64]:
+    """One symbol onto a state; entry: cumulative frequency << 32 | frequency. ``at``: the place after the next word."""
+    f = entry & FREQUENCY
+    out[at - ONE] = np.uint32(x & FREQUENCY)
+    full = x >= f << (np.uint64(63) - precision)
+    at -= np.uint64(full)
+    x = x >> WORD if full else x
     q = x // f
-    return (q << np.uint64(precision)) + (x - q * f) + (entry >> np.uint64(32)), at
+    return (q << precision) + (x - q * f) + (entry >> WORD), at
 
 
 @kernel
 def encode_rans(
-    symbols: np.ndarray, entries: np.ndarray, precision: int, states: np.ndarray, out: np.ndarray
-) -> int:
+    symbols: np.ndarray, entries: np.ndarray, precision: np.uint64, states: np.ndarray, out: np.ndarray
+) -> np.uint64:
     """Last symbol first, words from the end of ``out`` (uint32) to its front; returns the place of the first.
 
     entries: uint64 by symbol; states: (1,) or (8,) uint64, changed in place; symbol i is pushed onto state i mod N.
     """
-    at = out.size
-    turns = states.size
-    i = symbols.size
-    while i % 8 or (turns == 1 and i > 0):
-        i -= 1
-        states[i % turns], at = _push(states[i % turns], entries[symbols[i]], precision, at, out)
+    at = np.uint64(out.size)
+    turns = np.uint64(states.size)
+    i = np.uint64(symbols.size)
+    while i % np.uint64(8) != 0 or (turns == ONE and i > 0):
+        i -= ONE
+        states[i % turns], at = _push(states[i % turns], entries[np.uint64(symbols[i])], precision, at, out)
     if i == 0:
         return at
     a, b, c, d = states[0], states[1], states[2], states[3]
     e, f, g, h = states[4], states[5], states[6], states[7]
     while i > 0:
-        i -= 8
-        h, at = _push(h, entries[symbols[i + 7]], precision, at, out)
-        g, at = _push(g, entries[symbols[i + 6]], precision, at, out)
-        f, at = _push(f, entries[symbols[i + 5]], precision, at, out)
-        e, at = _push(e, entries[symbols[i + 4]], precision, at, out)
-        d, at = _push(d, entries[symbols[i + 3]], precision, at, out)
-        c, at = _push(c, entries[symbols[i + 2]], precision, at, out)
-        b, at = _push(b, entries[symbols[i + 1]], precision, at, out)
-        a, at = _push(a, entries[symbols[i]], precision, at, out)
+        i -= np.uint64(8)
+        h, at = _push(h, entries[np.uint64(symbols[i + np.uint64(7)])], precision, at, out)
+        g, at = _push(g, entries[np.uint64(symbols[i + np.uint64(6)])], precision, at, out)
+        f, at = _push(f, entries[np.uint64(symbols[i + np.uint64(5)])], precision, at, out)
+        e, at = _push(e, entries[np.uint64(symbols[i + np.uint64(4)])], precision, at, out)
+        d, at = _push(d, entries[np.uint64(symbols[i + np.uint64(3)])], precision, at, out)
+        c, at = _push(c, entries[np.uint64(symbols[i + np.uint64(2)])], precision, at, out)
+        b, at = _push(b, entries[np.uint64(symbols[i + np.uint64(1)])], precision, at, out)
+        a, at = _push(a, entries[np.uint64(symbols[i])], precision, at, out)
     states[0], states[1], states[2], states[3] = a, b, c, d
     states[4], states[5], states[6], states[7] = e, f, g, h
     return at
 
 
 @kernel
-def fill_coarse(entries: np.ndarray, precision: int, coarse: np.ndarray) -> None:
-    """coarse: (2^min(precision, 16) + 1,) int32: the rank that holds the first slot of each equal part of all slots."""
-    parts = coarse.size - 1
-    width = (1 << precision) // parts
-    rank = 0
-    for part in range(parts):
-        while rank + 1 < entries.size and np.int64(entries[rank + 1] >> np.uint64(32)) <= part * width:
-            rank += 1
-        coarse[part] = rank
-    coarse[parts] = entries.size - 1
-
-
-@kernel
 def _pop(
-    x: int, entries: np.ndarray, coarse: np.ndarray, mask: int, precision: int, at: int, words: np.ndarray
-) -> tuple[int, int, int]:
-    """One symbol off a state, slots being parts: its rank, the state, the place of the next word."""
+    x: np.uint64,
+    entries: np.ndarray,
+    ranks: np.ndarray,
+    precision: np.uint64,
+    mask: np.uint64,
+    at: np.uint64,
+    words: np.ndarray,
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """One symbol off a state: its rank, the state, the place of the next word. Reads a word, wanted or not."""
     slot = x & mask
-    rank = coarse[slot]
+    rank = np.uint64(ranks[slot])
     entry = entries[rank]
-    x = (entry & np.uint64(0xFFFFFFFF)) * (x >> np.uint64(precision)) + slot - (entry >> np.uint64(32))
-    if x < np.uint64(LOW):
-        x = (x << np.uint64(32)) | np.uint64(words[at])
-        at += 1
-    return rank, x, at
+    x = (entry & FREQUENCY) * (x >> precision) + slot - (entry >> WORD)
+    low = x < LOW
+    x = (x << WORD) | np.uint64(words[at]) if low else x
+    return rank, x, at + np.uint64(low)
 
 
 @kernel
@@ -92,63 +90,63 @@ def decode_rans(
     words: np.ndarray,
     used: np.ndarray,
     entries: np.ndarray,
-    coarse: np.ndarray,
-    precision: int,
+    ranks: np.ndarray,
+    precision: np.uint64,
     states: np.ndarray,
     out: np.ndarray,
-) -> int:
-    """Fills ``out`` (int32); words: uint32; used: (m,) int32; entries: (m,) uint64. Returns the number of words read.
+) -> np.uint64:
+    """Fills ``out`` (int32); returns the number of words read.
 
-    Where words are wanted and none is left the states stay low: the caller sees it in their last values.
+    words: uint32; used: (m,) int32; entries: (m,) uint64; ranks: (2^precision,) uint16, the rank by slot, or (0,), in which
+    case ranks are searched. Where words are wanted and none is left the states stay low: it shows in their last values.
     """
-    n = out.size
-    at = 0
-    i = 0
-    mask = np.uint64((1 << precision) - 1)
-    turns = states.size
-    if turns == 8 and precision <= 16:
+    n = np.uint64(out.size)
+    at, i, left = np.uint64(0), np.uint64(0), np.uint64(words.size)
+    mask = (ONE << precision) - ONE
+    turns = np.uint64(states.size)
+    eight = np.uint64(8)
+    if turns == eight and ranks.size > 0:
         a, b, c, d = states[0], states[1], states[2], states[3]
         e, f, g, h = states[4], states[5], states[6], states[7]
-        while i + 8 <= n and at + 8 <= words.size:
-            r, a, at = _pop(a, entries, coarse, mask, precision, at, words)
+        while i + eight <= n and at + eight <= left:
+            r, a, at = _pop(a, entries, ranks, precision, mask, at, words)
             out[i] = used[r]
-            r, b, at = _pop(b, entries, coarse, mask, precision, at, words)
-            out[i + 1] = used[r]
-            r, c, at = _pop(c, entries, coarse, mask, precision, at, words)
-            out[i + 2] = used[r]
-            r, d, at = _pop(d, entries, coarse, mask, precision, at, words)
-            out[i + 3] = used[r]
-            r, e, at = _pop(e, entries, coarse, mask, precision, at, words)
-            out[i + 4] = used[r]
-            r, f, at = _pop(f, entries, coarse, mask, precision, at, words)
-            out[i + 5] = used[r]
-            r, g, at = _pop(g, entries, coarse, mask, precision, at, words)
-            out[i + 6] = used[r]
-            r, h, at = _pop(h, entries, coarse, mask, precision, at, words)
-            out[i + 7] = used[r]
-            i += 8
+            r, b, at = _pop(b, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(1)] = used[r]
+            r, c, at = _pop(c, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(2)] = used[r]
+            r, d, at = _pop(d, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(3)] = used[r]
+            r, e, at = _pop(e, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(4)] = used[r]
+            r, f, at = _pop(f, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(5)] = used[r]
+            r, g, at = _pop(g, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(6)] = used[r]
+            r, h, at = _pop(h, entries, ranks, precision, mask, at, words)
+            out[i + np.uint64(7)] = used[r]
+            i += eight
         states[0], states[1], states[2], states[3] = a, b, c, d
         states[4], states[5], states[6], states[7] = e, f, g, h
-    shift = np.uint64(max(precision - 16, 0))
     while i < n:
         x = states[i % turns]
         slot = x & mask
-        part = np.int64(slot >> shift)
-        rank, last = coarse[part], coarse[part + 1]
-        if shift == np.uint64(0):
-            last = rank
-        while rank < last:
-            middle = (rank + last + 1) // 2
-            if (entries[middle] >> np.uint64(32)) <= slot:
-                rank = middle
-            else:
-                last = middle - 1
+        if ranks.size > 0:
+            rank = np.uint64(ranks[slot])
+        else:
+            rank, last = np.uint64(0), np.uint64(entries.size - 1)
+            while rank < last:
+                middle = (rank + last + ONE) >> ONE
+                if (entries[middle] >> WORD) <= slot:
+                    rank = middle
+                else:
+                    last = middle - ONE
         entry = entries[rank]
-        x = (entry & np.uint64(0xFFFFFFFF)) * (x >> np.uint64(precision)) + slot - (entry >> np.uint64(32))
-        if x < np.uint64(LOW) and at < words.size:
-            x = (x << np.uint64(32)) | np.uint64(words[at])
-            at += 1
+        x = (entry & FREQUENCY) * (x >> precision) + slot - (entry >> WORD)
+        if x < LOW and at < left:
+            x = (x << WORD) | np.uint64(words[at])
+            at += ONE
         states[i % turns] = x
         out[i] = used[rank]
-        i += 1
+        i += ONE
     return at
