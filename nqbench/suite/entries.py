@@ -72,10 +72,8 @@ class Reader:
             raise self.document.error(path, f"must be the name of a {kind}, or 'name: {{parameter: value}}'")
         if len(entry) > 1:
             first, second, *_ = entry
-            raise self.document.error(
-                path, f"has the keys '{first}' and '{second}' where one name with its parameters was expected: "
-                f"{first}: {{...}} (check the indentation)"
-            )  # fmt: skip
+            message = f"stands beside '{first}', where one name with its parameters was expected: {first}: {{...}}"
+            raise self.document.error((*path, second), f"{message} (check the indentation)")
         ((name, parameters),) = entry.items()
         if parameters is not None and not isinstance(parameters, dict):
             raise self.document.error((*path, name), f"must be a mapping of parameters to values, not {parameters!r}")

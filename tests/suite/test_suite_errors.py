@@ -73,7 +73,7 @@ BAD = {
     ),
     "parameters that are indented too little": (
         HEAD + "quantizers:\n  - kmeans:\n    k: 4\n",
-        "s.yaml:3: quantizers[0]: has the keys 'kmeans' and 'k' where one name with its parameters was expected: "
+        "s.yaml:4: quantizers[0].k: stands beside 'kmeans', where one name with its parameters was expected: "
         "kmeans: {...} (check the indentation)",
     ),
     "duplicate key": (HEAD + "quantizers: kmeans\nmodels: net\n", "s.yaml:3: models: duplicate key"),
