@@ -83,7 +83,7 @@ class Huffman(Coder, name="huffman", paper="Huffman 1952, A method for the const
         buffer = np.empty(int((counts * lengths).sum()) // 32 + 2, dtype=np.uint32)
         strings = []
         for start, stop in pairwise(borders):
-            bits = encode_bits(symbols[start:stop], codes, buffer)
+            bits = int(encode_bits(symbols[start:stop], codes, buffer))
             strings.append(buffer[: bits // 32 + 1].astype(">u4").tobytes()[: (bits + 7) // 8])
         sizes = b"".join(varint(len(string)) for string in strings[:-1])
         return Encoded(table, sizes + b"".join(strings))
@@ -109,33 +109,50 @@ class Huffman(Coder, name="huffman", paper="Huffman 1952, A method for the const
 
 
 def _decode_strings(payload: bytes, count: int, used: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    from nqbench_coders.kernels.huffman import LOOKUP, build_lookup, decode_bits
+    from nqbench_coders.kernels.huffman import decode_four, decode_one
 
-    by_length = np.bincount(lengths, minlength=34)[:34]
-    offset = np.cumsum(by_length) - by_length
-    first = np.zeros(34, dtype=np.int64)
-    for length in range(1, 34):
-        first[length] = (first[length - 1] + by_length[length - 1]) << 1
-    order = np.argsort(lengths, kind="stable")
-    canonical = used[order].astype(np.int32)
-    lookup = np.zeros((1 << LOOKUP, 4), dtype=np.int32)
-    info, single, ranks = np.zeros((3, 1 << LOOKUP), dtype=np.int64)
-    build_lookup(canonical, first, offset, by_length, single, ranks, lookup, info)
-
-    reader = ByteReader(payload)
     borders = string_borders(count)
+    reader = ByteReader(payload)
     sizes = [reader.varint(len(payload), "a string's size") for _ in borders[2:]]
+    starts = [reader.offset]
+    for size in sizes:
+        reader.take(size)
+        starts.append(reader.offset)
+    stops = [*starts[1:], len(payload)]
+
+    code = _canonical_decoder(used, lengths)
+    data = words(payload, ">")
     out = np.empty(count, dtype=np.int32)
-    for start, stop, size in zip(borders, borders[1:], [*sizes, None], strict=False):
-        begin = reader.offset
-        string = reader.rest() if size is None else reader.take(size)
-        bits = decode_bits(
-            words(string, ">"), 0, 8 * len(string), out[start:stop], canonical, first, offset, by_length, lookup, info
+    bits, places = np.array(starts, dtype=np.uint64) * np.uint64(8), np.array(borders[:-1], dtype=np.uint64)
+    stop_bits, ends = np.array(stops, dtype=np.uint64) * np.uint64(8), np.array(borders[1:], dtype=np.uint64)
+    if len(starts) == 4:
+        decode_four(data, bits, stop_bits, places, ends, *code, out)
+    for string, stop in enumerate(stops):
+        bit, place = (
+            int(at) for at in decode_one(data, bits[string], stop_bits[string], places[string], ends[string], *code, out)
         )
-        if bits > 8 * len(string):
-            raise CorruptFile("the codes run out before the symbols", offset=begin + len(string))
-        if len(string) != (bits + 7) // 8:
-            raise CorruptFile("bytes follow the last code", offset=begin + (bits + 7) // 8)
-        if bits & 7 and string[-1] & (255 >> (bits & 7)):
-            raise CorruptFile("the bits after the last code are not zero", offset=begin + len(string) - 1)
+        if place < borders[string + 1] or bit > 8 * stop:
+            raise CorruptFile("the codes run out before the symbols", offset=stop)
+        end = (bit + 7) // 8
+        if end != stop:
+            raise CorruptFile("bytes follow the last code", offset=end)
+        if bit & 7 and payload[end - 1] & (255 >> (bit & 7)):
+            raise CorruptFile("the bits after the last code are not zero", offset=end - 1)
     return out
+
+
+def _canonical_decoder(used: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What the kernels decode by: symbols in canonical order, first code, offset and count by length, look-up table."""
+    from nqbench_coders.kernels.huffman import LENGTHS, LOOKUP, build_lookup
+
+    counts = np.bincount(lengths, minlength=LENGTHS)
+    offset = np.cumsum(counts) - counts
+    first = np.zeros(LENGTHS, dtype=np.int64)
+    for length in range(1, LENGTHS):
+        first[length] = (first[length - 1] + counts[length - 1]) << 1
+    symbols = used[np.argsort(lengths, kind="stable")].astype(np.int32)
+    table = np.zeros(4 << LOOKUP, dtype=np.int32)
+    info = np.zeros(1 << LOOKUP, dtype=np.uint8)
+    single, ranks = np.zeros((2, 1 << LOOKUP), dtype=np.int64)
+    build_lookup(symbols, first, offset, counts, single, ranks, table, info)
+    return symbols, first, offset, counts, table, info

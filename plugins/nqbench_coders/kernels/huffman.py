@@ -1,4 +1,7 @@
-"""Prefix-coded streams: the inner loops of ``nqbench_coders.huffman``."""
+"""Prefix-coded streams: the inner loops of ``nqbench_coders.huffman``.
+
+All that is indexed is uint64: a signed index would be tested for counting from the end.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,38 @@ import numpy as np
 
 from nqbench_coders.kernels import kernel
 
-LOOKUP = 11
-"""Bits of the decoder's first look-up: 2^11 entries of four symbols fill a first-level cache."""
+LOOKUP = 12
+"""Bits of the decoder's first look-up; 2^12 entries of four symbols are 64 kB."""
+
+LENGTHS = 34
+"""Entries of arrays by code length."""
+
+U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
+U5, U6, U8, U31, U32, U63 = (np.uint64(i) for i in (5, 6, 8, 31, 32, 63))
+LOW32 = np.uint64(0xFFFFFFFF)
+TOP = np.uint64(64 - LOOKUP)
 
 
 @kernel
-def encode_bits(symbols: np.ndarray, codes: np.ndarray, out: np.ndarray) -> int:
+def encode_bits(symbols: np.ndarray, codes: np.ndarray, out: np.ndarray) -> np.uint64:
     """symbols: (n,) int32; codes: uint64, code << 6 | length; out: uint32 words, first bit highest.
 
     Returns the number of bits. Words are stored whether full or not: no branch to mispredict.
     """
-    acc = np.uint64(0)
-    held = np.uint64(0)  # bits in acc, under 32
-    at = 0
+    acc = U0
+    held = U0  # bits in acc, under 32
+    at = U0
     for i in range(symbols.size):
-        entry = codes[symbols[i]]
-        length = entry & np.uint64(63)
-        acc = (acc << length) | (entry >> np.uint64(6))
+        entry = codes[np.uint64(symbols[i])]
+        length = entry & U63
+        acc = (acc << length) | (entry >> U6)
         held += length
-        out[at] = np.uint32((acc >> ((held - np.uint64(32)) & np.uint64(63))) & np.uint64(0xFFFFFFFF))
-        at += np.int64(held >> np.uint64(5))
-        held &= np.uint64(31)
+        out[at] = np.uint32((acc >> ((held - U32) & U63)) & LOW32)
+        at += held >> U5
+        held &= U31
     if held:
-        out[at] = np.uint32((acc << (np.uint64(32) - held)) & np.uint64(0xFFFFFFFF))
-    return at * 32 + np.int64(held)
+        out[at] = np.uint32((acc << (U32 - held)) & LOW32)
+    return at * U32 + held
 
 
 @kernel
@@ -45,22 +56,22 @@ def build_lookup(
 ) -> None:
     """Fills the decoder's look-up: up to four symbols that a prefix of LOOKUP bits holds in full.
 
-    symbols: (m,) int32 in canonical order; first, offset, counts: (33,) int64 by length: the first code, its place in
-    ``symbols``, how many. table: (2^LOOKUP, 4) int32; info: (2^LOOKUP,) int64: number of symbols << 8 | their bits, or, where
-    the first code is longer than the prefix, the least length it can have.
+    symbols: (m,) int32 in canonical order; first, offset, counts: (LENGTHS,) int64 by length: the first code, its place
+    in ``symbols``, how many. lengths, ranks: (2^LOOKUP,) int64, for the work, zeros. table: (4 * 2^LOOKUP,) int32; info:
+    (2^LOOKUP,) uint8: number of symbols << 5 | their bits, or, where the first code is longer than the prefix, the least
+    length that it can have.
     """
     size = 1 << LOOKUP
     at = 0
     for length in range(1, LOOKUP + 1):
-        for i in range(counts[length]):
-            for _ in range(1 << (LOOKUP - length)):
-                lengths[at] = length
-                ranks[at] = offset[length] + i
-                at += 1
+        for i in range(counts[length] << (LOOKUP - length)):
+            lengths[at] = length
+            ranks[at] = offset[length] + (i >> (LOOKUP - length))
+            at += 1
     least = LOOKUP + 1
     for prefix in range(at, size):
-        # the longest code of a length whose last prefix lies before this one has been passed
-        while least < 32 and (first[least] + counts[least]) <= prefix << (least - LOOKUP):
+        # the codes of a length whose last prefix lies before this one have been passed
+        while least < 31 and (first[least] + counts[least]) <= prefix << (least - LOOKUP):
             least += 1
         info[prefix] = least
     for prefix in range(at):
@@ -70,74 +81,139 @@ def build_lookup(
             length = lengths[rest]
             if length == 0 or length > LOOKUP - bits:
                 break
-            table[prefix, found] = symbols[ranks[rest]]
+            table[4 * prefix + found] = symbols[ranks[rest]]
             bits += length
             found += 1
-        info[prefix] = found << 8 | bits
+        info[prefix] = found << 5 | bits
 
 
 @kernel
-def _window(words: np.ndarray, bit: int) -> np.uint64:
+def _window(words: np.ndarray, bit: np.uint64) -> np.uint64:
     """64 bits from ``bit`` on, the first highest."""
-    at = bit >> 6
-    shift = np.uint64(bit & 63)
-    return (words[at] << shift) | ((words[at + 1] >> np.uint64(1)) >> (np.uint64(63) - shift))
+    at = bit >> U6
+    shift = bit & U63
+    return (words[at] << shift) | ((words[at + U1] >> U1) >> (U63 - shift))
 
 
 @kernel
-def _long(window: np.uint64, least: int, first: np.ndarray, offset: np.ndarray, counts: np.ndarray) -> tuple[int, int]:
-    """(length, rank) of the code at the head of the window, which is at least ``least`` bits long."""
-    length = least
+def _copy(table: np.ndarray, prefix: np.uint64, at: np.uint64, out: np.ndarray) -> None:
+    """The four symbols of a prefix, whether it has four or not: what follows is written later."""
+    place = prefix << U2
+    out[at] = table[place]
+    out[at + U1] = table[place + U1]
+    out[at + U2] = table[place + U2]
+    out[at + U3] = table[place + U3]
+
+
+@kernel
+def _again(
+    prefix: np.uint64, bit: np.uint64, place: np.uint64, table: np.ndarray, info: np.ndarray, out: np.ndarray
+) -> tuple[np.uint64, np.uint64]:
+    """The symbols of a prefix, none if its code is longer; returns the bit and the place after them."""
+    entry = np.uint64(info[prefix])
+    entry = entry if entry >= U32 else U0
+    _copy(table, prefix, place, out)
+    return bit + (entry & U31), place + (entry >> U5)
+
+
+@kernel
+def _single(
+    window: np.uint64, entry: np.uint64, symbols: np.ndarray, first: np.ndarray, offset: np.ndarray, counts: np.ndarray
+) -> tuple[np.int32, np.uint64]:
+    """The symbol at the head of the window and its length, searched from the least length that it can have."""
+    length = np.int64(1) if entry >= U32 else np.int64(entry)
     code = np.int64(window >> np.uint64(64 - length))
-    while code - first[length] >= counts[length]:
+    while code - first[length] >= counts[length] and length < 32:
         length += 1
-        if length > 32:
-            return 0, 0
         code = np.int64(window >> np.uint64(64 - length))
-    return length, offset[length] + code - first[length]
+    return symbols[offset[length] + code - first[length]], np.uint64(length)
 
 
 @kernel
-def decode_bits(
+def decode_four(
     words: np.ndarray,
-    start: int,
-    stop: int,
-    out: np.ndarray,
+    bits: np.ndarray,
+    stops: np.ndarray,
+    places: np.ndarray,
+    ends: np.ndarray,
     symbols: np.ndarray,
     first: np.ndarray,
     offset: np.ndarray,
     counts: np.ndarray,
     table: np.ndarray,
     info: np.ndarray,
-) -> int:
-    """Fills ``out`` (int32) from the bits [start, stop) of ``words``.
+    out: np.ndarray,
+) -> None:
+    """Four strings side by side, so that one's look-up hides another's, until one nears its end.
 
-    Returns the bit after the last code; it lies above ``stop`` if the bits ran out, in which case ``out`` is not to be used.
+    bits, stops: (4,) uint64, where in ``words`` each string stands and ends; places, ends: (4,) uint64, the same in
+    ``out``. bits and places are moved.
     """
-    bit = start
-    at = 0
-    whole = out.size - 4
-    while at <= whole and bit < stop:
-        window = _window(words, bit)
-        prefix = np.int64(window >> np.uint64(64 - LOOKUP))
-        entry = info[prefix]
-        found = entry >> 8
-        if found == 0:
-            length, rank = _long(window, entry, first, offset, counts)
-            out[at] = symbols[rank]
-            bit += length
-            at += 1
+    a, b, c, d = bits[0], bits[1], bits[2], bits[3]
+    p, q, r, s = places[0], places[1], places[2], places[3]
+    while a < stops[0] and b < stops[1] and c < stops[2] and d < stops[3]:
+        if p + U8 > ends[0] or q + U8 > ends[1] or r + U8 > ends[2] or s + U8 > ends[3]:
+            break
+        t, u, v, w = _window(words, a), _window(words, b), _window(words, c), _window(words, d)
+        i, j, k, m = t >> TOP, u >> TOP, v >> TOP, w >> TOP
+        e, f, g, h = np.uint64(info[i]), np.uint64(info[j]), np.uint64(info[k]), np.uint64(info[m])
+        if min(min(e, f), min(g, h)) < U32:
+            # a long code in one of them: one symbol of each
+            out[p], length = _single(t, e, symbols, first, offset, counts)
+            a, p = a + length, p + U1
+            out[q], length = _single(u, f, symbols, first, offset, counts)
+            b, q = b + length, q + U1
+            out[r], length = _single(v, g, symbols, first, offset, counts)
+            c, r = c + length, r + U1
+            out[s], length = _single(w, h, symbols, first, offset, counts)
+            d, s = d + length, s + U1
             continue
-        out[at] = table[prefix, 0]
-        out[at + 1] = table[prefix, 1]
-        out[at + 2] = table[prefix, 2]
-        out[at + 3] = table[prefix, 3]
-        at += found
-        bit += entry & 255
-    while at < out.size and bit < stop:
+        _copy(table, i, p, out)
+        _copy(table, j, q, out)
+        _copy(table, k, r, out)
+        _copy(table, m, s, out)
+        a, p, t = a + (e & U31), p + (e >> U5), t << (e & U31)
+        b, q, u = b + (f & U31), q + (f >> U5), u << (f & U31)
+        c, r, v = c + (g & U31), r + (g >> U5), v << (g & U31)
+        d, s, w = d + (h & U31), s + (h >> U5), w << (h & U31)
+        # again from the same windows; a long code is left for the next turn
+        a, p = _again(t >> TOP, a, p, table, info, out)
+        b, q = _again(u >> TOP, b, q, table, info, out)
+        c, r = _again(v >> TOP, c, r, table, info, out)
+        d, s = _again(w >> TOP, d, s, table, info, out)
+    bits[0], bits[1], bits[2], bits[3] = a, b, c, d
+    places[0], places[1], places[2], places[3] = p, q, r, s
+
+
+@kernel
+def decode_one(
+    words: np.ndarray,
+    bit: np.uint64,
+    stop: np.uint64,
+    place: np.uint64,
+    end: np.uint64,
+    symbols: np.ndarray,
+    first: np.ndarray,
+    offset: np.ndarray,
+    counts: np.ndarray,
+    table: np.ndarray,
+    info: np.ndarray,
+    out: np.ndarray,
+) -> tuple[np.uint64, np.uint64]:
+    """One string, from ``bit`` to ``stop``, fills ``out`` from ``place`` to ``end``. Returns where both stand at last.
+
+    If the bits run out first, the place returned lies before ``end``, or the bit beyond ``stop``.
+    """
+    while place < end and bit < stop:
         window = _window(words, bit)
-        length, rank = _long(window, 1, first, offset, counts)
-        out[at] = symbols[rank]
+        prefix = window >> TOP
+        entry = np.uint64(info[prefix])
+        if entry >= U32 and place + U4 <= end:
+            _copy(table, prefix, place, out)
+            place += entry >> U5
+            bit += entry & U31
+            continue
+        out[place], length = _single(window, entry, symbols, first, offset, counts)
         bit += length
-        at += 1
-    return bit if at == out.size else stop + 1
+        place += U1
+    return bit, place
