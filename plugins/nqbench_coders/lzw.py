@@ -56,7 +56,7 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         limit = self._limit(roots)
         slots = np.zeros(4 << self.dictionary_bits, dtype=np.uint64)
         out = np.empty(symbols.size * bit_width(limit) // 64 + 2, dtype=np.uint64)
-        bits = encode_lzw(symbols, roots, limit, self.when_full == "reset", slots, out)
+        bits = int(encode_lzw(symbols, roots, limit, self.when_full == "reset", slots, out))
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
@@ -81,8 +81,9 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
 
         limit = self._limit(roots)
         out = np.empty(count, dtype=np.int32)
-        places = np.empty(1 << self.dictionary_bits, dtype=np.int64)
-        bits = decode_lzw(words(payload), 8 * len(payload), roots, limit, self.when_full == "reset", places, out)
+        places = np.empty(1 << self.dictionary_bits, dtype=np.uint64)
+        reset = self.when_full == "reset"
+        bits = int(decode_lzw(words(payload), 8 * len(payload), roots, limit, reset, places, out))
         if bits < 0:
             status = -(-bits % 4)
             raise CorruptFile(_REASONS[status], offset=(-bits // 4) // 8)

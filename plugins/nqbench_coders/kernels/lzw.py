@@ -8,6 +8,9 @@ from nqbench_coders.kernels import kernel
 
 RAN_OUT, BAD_CODE, TOO_LONG = -1, -2, -3
 
+U0, U1, U2, U3, U4, U63 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 63))
+LENGTH = np.uint64(0x3FFFFF)
+
 
 @kernel
 def bits_for(size: int) -> int:
@@ -78,54 +81,52 @@ def decode_lzw(
     """Fills ``out`` (int32) from the first ``stop`` bits of ``words``; returns the bits read, or, negative, a
     status - 4 bits.
 
-    places: (limit,) int64: an entry's phrase is a part of ``out``: start << 22 | length. It may reach one symbol beyond
+    places: (limit,) uint64: an entry's phrase is a part of ``out``: start << 22 | length. It may reach one symbol beyond
     what is decoded: the case where the code just made is used at once resolves itself, copying front to back.
     """
-    size = roots
-    width = bits_for(size)
-    mask = np.uint64((1 << width) - 1)
-    bit = 0
-    at = 0
-    n = out.size
+    size, bottom, top = np.uint64(roots), np.uint64(roots), np.uint64(limit)
+    width = np.uint64(bits_for(roots))
+    mask = (U1 << width) - U1
+    bit, at = U0, U0
+    n, end = np.uint64(out.size), np.uint64(stop)
     while at < n:
-        if bit + width > stop:
-            return RAN_OUT - 4 * bit
-        word = bit >> 6
-        low = np.uint64(bit & 63)
-        window = (words[word] >> low) | ((words[word + 1] << np.uint64(1)) << (np.uint64(63) - low))
-        code = np.int64(window & mask)
-        if code < roots:
-            out[at] = code
-            length = 1
+        if bit + width > end:
+            return RAN_OUT - 4 * np.int64(bit)
+        word = bit >> np.uint64(6)
+        low = bit & U63
+        code = ((words[word] >> low) | ((words[word + U1] << U1) << (U63 - low))) & mask
+        if code < bottom:
+            out[at] = np.int32(code)
+            length = U1
         elif code < size:
             place = places[code]
-            length = place & 0x3FFFFF
-            source = place >> 22
-            if at + length > n:
-                return TOO_LONG - 4 * bit
-            if at - source >= 4 and at + length + 3 <= n:
-                # four at a time, beyond the phrase's end where need be: what follows is written later
-                for j in range(0, length, 4):
-                    a, b, c, d = out[source + j], out[source + j + 1], out[source + j + 2], out[source + j + 3]
-                    out[at + j] = a
-                    out[at + j + 1] = b
-                    out[at + j + 2] = c
-                    out[at + j + 3] = d
-            else:
+            length = place & LENGTH
+            source = place >> np.uint64(22)
+            if at + length + U4 > n or at - source < U4:
+                if at + length > n:
+                    return TOO_LONG - 4 * np.int64(bit)
                 for j in range(length):
                     out[at + j] = out[source + j]
+            else:
+                # four at a time, beyond the phrase's end where need be: what follows is written later
+                target, last = at, at + length
+                while target < last:
+                    a, b, c, d = out[source], out[source + U1], out[source + U2], out[source + U3]
+                    out[target], out[target + U1], out[target + U2], out[target + U3] = a, b, c, d
+                    source += U4
+                    target += U4
         else:
-            return BAD_CODE - 4 * bit
+            return BAD_CODE - 4 * np.int64(bit)
         bit += width
-        if size < limit:
-            places[size] = at << 22 | (length + 1)
-            size += 1
-            if size > 1 << width:
-                width += 1
-                mask = np.uint64((1 << width) - 1)
-            if reset and size == limit:
-                size = roots
-                width = bits_for(size)
-                mask = np.uint64((1 << width) - 1)
+        if size < top:
+            places[size] = at << np.uint64(22) | (length + U1)
+            size += U1
+            if size > U1 << width:
+                width += U1
+                mask = (U1 << width) - U1
+            if reset and size == top:
+                size = bottom
+                width = np.uint64(bits_for(roots))
+                mask = (U1 << width) - U1
         at += length
-    return bit
+    return np.int64(bit)
