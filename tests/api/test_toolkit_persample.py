@@ -1,0 +1,46 @@
+"""im2col by strides against torch's own unfold, and per-sample squares against one sample at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nqbench.api import BadInput
+from nqbench.api.toolkit.persample import Tape, columns, owner
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), ((1, 2), (2, 0), (2, 1)), (3, 2, 2)])
+def test_columns_are_those_of_unfold(stride: int, padding: int, dilation: int) -> None:
+    layer = nn.Conv2d(4, 6, (3, 2), stride=stride, padding=padding, dilation=dilation, groups=2)
+    x = torch.randn(3, 4, 9, 8).contiguous(memory_format=torch.channels_last)
+    expected = nn.functional.unfold(x, (3, 2), dilation=dilation, padding=padding, stride=stride)
+    assert torch.equal(columns(layer, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (5, 4, 9)),
+        (nn.Conv2d(3, 5, 3, padding=(1, 0), dilation=2), (5, 3, 7, 8)),
+        (nn.Linear(4, 3), (5, 4)),
+        (nn.Linear(4, 3), (5, 6, 4)),  # a sequence: the gradients of its places add before squaring
+    ],
+)
+def test_squares_are_those_of_one_sample_at_a_time(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    with Tape(layer, ["weight", "bias"]) as tape:
+        outputs = layer(x)
+        cotangent = torch.randn_like(outputs)
+        got = tape.squared(outputs, cotangent)
+    for name in ("weight", "bias"):
+        p = layer.get_parameter(name)
+        total = torch.zeros_like(p)
+        for i in range(len(x)):
+            total += torch.autograd.grad((layer(x[i : i + 1]) * cotangent[i : i + 1]).sum(), p)[0].square()
+        torch.testing.assert_close(got[name], total)
+
+
+def test_unknown_layers_are_refused_by_name() -> None:
+    with pytest.raises(BadInput, match=r"'0.weight' belongs to a LayerNorm"):
+        owner(nn.Sequential(nn.LayerNorm(3)), "0.weight")
