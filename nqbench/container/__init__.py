@@ -67,8 +67,9 @@ Form ``plugin`` can be read by the quantizer alone.
 
 from nqbench.container.header import SECTIONS, Header
 from nqbench.container.layout import cpu
-from nqbench.container.reader import LIMIT, Decoded, Sections, read, read_sections
-from nqbench.container.writer import Contents, Written, stored_dtype, write
+from nqbench.container.reader import LIMIT, Decoded, decode, read
+from nqbench.container.sections import Sections, read_sections, sections_of
+from nqbench.container.writer import Contents, Written, encode, stored_dtype, write
 
 PARTS = ("header", *SECTIONS)
 """The parts of a file, as records list them."""
@@ -83,8 +84,11 @@ __all__ = [
     "Sections",
     "Written",
     "cpu",
+    "decode",
+    "encode",
     "read",
     "read_sections",
+    "sections_of",
     "stored_dtype",
     "write",
 ]

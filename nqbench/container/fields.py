@@ -6,9 +6,13 @@ count or length in a file is believed before the bytes that must follow it have 
 
 from __future__ import annotations
 
+import re
 import struct
 
 from nqbench.api import CorruptFile
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+WORD = re.compile(r"[A-Za-z0-9._+!?-]*")
 
 
 def put_int(out: bytearray, value: int) -> None:
@@ -70,17 +74,28 @@ class Fields:
         value = self.uint(2**64 - 1)
         return value >> 1 if value & 1 == 0 else -((value + 1) >> 1)
 
-    def count(self, what: str) -> int:
-        """A number of things that take at least one byte each."""
-        return self.uint(self.left, what)
-
-    def text(self, most: int = 1 << 20) -> str:
+    def text(self, most: int) -> str:
+        """At most ``most`` bytes of UTF-8 that cannot break a line or steer a terminal."""
         start = self.at
-        data = self.take(self.uint(most, "a length"))
+        return self.decode(self.take(self.uint(most, "a length")), start)
+
+    def decode(self, data: bytes, start: int) -> str:
+        """``text`` of bytes that were taken already, from ``start`` on."""
         try:
-            return data.decode()
+            text = data.decode()
         except UnicodeDecodeError:
             raise self.corrupt("a text is not UTF-8", start) from None
+        if CONTROL.search(text):
+            raise self.corrupt("a text has control characters", start)
+        return text
+
+    def word(self) -> str:
+        """A plugin's, a distribution's or a version's name; may be empty."""
+        start = self.at
+        text = self.text(256)
+        if not WORD.fullmatch(text):
+            raise self.corrupt("a name has other characters than letters, digits and ._-+!?", start)
+        return text
 
     def float64(self) -> float:
         return float(struct.unpack("<d", self.take(8))[0])

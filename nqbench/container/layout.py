@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nqbench.api import BadInput, CorruptFile, Quantized, StreamSpec, StreamTensor
+from nqbench.container.forms import is_ordered, zero_of
 
 MODES = {"auto": "per-group", "joint": "joint", "per-tensor": "per-tensor"}
 """A trial's ``streams`` -> the file's stream mode."""
@@ -64,19 +65,9 @@ def layout_of(
         tuple(parts),
         quantized.alphabet + extra,
         quantized.dimension,
-        quantized.ordered,
-        inserted if extra else quantized.zero,
+        is_ordered(quantized),
+        inserted if extra else zero_of(quantized),
     )
-
-
-def place_for_zero(quantized: Quantized) -> int | None:
-    """The symbol to insert for pruned weights: None if one deploys as 0 already, else the one that keeps the order."""
-    if quantized.zero is not None:
-        return None
-    table = quantized.table
-    if table is None or not quantized.ordered:
-        return quantized.alphabet
-    return int((table < 0).sum())
 
 
 def merge(quantized: Quantized, masks: Sequence[np.ndarray | None], inserted: int | None) -> np.ndarray:
@@ -87,7 +78,7 @@ def merge(quantized: Quantized, masks: Sequence[np.ndarray | None], inserted: in
     if quantized.dimension != 1:
         raise BadInput("positions 'merged into the symbols' need one symbol a weight; this quantizer's are vectors")
     symbols = quantized.symbols.cpu().numpy()
-    zero = quantized.zero
+    zero = zero_of(quantized)
     if inserted is not None:
         symbols, zero = symbols + (symbols >= inserted), inserted
     out, start = [], 0
@@ -102,15 +93,22 @@ def merge(quantized: Quantized, masks: Sequence[np.ndarray | None], inserted: in
     return np.concatenate(out)
 
 
-def unmerge(symbols: np.ndarray, parts: Sequence[Part], inserted: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Kept symbols, and each tensor's mask, from merged symbols with an inserted one."""
-    masks, start = [], 0
-    for part in parts:
-        piece = symbols[start : start + part.count]
+def unmerge(
+    symbols: np.ndarray, parts: Sequence[Part], masked: Sequence[bool], inserted: int
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Kept symbols, and each pruned tensor's mask, from merged symbols with an inserted one. Raises CorruptFile where a
+    tensor that was not pruned has it."""
+    kept = symbols != inserted
+    masks: list[np.ndarray | None] = []
+    start = 0
+    for part, pruned in zip(parts, masked, strict=True):
+        piece = kept[start : start + part.count]
         start += part.count
-        masks.append((piece != inserted).reshape(part.shape))
-    kept = symbols[symbols != inserted]
-    return (kept - (kept > inserted)).astype(np.int32), masks
+        if not pruned and not piece.all():
+            raise CorruptFile(f"tensor '{part.name}' was not pruned and has pruned weights", section="symbols")
+        masks.append(piece.reshape(part.shape) if pruned else None)
+    symbols = symbols[kept]
+    return (symbols - (symbols > inserted)).astype(np.int32), masks
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nqbench.api import (
-    BadInput,
-    Codec,
-    Coder,
-    CorruptFile,
-    Encoded,
-    NotRegistered,
-    Plugin,
-    Positions,
-    Quantized,
-    Quantizer,
-    StreamSpec,
-)
+from nqbench.api import BadInput, CorruptFile, Encoded, NotRegistered, Quantized
+from nqbench.container.calls import Calls
 from nqbench.container.fields import Fields
+from nqbench.container.forms import check_form, zero_of
 from nqbench.container.header import (
     ALIAS,
     BUFFER,
@@ -35,14 +22,12 @@ from nqbench.container.header import (
     CONSTANT,
     PARAMETER,
     QUANTIZED,
-    SECTIONS,
     GroupEntry,
     Header,
-    PluginRef,
     TensorEntry,
-    unpack,
 )
 from nqbench.container.layout import GroupLayout, layout_of, split, streams_of, unmerge
+from nqbench.container.sections import Sections, read_sections
 from nqbench.registry import Registry
 
 LIMIT = 16 << 30
@@ -58,303 +43,162 @@ class Decoded:
     decode_seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class Sections:
-    """A file whose checksums hold."""
-
-    header: Header
-    data: Mapping[str, bytes]
-    file_bytes: int
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """Bytes by part, as a record lists them."""
-        parts = {name: len(self.data[name]) for name in SECTIONS}
-        return {"header": self.file_bytes - sum(parts.values()), **parts}
-
-
-def read_sections(path: str | os.PathLike[str]) -> Sections:
-    """Header and sections, checksums verified. Raises CorruptFile, or BadInput where there is no such file."""
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from None
-    try:
-        return _sections(data)
-    except CorruptFile as error:
-        raise error.at(path=str(path)) from None
-
-
-def _sections(data: bytes) -> Sections:
-    header, at = unpack(data)
-    sections = {}
-    for name, size in zip(SECTIONS, header.sections, strict=True):
-        if not size:
-            sections[name] = b""
-            continue
-        left = len(data) - at
-        if left < size + 4:
-            raise CorruptFile(f"the file is truncated: {size + 4} bytes expected, {left} left", section=name, offset=0)
-        sections[name] = data[at : at + size]
-        stored = int.from_bytes(data[at + size : at + size + 4], "little")
-        if zlib.crc32(sections[name]) != stored:
-            raise CorruptFile("checksum mismatch: the section is damaged", section=name)
-        at += size + 4
-    if at != len(data):
-        raise CorruptFile(f"{len(data) - at} bytes too many after the last section", section=SECTIONS[-1])
-    return Sections(header, sections, len(data))
-
-
 def read(path: str | os.PathLike[str], registry: Registry, *, limit: int = LIMIT) -> Decoded:
     """Decode a file. Raises CorruptFile (which section, which byte, what is wrong), NotRegistered (a plugin that the
-    file needs is not installed, and which distribution it is of), BadInput (no such file)."""
+    file needs is not installed, and which distribution it is of), BadInput (no such file, or too little memory for
+    what it stands for)."""
     try:
-        return _Reader(read_sections(path), registry, limit).decode()
+        return decode(read_sections(path), registry, limit=limit)
     except CorruptFile as error:
         raise error.at(path=str(path)) from None
     except NotRegistered as error:
         raise NotRegistered(f"{path}: {error}") from None
+    except MemoryError:
+        raise BadInput(f"{path}: there is not enough memory to decode it") from None
 
 
-class _Reader:
-    """One file's decoding: positions, then codebooks, then symbols, then the tensors."""
-
-    def __init__(self, sections: Sections, registry: Registry, limit: int) -> None:
-        self.header = sections.header
-        self.data = sections.data
-        self.registry = registry
-        self.seconds = 0.0
-        size = self.header.decoded_bytes()
-        if size > limit:
-            raise CorruptFile(
-                f"stands for {size} bytes of tensors, more than the limit of {limit}: raise the limit to decode it",
-                section="header",
-            )
-
-    def decode(self) -> Decoded:
-        header, tensors = self.header, {}
-        by_group: list[list[TensorEntry]] = [[] for _ in header.groups]
-        for entry in header.tensors:
-            if entry.kind == QUANTIZED:
-                by_group[entry.group].append(entry)
-        if any(not members for members in by_group):
-            raise CorruptFile("a group has no tensor", section="header")
-        tensors.update(self._quantized(by_group))
-        tensors.update(self._coded())
-        tensors.update(self._raw())
-        state = {}
-        for entry in header.tensors:
-            source = header.tensors[entry.target].name if entry.kind == ALIAS else entry.name
-            state[entry.name] = tensors[source]
-        return Decoded(state, header, self.seconds)
-
-    # -- plugins -----------------------------------------------------------------------------------------------------
-    def _plugin(self, kind: str, ref: PluginRef) -> Plugin:
-        try:
-            return self.registry.make(kind, ref.name, ref.json)
-        except NotRegistered:
-            raise NotRegistered(
-                f"needs the {kind} '{ref.name}' of the distribution '{ref.distribution}' {ref.version}, "
-                f"which is not installed here: pip install {ref.distribution}"
-            ) from None
-        except BadInput as error:
-            raise CorruptFile(str(error), section="header") from None
-
-    def _decode(self, coder: Coder, table: bytes, payload: bytes, spec: StreamSpec, section: str) -> np.ndarray:
-        start = time.perf_counter()
-        try:
-            symbols = coder.decode(Encoded(table, payload), spec)
-        except CorruptFile as error:
-            raise error.at(section=section) from None
-        except Exception as error:  # a stranger's decoder may fail in any way on damaged bytes
-            raise CorruptFile(
-                f"coder '{coder.name}' failed: {type(error).__name__}: {error}", section=section
-            ) from error
-        self.seconds += time.perf_counter() - start
-        if symbols.shape != (spec.count,):
-            raise CorruptFile(f"{symbols.size} symbols decoded, {spec.count} expected", section=section)
-        if symbols.size and (int(symbols.min()) < 0 or int(symbols.max()) >= spec.alphabet):
-            raise CorruptFile(f"a symbol lies outside [0, {spec.alphabet})", section=section)
-        return np.asarray(symbols, dtype=np.int32)
-
-    # -- quantized tensors -------------------------------------------------------------------------------------------
-    def _quantized(self, by_group: list[list[TensorEntry]]) -> dict[str, Tensor]:
-        header = self.header
-        if not by_group:
-            return {}
-        coder = self._plugin("coder", header.coder)
-        assert isinstance(coder, Coder)
-        masked = [e for members in by_group for e in members if e.masked]
-        dense, masks = self._masks(masked, coder)
-        fields = Fields(self.data["codebook"], "codebook")
-        shells = [_shell(fields, entry) for entry in header.groups]
-        if fields.left:
-            raise fields.corrupt(f"{fields.left} bytes too many")
-        layouts = [
-            self._layout(shell, entry, members, masks, dense=dense)
-            for shell, entry, members in zip(shells, header.groups, by_group, strict=True)
-        ]
-        symbols = self._symbols(layouts, coder)
-        tensors: dict[str, Tensor] = {}
-        for index, members in enumerate(by_group):
-            tensors.update(
-                self._reconstruct(shells[index], header.groups[index], members, layouts[index], symbols[index], masks)
-            )
-        return tensors
-
-    def _masks(self, masked: list[TensorEntry], coder: Coder) -> tuple[bool, dict[str, np.ndarray]]:
-        """Whether pruned weights are merged into the symbols; else each pruned tensor's mask."""
-        entry = self.header.positions_entry
-        if not masked:
-            if entry is not None:
-                raise CorruptFile("positions of no tensor", section="header")
-            return False, {}
-        positions = self._plugin("positions", self.header.positions)
-        assert isinstance(positions, Positions)
-        if positions.merges:
-            return True, {}
-        if entry is None:
-            raise CorruptFile(f"positions '{positions.name}' have no stream", section="header")
-        shapes = [e.shape for e in masked]
-        if entry.count > positions.max_count(shapes) or entry.alphabet < 1:
-            raise CorruptFile(f"{entry.count} positions of {entry.alphabet} kinds are impossible", section="header")
-        if self.header.positions_coder.name:
-            own = self._plugin("coder", self.header.positions_coder)
-            assert isinstance(own, Coder)
-            coder = own
-        data, spec = self.data["positions"], StreamSpec(entry.count, entry.alphabet)
-        symbols = self._decode(coder, data[: entry.table], data[entry.table :], spec, "positions")
-        try:
-            found = positions.from_stream(symbols, shapes)
-        except CorruptFile as error:
-            raise error.at(section="positions") from None
-        except Exception as error:  # as with a stranger's decoder
-            raise CorruptFile(f"positions '{positions.name}' failed: {error}", section="positions") from error
-        if [m.shape for m in found] != shapes:
-            raise CorruptFile("the masks have other shapes than their tensors", section="positions")
-        return False, {e.name: m for e, m in zip(masked, found, strict=True)}
-
-    def _layout(
-        self,
-        shell: Quantized,
-        entry: GroupEntry,
-        members: list[TensorEntry],
-        masks: Mapping[str, np.ndarray],
-        *,
-        dense: bool,
-    ) -> GroupLayout:
-        try:
-            if dense and shell.dimension != 1:
-                raise BadInput("positions merged into the symbols of vectors")
-            table = shell.table if shell.form in ("lookup", "dithered") else None
-            if table is not None and (table.shape[0] != shell.alphabet or not bool(torch.isfinite(table).all())):
-                raise BadInput(f"a codebook of {table.shape[0]} entries for {shell.alphabet} symbols, or not finite")
-            names, shapes = [e.name for e in members], [e.shape for e in members]
-            group_masks = [masks.get(e.name) for e in members]
-            return layout_of(shell, names, shapes, group_masks, entry.inserted, dense=dense)
-        except (BadInput, KeyError, ValueError, IndexError) as error:
-            raise CorruptFile(f"not a codebook of the form '{shell.form}': {error}", section="codebook") from None
-
-    def _symbols(self, layouts: list[GroupLayout], coder: Coder) -> list[np.ndarray]:
-        try:
-            streams = streams_of(layouts, self.header.stream_mode)
-        except BadInput as error:
-            raise CorruptFile(str(error), section="header") from None
-        if len(streams) != len(self.header.streams):
-            raise CorruptFile(f"{len(self.header.streams)} streams, {len(streams)} expected", section="header")
-        decoded, table, payload = [], 0, 0
-        for stream, size in zip(streams, self.header.streams, strict=True):
-            tables = self.data["coder_table"][table : table + size.table]
-            payloads = self.data["symbols"][payload : payload + size.payload]
-            decoded.append(self._decode(coder, tables, payloads, stream.spec, "symbols"))
-            table, payload = table + size.table, payload + size.payload
-        return split(decoded, streams, layouts)
-
-    def _reconstruct(
-        self,
-        shell: Quantized,
-        entry: GroupEntry,
-        members: list[TensorEntry],
-        layout: GroupLayout,
-        symbols: np.ndarray,
-        masks: Mapping[str, np.ndarray],
-    ) -> dict[str, Tensor]:
-        found = [masks.get(e.name) for e in members]
-        if entry.inserted is not None:
-            symbols, unmerged = unmerge(symbols, layout.parts, entry.inserted)
-            found = list(unmerged)
-        sizes = tuple(
-            e.numel if mask is None else int(np.count_nonzero(mask)) for e, mask in zip(members, found, strict=True)
+def decode(sections: Sections, registry: Registry, *, limit: int = LIMIT) -> Decoded:
+    """Decode what ``read_sections`` gave. Takes at most eight times the memory of what the file stands for, beside the
+    file itself and what its coder takes for the alphabet."""
+    header = sections.header
+    size = header.decoded_bytes()
+    if size > limit:
+        raise CorruptFile(
+            f"stands for {size} bytes of tensors, more than the limit of {limit}: raise the limit to decode it",
+            section="header",
         )
-        quantized = Quantized(
-            torch.from_numpy(symbols), shell.alphabet, sizes, shell.parameters, shell.side, shell.form
+    calls = Calls(header, registry)
+    tensors = _quantized(sections, calls) if header.groups else {}
+    tensors.update(_coded(sections, calls))
+    tensors.update(_raw(sections))
+    state = {}
+    for entry in header.tensors:
+        source = header.tensors[entry.target].name if entry.kind == ALIAS else entry.name
+        state[entry.name] = tensors[source]
+    return Decoded(state, header, calls.seconds)
+
+
+# -- quantized tensors ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """One group before its symbols are known."""
+
+    entry: GroupEntry
+    members: list[TensorEntry]
+    shell: Quantized
+    layout: GroupLayout
+    masks: list[np.ndarray | None]
+
+
+def _quantized(sections: Sections, calls: Calls) -> dict[str, Tensor]:
+    """Positions, then codebooks, then symbols, then values."""
+    header = sections.header
+    members: list[list[TensorEntry]] = [[] for _ in header.groups]
+    for entry in header.tensors:
+        if entry.kind == QUANTIZED:
+            members[entry.group].append(entry)
+    masks = _masks(sections, calls, [e for group in members for e in group if e.masked])
+    fields = Fields(sections.data["codebook"], "codebook")
+    groups = [_group(fields, entry, of, masks) for entry, of in zip(header.groups, members, strict=True)]
+    if fields.left:
+        raise fields.corrupt(f"{fields.left} bytes too many")
+    tensors = {}
+    for group, symbols in zip(groups, _symbols(sections, calls, groups), strict=True):
+        tensors.update(_values(group, symbols, calls))
+    return tensors
+
+
+def _masks(sections: Sections, calls: Calls, masked: list[TensorEntry]) -> dict[str, np.ndarray] | None:
+    """Each pruned tensor's mask; None where pruned weights are merged into the symbols."""
+    if not masked:
+        return {}
+    entry = sections.header.positions_entry
+    if calls.positions.merges != (entry is None):
+        has = "no" if entry is None else "a"
+        raise CorruptFile(f"positions '{calls.positions.name}' with {has} stream of their own", section="header")
+    if entry is None:
+        return None
+    found = calls.masks(sections.data["positions"], entry, [e.shape for e in masked])
+    return {e.name: mask for e, mask in zip(masked, found, strict=True)}
+
+
+def _group(
+    fields: Fields, entry: GroupEntry, members: list[TensorEntry], masks: Mapping[str, np.ndarray] | None
+) -> _Group:
+    start = fields.at
+    shell = _shell(fields, entry)
+    merges = masks is None and any(e.masked for e in members)
+    try:
+        check_form(shell, len(members))
+        if merges and shell.dimension != 1:
+            raise BadInput("pruned weights merged into the symbols of vectors")
+        if merges and (entry.inserted is None) != (zero_of(shell) is not None):
+            raise BadInput("not just one symbol for pruned weights")
+    except BadInput as error:
+        raise CorruptFile(f"not of the form '{entry.form}': {error}", section="codebook", offset=start) from None
+    found = [None if masks is None else masks.get(e.name) for e in members]
+    names, shapes = [e.name for e in members], [e.shape for e in members]
+    layout = layout_of(shell, names, shapes, found, entry.inserted, dense=masks is None)
+    return _Group(entry, members, shell, layout, found)
+
+
+def _symbols(sections: Sections, calls: Calls, groups: list[_Group]) -> list[np.ndarray]:
+    """Each group's symbols."""
+    layouts = [group.layout for group in groups]
+    try:
+        streams = streams_of(layouts, sections.header.stream_mode)
+    except BadInput as error:
+        raise CorruptFile(str(error), section="header") from None
+    coder = calls.coder
+    decoded, table, payload = [], 0, 0
+    for stream, size in zip(streams, sections.header.streams, strict=True):
+        encoded = Encoded(
+            sections.data["coder_table"][table : table + size.table],
+            sections.data["symbols"][payload : payload + size.payload],
         )
-        flat = self._values(quantized)
-        tensors = {}
-        for e, mask, kept in zip(members, found, torch.split(flat, list(sizes)), strict=True):
-            if mask is None:
-                whole = kept.reshape(e.shape)
-            else:
-                whole = torch.zeros(e.shape).masked_scatter_(torch.from_numpy(mask), kept)
-            tensors[e.name] = whole.to(e.dtype)
-        return tensors
+        decoded.append(calls.symbols(coder, encoded, stream.spec, "symbols", (table, payload)))
+        table, payload = table + size.table, payload + size.payload
+    return split(decoded, streams, layouts)
 
-    def _values(self, quantized: Quantized) -> Tensor:
-        """By the base form; only form ``plugin`` needs the quantizer that made it."""
-        try:
-            if quantized.form != "plugin":
-                values = quantized.reconstruct()
-            else:
-                quantizer = self._plugin("quantizer", self.header.quantizer)
-                assert isinstance(quantizer, Quantizer)
-                values = quantizer.reconstruct(quantized)
-        except (NotRegistered, CorruptFile):
-            raise
-        except Exception as error:  # what a damaged codebook does to a plugin's arithmetic is not known
-            raise CorruptFile(
-                f"cannot be reconstructed: {type(error).__name__}: {error}", section="codebook"
-            ) from error
-        if values.shape != (quantized.n,):
-            raise CorruptFile(f"{tuple(values.shape)} values for {quantized.n} weights", section="codebook")
-        return values.to(torch.float32) + 0.0  # -0 is deployed as +0
 
-    # -- the rest --------------------------------------------------------------------------------------------------
-    def _coded(self) -> dict[str, Tensor]:
-        entries = [e for e in self.header.tensors if e.kind == CODED]
-        if not entries:
-            return {}
-        codec = self._plugin("codec", self.header.codec)
-        assert isinstance(codec, Codec)
-        start = time.perf_counter()
-        try:
-            arrays = codec.decompress(self.data["symbols"])
-        except Exception as error:  # a published codec's decoder may fail in any way on damaged bytes
-            raise CorruptFile(f"codec '{codec.name}' failed: {error}", section="symbols") from error
-        self.seconds += time.perf_counter() - start
-        tensors = {}
-        for e in entries:
-            array = arrays.get(e.name)
-            if array is None or tuple(array.shape) != e.shape:
-                raise CorruptFile(f"codec '{codec.name}' gave no tensor '{e.name}' of {e.shape}", section="symbols")
-            tensors[e.name] = torch.from_numpy(np.array(array, dtype=np.float32)).to(e.dtype)
-        return tensors
+def _values(group: _Group, symbols: np.ndarray, calls: Calls) -> dict[str, Tensor]:
+    masks = group.masks
+    if group.entry.inserted is not None:
+        pruned = [e.masked for e in group.members]
+        symbols, masks = unmerge(symbols, group.layout.parts, pruned, group.entry.inserted)
+    sizes = tuple(
+        e.numel if mask is None else int(np.count_nonzero(mask)) for e, mask in zip(group.members, masks, strict=True)
+    )
+    shell = group.shell
+    quantized = Quantized(torch.from_numpy(symbols), shell.alphabet, sizes, shell.parameters, shell.side, shell.form)
+    tensors = {}
+    kept = torch.split(calls.values(quantized), list(sizes))
+    for e, mask, values in zip(group.members, masks, kept, strict=True):
+        if mask is not None:
+            values = torch.zeros(e.shape).masked_scatter_(torch.from_numpy(mask), values)
+        tensors[e.name] = values.reshape(e.shape).to(e.dtype)
+    return tensors
 
-    def _raw(self) -> dict[str, Tensor]:
-        tensors = {}
-        for base, section in ((PARAMETER, "raw_parameters"), (BUFFER, "raw_buffers")):
-            fields = Fields(self.data[section], section)
-            for e in self.header.tensors:
-                if e.kind & ~CONSTANT != base or e.kind == ALIAS:
-                    continue
-                if e.kind & CONSTANT:
-                    one = _array(fields, e.stored, ())
-                    tensors[e.name] = one.expand(e.shape).clone().to(e.dtype)
-                else:
-                    tensors[e.name] = _array(fields, e.stored, e.shape).to(e.dtype)
-            if fields.left:
-                raise fields.corrupt(f"{fields.left} bytes too many")
-        return tensors
+
+# -- the rest ------------------------------------------------------------------------------------------------------
+def _coded(sections: Sections, calls: Calls) -> dict[str, Tensor]:
+    entries = {e.name: e for e in sections.header.tensors if e.kind == CODED}
+    if not entries:
+        return {}
+    arrays = calls.coded(sections.data["symbols"], {name: e.shape for name, e in entries.items()})
+    return {name: torch.from_numpy(arrays[name]).to(e.dtype) for name, e in entries.items()}
+
+
+def _raw(sections: Sections) -> dict[str, Tensor]:
+    tensors = {}
+    for base, section in ((PARAMETER, "raw_parameters"), (BUFFER, "raw_buffers")):
+        fields = Fields(sections.data[section], section)
+        for e in sections.header.tensors:
+            if e.kind == base:
+                tensors[e.name] = _array(fields, e.stored, e.shape).to(e.dtype)
+            elif e.kind == base | CONSTANT:
+                tensors[e.name] = _array(fields, e.stored, ()).to(e.dtype).expand(e.shape).clone()
+    return tensors
 
 
 def _shell(fields: Fields, entry: GroupEntry) -> Quantized:

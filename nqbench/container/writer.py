@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nqbench.version import __version__
-from nqbench.api import BadInput, Codec, Coder, Encoded, Group, Plugin, Positions, Quantized, Quantizer, Stream
+from nqbench.api import (
+    BadInput,
+    Codec,
+    Coder,
+    CorruptFile,
+    Encoded,
+    Group,
+    Plugin,
+    Positions,
+    Quantized,
+    Quantizer,
+    Stream,
+)
 from nqbench.container.fields import put_signed
+from nqbench.container.forms import check_form, place_for_zero
 from nqbench.container.header import (
     ALIAS,
     BUFFER,
@@ -33,7 +47,6 @@ from nqbench.container.header import (
     PositionsEntry,
     StreamEntry,
     TensorEntry,
-    pack,
 )
 from nqbench.container.layout import (
     MODES,
@@ -41,10 +54,12 @@ from nqbench.container.layout import (
     entropy_bits,
     layout_of,
     merge,
-    place_for_zero,
     streams_of,
 )
+from nqbench.container.packing import crc, pack
+from nqbench.container.unpacking import unpack
 from nqbench.registry import Registry
+from nqbench.version import __version__
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +123,21 @@ class _File:
 
 def write(path: str | os.PathLike[str], contents: Contents, registry: Registry) -> Written:
     """Write the file in one go (a temporary name, then a rename). Raises BadInput, or what a plugin's encoder does."""
+    data, written = encode(contents, registry)
+    _replace(Path(path), data)
+    return written
+
+
+def encode(contents: Contents, registry: Registry) -> tuple[bytes, Written]:
+    """The file's bytes. Raises BadInput where the reader would refuse them."""
     file = _File()
     masked = [name for group in contents.groups for name in group.names if name in contents.masks]
     positions = contents.positions if masked else None
     if masked and positions is None:
         raise BadInput("pruned tensors need a way to write their positions")
+    place = {name: index for index, name in enumerate(contents.order)}
+    if any(place[a] >= place[b] for group in contents.groups for a, b in pairwise(group.names)):
+        raise BadInput("a group's tensors are not in the order of the state")
     merged = positions is not None and positions.merges
     groups, streams, mode = _symbols(file, contents, dense=merged)
     positions_coder, entry = _positions(file, contents, masked, positions, registry)
@@ -124,11 +149,11 @@ def write(path: str | os.PathLike[str], contents: Contents, registry: Registry) 
         return PluginRef(plugin.name, plugin.canonical_json(), *registry.distribution_of(plugin))
 
     if contents.codec is not None:
-        streams = [StreamEntry(0, len(contents.codec_data))]
+        streams, mode = [StreamEntry(0, len(contents.codec_data))], "joint"
     header = Header(
         producer=f"nqbench {__version__}",
-        quantizer=ref(contents.quantizer),
-        coder=ref(contents.coder),
+        quantizer=ref(contents.quantizer if groups else None),
+        coder=ref(contents.coder if groups else None),
         codec=ref(contents.codec),
         positions=ref(positions),
         positions_coder=ref(positions_coder),
@@ -139,20 +164,26 @@ def write(path: str | os.PathLike[str], contents: Contents, registry: Registry) 
         positions_entry=entry,
         sections=tuple(len(file.sections[name]) for name in SECTIONS),
     )
-    out = bytearray(pack(header))
+    out = bytearray(_readable(header))
     for name in SECTIONS:
         section = file.sections[name]
         if section:
-            out += section
-            out += _crc(section)
-    _replace(Path(path), bytes(out))
+            out += section + crc(section)
     parts = {name: len(section) for name, section in file.sections.items()}
     parts = {"header": len(out) - sum(parts.values()), **parts}
-    return Written(len(out), parts, file.symbols, file.entropy, file.seconds)
+    return bytes(out), Written(len(out), parts, file.symbols, file.entropy, file.seconds)
 
 
-def _crc(section: bytes | bytearray) -> bytes:
-    return zlib.crc32(section).to_bytes(4, "little")
+def _readable(header: Header) -> bytes:
+    """The header's bytes, which the reader takes for this header."""
+    packed = pack(header)
+    try:
+        same = unpack(packed)[0] == header
+    except CorruptFile as error:
+        raise BadInput(f"this cannot be written: {error.reason}") from None
+    if not same:
+        raise BadInput("this cannot be written: a reader would take its header for another")
+    return packed
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -169,6 +200,7 @@ def _symbols(file: _File, contents: Contents, *, dense: bool) -> tuple[list[Grou
     entries, layouts, symbols = [], [], []
     for group in contents.groups:
         quantized = cpu(group.quantized)
+        check_form(quantized, len(group.names))
         masks = [_mask(contents, name) for name in group.names]
         merges = dense and any(mask is not None for mask in masks)
         inserted = place_for_zero(quantized) if merges else None
@@ -176,6 +208,9 @@ def _symbols(file: _File, contents: Contents, *, dense: bool) -> tuple[list[Grou
         entries.append(GroupEntry(quantized.form, quantized.alphabet, arrays, inserted))
         shapes = [contents.shapes[name] for name in group.names]
         layouts.append(layout_of(quantized, group.names, shapes, masks, inserted, dense=dense))
+        kept = tuple(math.prod(s) if m is None else int(m.sum()) for s, m in zip(shapes, masks, strict=True))
+        if tuple(quantized.sizes) != kept:
+            raise BadInput(f"a group of {kept} kept weights has symbols for {tuple(quantized.sizes)}")
         symbols.append(merge(quantized, masks, inserted) if merges else quantized.symbols.numpy())
     mode = MODES[contents.streams]
     streams = []
@@ -207,9 +242,11 @@ def _arrays(section: bytearray, quantized: Quantized) -> tuple[ArrayEntry, ...]:
         if isinstance(value, Tensor):
             entries.append(ArrayEntry(name, False, value.dtype, tuple(value.shape)))
             section += tensor_bytes(value)
-        elif isinstance(value, int):
+        elif isinstance(value, Integral):
+            if not -(1 << 63) <= value < 1 << 63:
+                raise BadInput(f"'{name}' is {value}, which 64 bits do not hold")
             entries.append(ArrayEntry(name, False, integer=True))
-            put_signed(section, value)
+            put_signed(section, int(value))
         else:
             entries.append(ArrayEntry(name, False))
             section += struct.pack("<d", value)

@@ -1,0 +1,178 @@
+"""A header from bytes that nobody vouches for: every field in its range, every name one that can be printed.
+
+What one field says of another is checked by ``nqbench.container.consistency``. ``packing`` is the other direction.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+
+from nqbench.api import CorruptFile
+from nqbench.container.consistency import check
+from nqbench.container.fields import Fields
+from nqbench.container.header import (
+    ALIAS,
+    BUFFER,
+    CODED,
+    CONSTANT,
+    DICTIONARY,
+    DTYPES,
+    FORMS,
+    MAGIC,
+    MAX_ALPHABET,
+    MAX_ARRAYS,
+    MAX_ELEMENTS,
+    MAX_HEADER,
+    MAX_NAMES,
+    MAX_RANK,
+    MAX_TENSORS,
+    PARAMETER,
+    QUANTIZED,
+    SECTIONS,
+    STREAMS,
+    VERSION,
+    ArrayEntry,
+    GroupEntry,
+    Header,
+    PluginRef,
+    PositionsEntry,
+    StreamEntry,
+    TensorEntry,
+)
+
+KINDS = (QUANTIZED, PARAMETER, BUFFER, CODED, PARAMETER | CONSTANT, BUFFER | CONSTANT)
+
+
+def unpack(data: bytes) -> tuple[Header, int]:
+    """The header and the offset of the first section. Raises CorruptFile(section ``header``)."""
+    plain, end = unframe(data)
+    fields = Fields(plain)
+    header = _header(fields)
+    if fields.left:
+        raise fields.corrupt(f"{fields.left} bytes too many")
+    check(header)
+    return header, end
+
+
+def unframe(data: bytes) -> tuple[bytes, int]:
+    """The header's plain bytes, and where it ends in the file. Raises CorruptFile."""
+    outer = Fields(data)
+    if outer.take(min(len(MAGIC), len(data))) != MAGIC:
+        raise CorruptFile("this is not an .nqz file", section="header", offset=0)
+    version = outer.take(1)[0]
+    if version != VERSION:
+        raise outer.corrupt(f"format version {version}; this nqbench reads {VERSION}", len(MAGIC))
+    size = outer.uint(MAX_HEADER, "the header's size")
+    packed = outer.take(outer.uint(MAX_HEADER, "the header's compressed size"))
+    end = outer.at
+    if int.from_bytes(outer.take(4), "little") != zlib.crc32(data[:end]):
+        raise outer.corrupt("checksum mismatch: the header is damaged", end)
+    inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
+    try:
+        plain = inflate.decompress(packed, size + 1)
+    except zlib.error as error:
+        raise CorruptFile(f"cannot be inflated: {error}", section="header") from None
+    if len(plain) != size or not inflate.eof or inflate.unused_data:
+        raise CorruptFile(f"inflates to other than the {size} bytes it states", section="header")
+    return plain, outer.at
+
+
+def _header(fields: Fields) -> Header:
+    return Header(
+        fields.text(256),
+        _plugin(fields),
+        _plugin(fields),
+        _plugin(fields),
+        _plugin(fields),
+        _plugin(fields),
+        _tensors(fields),
+        tuple(_group(fields) for _ in range(fields.uint(MAX_TENSORS, "the number of groups"))),
+        STREAMS[fields.uint(len(STREAMS) - 1, "the stream mode")],
+        tuple(
+            StreamEntry(fields.uint(), fields.uint()) for _ in range(fields.uint(MAX_TENSORS, "the streams' number"))
+        ),
+        _positions(fields),
+        tuple(fields.uint() for _ in SECTIONS),
+    )
+
+
+def _plugin(fields: Fields) -> PluginRef:
+    name = fields.word()
+    if not name:
+        return PluginRef()
+    start, text = fields.at, fields.text(1 << 16)
+    try:
+        parameters = json.loads(text)
+    except (ValueError, RecursionError):
+        parameters = None
+    if not isinstance(parameters, dict):
+        raise fields.corrupt(f"the parameters of plugin '{name}' are no JSON object", start)
+    return PluginRef(name, text, fields.word(), fields.word())
+
+
+def _tensors(fields: Fields) -> tuple[TensorEntry, ...]:
+    names: list[str] = []
+    before, total = b"", 0
+    for _ in range(fields.uint(MAX_TENSORS, "the number of tensors")):
+        start = fields.at
+        shared = fields.uint(len(before), "a shared prefix")
+        before = before[:shared] + fields.take(fields.uint(4096, "a name's length"))
+        total += len(before)
+        if total > MAX_NAMES:
+            raise fields.corrupt("the tensors' names are too long", start)
+        names.append(fields.decode(before, start))
+    if len(set(names)) != len(names):
+        raise fields.corrupt("two tensors have one name")
+    kinds = fields.take(len(names))
+    return tuple(_tensor(fields, name, kind, len(names)) for name, kind in zip(names, kinds, strict=True))
+
+
+def _tensor(fields: Fields, name: str, kind: int, tensors: int) -> TensorEntry:
+    if kind == ALIAS:
+        return TensorEntry(name, kind, target=fields.uint(tensors - 1, "an alias"))
+    if kind not in KINDS:
+        raise fields.corrupt(f"tensor '{name}' has the unknown kind {kind}")
+    dtypes = fields.take(1)[0]
+    if dtypes >> 4 >= len(DTYPES) or dtypes & 15 >= len(DTYPES):
+        raise fields.corrupt(f"tensor '{name}' has an unknown dtype")
+    shape = _shape(fields)
+    group = fields.uint(2 * MAX_TENSORS, "a group") if kind == QUANTIZED else 0
+    return TensorEntry(name, kind, shape, DTYPES[dtypes >> 4], DTYPES[dtypes & 15], group >> 1, bool(group & 1))
+
+
+def _shape(fields: Fields) -> tuple[int, ...]:
+    shape = tuple(fields.uint() for _ in range(fields.uint(MAX_RANK, "a rank")))
+    # 0 times anything is 0: bound the sizes without their zeros, or a reshape could overflow
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise fields.corrupt(f"a tensor of the shape {shape} is too large")
+    return shape
+
+
+def _group(fields: Fields) -> GroupEntry:
+    form = FORMS[fields.uint(len(FORMS) - 1, "a form")]
+    alphabet = fields.uint(MAX_ALPHABET, "an alphabet")
+    inserted = fields.uint(MAX_ALPHABET, "an inserted symbol")
+    if alphabet < 1 or inserted > alphabet + 1 or alphabet + (inserted > 0) > MAX_ALPHABET:
+        raise fields.corrupt(f"an alphabet of {alphabet} with the inserted symbol {inserted - 1}")
+    arrays = tuple(_array(fields) for _ in range(fields.uint(MAX_ARRAYS, "the number of arrays")))
+    return GroupEntry(form, alphabet, arrays, inserted - 1 if inserted else None)
+
+
+def _array(fields: Fields) -> ArrayEntry:
+    name, tag = fields.text(256), fields.take(1)[0]
+    if tag in (0x20, 0x21):
+        return ArrayEntry(name, parameter=False, integer=tag == 0x20)
+    if tag > 0x1F or tag & 15 >= len(DTYPES):
+        raise fields.corrupt(f"array '{name}' has the unknown type {tag}")
+    return ArrayEntry(name, bool(tag & 0x10), DTYPES[tag & 15], _shape(fields))
+
+
+def _positions(fields: Fields) -> PositionsEntry | None:
+    if not fields.uint(1, "the positions flag"):
+        return None
+    count, alphabet = fields.uint(), fields.uint(MAX_ALPHABET, "the positions' alphabet")
+    if not alphabet:
+        raise fields.corrupt("the positions' alphabet is empty")
+    return PositionsEntry(count, alphabet, fields.uint(), fields.uint())
