@@ -15,18 +15,19 @@ from nqbench.testing.streams import streams
 PROMISED = 1 << 16  # the alphabet that every coder must serve; beyond it, it may refuse with BadInput
 
 
-def encoded_streams(coder: Coder) -> Iterator[tuple[str, Stream, Encoded]]:
-    """(name, stream, encoding) of each check stream, without those beyond 2^16 that the coder refuses."""
+def encoded_streams(coder: Coder, *, small: bool = False) -> Iterator[tuple[str, Stream, Encoded]]:
+    """(name, stream, encoding) of each check stream, without those beyond 2^16 that the coder refuses.
+
+    small: only those of 1 to 3,000 symbols, which a check may decode a hundred times.
+    """
     for name, stream in streams().items():
+        if small and not (0 < stream.symbols.size <= 3000 and stream.spec.alphabet > 1):
+            continue
         try:
             yield name, stream, coder.encode(stream)
         except BadInput as error:
             if stream.spec.alphabet <= PROMISED:
                 raise Failed(f"{name}: refused: {error}") from error
-
-
-def _small(coder: Coder) -> Iterator[tuple[str, Stream, Encoded]]:
-    return ((n, s, e) for n, s, e in encoded_streams(coder) if 0 < s.symbols.size <= 3000 and s.spec.alphabet > 1)
 
 
 @check("coder")
@@ -84,7 +85,7 @@ def encodes_read_only_symbols(coder: Coder) -> None:
 @check("coder")
 def decoding_is_pure(coder: Coder) -> None:
     """Decoding twice gives the same symbols, and streams in between leave no trace."""
-    chosen = list(_small(coder))
+    chosen = list(encoded_streams(coder, small=True))
     first = [coder.decode(encoded, stream.spec).copy() for _, stream, encoded in chosen]
     for (name, stream, encoded), before in zip(reversed(chosen), reversed(first), strict=True):
         require(np.array_equal(coder.decode(encoded, stream.spec), before), f"{name}: a second decoding is different")
@@ -93,7 +94,7 @@ def decoding_is_pure(coder: Coder) -> None:
 @check("coder")
 def decodes_elsewhere(coder: Coder) -> None:
     """Another process decodes the same symbols from the bytes and the parameters alone."""
-    chosen = list(_small(coder))
+    chosen = list(encoded_streams(coder, small=True))
     theirs = call_elsewhere(_decode, coder, [(encoded, stream.spec) for _, stream, encoded in chosen])
     for (name, stream, _), symbols in zip(chosen, theirs, strict=True):
         require(np.array_equal(symbols, stream.symbols), f"{name}: another process decodes other symbols")
@@ -106,7 +107,7 @@ def _decode(coder: Coder, jobs: list[tuple[Encoded, StreamSpec]]) -> list[np.nda
 @check("coder")
 def truncation(coder: Coder) -> None:
     """A payload or table cut short decodes to the right shape or raises CorruptFile, nothing else."""
-    for name, stream, encoded in _small(coder):
+    for name, stream, encoded in encoded_streams(coder, small=True):
         for keep in (0.0, 0.5, 0.97):
             for part in ("table", "payload"):
                 whole = getattr(encoded, part)
@@ -118,7 +119,7 @@ def truncation(coder: Coder) -> None:
 def flipped_bits(coder: Coder) -> None:
     """Flipped bits decode to the right shape or raise CorruptFile, nothing else."""
     rng = np.random.default_rng(3)
-    for name, stream, encoded in _small(coder):
+    for name, stream, encoded in encoded_streams(coder, small=True):
         for part in ("table", "payload"):
             whole = getattr(encoded, part)
             # the first bytes hold what a decoder trusts most
@@ -134,7 +135,7 @@ def flipped_bits(coder: Coder) -> None:
 def garbage(coder: Coder) -> None:
     """Random bytes, zeros, ones, and another stream's bytes: the right shape or CorruptFile, nothing else."""
     rng = np.random.default_rng(4)
-    chosen = list(_small(coder))
+    chosen = list(encoded_streams(coder, small=True))
     junk = [b"", b"\x00" * 40, b"\xff" * 40, rng.bytes(1), rng.bytes(33), rng.bytes(3000)]
     for index, (name, stream, encoded) in enumerate(chosen):
         other = chosen[index - 1][2]
@@ -147,7 +148,7 @@ def garbage(coder: Coder) -> None:
 @check("coder")
 def wrong_specification(coder: Coder) -> None:
     """More symbols, fewer, or a smaller alphabet than were encoded: the right shape or CorruptFile."""
-    for name, stream, encoded in _small(coder):
+    for name, stream, encoded in encoded_streams(coder, small=True):
         count, alphabet = stream.spec.count, stream.spec.alphabet
         counts = [(count + 1, alphabet), (count - 1, alphabet), (10 * count, alphabet)]
         for wrong, of in [*counts, (count, 1), (count, max(1, alphabet // 2))]:
