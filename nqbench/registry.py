@@ -212,7 +212,8 @@ def _line(error: BaseException) -> str:
 
 def _complaint(cls: type[Plugin], error: ValidationError) -> str:
     """The first thing wrong with a plugin's parameters, in a line."""
-    first = error.errors()[0]
+    # a misspelled name first: it explains the missing one, too
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return f"unknown parameter '{place}'{did_you_mean(place, list(cls.model_fields))}"
