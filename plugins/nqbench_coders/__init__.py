@@ -12,7 +12,10 @@ def nqbench_plugins() -> list[type[Plugin]]:
     from nqbench_coders.huffman import Huffman
     from nqbench_coders.library import Bzip2, Xz, Zlib, Zstd
     from nqbench_coders.lzw import Lzw
+    from nqbench_coders.peers import available_peers
+    from nqbench_coders.positions import Bitmap, Gaps, Zero
     from nqbench_coders.rans import Rans
     from nqbench_coders.raw import Raw
 
-    return [Huffman, Rans, Lzw, Bzip2, Raw, Zlib, Xz, Zstd]
+    own: list[type[Plugin]] = [Huffman, Rans, Lzw, Bzip2, Raw, Zlib, Xz, Zstd, Gaps, Bitmap, Zero]
+    return own + available_peers()

@@ -129,7 +129,8 @@ def _decode_strings(payload: bytes, count: int, used: np.ndarray, lengths: np.nd
         decode_four(data, bits, stop_bits, places, ends, *code, out)
     for string, stop in enumerate(stops):
         bit, place = (
-            int(at) for at in decode_one(data, bits[string], stop_bits[string], places[string], ends[string], *code, out)
+            int(at)
+            for at in decode_one(data, bits[string], stop_bits[string], places[string], ends[string], *code, out)
         )
         if place < borders[string + 1] or bit > 8 * stop:
             raise CorruptFile("the codes run out before the symbols", offset=stop)

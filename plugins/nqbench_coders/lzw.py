@@ -54,7 +54,7 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
             symbols, roots = _ranks(stream, used), used.size
             table = varint(used.size) + write_table(used, np.zeros_like(used), np.zeros_like(used))
         limit = self._limit(roots)
-        slots = np.zeros(4 << self.dictionary_bits, dtype=np.uint64)
+        slots = np.zeros(2 << self.dictionary_bits, dtype=np.uint64)
         out = np.empty(symbols.size * bit_width(limit) // 64 + 2, dtype=np.uint64)
         bits = int(encode_lzw(symbols, roots, limit, self.when_full == "reset", slots, out))
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])

@@ -43,7 +43,7 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
         if not stream.symbols.size:
             return Encoded(b"", b"")
         used, counts = used_symbols(stream)
-        precision, frequencies, table = _best_table(used, counts)
+        precision, frequencies, table = best_table(used, counts)
         if used.size == 1:
             return Encoded(table, b"")
         symbols, size = ranked(stream, used)
@@ -131,7 +131,7 @@ def _bits(counts: np.ndarray, frequencies: np.ndarray, precision: int) -> float:
     return float(np.dot(counts, precision - np.log2(frequencies)))
 
 
-def _best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, bytes]:
+def best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, bytes]:
     """Precision, (m,) int64 frequencies and the table of the fewest bytes in all."""
     least = bit_width(used.size)
     if least > 12:

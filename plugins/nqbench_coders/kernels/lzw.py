@@ -39,7 +39,8 @@ def encode_lzw(symbols: np.ndarray, roots: int, limit: int, reset: bool, slots: 
     for i in range(1, symbols.size):
         symbol = np.uint64(symbols[i])
         key = (prefix << np.uint64(24)) | symbol
-        slot = (key * np.uint64(0x9E3779B97F4A7C15)) >> shift
+        # one phrase's children lie side by side, in a cache line or two
+        slot = (((prefix * np.uint64(0x9E3779B97F4A7C15)) >> shift) ^ symbol) & mask
         entry = slots[slot]
         while entry != np.uint64(0) and (entry >> np.uint64(20)) != key:
             slot = (slot + np.uint64(1)) & mask
