@@ -76,16 +76,22 @@ def records_csv(records: Iterable[Record]) -> str:
 
 
 def leaderboard_json(data: ReportData) -> str:
-    """One object: how it was ranked, the rows, and the quoted rows apart."""
+    """One object: how it was ranked, the rows, and the quoted rows apart. One row a line."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "suite": data.suite,
         "run": data.run,
         "drop": data.drop,
+    }
+    tables = {
         "rows": [row.to_dict() for row in data.rows],
         "published": [{**asdict(row), "quoted": True} for row in data.published],
     }
-    return json.dumps(jsonable(document), indent=1, allow_nan=False) + "\n"
+    lines = [f"{json.dumps(name)}: {json_line(value)}" for name, value in document.items()]
+    for name, rows in tables.items():
+        body = ",\n".join(json_line(row) for row in rows)
+        lines.append(f'"{name}": [\n{body}\n]' if rows else f'"{name}": []')
+    return "{" + ",\n".join(lines) + "}\n"
 
 
 def leaderboard_csv(data: ReportData) -> str:
@@ -107,10 +113,18 @@ def figure_csv(figure: Figure, named: Mapping[str, Sequence[Mapping[str, Any]]])
 def csv_text(header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """RFC 4180 with \\n line ends; None is an empty cell, floats in full precision."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(header), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    names = list(header)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row.get(name) for name in names] for row in rows)
     return buffer.getvalue()
+
+
+def json_line(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:  # seldom: a walk through every value is slow
+        return json.dumps(jsonable(value), allow_nan=False)
 
 
 def jsonable(value: Any) -> Any:

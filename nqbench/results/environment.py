@@ -117,7 +117,7 @@ def git_revision() -> str | None:
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,
-            timeout=2,
+            timeout=10,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

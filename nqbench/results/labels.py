@@ -22,7 +22,7 @@ class Labels:
         for record in records:
             for kind, name, parameters in _plugins(record):
                 for field, value in parameters.items():
-                    seen[kind, name][field].add(json.dumps(value, sort_keys=True))
+                    seen[kind, name][field].add(repr(value))
             for field in _SETTINGS:
                 settings[field].add(getattr(record, field))
         self._shown = {

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import fmean, stdev
+from dataclasses import dataclass, replace
+from statistics import stdev
 from typing import Any
 
 from nqbench.results.labels import Labels, configuration_key, knob_value
@@ -77,7 +77,8 @@ class Row:
         return None if loss is None or math.isnan(loss) else -loss
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "keys": list(self.keys)}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}  # asdict would copy deeply
+        return {**fields, "parts": dict(self.parts), "keys": list(self.keys)}
 
 
 def leaderboard(records: Iterable[Record], *, drop: float = DROP, labels: Labels | None = None) -> list[Row]:
@@ -90,8 +91,9 @@ def leaderboard(records: Iterable[Record], *, drop: float = DROP, labels: Labels
     ranked: list[Row] = []
     for model, configurations in groups.items():
         rows = [_row(model, group, labels, drop) for group in configurations.values()]
-        rows = mark_pareto(sorted(rows, key=_order))
-        ranked += [replace(row, rank=rank) for rank, row in enumerate(rows, 1)]
+        rows.sort(key=_order)
+        best = front(rows)
+        ranked += [replace(row, rank=rank, pareto=id(row) in best) for rank, row in enumerate(rows, 1)]
     return ranked
 
 
@@ -104,10 +106,10 @@ def _order(row: Row) -> tuple[object, ...]:
     return (1, lost, row.file_bytes, row.configuration)
 
 
-def mark_pareto(rows: Sequence[Row]) -> list[Row]:
-    """The same rows of one model with ``pareto`` set: a sweep over size, smallest first."""
+def front(rows: Sequence[Row]) -> set[int]:
+    """``id`` of the rows of one model that are on the Pareto front of size and quality: a sweep, smallest first."""
     best = -math.inf
-    front: set[int] = set()
+    found: set[int] = set()
     by_size: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
         if row.quality is not None:
@@ -115,15 +117,15 @@ def mark_pareto(rows: Sequence[Row]) -> list[Row]:
     for size in sorted(by_size):
         top = max(row.quality for row in by_size[size] if row.quality is not None)
         if top > best:
-            front |= {id(row) for row in by_size[size] if row.quality == top}
+            found |= {id(row) for row in by_size[size] if row.quality == top}
             best = top
-    return [replace(row, pareto=id(row) in front) for row in rows]
+    return found
 
 
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are there; None if none is."""
     found = [v for v in values if v is not None]
-    return fmean(found) if found else None
+    return sum(found) / len(found) if found else None
 
 
 def deviation(values: Iterable[float | None]) -> float | None:
@@ -178,6 +180,6 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) 
         encode_msym_s=over("encode_msym_s"),
         decode_msym_s=over("decode_msym_s"),
         measured=all(record.measured for record in group),
-        parts={name: fmean(getattr(r.parts, name) for r in group) for name in PARTS},
+        parts={name: sum(getattr(record.parts, name) for record in group) / len(group) for name in PARTS},
         keys=tuple(record.key for record in group),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nqbench.results.leaderboard import Row
@@ -44,7 +44,7 @@ class MethodRow:
     """Of that: exact McNemar, Holm-adjusted over the model's methods."""
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {k: v for k, v in asdict(self).items() if k != "best"}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**fields, "best": self.best.to_dict()}
 
 
