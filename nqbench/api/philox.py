@@ -53,7 +53,8 @@ def words(seed: int, start: int, stop: int, device: torch.device | str = "cpu") 
 def dither(seed: int, step: float, count: int, device: torch.device | str = "cpu") -> Tensor:
     """(count,) float32: u_i uniform on (-step/2, step/2), one per vector index, the same on every machine.
 
-    By torch operations and by a compiled loop alike: computed in float64 (exact up to the product with ``step``) and rounded once.
+    By torch operations and by a compiled loop alike: computed in float64 (exact up to the product with ``step``) and
+    rounded once.
     """
     out = torch.empty(count, dtype=torch.float32, device=device)
     if out.device.type == "cpu" and count >= _COMPILED_FROM:

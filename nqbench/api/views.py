@@ -28,7 +28,7 @@ from nqbench.api.source import Source
 
 EXACT_BELOW = 10_000_000
 """From this many weights on, ``line`` is a histogram."""
-HALF_BINS = 1 << 17
+HALF_BINS = 1 << 16
 """The histogram's bins: this many of equal width, cut again at this many sample quantiles."""
 _ROWS = 1 << 12
 _force_torch = False
@@ -58,7 +58,10 @@ class Line:
         """(k + 1,) int64 positions 0 ... m at which (k - 1,) ascending float64 edges part the points: w <= edge is
         below, as ``assign`` has it."""
         at = edges if self.points.dtype == torch.float64 else floor32(edges)
-        inner = torch.searchsorted(self.points, at, right=True)
+        if on_torch(at):
+            inner = torch.searchsorted(self.points, at, right=True)
+        else:
+            inner = torch.from_numpy(np.searchsorted(self.points.numpy(), at.numpy(), side="right"))
         ends = torch.tensor([0, self.points.numel()], device=inner.device)
         return torch.cat([ends[:1], inner, ends[1:]])
 
@@ -80,12 +83,12 @@ def _line(source: Source) -> Line:
 
 def extremes(source: Source) -> tuple[float, float]:
     """Smallest and largest weight; computed once."""
-    return source.view("extremes", lambda s: (float(s.weights.min()), float(s.weights.max())))
+    return source.view("summary", _summary)[:2]
 
 
 def moments(source: Source) -> tuple[float, float]:
     """Unweighted mean and standard deviation; computed once, in float64, chunk by chunk."""
-    return source.view("moments", _moments)
+    return source.view("summary", _summary)[2:]
 
 
 def offset(source: Source) -> float:
@@ -95,11 +98,28 @@ def offset(source: Source) -> float:
     return mean if abs(mean) > 4 * deviation else 0.0
 
 
-def _moments(source: Source) -> tuple[float, float]:
-    parts: tuple[Tensor, ...] = torch.split(source.weights, CHUNK)
-    mean = math.fsum(float(c.double().sum()) for c in parts) / source.n
-    square = math.fsum(float((c.double() - mean).square().sum()) for c in parts)
-    return mean, math.sqrt(square / source.n)
+def _summary(source: Source) -> tuple[float, float, float, float]:
+    """Smallest, largest, mean, standard deviation."""
+    parts: list[tuple[float, float, float, float]]
+    if on_torch(source.weights):
+        parts = [_part_summary(part) for part in torch.split(source.weights, CHUNK)]
+    else:
+        from nqbench.api import views_kernels as kernels
+
+        w = source.weights.numpy()
+        parts = in_chunks(w.size, lambda at: kernels.summary(w[at]))
+    sizes = [min(CHUNK, source.n - CHUNK * i) for i in range(len(parts))]
+    mean = math.fsum(size * part[2] for size, part in zip(sizes, parts, strict=True)) / source.n
+    # the squares about the whole mean, from those about each part's [Chan, Golub, LeVeque 1983]
+    squares = math.fsum(part[3] + size * (part[2] - mean) ** 2 for size, part in zip(sizes, parts, strict=True))
+    low, high = min(part[0] for part in parts), max(part[1] for part in parts)
+    return low, high, mean, math.sqrt(squares / source.n)
+
+
+def _part_summary(part: Tensor) -> tuple[float, float, float, float]:
+    w = part.double()
+    mean = w.mean()
+    return float(w.min()), float(w.max()), float(mean), float((w - mean).square().sum())
 
 
 def floor32(x: Tensor) -> Tensor:
@@ -127,6 +147,41 @@ def assign(weights: Tensor, edges: Tensor) -> Tensor:
     return torch.from_numpy(out)
 
 
+def assign_and_sum(weights: Tensor, h: Tensor | None, edges: Tensor, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    """``assign`` and the ``symbol_sums`` of what it gives, in one pass."""
+    if on_torch(weights):
+        symbols = assign(weights, edges)
+        return symbols, symbol_sums(weights, h, symbols, edges.numel() + 1, shift)
+    from nqbench.api import views_kernels as kernels
+
+    cuts, low, scale, lut = lookup(floor32(edges).numpy())
+    w, g, out = weights.numpy(), _optional(h), np.empty(weights.numel(), dtype=np.int32)
+
+    def part(at: slice) -> Array:
+        sums = np.zeros((cuts.size + 1, 4))
+        kernels.assign_and_sum(w[at], g[at], cuts, low, scale, lut, shift, out[at], sums)
+        return sums
+
+    return torch.from_numpy(out), _added(in_chunks(w.size, part, _chunk_for(w.size, cuts.size + 1)))
+
+
+def interval_sums(source: Source, edges: Tensor, shift: float) -> Tensor:
+    """``symbol_sums`` of what ``assign`` would give, without the symbols."""
+    if on_torch(source.weights):
+        return _torch_interval_sums(source, floor32(edges), shift)
+    from nqbench.api import views_kernels as kernels
+
+    cuts, low, scale, lut = lookup(floor32(edges).numpy())
+    w, h = source.weights.numpy(), _optional(source.h)
+
+    def part(at: slice) -> Array:
+        sums = np.zeros((cuts.size + 1, 4))
+        kernels.interval_sums(w[at], h[at], cuts, low, scale, lut, shift, sums)
+        return sums
+
+    return _added(in_chunks(w.size, part, _chunk_for(w.size, cuts.size + 1)))
+
+
 def symbol_sums(weights: Tensor, h: Tensor | None, symbols: Tensor, k: int, shift: float = 0.0) -> Tensor:
     """(4, k) float64: count, sum h, sum h (w - shift), sum h (w - shift)^2 over the members of each symbol."""
     if on_torch(weights):
@@ -140,7 +195,7 @@ def symbol_sums(weights: Tensor, h: Tensor | None, symbols: Tensor, k: int, shif
         kernels.symbol_sums(w[at], g[at], s[at], shift, sums)
         return sums
 
-    return torch.from_numpy(np.ascontiguousarray(_added(in_chunks(w.size, part, _chunk_for(w.size, k))).T))
+    return _added(in_chunks(w.size, part, _chunk_for(w.size, k)))
 
 
 def on_torch(tensor: Tensor) -> bool:
@@ -165,11 +220,12 @@ def _chunk_for(n: int, rows: int) -> int:
     return CHUNK if rows <= 4096 else max(CHUNK, -(-n // 4))
 
 
-def _added(parts: list[Array]) -> Array:
+def _added(parts: list[Array]) -> Tensor:
+    """(4, k) sums of the chunks' (k, 4), in their order."""
     total = parts[0]
     for part in parts[1:]:
         total += part
-    return total
+    return torch.from_numpy(np.ascontiguousarray(total.T))
 
 
 def _optional(h: Tensor | None) -> Array:
@@ -228,15 +284,16 @@ def prefix(values: Tensor) -> Tensor:
 
 def _histogram(source: Source) -> Line:
     """Bins of equal width (for the bulk's shape) cut at sample quantiles (for sources of narrow peaks or far outliers):
-    no bin is wider than the range / 2^17 nor holds much more than n / 2^17 weights of different values."""
+    no bin is wider than the range / 2^16 nor holds much more than n / 2^16 weights of different values."""
     low, high = extremes(source)
     stride = max(1, source.n >> 20)
-    sample = source.weights[::stride].cpu().sort().values
-    quantiles = sample[:: max(1, sample.numel() // HALF_BINS)]
-    even = torch.from_numpy(np.linspace(low, high, HALF_BINS + 1)[1:]).float()
-    edges = torch.unique(torch.cat([even, quantiles]).clamp(max=high))[:-1]  # the last bin is open: it ends at `high`
+    sample = np.sort(source.weights[::stride].cpu().numpy())
+    quantiles = sample[:: max(1, sample.size // HALF_BINS)]
+    even = np.linspace(low, high, HALF_BINS + 1)[1:].astype(np.float32)
+    # the last bin is open: it ends at `high`
+    edges = torch.from_numpy(np.unique(np.concatenate([even, quantiles]).clip(max=high))[:-1])
     shift = offset(source)
-    sums = _torch_bin_sums(source, edges, shift) if on_torch(source.weights) else _bin_sums(source, edges, shift)
+    sums = interval_sums(source, edges.double(), shift)
     count, h, hw, hww = sums[:, sums[0] > 0]
     total = prefix(count)
     return Line(
@@ -250,22 +307,7 @@ def _histogram(source: Source) -> Line:
     )
 
 
-def _bin_sums(source: Source, edges: Tensor, shift: float) -> Tensor:
-    from nqbench.api import views_kernels as kernels
-
-    w, h = source.weights.numpy(), _optional(source.h)
-    table = lookup(edges.numpy())
-    bins = edges.numel() + 1
-
-    def part(at: slice) -> Array:
-        sums = np.zeros((bins, 4))
-        kernels.bin_sums(w[at], h[at], *table, shift, sums)
-        return sums
-
-    return torch.from_numpy(np.ascontiguousarray(_added(in_chunks(w.size, part, _chunk_for(w.size, bins))).T))
-
-
-def _torch_bin_sums(source: Source, edges: Tensor, shift: float) -> Tensor:
+def _torch_interval_sums(source: Source, edges: Tensor, shift: float) -> Tensor:
     points, index = source.weights.sort(stable=True)
     at = torch.searchsorted(points, edges.to(points.device), right=True)
     ends = torch.tensor([0, source.n], device=at.device)

@@ -39,46 +39,56 @@ def _cell(w: float, low: float, scale: float, size: int) -> int:
 
 
 @jit
-def assign(weights: Array, edges: Array, low: float, scale: float, lut: Array, out: Array) -> None:
-    """out_i = number of edges < w_i. edges (k - 1,) float32 ascending; lut from ``lookup_start``."""
-    size = lut.size - 1
-    for i in range(weights.size):
-        w = weights[i]
-        c = _cell(w, low, scale, size)
-        a, b = lut[c], lut[c + 1]
-        while a < b:  # edges of cells before lie below w, those of cells after above: only this cell's remain
-            m = (a + b) >> 1
-            if edges[m] < w:
-                a = m + 1
-            else:
-                b = m
-        out[i] = a
+def _place(w: float, edges: Array, low: float, scale: float, lut: Array) -> int:
+    """Number of edges < w. Edges of cells before w's lie below it, those of cells after above: only its own remain."""
+    c = _cell(w, low, scale, lut.size - 1)
+    a, b = lut[c], lut[c + 1]
+    while a < b:
+        m = (a + b) >> 1
+        if edges[m] < w:
+            a = m + 1
+        else:
+            b = m
+    return int(a)
 
 
 @jit
-def bin_sums(
+def assign(weights: Array, edges: Array, low: float, scale: float, lut: Array, out: Array) -> None:
+    """out_i = number of edges < w_i. edges (k - 1,) float32 ascending; lut from ``lookup_start``."""
+    for i in range(weights.size):
+        out[i] = _place(weights[i], edges, low, scale, lut)
+
+
+@jit
+def _add(row: Array, x: float, h: float) -> None:
+    row[0] += 1.0
+    row[1] += h
+    row[2] += h * x
+    row[3] += h * x * x
+
+
+@jit
+def interval_sums(
     weights: Array, h: Array, edges: Array, low: float, scale: float, lut: Array, shift: float, sums: Array
 ) -> None:
-    """sums (bins, 4) += count, h, h (w - shift), h (w - shift)^2 by ``assign``'s bins. h: (n,) or (0,) for h = 1."""
-    size = lut.size - 1
+    """sums (k, 4) += count, h, h (w - shift), h (w - shift)^2 by ``assign``'s symbols. h: (n,), or (0,) for h = 1."""
     weighted = h.size > 0
     for i in range(weights.size):
-        w = weights[i]
-        c = _cell(w, low, scale, size)
-        a, b = lut[c], lut[c + 1]
-        while a < b:
-            m = (a + b) >> 1
-            if edges[m] < w:
-                a = m + 1
-            else:
-                b = m
-        x = np.float64(w) - shift
         g = np.float64(h[i]) if weighted else 1.0
-        row = sums[a]
-        row[0] += 1.0
-        row[1] += g
-        row[2] += g * x
-        row[3] += g * x * x
+        _add(sums[_place(weights[i], edges, low, scale, lut)], np.float64(weights[i]) - shift, g)
+
+
+@jit
+def assign_and_sum(
+    weights: Array, h: Array, edges: Array, low: float, scale: float, lut: Array, shift: float, out: Array, sums: Array
+) -> None:
+    """``assign`` and ``interval_sums`` in one pass."""
+    weighted = h.size > 0
+    for i in range(weights.size):
+        place = _place(weights[i], edges, low, scale, lut)
+        out[i] = place
+        g = np.float64(h[i]) if weighted else 1.0
+        _add(sums[place], np.float64(weights[i]) - shift, g)
 
 
 @jit
@@ -86,10 +96,20 @@ def symbol_sums(weights: Array, h: Array, symbols: Array, shift: float, sums: Ar
     """sums (k, 4) += count, h, h (w - shift), h (w - shift)^2 by symbol."""
     weighted = h.size > 0
     for i in range(weights.size):
-        x = np.float64(weights[i]) - shift
         g = np.float64(h[i]) if weighted else 1.0
-        row = sums[symbols[i]]
-        row[0] += 1.0
-        row[1] += g
-        row[2] += g * x
-        row[3] += g * x * x
+        _add(sums[symbols[i]], np.float64(weights[i]) - shift, g)
+
+
+@jit
+def summary(weights: Array) -> tuple[float, float, float, float]:
+    """Smallest, largest, mean, and sum of squares about the mean."""
+    low = high = weights[0]
+    total = 0.0
+    for w in weights:
+        low, high = min(low, w), max(high, w)
+        total += np.float64(w)
+    mean = total / weights.size
+    squares = 0.0
+    for w in weights:
+        squares += (np.float64(w) - mean) ** 2
+    return float(low), float(high), mean, squares

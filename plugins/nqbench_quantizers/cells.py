@@ -23,9 +23,15 @@ def nearest(
     as it is. A weight half-way between two codewords goes to the lower one.
     """
     table, held = _distinct(codebook.to(source.device), held)
-    symbols = views.assign(source.weights, views.midpoints(table))
-    sums = views.symbol_sums(source.weights, source.h, symbols, table.numel(), views.offset(source))
+    symbols, sums = views.assign_and_sum(source.weights, source.h, views.midpoints(table), views.offset(source))
     return _result(source, symbols, table, held, sums, statistics or {})
+
+
+def from_edges(source: Source, edges: Tensor, statistics: Mapping[str, float] | None = None) -> Quantized:
+    """Codewords are the (weighted) means of the cells between (k - 1,) ascending float64 edges; empty cells go."""
+    shift = views.offset(source)
+    symbols, sums = views.assign_and_sum(source.weights, source.h, edges, shift)
+    return _result(source, symbols, _means(sums, shift), None, sums, statistics or {})
 
 
 def from_symbols(source: Source, symbols: Tensor, k: int, statistics: Mapping[str, float] | None = None) -> Quantized:
@@ -33,8 +39,12 @@ def from_symbols(source: Source, symbols: Tensor, k: int, statistics: Mapping[st
     where the codebook shall be ordered; empty cells are dropped."""
     shift = views.offset(source)
     sums = views.symbol_sums(source.weights, source.h, symbols, k, shift)
-    table = (shift + sums[2] / sums[1].clamp_min(torch.finfo(torch.float64).tiny)).float()
-    return _result(source, symbols, table, None, sums, statistics or {})
+    return _result(source, symbols, _means(sums, shift), None, sums, statistics or {})
+
+
+def _means(sums: Tensor, shift: float) -> Tensor:
+    """(k,) float32 means of cells from their (4, k) sums about ``shift``; any number for an empty one."""
+    return (shift + sums[2] / sums[1].clamp_min(torch.finfo(torch.float64).tiny)).float()
 
 
 def dense(symbols: Tensor, kept: Tensor) -> Tensor:

@@ -28,7 +28,6 @@ from torch import Tensor
 from nqbench.api import Knob, Quantized, Quantizer, Source, views
 from nqbench.api.chunks import CHUNK
 from nqbench_quantizers import cells, lagrangian, partition
-from nqbench_quantizers.uniform import grid_cells
 
 _BLOCK = 8  # iterations between two looks at J: on a GPU each look waits for the device
 _TOLERANCE = 1e-6  # relative fall of J in a block below which it is done
@@ -98,8 +97,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
                 best = code
         assert best is not None
         edges = lagrangian.edges(best.codebook, best.price(lam))
-        symbols = views.assign(source.weights, edges)
-        return _finish(given, symbols, best.codebook.numel(), stated, total)
+        return _finish(given, cells.from_edges(given, edges), stated, total)
 
     def _weighted(self, source: Source, h: Tensor, lam: float) -> Quantized:
         w = source.weights
@@ -110,7 +108,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
             start, total = run(lambda c: lagrangian.weighted_step(some, its, c, lam), start, self.iterations)
         code, iterations = run(lambda c: lagrangian.weighted_step(w, h, c, lam), start, self.iterations, block=1)
         symbols = lagrangian.assign(w, h, code.codebook, code.price(lam))
-        return _finish(source, symbols, code.codebook.numel(), lam, total + iterations)
+        return _finish(source, cells.from_symbols(source, symbols, code.codebook.numel()), lam, total + iterations)
 
     def _starts(self, source: Source, lam: float) -> list[Code]:
         """Where to start from: the codebook of a warm start, k codewords, or the grid, its two placements of zero."""
@@ -136,8 +134,7 @@ class ECSQOptimal(_Lagrangian, name="ecsq-optimal", paper="Muresan and Effros 20
         source = unweighted(source)
         lam = self.price(source)
         edges, j = partition.entropy_constrained_edges(source, views.line(source), lam, self.bins)
-        symbols = views.assign(source.weights, edges)
-        return _finish(source, symbols, edges.numel() + 1, lam, 0, {"lagrangian_bound": j})
+        return _finish(source, cells.from_edges(source, edges), lam, 0, {"lagrangian_bound": j})
 
 
 def unweighted(source: Source) -> Source:
@@ -162,9 +159,9 @@ def run(step: Callable[[Code], Code], start: Code, iterations: int, block: int =
 
 
 def _finish(
-    source: Source, symbols: Tensor, k: int, lam: float, iterations: int, extra: dict[str, float] | None = None
+    source: Source, q: Quantized, lam: float, iterations: int, extra: dict[str, float] | None = None
 ) -> Quantized:
-    q = cells.from_symbols(source, symbols, k)
+    """The result with what the method reports added."""
     figures = dict(q.statistics)
     # D is per weight here, and `distortion` per unit of sensitivity
     j = figures["distortion"] * _mean_h(source) + lam * figures["entropy"]
@@ -182,11 +179,14 @@ def _nearest_code(source: Source, codebook: Tensor) -> Code:
 
 def _grid_code(source: Source, width: float, zero: Literal["center", "edge"]) -> Code:
     """The means of the cells of a uniform grid of that step."""
-    symbols, low, high = grid_cells(source, [width], zero)
-    shift = views.offset(source)
-    count, h, hw, _ = views.symbol_sums(source.weights, source.h, symbols, high - low + 1, shift)
+    low, high = views.extremes(source)
+    half = 0.5 if zero == "center" else 0.0
+    first, last = (math.floor(end / width + half) for end in (low, high))
+    edges = (torch.arange(first + 1, last + 1, dtype=torch.float64, device=source.device) - half) * width
+    line = views.line(source)
+    count, h, hw, _ = line.sums(line.cut(edges))
     used = count > 0
-    return Code((shift + hw / h)[used], count[used], count.new_tensor(math.inf))
+    return Code((line.shift + hw / h)[used], count[used], count.new_tensor(math.inf))
 
 
 def _mean_h(source: Source) -> float:

@@ -252,3 +252,11 @@ def look_up(table: Array, index: Array, out: Array) -> None:
     """out_i = table[index_i]."""
     for i in range(index.size):
         out[i] = table[index[i]]
+
+
+@jit
+def grid_cells(weights: Array, step: float, center: bool, low: int, out: Array) -> None:
+    """out_i = round (half to even, ``center``) or floor of w_i / step in float64, less ``low``."""
+    for i in range(weights.size):
+        x = np.float64(weights[i]) / step
+        out[i] = np.int64(np.rint(x) if center else np.floor(x)) - low

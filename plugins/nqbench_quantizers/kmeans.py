@@ -62,8 +62,7 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
         codebook, iterations = lloyd(line, start, held, self.iterations)
         if not line.exact and self.iterations:
             # one iteration on the weights themselves: the line's bins are means of many
-            symbols = views.assign(source.weights, views.midpoints(codebook))
-            sums = views.symbol_sums(source.weights, source.h, symbols, codebook.numel(), line.shift)
+            sums = views.interval_sums(source, views.midpoints(codebook), line.shift)
             codebook = centroids(sums[1], sums[2], line.shift, codebook, held)
         return cells.nearest(source, codebook, held, {"iterations": float(iterations)})
 

@@ -60,9 +60,8 @@ class _Scaled(Quantizer):
         # as the decoder will have it
         scale = torch.tensor([self.learn(source) if learned else self.scale], dtype=torch.float32, device=source.device)
         edges = self.edges(table, float(scale))
-        symbols = views.assign(source.weights, edges)
         shift = views.offset(source)
-        sums = views.symbol_sums(source.weights, source.h, symbols, table.numel(), shift)
+        symbols, sums = views.assign_and_sum(source.weights, source.h, edges, shift)
         error = cells.distortion(sums, table.double() * float(scale), shift) / float(sums[1].sum())
         held = {} if learned or self.scale == 1 else {"scale": scale}
         return Quantized(
@@ -116,8 +115,8 @@ class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
             return scale
         # the line's bins hold many weights: settle the threshold on the weights themselves
         for _ in range(3):
-            above = views.assign(size.weights, torch.tensor([scale / 2], dtype=torch.float64, device=source.device))
-            sums = views.symbol_sums(size.weights, size.h, above, 2)
+            half = torch.tensor([scale / 2], dtype=torch.float64, device=source.device)
+            sums = views.interval_sums(size, half, 0.0)
             scale = float(sums[2, 1] / sums[1, 1])
         return scale
 

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, views
-from nqbench.api.chunks import CHUNK
+from nqbench.api.chunks import CHUNK, in_chunks
 from nqbench_quantizers import cells
 
 _LARGEST_CELL = 1 << 23  # (cell + 1/2) is exact in float32 up to here
@@ -151,11 +151,20 @@ def grid_cells(source: Source, steps: list[float], zero: Literal["center", "edge
     cells.check_alphabet(high - low + 1, "take a larger step")
     out = torch.empty(source.n, dtype=torch.int32, device=source.device)
     for (start, stop), step in zip(spans, steps, strict=True):
-        for a in range(start, stop, CHUNK):
-            at = slice(a, min(a + CHUNK, stop))
-            x = source.weights[at].double() / step
-            out[at] = (x.round_() if zero == "center" else x.floor_()).sub_(low)
+        _cells(source.weights[start:stop], step, zero, low, out[start:stop])
     return out, low, high
+
+
+def _cells(weights: Tensor, step: float, zero: Literal["center", "edge"], low: int, out: Tensor) -> None:
+    if views.on_torch(weights):
+        for a in range(0, weights.numel(), CHUNK):
+            x = weights[a : a + CHUNK].double() / step
+            out[a : a + CHUNK] = (x.round_() if zero == "center" else x.floor_()).sub_(low)
+        return
+    from nqbench_quantizers import kernels
+
+    w, o = weights.numpy(), out.numpy()
+    in_chunks(w.size, lambda at: kernels.grid_cells(w[at], step, zero == "center", low, o[at]))
 
 
 def _index(w: float, step: float, zero: Literal["center", "edge"]) -> int:
