@@ -79,11 +79,11 @@ def unpack_bytes(data: bytes, alphabet: int) -> np.ndarray:
     """The inverse of ``pack_bytes``: (n,) int32; ``CorruptFile`` if the bytes are no whole symbols of the alphabet."""
     width = byte_width(alphabet)
     if len(data) % width:
-        raise CorruptFile(f"{len(data)} bytes are no whole number of {width}-byte symbols", offset=len(data))
+        raise CorruptFile(f"{len(data)} bytes are no whole number of {width}-byte symbols")
     wide = np.frombuffer(data, dtype=f"<u{width}")
     if wide.size and int(wide.max()) >= alphabet:
         bad = int(np.argmax(wide >= alphabet))
-        raise CorruptFile(f"symbol {int(wide[bad])} lies outside [0, {alphabet})", offset=bad * width)
+        raise CorruptFile(f"symbol number {bad} is {int(wide[bad])}, outside [0, {alphabet})")
     return wide.astype(np.int32)
 
 

@@ -1,0 +1,187 @@
+"""What coders cost, against the entropy, against the optimal prefix code, and against brute force."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nqbench_coders.huffman import Huffman, canonical_codes, length_limit
+from nqbench_coders.kernels.prefix import code_lengths, limited_lengths
+from nqbench_coders.lzw import Lzw
+from nqbench_coders.rans import Rans, quantized_frequencies
+from nqbench_coders.raw import Raw
+
+from nqbench.api import Coder, Stream
+
+
+def laplace(scale: float, count: int) -> Stream:
+    """Laplace weights on a grid."""
+    levels = np.rint(np.random.default_rng(0).laplace(0, scale, count)).astype(np.int32)
+    levels -= levels.min()
+    return Stream.of(levels, int(levels.max()) + 1)
+
+
+def entropy_bits(stream: Stream) -> float:
+    counts = np.bincount(stream.symbols)
+    counts = counts[counts > 0]
+    return float(-(counts * np.log2(counts / counts.sum())).sum())
+
+
+def bits(coder: Coder, stream: Stream) -> int:
+    encoded = coder.encode(stream)
+    np.testing.assert_array_equal(coder.decode(encoded, stream.spec), stream.symbols)
+    return 8 * (len(encoded.table) + len(encoded.payload))
+
+
+def optimal_prefix_bits(counts: list[int]) -> int:
+    """Huffman's sum of merged weights, by a heap."""
+    heap, total = list(counts), 0
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        total += merged
+        heapq.heappush(heap, merged)
+    return total
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0, 20.0])
+def test_rans_is_within_a_thousandth_of_the_entropy(scale: float) -> None:
+    stream = laplace(scale, 1_000_000)
+    assert bits(Rans(), stream) < 1.001 * entropy_bits(stream) + 8 * 64
+
+
+@pytest.mark.parametrize("count", [10, 1000, 30_000])
+def test_rans_on_short_streams_costs_little_beyond_its_table(count: int) -> None:
+    stream = laplace(1.5, count)
+    encoded = Rans().encode(stream)
+    # the payload is rounded up to bytes, and the frequencies to the precision that is best for table and payload
+    assert 8 * len(encoded.payload) < 1.03 * entropy_bits(stream) + 24
+    assert len(encoded.table) <= 2 * len(np.unique(stream.symbols)) + 2
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0, 20.0])
+def test_huffman_is_within_a_thousandth_of_the_optimal_prefix_code(scale: float) -> None:
+    stream = laplace(scale, 600_000)  # four strings
+    counts = np.bincount(stream.symbols)
+    assert bits(Huffman(), stream) < 1.001 * optimal_prefix_bits(counts[counts > 0].tolist())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 10**6), min_size=2, max_size=60))
+def test_unlimited_lengths_are_optimal(counts: list[int]) -> None:
+    lengths = code_lengths(np.array(counts), 60)
+    assert int(np.dot(lengths, counts)) == optimal_prefix_bits(counts)
+    assert sum(2.0**-length for length in lengths.tolist()) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 200), min_size=2, max_size=6), st.integers(1, 4))
+def test_limited_lengths_are_the_best_of_all_that_satisfy_kraft(counts: list[int], limit: int) -> None:
+    if len(counts) > 2**limit:
+        limit = 3
+    rising = np.sort(np.array(counts))
+    best = min(
+        sum(length * count for length, count in zip(lengths, rising.tolist(), strict=True))
+        for lengths in itertools.product(range(1, limit + 1), repeat=len(counts))
+        if sum(2.0**-length for length in lengths) <= 1
+    )
+    lengths = limited_lengths(rising, limit)
+    assert int(np.dot(lengths, rising)) == best
+    assert int(lengths.max()) <= limit
+
+
+def test_fibonacci_counts_are_held_to_the_limit() -> None:
+    counts = [1, 1]
+    while len(counts) < 27:
+        counts.append(counts[-1] + counts[-2])
+    lengths = code_lengths(np.array(counts), length_limit(27))
+    assert int(lengths.max()) == 16
+    assert sum(2.0**-length for length in lengths.tolist()) == 1
+    cost = int(np.dot(lengths, counts))
+    assert optimal_prefix_bits(counts) < cost < 1.0002 * optimal_prefix_bits(counts)
+    small = Stream.of(np.repeat(np.arange(22), counts[:22]), 22)
+    assert bits(Huffman(), small) > 0
+
+
+def test_canonical_codes_are_those_of_the_definition() -> None:
+    # RFC 1951, section 3.2.2: lengths 3 3 3 3 3 2 4 4
+    codes = canonical_codes(np.array([3, 3, 3, 3, 3, 2, 4, 4]))
+    assert codes.tolist() == [0b010, 0b011, 0b100, 0b101, 0b110, 0b00, 0b1110, 0b1111]
+
+
+def test_the_table_of_sixteen_levels_takes_a_few_bytes() -> None:
+    levels = np.clip(np.rint(np.random.default_rng(0).normal(8, 2, 40_000)), 0, 15).astype(np.int32)
+    assert len(Huffman().encode(Stream.of(levels, 16)).table) <= 8
+
+
+def test_the_table_of_a_sparse_alphabet_takes_some_bytes_a_used_symbol() -> None:
+    values = np.random.default_rng(0).integers(0, 1 << 24, 100)
+    symbols = np.random.default_rng(1).choice(values, 5000)
+    assert len(Huffman().encode(Stream.of(symbols, 1 << 24)).table) <= 100 * 4.5
+
+
+@pytest.mark.parametrize("coder", [Huffman(), Rans()], ids=str)
+def test_one_distinct_value_costs_no_payload(coder: Coder) -> None:
+    encoded = coder.encode(Stream.of([5] * 10**6, 9))
+    assert encoded.payload == b""
+    assert len(encoded.table) <= 3
+
+
+def test_raw_costs_the_ceiling_of_the_logarithm() -> None:
+    for alphabet, width in [(1, 0), (2, 1), (3, 2), (16, 4), (17, 5), (1 << 24, 24)]:
+        stream = Stream.of(np.zeros(1000, dtype=np.int32), alphabet)
+        assert len(Raw().encode(stream).payload) == (1000 * width + 7) // 8
+
+
+def reference_lzw(symbols: list[int], roots: int, limit: int, reset: bool) -> list[tuple[int, int]]:
+    """(code, width) by the definition, with strings in a dictionary."""
+    book: dict[tuple[int, ...], int] = {(root,): root for root in range(roots)}
+    out, at = [], 0
+    while at < len(symbols):
+        length = 1
+        while at + length < len(symbols) and tuple(symbols[at : at + length + 1]) in book:
+            length += 1
+        phrase = tuple(symbols[at : at + length])
+        out.append((book[phrase], (len(book) - 1).bit_length()))
+        at += length
+        if at < len(symbols) and len(book) < limit:
+            book[(*phrase, symbols[at])] = len(book)
+            if reset and len(book) == limit:
+                book = {(root,): root for root in range(roots)}
+    return out
+
+
+@pytest.mark.parametrize("when_full", ["freeze", "reset"])
+@pytest.mark.parametrize("period", [1, 2, 3, 50])
+def test_lzw_writes_the_codes_of_the_definition(when_full: str, period: int) -> None:
+    rng = np.random.default_rng(period)
+    symbols = np.tile(rng.integers(0, 7, period), 6000 // period)
+    noisy = np.where(rng.random(symbols.size) < 0.2, rng.integers(0, 7, symbols.size), symbols).astype(np.int32)
+    coder = Lzw(dictionary_bits=9, when_full=when_full)  # type: ignore[arg-type]
+    for row in (symbols, noisy):
+        whole = [*range(7), *row.tolist()]  # every symbol occurs: the roots are the alphabet
+        encoded = coder.encode(Stream.of(whole, 7))
+        number, place = 0, 0
+        for code, width in reference_lzw(whole, 7, 512, when_full == "reset"):
+            number |= code << place
+            place += width
+        assert encoded.payload == number.to_bytes((place + 7) // 8, "little")
+
+
+def test_prices_are_the_code_lengths() -> None:
+    # counts 3 1 1 and one more each: 4 2 2 -> 1 2 2 bits
+    assert Huffman().rate(np.array([3, 1, 1])).tolist() == [1, 2, 2]
+    assert Raw().rate(np.ones(5)).tolist() == [3] * 5
+    assert Rans().rate(np.array([3, 1, 1])).tolist() == [1, 2, 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=64), st.integers(6, 16))
+def test_frequencies_sum_to_the_precision_and_none_vanishes(counts: list[int], precision: int) -> None:
+    frequencies = quantized_frequencies(np.array(counts), precision)
+    assert int(frequencies.sum()) == 1 << precision
+    assert int(frequencies.min()) >= 1
