@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from nqbench.testing.check import Failed
+from nqbench.testing.check import Failed, one_line
 
-DEADLINE = 300.0
+DEADLINE = 120.0
 """Seconds that one call may take in the other process."""
 
 _pool: ProcessPoolExecutor | None = None
@@ -40,10 +40,10 @@ def call_elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
         _pool.shutdown(wait=False, cancel_futures=True)
         _pool = None
         died = isinstance(error, BrokenProcessPool)
-        raise Failed("the other process died" if died else f"the other process took over {DEADLINE:g} s") from error
+        raise Failed("ends the process that it runs in" if died else f"takes over {DEADLINE:g} s") from error
     problem, result = pickle.loads(answer)
     if problem:
-        raise Failed(f"in another process: {problem}")
+        raise Failed(problem)
     return result
 
 
@@ -54,5 +54,7 @@ def _work(path: list[str], threads: int, job: bytes) -> bytes:
     try:
         function, arguments = pickle.loads(job)
         return pickle.dumps(("", function(*arguments)))
+    except Failed as error:
+        return pickle.dumps((str(error), None))
     except Exception as error:  # noqa: BLE001 - whatever a plugin raises is told to the process that asked
-        return pickle.dumps((f"{type(error).__name__}: {error}", None))
+        return pickle.dumps((f"in another process: {one_line(error)}", None))

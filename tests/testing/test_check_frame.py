@@ -105,7 +105,7 @@ def _die() -> None:
 
 
 def test_the_other_process_is_replaced_when_it_dies() -> None:
-    with pytest.raises(Failed, match="the other process died"):
+    with pytest.raises(Failed, match="ends the process that it runs in"):
         call_elsewhere(_die)
     assert call_elsewhere(abs, -2) == 2
 

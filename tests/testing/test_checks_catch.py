@@ -43,6 +43,7 @@ BROKEN: list[tuple[type[Plugin], str, str]] = [
     (coders.CrashesOnGarbage, "truncation", "raises error"),
     (coders.CrashesOnGarbage, "flipped_bits", "not CorruptFile"),
     (coders.CrashesOnGarbage, "garbage", "not CorruptFile"),
+    (coders.AbortsOnGarbage, "garbage", "ends the process that it runs in"),
     (coders.TrustsItsLength, "bounded_memory", "MiB to decode 16"),
     (coders.TrustsItsSymbols, "wrong_specification", "outside [0,"),
     (coders.InfiniteRate, "rate", "not finite"),
