@@ -1,16 +1,17 @@
 """The local engine: worker processes on this machine, one Pebble pool of one process each, always spawned.
 
 A pool a worker, so that a trial can be sent to the worker that already holds its source. A worker that dies, or that is
-stopped at its deadline, costs the trial it was at; Pebble starts another in its place.
+stopped at its deadline, costs the trial it was at; another takes its place.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
-import tempfile
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,35 +19,44 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from nqbench.engine.queue import AffinityQueue, Job
-from nqbench.engine.worker import WorkerSettings, run_trial, start
+from nqbench.engine.worker import STARTING, WorkerSettings, run_trial, start
 from nqbench.suite.trial import Trial
 
 
 class LocalEngine:
-    """Use as a context manager; leaving it stops every worker at once."""
+    """Use as a context manager; leaving it stops every worker at once.
 
-    def __init__(self, jobs: int, settings: WorkerSettings, timeout: float | None = None) -> None:
+    scratch: a folder of this engine's own, for temporary files of the workers; made and removed here.
+    """
+
+    def __init__(self, jobs: int, settings: WorkerSettings, scratch: Path, timeout: float | None = None) -> None:
         self.timeout = timeout
         self.queue = AffinityQueue()
-        self._folder = tempfile.TemporaryDirectory(prefix="nqbench-engine-")
+        self._scratch = scratch
         self._settings = [
-            replace(settings, parent=os.getpid(), stage_file=str(Path(self._folder.name) / f"stage-{index}"))
+            replace(
+                settings,
+                parent=os.getpid(),
+                scratch=str((scratch / f"worker-{index}").absolute()),
+                stage_file=str((scratch / f"stage-{index}").absolute()),
+            )
             for index in range(jobs)
         ]
         self._pools: list[ProcessPool | None] = [None] * jobs
         self._running: dict[Future[Any], tuple[int, Job]] = {}
 
     def __enter__(self) -> LocalEngine:
+        shutil.rmtree(self._scratch, ignore_errors=True)  # of a run that was killed
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in self._pools:
-            if pool is not None:
-                pool.stop()  # type: ignore[no-untyped-call]
-        for pool in self._pools:
-            if pool is not None:
-                pool.join()
-        self._folder.cleanup()
+        _stop(*self._pools)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def started(self) -> bool:
+        """Whether any worker was."""
+        return any(pool is not None for pool in self._pools)
 
     @property
     def busy(self) -> bool:
@@ -72,44 +82,80 @@ class LocalEngine:
 
     def _fill(self) -> None:
         taken = {worker for worker, _ in self._running.values()}
-        for worker, settings in enumerate(self._settings):
+        for worker in range(len(self._pools)):
             if worker in taken:
                 continue
             job = self.queue.take(worker)
             if job is None:
                 return
-            if self._pools[worker] is None:
-                self._pools[worker] = ProcessPool(
-                    max_workers=1,
-                    context=multiprocessing.get_context("spawn"),
-                    initializer=start,
-                    initargs=(settings,),
-                )
-            pool = self._pools[worker]
-            assert pool is not None
-            future = pool.schedule(run_trial, args=(job[0],), timeout=self.timeout)
-            self._running[future] = (worker, job)
+            self._running[self._schedule(worker, job[0])] = (worker, job)
+
+    def _schedule(self, worker: int, trial: Trial) -> Future[Any]:
+        pool = self._pools[worker]
+        if pool is not None and not pool.active:  # its process died while it had nothing to do
+            self._discard(worker)
+        # a worker inherits what is blocked: Ctrl-C must not reach one that still imports
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool(worker).schedule(run_trial, args=(trial,), timeout=self.timeout)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _pool(self, worker: int) -> ProcessPool:
+        pool = self._pools[worker]
+        if pool is None:
+            settings = self._settings[worker]
+            Path(settings.scratch).mkdir(parents=True, exist_ok=True)
+            Path(settings.stage_file).write_text(STARTING)
+            pool = self._pools[worker] = ProcessPool(
+                max_workers=1,
+                context=multiprocessing.get_context("spawn"),
+                initializer=start,
+                initargs=(settings,),
+            )
+        return pool
+
+    def _discard(self, worker: int) -> None:
+        _stop(self._pools[worker])
+        self._pools[worker] = None
+        shutil.rmtree(self._settings[worker].scratch, ignore_errors=True)
 
     def _outcome(self, future: Future[Any], worker: int) -> dict[str, Any]:
+        stage = self._stage(worker)
         try:
             outcome: dict[str, Any] = future.result()
         except TimeoutError:
-            stage = self._stage(worker)
             return {"status": "timeout", "error": f"stopped after {self.timeout:g} s in the stage '{stage}'"}
         except ProcessExpired as error:
-            return {"status": "crashed", "error": f"{_death(error.exitcode)} in the stage '{self._stage(worker)}'"}
+            self._discard(worker)
+            return {"status": "crashed", "error": f"{_death(error.exitcode)} in the stage '{stage}'"}
+        except BrokenProcessPool:
+            self._discard(worker)
+            return {"status": "crashed", "error": f"the worker ended in the stage '{stage}'; its last words are above"}
         except Exception as error:  # noqa: BLE001 - what Pebble itself raises (a result that does not pickle)
             return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        if outcome.pop("unusable", False):
+            self._discard(worker)
         return outcome
 
     def _stage(self, worker: int) -> str:
-        path = Path(self._settings[worker].stage_file)
-        return path.read_text().strip() if path.exists() else "start"
+        try:
+            return Path(self._settings[worker].stage_file).read_text().strip() or STARTING
+        except OSError:
+            return STARTING
+
+
+def _stop(*pools: ProcessPool | None) -> None:
+    """Kill the processes of pools, all at once, and wait until they are gone."""
+    running = [pool for pool in pools if pool is not None]
+    for pool in running:
+        pool.stop()  # type: ignore[no-untyped-call]
+    for pool in running:
+        pool.join()
 
 
 def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the worker was killed by {name}{hint}"
-    return f"the worker ended with exit code {code}"
+    if code is None or code >= 0:
+        return f"the worker ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"the worker was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"

@@ -52,6 +52,6 @@ class AffinityQueue:
 
     def _pop(self, source: str, job: Job) -> Job:
         if not self._waiting[source]:
+            # who worked on it still holds it: a search may come back with more
             del self._waiting[source]
-            self._owner.pop(source, None)
         return job

@@ -21,13 +21,15 @@ from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.workbench import file_name, restore
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
-from nqbench.results.environment import environment
+from nqbench.results.environment import cores, environment
 from nqbench.results.record import Record
-from nqbench.results.store import Store
+from nqbench.results.store import Store, StoreError
 from nqbench.suite import GridSchedule, Suite, load
 
 FILES = "files"
 """Folder of the compressed files, beside the store."""
+_SCRATCH = ".scratch"
+"""Folder of the workers' temporary files while a run is under way."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,10 @@ class _Run:
         self.jobs = jobs
         self.timeout = timeout if timeout is not None else suite.timeout
         self.cache = Cache.default() if cached else Cache(None)
+        self.limit = limit_from_environment()
         self.maker = KeyMaker(self.registry, device.partition(":")[0])
-        self.environment = environment(device)
+        self.threads = max(1, cores() // self.jobs)
+        self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.id = ""
 
     def run(self, schedule: GridSchedule) -> RunResult:
@@ -107,11 +111,17 @@ class _Run:
                 settings={"published": [asdict(row) for row in self.suite.published]},
             )
             try:
+                (self.folder / "suite.yaml").write_text(self.suite.text, encoding="utf-8")
                 outcome = self._loop(store, schedule, jobs)
             except KeyboardInterrupt:
                 outcome = "interrupted"
+            except OSError as error:
+                raise StoreError(
+                    f"{self.folder}: cannot be written ({error.strerror or error}); the same command resumes"
+                ) from error
+            finally:
+                self.progress.finished()
             store.end_run(self.id, outcome)
-        (self.folder / "suite.yaml").write_text(self.suite.text, encoding="utf-8")
         report, paths = rebuild(self.folder)
         self._notify("nqbench_run_ended", records=[r.to_dict() for r in report.records])
         return RunResult(report.records, outcome, self.folder, report, paths)
@@ -147,23 +157,20 @@ class _Run:
                     jobs = [(trial, self.maker.keys(trial)) for trial in schedule.ready()]
                 if schedule.finished():
                     break
-        self.progress.finished()
-        if self.cache.root is not None:
-            self.cache.prune(limit_from_environment())
+        if engine.started:
+            self.cache.prune(self.limit)
         return "failed" if failed else "ok"
 
     def _engine(self) -> LocalEngine:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         settings = WorkerSettings(
             parent=os.getpid(),
             device=self.device,
-            threads=max(1, cores // self.jobs),
+            threads=self.threads,
             cache=None if self.cache.root is None else str(self.cache.root),
             files=str(self.folder / FILES),
-            stage_file="",
             measure=self.measure,
         )
-        return LocalEngine(self.jobs, settings, self.timeout)
+        return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.timeout)
 
     def _already(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
         """Records of earlier runs into this folder that stand: same key, ended well, file in place.
@@ -193,21 +200,23 @@ class _Run:
 
     def _record(self, store: Store, job: Job, outcome: Mapping[str, Any]) -> Record:
         trial, keys = job
-        fields = dict(outcome)
+        fields = {"device": self.device, **outcome}
         if fields["status"] == "ok":
             fields["file"] = f"{FILES}/{file_name(keys.trial)}"
-        record = Record.for_trial(
-            trial.config(),
-            **{
-                "device": self.device,
-                **fields,
-                "run": self.id,
-                "suite": self.suite.name,
-                "key": keys.trial,
-                "trial": trial.trial,
-                "environment": {**self.environment, "jobs": self.jobs},
-            },
-        )
+            # beside other workers no time is a measurement
+            fields["measured"] = bool(fields.get("measured")) and self.jobs == 1
+        fixed = {
+            "run": self.id,
+            "suite": self.suite.name,
+            "key": keys.trial,
+            "trial": trial.trial,
+            "environment": self.environment,
+        }
+        try:
+            record = Record.for_trial(trial.config(), **fields, **fixed)
+        except BadInput as error:  # a figure that a plugin gave
+            failed = {"device": self.device, "status": "failed", "error": str(error)}
+            record = Record.for_trial(trial.config(), **failed, **fixed)
         store.add(record)
         self.progress.ended(record)
         self._notify("nqbench_trial_ended", record=record.to_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ from nqbench.suite.trial import Choice
 TOLERANCE = 0.1
 """How far a metric may lie from its record, in the metric's unit, where versions or processor are not the record's.
 In the same environment it must be equal."""
-_SAME = ("python", "torch", "numpy", "cpu", "gpu", "threads", "device")
+_SAME = ("python", "libraries", "cpu", "gpu", "device")
+"""What makes an environment the same; the number of threads is made the record's."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,14 @@ class _Checker:
         choice = Choice("model", record.model, _json(record.model_params or {}))
         if (choice, content) not in self._metrics:
             model, network = self._network(choice)
+            torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
             fill(network.spare, tensors)
             self._metrics[choice, content] = evaluation_fields(model.evaluate(network.spare, "test"))
         found = self._metrics[choice, content]["metrics"][record.metric_name]
         recorded = record.metric if record.metric is not None else float("nan")
         same = all(record.environment.get(name) == self.here.get(name) for name in _SAME)
         allowed = 0.0 if same else TOLERANCE
-        if not abs(found - recorded) <= allowed:
+        if not (abs(found - recorded) <= allowed or (math.isnan(found) and math.isnan(recorded))):
             return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {allowed})"
         return None
 

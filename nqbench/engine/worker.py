@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,53 +23,89 @@ from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import registry
 from nqbench.suite.trial import Trial
 
+STARTING = "start"
+"""The stage of a trial that has not reached its first."""
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """parent: its process id. cache: the cache's folder, or None. files: where compressed files go. stage_file: where
-    the worker notes the stage it is in, for the parent to name when it has to stop it."""
+    """parent: its process id. cache: the cache's folder, or None. files: where compressed files go. scratch: the
+    worker's folder for temporary files, which the parent removes. stage_file: where the worker notes the stage it is
+    in, for the parent to name when it has to stop it."""
 
     parent: int
     device: str
     threads: int
     cache: str | None
     files: str
-    stage_file: str
+    scratch: str = ""
+    stage_file: str = ""
     measure: Measure | None = None
 
 
-_bench: Workbench | None = None
-_settings: WorkerSettings | None = None
+@dataclass
+class _Worker:
+    bench: Workbench
+    settings: WorkerSettings
+    stage: str
+
+
+_worker: _Worker | None = None
 
 
 def start(settings: WorkerSettings) -> None:
     """Once a process, before its first trial."""
-    global _bench, _settings
+    global _worker
     die_with_parent(settings.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent held it back until now
+    # Pebble's own handler has to wait until a long call into compiled code returns
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # this process is killed, never asked to clean up after itself
+    tempfile.tempdir = settings.scratch
     os.environ["NUMBA_NUM_THREADS"] = str(settings.threads)
     torch.set_num_threads(settings.threads)
     stage = os.open(settings.stage_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def note(name: str) -> None:
+        if _worker is not None:
+            _worker.stage = name
         os.pwrite(stage, name.ljust(32).encode(), 0)
 
+    note(STARTING)
     cache = Cache(Path(settings.cache) if settings.cache else None)
-    _settings = settings
-    _bench = Workbench(registry(), cache, torch.device(settings.device), measure=settings.measure, on_stage=note)
-    _bench.decoder.start()  # its imports overlap with the first trial's work
+    bench = Workbench(registry(), cache, torch.device(settings.device), measure=settings.measure, on_stage=note)
+    _worker = _Worker(bench, settings, STARTING)
+    bench.decoder.start()  # its imports overlap with the first trial's work
 
 
 def run_trial(trial: Trial) -> dict[str, Any]:
-    """``{"status": "ok", **figures}`` or ``{"status": "failed", "error": traceback}``."""
-    assert _bench is not None
-    assert _settings is not None
+    """``{"status": "ok", **figures}`` or ``{"status": "failed", "error": traceback}``.
+
+    ``unusable`` is set where this process cannot be relied on any more.
+    """
+    assert _worker is not None
+    _worker.bench.on_stage(STARTING)
     try:
-        return {"status": "ok", **_bench.run(trial, Path(_settings.files))}
-    except KeyboardInterrupt:
-        raise
-    except NqbenchError as error:
+        return {"status": "ok", **_worker.bench.run(trial, Path(_worker.settings.files))}
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
+        text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it
-        return {"status": "failed", "error": f"{error}\n\n{traceback.format_exc()}"}
-    except Exception:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
-        return {"status": "failed", "error": traceback.format_exc()}
+        line = f"{text} (in the stage '{_worker.stage}')"
+        outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
+        return outcome | ({} if _sound(_worker.bench.around.device) else {"unusable": True})
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _sound(device: torch.device) -> bool:
+    """Whether the device still works: after an illegal access on a GPU, nothing in the process does."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from nqbench.api import Group, Quantized, QuantizedModel
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
-    """Detached, contiguous, on the CPU; ``about`` travels in the file's metadata as JSON."""
+    """Detached, contiguous, on the CPU; ``about`` travels in the file's metadata as JSON. Raises OSError."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors refuses tensors that share memory
     seen: set[int] = set()
@@ -26,14 +26,20 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         if tensor.data_ptr() in seen and tensor.numel():
             plain[name] = tensor.clone()
         seen.add(tensor.data_ptr())
-    save_file(plain, str(path), {"about": json.dumps(dict(about or {}))})
+    try:
+        save_file(plain, str(path), {"about": json.dumps(dict(about or {}))})
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (safetensors keeps no order) and ``about``."""
-    with safe_open(str(path), framework="pt", device=str(device)) as file:
-        about = json.loads((file.metadata() or {}).get("about", "{}"))
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - not a mapping
+    """The tensors (safetensors keeps no order) and ``about``. Raises OSError or ValueError."""
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def save_quantized(path: Path, model: QuantizedModel) -> None:

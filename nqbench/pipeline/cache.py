@@ -1,29 +1,42 @@
 """The content-addressed cache between stages: ``<root>/<stage>/<two digits>/<key>/`` with ``meta.json`` and files.
 
-An entry appears whole (written beside, then renamed) or not at all, and is never changed. Its last use is the mtime of
-its ``meta.json``, so that pruning drops what was not used for longest. Only successes are stored.
+An entry appears whole (written beside, then renamed) or not at all, and is never changed; ``meta.json`` has the size
+and CRC-32 of every file, so that a damaged entry is noticed, dropped and made again. Its last use is the mtime of its
+``meta.json``, so that pruning drops what was not used for longest. Only successes are stored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
+from typing import Any, TypeVar
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import cache_dir
 
+T = TypeVar("T")
+
+LIMIT_VARIABLE = "NQBENCH_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 """Bytes, unless the environment variable NQBENCH_CACHE_LIMIT says otherwise."""
-STAGES = ("prune", "sense", "quantize", "file", "evaluate", "loss", "trial")
+RESULTS = ("prune", "sense", "quantize", "file", "evaluate", "loss", "trial")
+WORK = "work"
+"""Checkpoints of stages that were interrupted."""
+STAGES = (*RESULTS, WORK)
+_NEW = ".new-"
+_META = "meta.json"
+_ABANDONED = 3600.0
+"""Seconds after which a half-written entry belongs to a process that died: writing one takes moments."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +64,50 @@ class Cache:
     def folder(self, stage: str, key: str) -> Path | None:
         return None if self.root is None else self.root / stage / key[:2] / key
 
+    # -- looking up and keeping --------------------------------------------------------------------------------------
     def get(self, stage: str, key: str) -> Entry | None:
         """The entry, its last use noted; None where there is none, or a damaged one (which is dropped)."""
         folder = self.folder(stage, key)
         if folder is None:
             return None
-        meta = folder / "meta.json"
+        meta = folder / _META
         try:
-            entry = Entry(folder, json.loads(meta.read_bytes()))
+            stored = json.loads(meta.read_bytes())
+            for name, told in stored["files"].items():
+                if _checksum(folder / name) != tuple(told):
+                    raise ValueError(f"{name} is not what was written")
+            entry = Entry(folder, dict(stored["result"]))
             os.utime(meta)
         except FileNotFoundError:
+            if folder.is_dir():  # a file of it is gone
+                self.drop(stage, key)
             return None
-        except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.drop(stage, key)
             return None
         return entry
+
+    def drop(self, stage: str, key: str) -> None:
+        folder = self.folder(stage, key)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def recall(self, stage: str, key: str, load: Callable[[Entry], T]) -> T | None:
+        """``load`` of the entry; None where there is none that can be loaded."""
+        entry = self.get(stage, key)
+        if entry is None:
+            return None
+        try:
+            return load(entry)
+        except (OSError, ValueError, KeyError):  # dropped by another process meanwhile, or written by other code
+            self.drop(stage, key)
+            return None
 
     @contextlib.contextmanager
     def put(self, stage: str, key: str, meta: Mapping[str, Any]) -> Iterator[Path]:
         """Write files into the folder given; the entry appears when the block ends without an exception.
 
+        An OSError (a full disk, a folder that cannot be written) costs the entry, not the result: it is a warning.
         Without a cache the folder is a temporary one and vanishes.
         """
         target = self.folder(stage, key)
@@ -78,40 +115,79 @@ class Cache:
             with tempfile.TemporaryDirectory(prefix="nqbench-") as temporary:
                 yield Path(temporary)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".new-", dir=target.parent)
+        made = None
         try:
-            yield Path(temporary)
-            (Path(temporary) / "meta.json").write_text(json.dumps(dict(meta)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=_NEW, dir=target.parent))
+            yield made
+            files = {path.name: _checksum(path) for path in made.iterdir()}
+            (made / _META).write_text(json.dumps({"result": dict(meta), "files": files}))
             # where another worker was faster, its entry is as good as this one
-            with contextlib.suppress(OSError):
-                os.rename(temporary, target)
+            with contextlib.suppress(FileExistsError, NotADirectoryError):
+                _rename(made, target)
+        except OSError as error:
+            warnings.warn(f"{target.parent}: a result is not cached: {error}", stacklevel=3)
+            if made is None:  # the block has not run yet, and must
+                with tempfile.TemporaryDirectory(prefix="nqbench-") as temporary:
+                    yield Path(temporary)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+
+    def once(
+        self,
+        stage: str,
+        key: str,
+        *,
+        load: Callable[[Entry], T],
+        make: Callable[[Path | None], T],
+        save: Callable[[T, Path], None],
+        meta: Callable[[T], Mapping[str, Any]],
+        checkpoints: bool = False,
+        first: Callable[[], object] = lambda: None,
+    ) -> tuple[T, bool]:
+        """A stage's result, and whether it came from the cache.
+
+        Made by ``make(workdir)`` where the cache has none, by one process at a time; workdir: a folder for the stage's
+        own checkpoints that outlives an interruption and is removed on success, where ``checkpoints`` asks for one.
+        first: what ``make`` starts from, with keys of its own, looked up while this key is not held yet.
+        """
+        if self.root is None:
+            return make(None), False
+        found = self.recall(stage, key, load)
+        if found is not None:
+            return found, True
+        first()
+        with self.lock(stage, key):
+            found = self.recall(stage, key, load)  # another worker may have made it while this one waited
+            if found is not None:
+                return found, True
+            workdir = self.root / WORK / f"{stage}-{key}" if checkpoints else None
+            if workdir is not None:
+                workdir.mkdir(parents=True, exist_ok=True)
+            value = make(workdir)
+            with self.put(stage, key, meta(value)) as folder:
+                save(value, folder)
+            if workdir is not None:
+                shutil.rmtree(workdir, ignore_errors=True)
+        return value, False
 
     @contextlib.contextmanager
-    def lock(self, stage: str, key: str) -> Iterator[None]:
-        """Hold a key alone, so that two workers do not compute one result. Released when its process dies."""
-        if self.root is None:
-            yield
+    def lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold a key alone, so that two workers do not compute one result. Yields False where another holds it and
+        ``wait`` is not set. Released when its process dies; its file goes with it."""
+        assert self.root is not None
+        path = self.root / "locks" / f"{stage}-{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = _acquire(path, wait=wait)
+        if held is None:
+            yield False
             return
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{stage}-{key}.lock"):
-            yield
-
-    def workdir(self, stage: str, key: str) -> Path | None:
-        """A folder for a stage's own checkpoints, kept until the stage succeeds; see ``done_with``."""
-        if self.root is None:
-            return None
-        folder = self.root / "work" / f"{stage}-{key}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def done_with(self, stage: str, key: str) -> None:
-        if self.root is not None:
-            shutil.rmtree(self.root / "work" / f"{stage}-{key}", ignore_errors=True)
-            (self.root / "locks" / f"{stage}-{key}.lock").unlink(missing_ok=True)
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and starts again
+            os.close(held)
 
     # -- upkeep --------------------------------------------------------------------------------------------------
     def entries(self) -> Iterator[tuple[str, Path, int, float]]:
@@ -119,13 +195,16 @@ class Cache:
         if self.root is None or not self.root.is_dir():
             return
         for stage in STAGES:
-            for folder in (self.root / stage).glob("??/*"):
-                try:
-                    used = (folder / "meta.json").stat().st_mtime
-                    size = sum(f.stat().st_size for f in folder.iterdir())
-                except OSError:  # another process is writing or dropping it
+            for folder in (self.root / stage).glob("*" if stage == WORK else "??/*"):
+                if folder.name.startswith(_NEW):
                     continue
-                yield stage, folder, size, used
+                try:
+                    stats = [path.stat() for path in (folder, *folder.rglob("*"))]
+                    meta = folder / _META
+                    used = meta.stat().st_mtime if stage != WORK else max(s.st_mtime for s in stats)
+                except OSError:  # another process is dropping it
+                    continue
+                yield stage, folder, sum(s.st_size for s in stats[1:]), used
 
     def info(self) -> dict[str, tuple[int, int]]:
         """stage -> (entries, bytes), for stages that have any."""
@@ -149,17 +228,78 @@ class Cache:
                 drop.append(entry)
         return self._drop(drop)
 
-    @staticmethod
-    def _drop(entries: list[tuple[str, Path, int, float]]) -> tuple[int, int]:
-        for _, folder, _, _ in entries:
-            shutil.rmtree(folder, ignore_errors=True)
-        return len(entries), sum(size for _, _, size, _ in entries)
+    def _drop(self, entries: list[tuple[str, Path, int, float]]) -> tuple[int, int]:
+        self._drop_abandoned()
+        dropped, size = 0, 0
+        for stage, folder, bytes_, _ in entries:
+            if stage == WORK:
+                of, _, key = folder.name.partition("-")
+                with self.lock(of, key, wait=False) as free:
+                    if not free:  # a training is at it
+                        continue
+                    shutil.rmtree(folder, ignore_errors=True)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            dropped, size = dropped + 1, size + bytes_
+        return dropped, size
+
+    def _drop_abandoned(self) -> None:
+        """What processes that were killed left half written."""
+        if self.root is None:
+            return
+        for stage in RESULTS:
+            for folder in (self.root / stage).glob(f"??/{_NEW}*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - folder.stat().st_mtime > _ABANDONED:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename(made: Path, target: Path) -> None:
+    """Rename a folder; a target that is there already is a FileExistsError on every system."""
+    try:
+        os.rename(made, target)
+    except OSError:
+        if target.is_dir():
+            raise FileExistsError(str(target)) from None
+        raise
+
+
+def _acquire(path: Path, *, wait: bool) -> int | None:
+    """A descriptor that holds the lock file alone; None where another holds it and we shall not wait."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:  # whoever held it removed it when done
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _checksum(path: Path) -> tuple[int, int]:
+    """(bytes, CRC-32) of a file."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+            crc = zlib.crc32(block, crc)
+    return size, crc
 
 
 def limit_from_environment() -> int:
-    """NQBENCH_CACHE_LIMIT in bytes (suffixes k, M, G, T allowed), or the default."""
-    text = os.environ.get("NQBENCH_CACHE_LIMIT", "").strip()
-    return parse_size(text) if text else DEFAULT_LIMIT
+    """NQBENCH_CACHE_LIMIT in bytes (suffixes k, M, G, T allowed), or the default. Raises BadInput."""
+    text = os.environ.get(LIMIT_VARIABLE, "").strip()
+    try:
+        return parse_size(text) if text else DEFAULT_LIMIT
+    except BadInput as error:
+        raise BadInput(f"{LIMIT_VARIABLE}: {error}") from None
 
 
 def parse_size(text: str) -> int:

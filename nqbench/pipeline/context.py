@@ -22,44 +22,62 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Measure:
-    """repeats: timed runs of each measured stage, after ``warmup`` untimed ones. Bypasses the cache."""
+    """repeats: timed runs of each measured stage (quantize, encode, decode), after ``warmup`` untimed ones."""
 
     repeats: int = 1
     warmup: int = 0
 
+    @property
+    def runs(self) -> int:
+        return self.warmup + self.repeats
+
 
 @dataclass(eq=False)
 class Watch:
-    """What happened while a trial ran: seconds and raw samples by stage, and which results came from the cache."""
+    """What happened while a trial ran: seconds and raw samples by stage, and which results were there already."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
     on_stage: Callable[[str], None] = field(default=lambda stage: None)
+    _open: list[str] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage. Stages may nest (quantizing loads the network first): each counts its own time alone."""
+        """Time a stage. Stages may nest (quantizing loads the network first): each counts its own time alone.
+
+        ``on_stage`` hears of a stage when it begins, and of the one around it when it ends; after an exception it is
+        left at the stage that raised.
+        """
+        self._open.append(name)
         self.on_stage(name)
         before = sum(self.seconds.values())
         start = time.perf_counter()
         yield
         inner = sum(self.seconds.values()) - before
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - inner
+        self._open.pop()
+        if self._open:
+            self.on_stage(self._open[-1])
 
     def hit(self, name: str) -> None:
-        """The stage's result came from the cache."""
-        if name not in self.cached:
+        """The stage's result was there already: in the cache, or still with the worker."""
+        if name not in self.seconds:
             self.cached.append(name)
-        self.seconds.setdefault(name, 0.0)
+            self.seconds[name] = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What a bench works with: plugins, cache, device, whether it measures."""
+    """What a bench works with: plugins, cache, device, whether it measures.
+
+    ``cache`` keeps what a trial starts from (the pruned network, its sensitivity), ``results`` the rest: nothing where
+    it measures.
+    """
 
     registry: Registry
     cache: Cache
+    results: Cache
     device: torch.device
     maker: KeyMaker
     measure: Measure | None = None
@@ -100,11 +118,14 @@ class Recent(OrderedDict[str, Any]):
         super().__init__()
         self.most = most
 
-    def find(self, key: str, make: Callable[[], T]) -> T:
-        if key not in self:
-            value = make()
-            self[key] = value
-            while len(self) > self.most:
+    def find(self, key: str, make: Callable[[], T], on_hit: Callable[[], None] | None = None) -> T:
+        """The value kept under the key, or ``make()``, for which the oldest makes room first."""
+        if key in self:
+            if on_hit is not None:
+                on_hit()
+            self.move_to_end(key)
+        else:
+            while len(self) >= self.most:
                 self.popitem(last=False)
-        self.move_to_end(key)
+            self[key] = make()
         return self[key]  # type: ignore[no-any-return]

@@ -23,7 +23,7 @@ def distortions(quantizer: Quantizer, model: QuantizedModel, weights: Tensor, h:
         values = (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach()
         for at in range(0, q.n, _CHUNK):
             stop = min(at + _CHUNK, q.n)
-            d = (weights[start + at : start + stop] - values[at:stop]).double().square()
+            d = (weights[start + at : start + stop].double() - values[at:stop].double()).square()
             square += float(d.sum())
             if h is not None:
                 weighted += float((d * h[start + at : start + stop]).sum())

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from nqbench.api import BadInput, Evaluation, Quantizer
+from nqbench.api import BadInput, Evaluation
+from nqbench.pipeline.artifacts import content_hash
+from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.context import Context
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.filing import on_cpu
-from nqbench.pipeline.network import deployed_weights, fill
-from nqbench.pipeline.quantization import Quantization
+from nqbench.pipeline.filing import Filed
+from nqbench.pipeline.network import fill
+from nqbench.pipeline.preparation import Preparation
 from nqbench.results.record import pack_correct
+
+Json = dict[str, Any]
 
 
 class Evaluating:
-    def __init__(self, quantization: Quantization, decoder: Decoder) -> None:
-        self.quantization = quantization
-        self.preparation = quantization.preparation
+    def __init__(self, preparation: Preparation, decoder: Decoder) -> None:
+        self.preparation = preparation
         self.decoder = decoder
 
-    def metrics(self, context: Context, content: str, path: Path) -> dict[str, Any]:
-        """The metric fields of a record; nothing for a model without data. content: hash of the decoded tensors."""
+    def metrics(self, context: Context, filed: Filed) -> dict[str, Any]:
+        """The metric fields of a record; nothing for a model without data."""
         metric = context.model.metric()
         if metric is None:
             return {}
         before = self._evaluation(context, f"float network {context.keys.load}", "evaluate_float", None)
-        after = self._evaluation(context, content, "evaluate", path)
+        after = self._evaluation(context, filed.figures["decoded_sha256"], "evaluate", filed)
         if metric.name not in after["metrics"]:
             raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
         value, reference = after["metrics"][metric.name], before["metrics"][metric.name]
@@ -45,46 +50,61 @@ class Evaluating:
             "examples": after["examples"],
         }
 
-    def _evaluation(self, context: Context, content: str, stage: str, path: Path | None) -> dict[str, Any]:
-        """Metrics of the float network (path None) or of a file's, by the hash of its tensors."""
-        cache = context.around.cache
-        key = context.around.maker.evaluate(context.trial, content)
-        entry = cache.get("evaluate", key)
-        if entry is not None:
-            context.watch.hit(stage)
-            return entry.meta
-        network = self.preparation.network(context)
-        module = network.module
-        if path is not None:
-            module = network.spare
-            fill(module, self.decoder.decode(path).tensors)
-        with context.watch.stage(stage):
-            result = evaluation_fields(context.model.evaluate(module, "test"))
-        with cache.put("evaluate", key, result):
-            pass
-        return result
+    def _evaluation(self, context: Context, content: str, stage: str, filed: Filed | None) -> dict[str, Any]:
+        """Metrics of the float network (filed None) or of a file's, by the hash of its tensors."""
 
-    def loss_increase(self, context: Context, content: str) -> dict[str, float]:
+        def make(_: Path | None) -> dict[str, Any]:
+            network = self.preparation.network(context)
+            module = network.module
+            if filed is not None:
+                module = network.spare
+                fill(module, self._tensors(filed))
+            with context.watch.stage(stage):
+                return evaluation_fields(context.model.evaluate(module, "test"))
+
+        # the float network's is a reference, not a result: it is not measured anew
+        cache = context.around.cache if filed is None else context.around.results
+        return self._once(
+            context, cache, "evaluate", stage, context.around.maker.evaluate(context.trial, content), make
+        )
+
+    def _tensors(self, filed: Filed) -> Mapping[str, Tensor]:
+        """What the file decodes to. Raises BadInput where a cached one is not what it was when it was filed."""
+        if filed.tensors is not None:
+            return filed.tensors
+        tensors = self.decoder.decode(filed.path).tensors
+        if content_hash(tensors) != filed.figures["decoded_sha256"]:
+            raise BadInput(f"{filed.path} decodes to other tensors than when it was cached: run nqbench cache clear")
+        return tensors
+
+    def loss_increase(self, context: Context, filed: Filed) -> dict[str, float]:
         """Predicted and measured increase of the training loss, around the pruned network."""
         from nqbench.api.toolkit.curvature import loss_increase
 
-        cache, key = context.around.cache, context.around.maker.loss(context.trial, context.keys, content)
-        entry = cache.get("loss", key)
-        if entry is not None:
-            context.watch.hit("loss")
-            return entry.meta
-        prepare = self.preparation
-        network, pruned = prepare.network(context), prepare.pruned(context)
-        model, _ = self.quantization.result(context)
-        like = {name: pruned.state[name] for name in network.names}
-        quantizer = context.plugin(context.trial.quantizer, Quantizer)
-        weights = deployed_weights(quantizer, on_cpu(model), pruned.masks, like)
-        task = prepare.task(context, module=network.variant(pruned.state), masks=pruned.masks)
-        with context.watch.stage("loss"):
-            found = dict(loss_increase(task, {n: t.to(context.around.device) for n, t in weights.items()}))
-        with cache.put("loss", key, found):
-            pass
-        return found
+        def make(_: Path | None) -> dict[str, Any]:
+            prepare = self.preparation
+            network, pruned = prepare.network(context), prepare.pruned(context)
+            task = prepare.task(context, module=network.variant(pruned.state), masks=pruned.masks)
+            around, tensors = context.around, self._tensors(filed)
+            # every float tensor: biases and statistics that a training changed count in what is measured
+            deployed = {n: t.to(around.device) for n, t in tensors.items() if t.is_floating_point()}
+            deployed = {n: t for n, t in deployed.items() if n not in network.aliases}
+            with context.watch.stage("loss"):
+                return dict(loss_increase(task, deployed))
+
+        content = filed.figures["decoded_sha256"]
+        key = context.around.maker.loss(context.trial, context.keys, content)
+        return self._once(context, context.around.results, "loss", "loss", key, make)
+
+    def _once(
+        self, context: Context, cache: Cache, stage: str, shown: str, key: str, make: Callable[[Path | None], Json]
+    ) -> Json:
+        result, hit = cache.once(
+            stage, key, load=lambda entry: entry.meta, make=make, save=lambda result, folder: None, meta=lambda r: r
+        )
+        if hit:
+            context.watch.hit(shown)
+        return result
 
 
 def evaluation_fields(evaluation: Evaluation) -> dict[str, Any]:

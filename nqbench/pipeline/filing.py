@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
-from nqbench.container import Contents, Written, cpu, write
+from nqbench.container import Contents, Written, cpu, stored_dtype, write
 from nqbench.pipeline.artifacts import content_hash, first_difference
 from nqbench.pipeline.context import Context
 from nqbench.pipeline.decoder import DecodedFile, Decoder
 from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed
 from nqbench.pipeline.quantization import Quantization
+
+
+@dataclass(frozen=True, eq=False)
+class Filed:
+    """figures: the file's, under the names of a record. tensors: what it decodes to, where that was just done."""
+
+    figures: dict[str, Any]
+    path: Path
+    tensors: Mapping[str, Tensor] | None = None
 
 
 class Filing:
@@ -29,14 +43,12 @@ class Filing:
     def close(self) -> None:
         self._folder.cleanup()
 
-    def file(self, context: Context) -> tuple[dict[str, Any], Path]:
-        """The figures of the trial's file, and where it lies. Raises BadInput where it does not decode to what was
-        encoded."""
-        around = context.around
-        entry = None if around.measure is not None else around.cache.get("file", context.keys.file)
+    def file(self, context: Context) -> Filed:
+        """The trial's file. Raises BadInput where it does not decode to what was encoded."""
+        entry = context.around.results.get("file", context.keys.file)
         if entry is not None:
             context.watch.hit("file")
-            return dict(entry.meta), entry.file("file.nqz")
+            return Filed(entry.meta, entry.file("file.nqz"))
         contents, expected, figures = self._contents(context)
         path = Path(self._folder.name) / "file.nqz"
         written = self._write(path, contents, context)
@@ -46,10 +58,10 @@ class Filing:
             raise BadInput(f"what was decoded is not what was encoded: {difference}")
         figures |= _sizes(contents, written, decoded, self.preparation.network(context))
         figures["decoded_sha256"] = content_hash(decoded.tensors)
-        if around.measure is None:
-            with around.cache.put("file", context.keys.file, figures) as folder:
+        if context.around.measure is None:
+            with context.around.results.put("file", context.keys.file, figures) as folder:
                 shutil.copyfile(path, folder / "file.nqz")
-        return figures, path
+        return Filed(figures, path, decoded.tensors)
 
     # -- what goes in ------------------------------------------------------------------------------------------------
     def _contents(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
@@ -83,16 +95,20 @@ class Filing:
         return contents, _in_order(network, values), {**figures, "weights": weights}
 
     def _codec(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
-        """A codec takes every float tensor that is not one constant; its own decoding is what is expected."""
+        """A codec takes every float tensor that is not one constant; its own decoding is what is expected.
+
+        The constants, and what is no float, are stored beside it as other trials store theirs.
+        """
         codec = context.plugin(context.trial.codec, Codec)
         network, pruned = self.preparation.network(context), self.preparation.pruned(context)
         state = raw_as_deployed(network, pruned.state, others="float32", fold=context.trial.fold_batchnorm)
         coded = {n: t for n, t in state.items() if t.is_floating_point() and not _constant(t)}
         arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
-        with context.watch.stage("quantize"):
-            data = codec.compress(arrays, context.seed)
-            back = codec.decompress(data)
-        values = dict(state)
+        data = self._compress(codec, arrays, context)
+        back = codec.decompress(data)
+        others = context.trial.others
+        raw = {n: t.to(stored_dtype(t, others)).to(t.dtype) for n, t in state.items() if n not in coded}
+        values = dict(raw)
         for name, tensor in coded.items():
             if name not in back:
                 raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")
@@ -104,37 +120,55 @@ class Filing:
             order=network.order,
             shapes={n: tuple(t.shape) for n, t in coded.items()},
             dtypes={n: t.dtype for n, t in coded.items()},
-            raw={n: t for n, t in state.items() if n not in coded},
+            raw=raw,
             parameters=network.parameters,
             aliases=network.aliases,
             codec=codec,
             codec_data=data,
             coded=tuple(coded),
-            others=context.trial.others,
+            others=others,
         )
         figures = {"mse": error / weights, "kept": weights, "weights": weights, "knob": knob.field if knob else None}
         return contents, _in_order(network, values), figures
 
+    def _compress(self, codec: Codec, arrays: Mapping[str, np.ndarray], context: Context) -> bytes:
+        measure, samples = context.around.measure, []
+        for index in range(measure.runs if measure else 1):
+            with context.watch.stage("quantize"):
+                start = time.perf_counter()
+                data = codec.compress(arrays, context.seed)
+            if measure is None or index >= measure.warmup:
+                samples.append(time.perf_counter() - start)
+        context.watch.seconds["quantize"] = statistics.median(samples)
+        if measure:
+            context.watch.samples["quantize"] = samples
+        return data
+
     # -- out and back in -----------------------------------------------------------------------------------------------
     def _write(self, path: Path, contents: Contents, context: Context) -> Written:
-        measure, watch = context.around.measure, context.watch
-        samples = []
-        for index in range(measure.warmup + measure.repeats if measure else 1):
+        """Stage ``write``; the coder's own time in it is ``encode``, and the rest of the last run's is ``write``."""
+        measure, watch, samples = context.around.measure, context.watch, []
+        for index in range(measure.runs if measure else 1):
             with watch.stage("write"):
+                start = time.perf_counter()
                 written = write(path, contents, context.around.registry)
+                seconds = time.perf_counter() - start
             if measure is None or index >= measure.warmup:
                 samples.append(written.encode_seconds)
         watch.seconds["encode"] = min(samples)
-        watch.seconds["write"] = max(watch.seconds["write"] - sum(samples), 0.0)
+        watch.seconds["write"] = seconds - written.encode_seconds
         if measure:
             watch.samples["encode"] = samples
-        return Written(written.file_bytes, written.parts, written.symbols, written.entropy_bits, min(samples))
+        return replace(written, encode_seconds=min(samples))
 
     def _decode(self, path: Path, context: Context) -> DecodedFile:
+        """Stage ``decode``: the decoder's own time. What it took to ask it, and to read its answer, is ``read``."""
         measure, watch = context.around.measure, context.watch
-        with watch.stage("decode"):
-            decoded = self.decoder.decode(path, repeats=measure.warmup + measure.repeats if measure else 1)
+        with watch.stage("read"):
+            decoded = self.decoder.decode(path, repeats=measure.runs if measure else 1)
         samples = decoded.samples[measure.warmup :] if measure else decoded.samples
+        watch.seconds["decode"] = min(samples)
+        watch.seconds["read"] = max(watch.seconds["read"] - sum(decoded.samples), 0.0)
         if measure:
             watch.samples["decode"] = samples
         return DecodedFile(decoded.tensors, min(samples), samples)

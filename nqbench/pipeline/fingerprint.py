@@ -49,10 +49,17 @@ def code_of(module: str) -> str:
         path = _source(name)
         if path is None:
             continue
-        tree, imports = _parse(str(path), name)
-        seen[name] = tree
-        waiting += [i for i in imports if i == package or i.startswith(package + ".")]
+        seen[name] = _text(path)
+        waiting += [i for i in _imports(path, name) if i == package or i.startswith(package + ".")]
     return digest(sorted(seen.items()))
+
+
+@cache
+def code_of_module(module: str) -> str:
+    """Fingerprint of one module's code alone."""
+    path = _source(module)
+    assert path is not None
+    return _text(path)
 
 
 @cache
@@ -60,7 +67,7 @@ def code_of_package(package: str) -> str:
     """Fingerprint of every module of a package and its sub-packages."""
     path = _source(package)
     assert path is not None
-    found = {str(p.relative_to(path.parent)): _parse(str(p), package)[0] for p in sorted(path.parent.rglob("*.py"))}
+    found = {str(p.relative_to(path.parent)): _text(p) for p in sorted(path.parent.rglob("*.py"))}
     return digest(sorted(found.items()))
 
 
@@ -78,24 +85,39 @@ def _source(module: str) -> Path | None:
 
 
 @cache
-def _parse(path: str, module: str) -> tuple[str, tuple[str, ...]]:
-    """Hash of the syntax tree without docstrings, and the absolute names of all that is imported anywhere in it."""
-    source = Path(path)
-    tree = ast.parse(source.read_bytes())
+def _imports(path: Path, module: str) -> tuple[str, ...]:
+    """The absolute names of all that is imported anywhere in a module's file."""
     imports: set[str] = set()
     # in a package's __init__ "." is the package itself
-    here = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(tree):
+    here = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             imports.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
-            imports.add(name)
-            imports.update(f"{name}.{alias.name}" for alias in node.names)
+            imports.update(_taken_from(name, [alias.name for alias in node.names], module.partition(".")[0]))
+    return tuple(sorted(i for i in imports if i))
+
+
+def _taken_from(name: str, parts: list[str], package: str) -> set[str]:
+    """The modules that ``from name import parts`` takes something from.
+
+    ``from package import module`` takes nothing from the package's own file, which may import all there is.
+    """
+    path = _source(name) if name == package or name.startswith(f"{package}.") else None
+    if path is None or path.name != "__init__.py":
+        return {name}
+    modules = {f"{name}.{part}" for part in parts if _source(f"{name}.{part}") is not None}
+    return modules | ({name} if len(modules) < len(parts) else set())
+
+
+@cache
+def _text(path: Path) -> str:
+    """Hash of a file's syntax tree without docstrings."""
+    tree = ast.parse(path.read_bytes())
     _drop_texts(tree)
-    text = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return text, tuple(sorted(i for i in imports if i))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def _drop_texts(tree: ast.AST) -> None:

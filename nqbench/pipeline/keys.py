@@ -5,12 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from nqbench.api.coder import Positions
 from nqbench.api.model import Model
 from nqbench.api.plugin import Plugin
 from nqbench.api.quantizer import Quantizer
-from nqbench.pipeline.fingerprint import code_of, code_of_package, digest, library_versions
+from nqbench.pipeline.fingerprint import code_of, code_of_module, code_of_package, digest, library_versions
 from nqbench.registry import Registry
 from nqbench.suite.trial import Choice, Trial
+from nqbench.version import __version__
+
+_CORE = {
+    "load": (),
+    "prune": ("preparation",),
+    "sense": ("preparation",),
+    "quantize": ("quantization", "distortion"),
+    "codec": ("filing",),
+    "file": ("filing", "network", "decoder"),
+    "evaluate": ("evaluating",),
+    "loss": ("evaluating",),
+    "trial": (),
+}
+"""The modules of this package whose code a stage's result depends on."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,8 @@ class KeyMaker:
         self.registry = registry
         # the core's own part: what it computes with, and how it computes
         self.base = [library_versions(), device_type, code_of_package("nqbench.api")]
-        self.core = digest(code_of_package("nqbench.container"), code_of_package("nqbench.pipeline"))
+        self.core = {stage: [code_of_module(f"nqbench.pipeline.{m}") for m in names] for stage, names in _CORE.items()}
+        self.core["file"] += [code_of_package("nqbench.container"), __version__]
         self._plugins: dict[Choice, Plugin] = {}
         self._codes: dict[Choice, str] = {}
 
@@ -49,7 +65,7 @@ class KeyMaker:
         return [choice.kind, choice.name, choice.json, self._codes[choice], seed if plugin.uses_seed() else None]
 
     def _stage(self, stage: str, *inputs: object) -> str:
-        return digest(stage, self.base, *inputs)
+        return digest(stage, self.base, self.core[stage], *inputs)
 
     def keys(self, trial: Trial) -> Keys:
         def code(choice: Choice | None) -> list[object] | None:
@@ -61,7 +77,7 @@ class KeyMaker:
         prune = load if trial.pruner is None else self._stage("prune", code(trial.pruner), load)
         sense = prune if trial.sensitivity is None else self._stage("sense", code(trial.sensitivity), prune)
         if trial.codec is not None:
-            quantize = self._stage("codec", code(trial.codec), [code(c) for c in trial.training], prune)
+            quantize = self._stage("codec", code(trial.codec), prune)
         else:
             assert trial.quantizer is not None
             quantizer = self.plugin(trial.quantizer)
@@ -70,8 +86,21 @@ class KeyMaker:
             chain = [code(c) for c in trial.training]
             quantize = self._stage("quantize", code(trial.quantizer), trial.scope, chain, rate, prune, sense)
         how = [trial.streams, trial.others, trial.fold_batchnorm]
-        file = self._stage("file", self.core, code(trial.coder), code(trial.positions), how, quantize)
+        written = [code(trial.coder), code(trial.positions), code(self._own_coder(trial)), self._origins(trial)]
+        file = self._stage("file", *written, how, quantize)
         return Keys(load, prune, sense, quantize, file, self._stage("trial", file, trial.loss_increase))
+
+    def _own_coder(self, trial: Trial) -> Choice | None:
+        """The coder that the positions name for themselves."""
+        positions = None if trial.positions is None else self.plugin(trial.positions)
+        if not isinstance(positions, Positions) or positions.coder is None:
+            return None
+        return Choice.of(self.registry.make("coder", positions.coder))
+
+    def _origins(self, trial: Trial) -> list[tuple[str, str]]:
+        """The distributions, with versions, that the file's header names."""
+        named = (trial.quantizer, trial.coder, trial.codec, trial.positions)
+        return [self.registry.distribution_of(self.plugin(c)) for c in named if c is not None]
 
     def evaluate(self, trial: Trial, content: str) -> str:
         """The key of an evaluation: the model's code and data, and the hash of the tensors evaluated."""

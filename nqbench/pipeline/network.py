@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,13 @@ from nqbench.container import stored_dtype
 
 @dataclass(eq=False)
 class Network:
-    """module: as the model loaded it, never changed. spare: a second one, whose weights come and go.
+    """module: as the model loaded it, never changed.
 
     names: compressible tensors in the state's order. aliases: name -> the earlier name that shares its tensor.
     parameters: names of trainable parameters, aliases left out.
     """
 
     module: nn.Module
-    spare: nn.Module
     names: tuple[str, ...]
     order: tuple[str, ...]
     aliases: Mapping[str, str]
@@ -44,22 +44,30 @@ class Network:
             raise BadInput(f"model '{model.name}' has no compressible tensor {', '.join(sorted(unknown)) or 'at all'}")
         return Network(
             module,
-            copy.deepcopy(module),
             tuple(name for name in state if name in chosen),
             tuple(state),
             aliases,
             frozenset(n for n, t in state.items() if t.requires_grad and n not in aliases),
         )
 
-    @property
+    @cached_property
+    def spare(self) -> nn.Module:
+        """A second network, whose weights come and go."""
+        return copy.deepcopy(self.module)
+
+    @cached_property
     def state(self) -> dict[str, Tensor]:
         """The trained state, aliases left out (not copies: do not write to them)."""
         return {n: t for n, t in self.module.state_dict().items() if n not in self.aliases}
 
+    @property
+    def raw(self) -> list[str]:
+        """The tensors that are not quantized, aliases left out."""
+        return [name for name in self.order if name not in self.names and name not in self.aliases]
+
     def parameter_count(self) -> int:
         """Trainable parameters: N of the published ratios."""
-        state = self.module.state_dict()
-        return sum(state[name].numel() for name in self.parameters)
+        return sum(self.state[name].numel() for name in self.parameters)
 
     def float_bytes(self) -> int:
         """The state as float32: 4 bytes a number of a float tensor, other tensors as they are."""

@@ -20,7 +20,7 @@ class Preparation:
     def __init__(self) -> None:
         self._networks = Recent(1)
         self._pruned = Recent(1)
-        self._sensed = Recent(2)
+        self._sensed = Recent(1)
 
     def network(self, context: Context) -> Network:
         """The trained network, on the device."""
@@ -29,7 +29,7 @@ class Preparation:
             with context.watch.stage("load"):
                 return Network.of(context.model, context.model.load(context.around.device).eval())
 
-        return self._networks.find(context.keys.load, make)
+        return self._networks.find(context.keys.load, make, lambda: context.watch.hit("load"))
 
     def task(self, context: Context, **fields: Any) -> Task:
         """A task over the trial's network; ``fields`` are the rest of a task's."""
@@ -40,60 +40,69 @@ class Preparation:
         if context.trial.pruner is None:
             network = self.network(context)
             return Pruned(network.state, {}, context.model.moments(context.around.device))
-        return self._pruned.find(context.keys.prune, lambda: self._prune(context))
+        return self._pruned.find(context.keys.prune, lambda: self._prune(context), lambda: context.watch.hit("prune"))
 
     def _prune(self, context: Context) -> Pruned:
-        key, cache = context.keys.prune, context.around.cache
-        with cache.lock("prune", key):
-            entry = cache.get("prune", key)
-            if entry is not None:
-                context.watch.hit("prune")
-                return _load_pruned(entry.file("pruned.safetensors"), context.around.device)
-            pruner, network = context.plugin(context.trial.pruner, Pruner), self.network(context)
+        pruner, network = context.plugin(context.trial.pruner, Pruner), self.network(context)
+
+        def make(workdir: Path | None) -> Pruned:
             moments = context.model.moments(context.around.device)
-            module = copy.deepcopy(network.module)
+            task = self.task(context, module=copy.deepcopy(network.module), moments=moments, workdir=workdir)
             with context.watch.stage("prune"):
-                task = self.task(context, module=module, moments=moments, workdir=cache.workdir("prune", key))
-                pruned = _checked(pruner.prune(task), network, pruner.name)
-            with cache.put("prune", key, {"seconds": context.watch.seconds["prune"]}) as folder:
-                _save_pruned(folder / "pruned.safetensors", pruned)
-        cache.done_with("prune", key)
+                return _checked(pruner.prune(task), network, pruner.name)
+
+        pruned, hit = context.around.cache.once(
+            "prune",
+            context.keys.prune,
+            load=lambda entry: _load_pruned(entry.file("pruned.safetensors"), context.around.device),
+            make=make,
+            save=lambda pruned, folder: _save_pruned(folder / "pruned.safetensors", pruned),
+            meta=lambda _: {"seconds": context.watch.seconds["prune"]},
+            checkpoints=True,
+        )
+        if hit:
+            context.watch.hit("prune")
         return pruned
 
     def sensed(self, context: Context) -> Mapping[str, Tensor] | None:
         """The sensitivity of the pruned network; None where the trial has none."""
         if context.trial.sensitivity is None:
             return None
-        return self._sensed.find(context.keys.sense, lambda: self._sense(context))
+        return self._sensed.find(context.keys.sense, lambda: self._sense(context), lambda: context.watch.hit("sense"))
 
     def _sense(self, context: Context) -> dict[str, Tensor]:
-        key, cache = context.keys.sense, context.around.cache
         pruned, network = self.pruned(context), self.network(context)
-        with cache.lock("sense", key):
-            entry = cache.get("sense", key)
-            if entry is not None:
-                context.watch.hit("sense")
-                return load_tensors(entry.file("sensed.safetensors"), context.around.device)[0]
-            sensitivity = context.plugin(context.trial.sensitivity, Sensitivity)
+        sensitivity = context.plugin(context.trial.sensitivity, Sensitivity)
+
+        def make(_: Path | None) -> dict[str, Tensor]:
             module = network.variant(pruned.state)
+            task = self.task(context, module=module, masks=pruned.masks, moments=pruned.moments)
             with context.watch.stage("sense"):
-                task = self.task(context, module=module, masks=pruned.masks, moments=pruned.moments)
                 sensed = dict(sensitivity.sense(task, network.names))
             missing = set(network.names) - set(sensed)
             if missing:
                 raise BadInput(f"sensitivity '{sensitivity.name}' says nothing of {', '.join(sorted(missing))}")
-            with cache.put("sense", key, {"seconds": context.watch.seconds["sense"]}) as folder:
-                save_tensors(folder / "sensed.safetensors", sensed)
-        cache.done_with("sense", key)
+            return sensed
+
+        sensed, hit = context.around.cache.once(
+            "sense",
+            context.keys.sense,
+            load=lambda entry: load_tensors(entry.file("sensed.safetensors"), context.around.device)[0],
+            make=make,
+            save=lambda sensed, folder: save_tensors(folder / "sensed.safetensors", sensed),
+            meta=lambda _: {"seconds": context.watch.seconds["sense"]},
+        )
+        if hit:
+            context.watch.hit("sense")
         return sensed
 
 
 def _checked(pruned: Pruned, network: Network, pruner: str) -> Pruned:
     """Masks of the right shapes, pruned weights exactly 0, no tensor missing."""
     state = dict(pruned.state)
-    missing = set(network.state) - set(state)
-    if missing:
-        raise BadInput(f"pruner '{pruner}' gave no tensor {', '.join(sorted(missing))}")
+    for name, tensor in network.state.items():
+        if name not in state or state[name].shape != tensor.shape:
+            raise BadInput(f"pruner '{pruner}' dropped the tensor '{name}', or changed its shape")
     masks = {}
     for name, mask in pruned.masks.items():
         if name not in network.names or mask.shape != state[name].shape:

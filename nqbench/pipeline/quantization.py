@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nqbench.api import BadInput, Coder, Diagonal, QuantizedModel, Quantizer, Sensitivity, Source, Task, Training, begin
+from nqbench.api import (
+    BadInput,
+    Coder,
+    Diagonal,
+    Group,
+    QuantizedModel,
+    Quantizer,
+    Sensitivity,
+    Source,
+    Task,
+    Training,
+    begin,
+)
 from nqbench.pipeline.artifacts import load_quantized, names_of, save_quantized
+from nqbench.pipeline.cache import Entry
 from nqbench.pipeline.context import Context, Measure, Recent
 from nqbench.pipeline.distortion import distortions
 from nqbench.pipeline.preparation import Preparation
@@ -26,46 +41,56 @@ class Quantization:
         self.preparation = preparation
         self._views = Recent(1)
         self._untouched = Recent(1)
-        self._results = Recent(2)
+        self._results = Recent(1)
 
     def result(self, context: Context) -> Result:
         if context.around.measure is not None:
             return self._measure(context, context.around.measure)
-        found: Result = self._results.find(context.keys.quantize, lambda: self._quantize(context))
+        found: Result = self._results.find(
+            context.keys.quantize, lambda: self._quantize(context), lambda: context.watch.hit("quantize")
+        )
         return found
 
     def _quantize(self, context: Context) -> Result:
-        key, cache = context.keys.quantize, context.around.cache
-        with cache.lock("quantize", key):
-            entry = cache.get("quantize", key)
-            if entry is not None:
-                context.watch.hit("quantize")
-                figures = {k: v for k, v in entry.meta.items() if k != "seconds"}
-                return load_quantized(entry.file("quantized.safetensors"), context.around.device), figures
-            task = self._task(context, cache.workdir("quantize", key))
+        def make(workdir: Path | None) -> Result:
+            task = self._task(context, workdir)
             with context.watch.stage("quantize"):
-                model = train(context, task)
-            figures = self._figures(context, model)
-            meta = {"seconds": context.watch.seconds["quantize"], **figures}
-            with cache.put("quantize", key, meta) as folder:
-                save_quantized(folder / "quantized.safetensors", model)
-        cache.done_with("quantize", key)
-        return model, figures
+                model = self._train(context, task)
+            return model, self._figures(context, model)
+
+        def load(entry: Entry) -> Result:
+            figures = {k: v for k, v in entry.meta.items() if k != "seconds"}
+            return load_quantized(entry.file("quantized.safetensors"), context.around.device), figures
+
+        result, hit = context.around.cache.once(
+            "quantize",
+            context.keys.quantize,
+            load=load,
+            make=make,
+            save=lambda result, folder: save_quantized(folder / "quantized.safetensors", result[0]),
+            meta=lambda result: {"seconds": context.watch.seconds["quantize"], **result[1]},
+            checkpoints=bool(context.trial.training),
+            first=lambda: (self.preparation.pruned(context), self.preparation.sensed(context)),
+        )
+        if hit:
+            context.watch.hit("quantize")
+        return result
 
     def _measure(self, context: Context, measure: Measure) -> Result:
         """Every repeat starts from nothing: no cached result, no shared view of the source."""
         samples = []
-        for index in range(measure.warmup + measure.repeats):
+        for index in range(measure.runs):
             task = self._task(context)
             task.shared = {}
             context.around.synchronize()
             start = time.perf_counter()
-            model = train(context, task)
-            context.around.synchronize()
+            with context.watch.stage("quantize"):
+                model = self._train(context, task)
+                context.around.synchronize()
             if index >= measure.warmup:
                 samples.append(time.perf_counter() - start)
         context.watch.samples["quantize"] = samples
-        context.watch.seconds["quantize"] = sorted(samples)[len(samples) // 2]
+        context.watch.seconds["quantize"] = statistics.median(samples)
         return model, self._figures(context, model)
 
     def _task(self, context: Context, workdir: Path | None = None) -> Task:
@@ -87,11 +112,23 @@ class Quantization:
 
     def _module(self, context: Context) -> nn.Module:
         """The pruned network: a copy for each chain of trainings, which may change it, else one for all."""
+        network = self.preparation.network(context)
 
         def make() -> nn.Module:
-            return self.preparation.network(context).variant(self.preparation.pruned(context).state)
+            return network.variant(self.preparation.pruned(context).state)
 
-        return make() if context.trial.training else self._untouched.find(context.keys.prune, make)
+        if context.trial.training:
+            return make()
+        # only the quantizer will see it, and that sees copies of its weights
+        return network.module if context.trial.pruner is None else self._untouched.find(context.keys.prune, make)
+
+    def _train(self, context: Context, task: Task) -> QuantizedModel:
+        model, network = train(context, task), self.preparation.network(context)
+        chain = context.trial.config()["training"]
+        for name in network.raw:
+            if name not in model.raw_state or model.raw_state[name].shape != network.state[name].shape:
+                raise BadInput(f"training '{chain}' dropped the tensor '{name}', or changed its shape")
+        return model
 
     def _figures(self, context: Context, model: QuantizedModel) -> dict[str, Any]:
         prepare = self.preparation
@@ -103,10 +140,17 @@ class Quantization:
         if sensed is not None and context.plugin(context.trial.sensitivity, Sensitivity).form == "diagonal":
             h = Diagonal(torch.cat([task.kept(n, sensed[n]) for n in names])).values
         weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
-        # the knob's name is all that a record needs: a small source will do
-        knob = quantizer.knob(Source(weights[:_SAMPLE])) if weights.numel() else None
-        figures = {"kept": weights.numel(), "knob": knob.field if knob else None}
+        figures = {"kept": weights.numel(), "knob": _knob(quantizer, weights, h)}
         return figures | distortions(quantizer, model, weights, h)
+
+
+def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None:
+    """The knob's name, which is all that a record needs: a small source will do."""
+    if not weights.numel():
+        return None
+    sensitivity = None if h is None else Diagonal(h[:_SAMPLE])
+    knob = quantizer.knob(Source(weights[:_SAMPLE], sensitivity=sensitivity))
+    return knob.field if knob else None
 
 
 def train(context: Context, task: Task) -> QuantizedModel:
@@ -117,9 +161,25 @@ def train(context: Context, task: Task) -> QuantizedModel:
     model = begin(task, model)
     names = names_of(model.groups)
     if sorted(names) != sorted(task.names):
-        raise BadInput(f"training '{context.trial.config()['training']}' gave the tensors {', '.join(names) or 'none'}")
+        odd = _listed(set(names) ^ set(task.names)) or "some of them twice"
+        chain = context.trial.config()["training"]
+        raise BadInput(f"training '{chain}' did not give every compressible tensor once: {odd}")
     for group in model.groups:
-        wanted = sum(task.kept(n, task.parameter(n)).numel() for n in group.names)
-        if group.quantized.n != wanted:
-            raise BadInput(f"{group.quantized.n} quantized weights for the {wanted} of {', '.join(group.names)}")
+        _check(task, group)
     return model
+
+
+def _check(task: Task, group: Group) -> None:
+    """Symbols for every kept weight of the group, each inside the alphabet, or BadInput."""
+    quantized, names = group.quantized, ", ".join(group.names)
+    wanted = sum(task.kept(n, task.parameter(n)).numel() for n in group.names)
+    if quantized.n != wanted:
+        raise BadInput(f"{quantized.n} quantized weights for the {wanted} of {names}")
+    if quantized.symbols.numel():
+        low, high = (int(edge) for edge in quantized.symbols.aminmax())
+        if low < 0 or high >= quantized.alphabet:
+            raise BadInput(f"symbols of {names} lie in [{low}, {high}], outside the alphabet [0, {quantized.alphabet})")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

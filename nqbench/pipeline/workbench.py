@@ -39,12 +39,13 @@ class Workbench:
         measure: Measure | None = None,
         on_stage: Callable[[str], None] | None = None,
     ) -> None:
-        self.around = Surroundings(registry, cache, device, KeyMaker(registry, device.type), measure)
+        results = cache if measure is None else Cache(None)
+        self.around = Surroundings(registry, cache, results, device, KeyMaker(registry, device.type), measure)
         self.on_stage = on_stage or (lambda stage: None)
         self.decoder = Decoder()
-        quantization = Quantization(Preparation())
-        self.filing = Filing(quantization, self.decoder)
-        self.evaluating = Evaluating(quantization, self.decoder)
+        preparation = Preparation()
+        self.filing = Filing(Quantization(preparation), self.decoder)
+        self.evaluating = Evaluating(preparation, self.decoder)
 
     def run(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """The trial's figures under the names of a record's fields; its file is ``folder / <key>.nqz``.
@@ -55,15 +56,14 @@ class Workbench:
         watch = Watch(on_stage=self.on_stage)
         context = Context(trial, keys, watch, self.around)
         peak = Peak(self.around.device)
-        figures, path = self.filing.file(context)
-        content = figures["decoded_sha256"]
-        figures |= self.evaluating.metrics(context, content, path)
-        if trial.loss_increase and trial.codec is None:
-            figures["loss_increase"] = self.evaluating.loss_increase(context, content)
-        place(path, folder / file_name(keys.trial))
+        filed = self.filing.file(context)
+        figures = {**filed.figures, **self.evaluating.metrics(context, filed)}
+        if trial.loss_increase:
+            figures["loss_increase"] = self.evaluating.loss_increase(context, filed)
+        place(filed.path, folder / file_name(keys.trial))
         figures["device"] = str(self.around.device)
         if self.around.measure is None:
-            with self.around.cache.put("trial", keys.trial, figures):
+            with self.around.results.put("trial", keys.trial, figures):
                 pass
         return figures | {
             "seconds": watch.seconds,
