@@ -3,9 +3,9 @@
     python fuzz/fuzz_coders.py [--cases 100000] [--seed 0] [--coder NAME ...]
 
 A case takes a stream, encodes it, damages the table, the payload or the specification (flips, truncations, splices of
-two encodings, inserted and repeated bytes, extreme bytes, lying counts and alphabets, plain noise) and decodes. Whatever comes
-out must be (count,) int32 inside the alphabet, or CorruptFile with an offset inside the bytes. Memory: at most 16 bytes a
-symbol, 64 bytes an input byte and 16 MiB beyond (dictionaries, look-up tables, library windows).
+two encodings, inserted and repeated bytes, extreme bytes, lying counts and alphabets, plain noise) and decodes.
+Whatever comes out must be (count,) int32 inside the alphabet, or CorruptFile with an offset inside the bytes. Memory:
+at most 16 bytes a symbol, 64 bytes an input byte and 16 MiB beyond (dictionaries, look-up tables, library windows).
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def fuzz(coder: Coder, count: int, seed: int, measure_memory_every: int = 50) ->
             if peak > memory_allowed(encoded, spec):
                 fault = fault or f"{peak} bytes held"
         if fault:
-            at = f"count={spec.count} alphabet={spec.alphabet} table={encoded.table.hex()} payload={encoded.payload.hex()}"
-            wrong.append(f"{coder} case {i}: {fault}: {at}")
+            sizes = f"count={spec.count} alphabet={spec.alphabet}"
+            data = f"table={encoded.table.hex()} payload={encoded.payload.hex()}"
+            wrong.append(f"{coder} case {i}: {fault}: {sizes} {data}")
     return wrong
 
 

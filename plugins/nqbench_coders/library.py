@@ -2,8 +2,8 @@
 
 Bitstream: the table is empty. The payload is what the library writes for the packed symbols (1 byte each for alphabets
 up to 2^8, 2 up to 2^16, 4 above): ``bzip2`` one .bz2 stream; ``zlib`` one raw deflate stream (RFC 1951); ``xz`` one raw
-LZMA2 stream, to be read with a dictionary of at least the packed symbols' size; ``zstd`` one frame (RFC 8878) that states
-its content size. An empty stream has an empty payload.
+LZMA2 stream, to be read with a dictionary of at least the packed symbols' size; ``zstd`` one frame (RFC 8878) that
+states its content size. An empty stream has an empty payload.
 
 Every decompressor is told the most bytes it may give, so a bomb is refused at the first byte too many.
 """

@@ -9,10 +9,10 @@ with a frequency of 1 (target m): root r then stands for the r-th of them. R is 
 Payload: codes, one after the other, each from its lowest bit up, bits filling bytes from the lowest up; the last byte
 is filled with 0s. The dictionary begins with codes 0 .. R - 1, the roots, and has size S = R. A code is written in
 ceil(log2 S) bits, S being the size when it is written. It stands for the longest phrase of the dictionary that the
-rest of the stream begins with. After each code, if S < L = max(2^dictionary_bits, R), the phrase and the symbol after it
-become entry S, and S grows by 1. (A decoder knows that symbol one code later; the code in between may be S - 1 itself,
-whose phrase then ends with its own first symbol.) When S reaches L the dictionary stays as it is (``freeze``) or goes back to
-the roots, S = R (``reset``).
+rest of the stream begins with. After each code, if S < L = max(2^dictionary_bits, R), the phrase and the symbol after
+it become entry S, and S grows by 1. (A decoder knows that symbol one code later; the code in between may be S - 1
+itself, whose phrase then ends with its own first symbol.) When S reaches L the dictionary stays as it is (``freeze``)
+or goes back to the roots, S = R (``reset``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Other people's coders, to be measured beside ours; each is registered where its package is installed (extra ``peers``).
+"""Other people's coders, to be measured beside ours; each is registered where its package is installed (extra
+``peers``).
 
 ``ncompress`` (Unix compress, .Z) and ``imagecodecs-lzw`` (TIFF's LZW) take symbols packed into 1, 2 or 4 bytes;
 ``pcodec`` takes them as unsigned integers; ``constriction`` (ANS) and ``dahuffman`` have a table by
-``nqbench_coders.table``: constriction's as ``rans`` chooses it (one byte of precision, then the frequencies), dahuffman's
-the exact counts.
+``nqbench_coders.table``: constriction's as ``rans`` chooses it (one byte of precision, then the frequencies),
+dahuffman's the exact counts.
 
 These are no formats to keep files in: their packages decide what the payload is, and only ours are fuzzed.
 """

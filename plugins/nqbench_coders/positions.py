@@ -4,8 +4,8 @@ All masks are one row of places: the tensors in the file's order, each row-major
 
 ``gaps`` (Han, Mao, Dally, Deep Compression, ICLR 2016, section 2): with E = 2^bits - 1, symbol s < E means "skip s
 places, the next is kept"; E is the escape, "skip E places". What lies behind the last kept place is not said. Each
-symbol moves ahead by at least one place, so there are at most T of them; the last one is no escape. With an entropy coder
-behind it a wide alphabet costs nothing: unused symbols are not in its table.
+symbol moves ahead by at least one place, so there are at most T of them; the last one is no escape. With an entropy
+coder behind it a wide alphabet costs nothing: unused symbols are not in its table.
 
 ``bitmap``: symbol i holds the places i bits ... i bits + bits - 1, the first in the lowest bit, 1 for kept; the last
 symbol is filled with 0s. Eight places a symbol, because a prefix code spends at least one bit a symbol: on single

@@ -4,19 +4,20 @@ Bitstream
 ---------
 Table: nothing for an empty stream; else one byte P, the precision, at most 28, and, by ``nqbench_coders.table``, each
 symbol that occurs with its frequency F >= 1, the class being floor(log2 F) and the extra bits the rest of F; the
-frequencies sum to 2^P. C is the sum of the frequencies of smaller symbols. With one distinct symbol (P = 0) there is no payload.
+frequencies sum to 2^P. C is the sum of the frequencies of smaller symbols. With one distinct symbol (P = 0) there is
+no payload.
 
 Decoding symbol i = 0, 1, ...: of state x = x[i mod N], slot = x mod 2^P lies in [C, C + F) of exactly one symbol, which
-is the one; then x becomes F (x >> P) + slot - C; then, if x < 2^31 and words are left, x becomes x 2^32 + the next word.
-Words have 32 bits, little-endian.
+is the one; then x becomes F (x >> P) + slot - C; then, if x < 2^31 and words are left, x becomes x 2^32 + the next
+word. Words have 32 bits, little-endian.
 
-Payload, from 2^19 symbols on: N = 8 states of 8 bytes, little-endian, then the words; after the last symbol every state is
-2^31 and no word is left. Shorter streams: N = 1, and the state ends as 0, which saves its bytes: with no more than 8
-bytes in all they are the state, little-endian, without its leading zeros, and there are no words; else, with B bytes, the
-state has (B - 1) mod 4 + 5, and the words follow.
+Payload, from 2^19 symbols on: N = 8 states of 8 bytes, little-endian, then the words; after the last symbol every
+state is 2^31 and no word is left. Shorter streams: N = 1, and the state ends as 0, which saves its bytes: with no more
+than 8 bytes in all they are the state, little-endian, without its leading zeros, and there are no words; else, with B
+bytes, the state has (B - 1) mod 4 + 5, and the words follow.
 
-The precision is chosen for the fewest bytes, table and payload together, up to 16 bits (or ceil(log2 m) + 4, if that is more, m
-being the number of distinct symbols).
+The precision is chosen for the fewest bytes, table and payload together, up to 16 bits (or ceil(log2 m) + 4, if that
+is more, m being the number of distinct symbols).
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ it was 1 and falls by p // (n + 2) if it was 0, is held within [64, 65472], and 
 The arithmetic coder
 --------------------
 Two 32-bit numbers, low = 0 and high = 2^32 - 1. With span = high - low, a bit's border is middle = low + (span >> 16) p
-+ ((span & 65535) p >> 16); a 1 sets high = middle, a 0 sets low = middle + 1. While the top bytes of low and high agree,
-that byte is written, and both are shifted up by 8 bits, low filling with 0s, high with 1s. At the end come the fewest
-bytes that, followed by zeros, name a number in [low, high]. The decoder reads zeros past the end.
++ ((span & 65535) p >> 16); a 1 sets high = middle, a 0 sets low = middle + 1. While the top bytes of low and high
+agree, that byte is written, and both are shifted up by 8 bits, low filling with 0s, high with 1s. At the end come the
+fewest bytes that, followed by zeros, name a number in [low, high]. The decoder reads zeros past the end.
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ Symbols are always (n,) int32 and C-contiguous, bytes uint8, words uint64, so ea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def kernel(function: F) -> F:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled on first use, kept on disk, run without the interpreter's lock."""
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
+    return compiled

@@ -57,9 +57,9 @@ def build_lookup(
     """Fills the decoder's look-up: up to four symbols that a prefix of LOOKUP bits holds in full.
 
     symbols: (m,) int32 in canonical order; first, offset, counts: (LENGTHS,) int64 by length: the first code, its place
-    in ``symbols``, how many. lengths, ranks: (2^LOOKUP,) int64, for the work, zeros. table: (4 * 2^LOOKUP,) int32; info:
-    (2^LOOKUP,) uint8: number of symbols << 5 | their bits, or, where the first code is longer than the prefix, the least
-    length that it can have.
+    in ``symbols``, how many. lengths, ranks: (2^LOOKUP,) int64, for the work, zeros. table: (4 * 2^LOOKUP,) int32;
+    info: (2^LOOKUP,) uint8: number of symbols << 5 | their bits, or, where the first code is longer than the prefix,
+    the least length that it can have.
     """
     size = 1 << LOOKUP
     at = 0

@@ -82,8 +82,8 @@ def decode_lzw(
     """Fills ``out`` (int32) from the first ``stop`` bits of ``words``; returns the bits read, or, negative, a
     status - 4 bits.
 
-    places: (limit,) uint64: an entry's phrase is a part of ``out``: start << 22 | length. It may reach one symbol beyond
-    what is decoded: the case where the code just made is used at once resolves itself, copying front to back.
+    places: (limit,) uint64: an entry's phrase is a part of ``out``: start << 22 | length. It may reach one symbol
+    beyond what is decoded: the case where the code just made is used at once resolves itself, copying front to back.
     """
     size, bottom, top = np.uint64(roots), np.uint64(roots), np.uint64(limit)
     width = np.uint64(bits_for(roots))

@@ -97,8 +97,9 @@ def decode_rans(
 ) -> np.uint64:
     """Fills ``out`` (int32); returns the number of words read.
 
-    words: uint32; used: (m,) int32; entries: (m,) uint64; ranks: (2^precision,) uint16, the rank by slot, or (0,), in which
-    case ranks are searched. Where words are wanted and none is left the states stay low: it shows in their last values.
+    words: uint32; used: (m,) int32; entries: (m,) uint64; ranks: (2^precision,) uint16, the rank by slot, or (0,), in
+    which case ranks are searched. Where words are wanted and none is left the states stay low: it shows in their last
+    values.
     """
     n = np.uint64(out.size)
     at, i, left = np.uint64(0), np.uint64(0), np.uint64(words.size)
