@@ -53,7 +53,7 @@ class KitBitmap(Positions, name="kit-bitmap"):
 
 
 class KitGaps(Positions, name="kit-gaps"):
-    """Distance to the next kept weight, less one; 15 passes over 15 pruned ones. Its own coder unless told otherwise."""
+    """Distance to the next kept weight, less one; 15 passes over 15 pruned ones. By a coder of its own."""
 
     coder: str | None = "raw"
 

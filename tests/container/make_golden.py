@@ -1,0 +1,88 @@
+"""Makes the golden files: one per coder and form, tiny, and ``golden.json`` with what they must decode to.
+
+``python tests/container/make_golden.py`` writes those that are missing and never touches one that is there: a file
+written by an older version must stay readable. Delete one by hand to make it anew (a change of the format, with a new
+version number, is the only good reason).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nqz_kit import G, Recipe, T, build, kit_registry
+
+from nqbench.container import Decoded, decode, encode, sections_of
+from nqbench.pipeline.artifacts import content_hash
+
+FOLDER = Path(__file__).parent / "golden"
+ABOUT = FOLDER / "golden.json"
+
+NET = (T((4, 6)), T((4,), None), T((3, 4)), T((3,), None, trainable=False, constant=True))
+PRUNED = (T((5, 8), mask=0.3), T((5,), None), T((3, 4), mask=0.5))
+MIXED = (
+    T((4, 6)), T((4,), None), T((4,), None, trainable=False, constant=True), T((), None, torch.int64, trainable=False),
+    T((0, 3)), T((2, 3), 0, torch.float16), T((2, 3), None, torch.bfloat16), T((5,), None, torch.bool, trainable=False),
+    T(alias=0), T((3,), None, torch.float64),
+)  # fmt: skip
+CODERS = ("raw", "huffman", "rans", "lzw", "bzip2", "zlib", "xz", "zstd")
+
+RECIPES = {
+    **{f"coder-{name}": Recipe(NET, coder=name, groups=(G(alphabet=5),), seed=1) for name in CODERS},
+    "form-lookup-scale": Recipe(NET, (G(scale="each"),)),
+    "form-lookup-vectors": Recipe(NET, (G(d=2, scale="one"),)),
+    "form-grid": Recipe(NET, (G("grid", zero=True),)),
+    "form-dithered": Recipe(NET, (G("dithered"),)),
+    "form-dithered-vectors": Recipe(NET, (G("dithered", d=4, movable=False),)),
+    "form-plugin": Recipe(NET, (G("plugin"),)),
+    "form-codec": Recipe(NET, codec=True),
+    "merged-into-a-zero": Recipe(PRUNED, (G(zero=True),)),
+    "merged-inserted": Recipe(PRUNED, (G("grid"),)),
+    "positions-gaps": Recipe(PRUNED, positions="kit-gaps"),
+    "positions-bitmap": Recipe(PRUNED, (G(d=2),), positions="kit-bitmap"),
+    "one-symbol": Recipe(NET, (G("dithered", alphabet=1),)),
+    "one-symbol-grid": Recipe(PRUNED, (G("grid", alphabet=1),), coder="huffman"),
+    "wholly-pruned": Recipe((T((4, 6), mask=0.0), T((4,), None)), (G(alphabet=1),), positions="kit-bitmap"),
+    "layers": Recipe(
+        tuple(replace(t, group=None if t.group is None else i // 2) for i, t in enumerate(NET)), (G(), G(alphabet=3))
+    ),
+    "streams-joint": Recipe((T(group=0), T(group=1)), (G(), G(alphabet=9)), streams="joint"),
+    "streams-per-tensor": Recipe(PRUNED, streams="per-tensor", coder="huffman"),
+    "state-mixed": Recipe(MIXED, (G(codebook=torch.float16),), others="float16"),
+}
+
+
+def facts(decoded: Decoded) -> dict[str, Any]:
+    """What must not change: the state's hash, and what the header says."""
+    header = decoded.header
+    return {
+        "sha256": content_hash(decoded.tensors),
+        "shapes": {name: list(t.shape) for name, t in decoded.tensors.items()},
+        "dtypes": [str(t.dtype).removeprefix("torch.") for t in decoded.tensors.values()],
+        "kinds": [t.kind for t in header.tensors],
+        "plugins": [plugin.name for plugin in header.plugins],
+        "groups": [[g.form, g.alphabet, g.inserted, [a.name for a in g.arrays]] for g in header.groups],
+        "streams": [header.stream_mode, *([s.table, s.payload] for s in header.streams)],
+        "sections": list(header.sections),
+    }
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    about = json.loads(ABOUT.read_text()) if ABOUT.exists() else {}
+    registry = kit_registry()
+    for name, recipe in RECIPES.items():
+        path = FOLDER / f"{name}.nqz"
+        if not path.exists():
+            data, _ = encode(build(recipe)[0], registry)
+            about[name] = facts(decode(sections_of(data), registry))
+            path.write_bytes(data)
+    lines = [f"{json.dumps(name)}: {json.dumps(about[name])}" for name in sorted(RECIPES)]
+    ABOUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
