@@ -11,6 +11,7 @@ from nqbench_coders import nqbench_plugins
 from nqbench.api import Coder, Stream
 
 CODERS = [cls() for cls in nqbench_plugins() if issubclass(cls, Coder)]
+FAST = [coder for coder in CODERS if coder.name != "dahuffman"]  # plain Python: minutes for a million
 ids = [coder.name for coder in CODERS]
 
 
@@ -68,14 +69,14 @@ def test_edges(coder: Coder, edge: str) -> None:
     round_trip(coder, Stream.of(symbols, alphabet))
 
 
-@pytest.mark.parametrize("coder", CODERS, ids=ids)
+@pytest.mark.parametrize("coder", FAST, ids=str)
 def test_a_million_symbols(coder: Coder) -> None:
     rng = np.random.default_rng(0)
     symbols = np.clip(np.rint(rng.laplace(0, 2.0, 10**6)) + 40, 0, 80)
     round_trip(coder, Stream.of(symbols.astype(np.int32), 81))
 
 
-@pytest.mark.parametrize("coder", CODERS, ids=ids)
+@pytest.mark.parametrize("coder", FAST, ids=str)
 def test_a_large_flat_alphabet(coder: Coder) -> None:
     rng = np.random.default_rng(1)
     round_trip(coder, Stream.of(rng.integers(0, 1 << 17, 400_000), 1 << 17))
