@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,11 +97,15 @@ class Task:
 
     # -- weights ---------------------------------------------------------------------------------------------------
     def parameter(self, name: str) -> nn.Parameter:
-        return self.module.get_parameter(name)
+        found = _walk(self.module, name)
+        assert isinstance(found, Tensor)
+        return cast(nn.Parameter, found)  # TorchScript hands out plain tensors
 
     def layer(self, name: str) -> nn.Module:
         """The module that owns a parameter."""
-        return self.module.get_submodule(name.rpartition(".")[0])
+        found = _walk(self.module, name.rpartition(".")[0])
+        assert isinstance(found, nn.Module)
+        return found
 
     def weights(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The network's current compressible tensors (detached copies)."""
@@ -232,6 +236,14 @@ class Task:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 self.parameter(name).copy_(tensor)
+
+
+def _walk(module: nn.Module, name: str) -> object:
+    """A part of a module by its dotted name; unlike get_parameter this works for TorchScript too."""
+    found: object = module
+    for step in name.split(".") if name else ():
+        found = getattr(found, step)
+    return found
 
 
 class _Predictor(nn.Module):

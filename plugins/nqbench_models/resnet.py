@@ -21,6 +21,11 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+def relu(x: Tensor) -> Tensor:
+    """In place where no gradient is taken: saves an eighth of an evaluation."""
+    return nn.functional.relu(x, inplace=not torch.is_grad_enabled())
+
+
 class Block(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut that subsamples and pads with zero channels (option A)."""
 
@@ -34,11 +39,11 @@ class Block(nn.Module):
         self.pad = (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.bn1(self.conv1(x)))
+        y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.pad:
             x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        return torch.relu(y + x)
+        return relu(y + x)
 
 
 class CifarResNet(nn.Module):
@@ -64,7 +69,7 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # batch norm and convolution are fastest on channels-last memory here
         x = x.contiguous(memory_format=torch.channels_last)
-        x = torch.relu(self.bn1(self.conv1(x)))
+        x = relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
@@ -74,7 +79,8 @@ class ResNet(ImageModel):
     """What the CIFAR-10 ResNets share; a subclass fixes the depth."""
 
     blocks: ClassVar[int]
-    evaluation_batch: ClassVar[int] = 128
+    evaluation_batch: ClassVar[int] = 32
+    """Small, so that activations stay in the processor's cache."""
 
     weights_from: Literal["file", "recipe"] = "file"
     """``file``: the given weights, NQBENCH_DATA/weights/<name>-cifar10.safetensors. ``recipe``: trained here."""

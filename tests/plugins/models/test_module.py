@@ -1,0 +1,175 @@
+"""A user's own network: by functions, by exported files, with checkpoints, and what is said when names are wrong."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from nqbench_models.module import Module
+from safetensors.torch import save_file
+from torch import nn
+
+from nqbench.api import BadInput, DataMissing, Task
+from nqbench.api.toolkit.curvature import empirical_fisher, mean_loss
+
+SOURCE = """
+import torch
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+
+def batches(split, batch_size, shuffle):
+    x = torch.randn(20, 2, 3, generator=torch.Generator().manual_seed(len(split)))
+    y = x.flatten(1)[:, :3].argmax(1)
+    order = torch.arange(20)
+    if shuffle is not None:
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(shuffle))
+    for chosen in order.split(batch_size):
+        yield x[chosen], y[chosen]
+
+def score(module, batches):
+    return {"error": sum(float((module(x).argmax(1) != y).sum()) for x, y in batches)}
+
+def loss(outputs, batch):
+    return (outputs ** 2).sum(1)
+
+def outputs(module, batch):
+    return 2 * module(batch[0])
+
+number = 3
+"""
+_names = itertools.count()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[Path, str]:
+    """A folder with a Python module of a name of its own, and that name."""
+    name = f"mine_{next(_names)}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    return tmp_path, name
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+
+
+def test_functions_and_a_safetensors_checkpoint(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    save_file(network().state_dict(), path / "mine.safetensors")
+    model = Module(folder=str(path), network=f"{name}:network", checkpoint="mine.safetensors", data=f"{name}:batches")
+    model.prepare()
+    module = model.load(torch.device("cpu"))
+    assert all(torch.equal(v, network().state_dict()[k]) for k, v in module.state_dict().items())
+    x, y = next(model.batches("test"))
+    expected = 100 * float((network()(x).argmax(1) == y).double().mean())
+    assert model.evaluate(module).metrics["accuracy"] == pytest.approx(expected)
+    assert model.compressible(module) == ("1.weight", "3.weight")
+
+
+def test_a_torch_checkpoint_is_read_without_running_its_code(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    torch.save(network().state_dict(), path / "good.pth")
+    good = Module(folder=str(path), network=f"{name}:network", checkpoint="good.pth")
+    assert torch.equal(good.load(torch.device("cpu")).state_dict()["1.weight"], network().state_dict()["1.weight"])
+    torch.save(network(), path / "evil.pth")  # a whole pickled module
+    evil = Module(folder=str(path), network=f"{name}:network", checkpoint="evil.pth")
+    with pytest.raises(Exception, match="weights_only"):
+        evil.load(torch.device("cpu"))
+
+
+def test_functions_for_loss_outputs_and_score(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    model = Module(
+        folder=str(path),
+        network=f"{name}:network",
+        data=f"{name}:batches",
+        score=f"{name}:score",
+        metric_name="error",
+        higher_is_better=False,
+        loss=f"{name}:loss",
+        outputs=f"{name}:outputs",
+        tensors=("3.weight",),
+    )
+    module = model.load(torch.device("cpu"))
+    batch = next(model.batches("test"))
+    outputs = model.predict(module, batch)
+    assert torch.equal(outputs, 2 * module(batch[0]))
+    assert torch.equal(model.losses(outputs, batch), (outputs**2).sum(1))
+    wrong = int((module(batch[0]).argmax(1) != batch[1]).sum())
+    assert model.evaluate(module).metrics == {"error": wrong}
+    metric = model.metric()
+    assert metric is not None
+    assert (metric.name, metric.higher_is_better) == ("error", False)
+    assert model.compressible(module) == ("3.weight",)
+    with pytest.raises(BadInput, match=r"no parameter '9\.weight'"):
+        model.model_copy(update={"tensors": ("9.weight",)}).compressible(module)
+
+
+@pytest.mark.parametrize("kind", ["pt", "pt2"])
+@pytest.mark.filterwarnings("ignore")
+def test_exported_files_build_the_network(folder: tuple[Path, str], kind: str) -> None:
+    path, name = folder
+    example = torch.randn(5, 2, 3)
+    if kind == "pt":
+        torch.jit.script(network()).save(path / "net.pt")
+    else:
+        sizes = {"input": {0: torch.export.Dim("batch")}}
+        torch.export.save(torch.export.export(network(), (example,), dynamic_shapes=sizes), path / "net.pt2")
+    model = Module(folder=str(path), network=f"net.{kind}", data=f"{name}:batches")
+    model.prepare()
+    module = model.load(torch.device("cpu"))
+    torch.testing.assert_close(module(example), network()(example))
+    assert model.compressible(module) == ("1.weight", "3.weight")
+    task = Task(model, module, model.compressible(module))
+    zero = {n: torch.zeros_like(w) for n, w in task.weights().items()}
+    if kind == "pt2":
+        assert mean_loss(task, 20, zero) != mean_loss(task, 20)
+    task.assign(zero)
+    plain = network()
+    with torch.no_grad():
+        plain[1].weight.zero_()
+        plain[3].weight.zero_()
+    torch.testing.assert_close(module(example), plain(example))
+
+
+def test_a_networks_sensitivity_can_be_sensed(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    model = Module(folder=str(path), network=f"{name}:network", data=f"{name}:batches")
+    module = model.load(torch.device("cpu"))
+    task = Task(model, module, model.compressible(module))
+    assert empirical_fisher(task, task.names, 20)["1.weight"].shape == (4, 6)
+
+
+def test_the_fingerprint_follows_files_functions_and_version(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    save_file(network().state_dict(), path / "mine.safetensors")
+    model = Module(folder=str(path), network=f"{name}:network", checkpoint="mine.safetensors")
+    before = model.fingerprint()
+    assert Module.model_validate_json(model.canonical_json()).fingerprint() == before
+    save_file({k: v + 1 for k, v in network().state_dict().items()}, path / "mine.safetensors")
+    changed = model.fingerprint()
+    assert changed != before
+    (path / f"{name}.py").write_text(SOURCE + "\n# changed\n")
+    assert model.fingerprint() != changed
+
+
+def test_wrong_names_are_told_in_one_line(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    cases = [
+        (Module(folder=str(path), network=f"{name}:missing"), BadInput, "has no attribute 'missing'"),
+        (Module(folder=str(path), network="no_such_module:f"), BadInput, "No module named"),
+        (Module(folder=str(path), network=f"{name}:number"), BadInput, "is not a function"),
+        (Module(folder=str(path), network="net.pt2"), DataMissing, "there is no file"),
+        (Module(folder=str(path), network=f"{name}:network", checkpoint="x.pth"), DataMissing, "there is no file"),
+    ]
+    for model, error, text in cases:
+        with pytest.raises(error, match=text) as caught:
+            model.prepare()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"not a torch\.nn\.Module"):
+        Module(folder=str(path), network="builtins:dict").load(torch.device("cpu"))
