@@ -138,6 +138,15 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+def write_text(path: Path, text: str) -> None:
+    """One file, whole, or a StoreError that says why not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text.encode())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
 def _replace(path: Path, content: bytes) -> Path:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     scratch.write_bytes(content)

@@ -58,7 +58,7 @@ def test_times_compare_only_on_equal_hardware_threads_and_device(change: dict[st
 
 
 def test_the_revision_is_that_of_our_own_checkout_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nqbench, "__file__", str(tmp_path / "nqbench" / "__init__.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "nqbench" / "results" / "environment.py"))
     assert module.git_revision() is None  # installed into a folder that is no checkout
 
     def git(*args: str) -> str:

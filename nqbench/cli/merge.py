@@ -1,0 +1,35 @@
+"""``nqbench merge INTO SOURCE...``: the runs of several stores in one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+
+@click.command(name="merge")
+@click.argument("into", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+def command(into: Path, sources: tuple[Path, ...]) -> None:
+    """Take every run of SOURCES (output folders, records.sqlite, JSON exports) into the store in folder INTO.
+
+    Where INTO ends in .json, an export of all SOURCES is written: it can be tracked by git, compared, and merged again.
+    What is in INTO already stays; merging twice changes nothing.
+    """
+    from nqbench.report.files import write_text
+    from nqbench.results.exports import export_json, merge
+    from nqbench.results.store import Store
+
+    if into.suffix == ".json":
+        with tempfile.TemporaryDirectory() as scratch, Store.write(scratch) as store:
+            for source in (*((into,) if into.exists() else ()), *sources):
+                merge(store, source)
+            write_text(into, export_json(store))
+            total = len(store.runs())
+        click.echo(f"{into}: {total} runs")
+        return
+    with Store.write(into) as store:
+        for source in sources:
+            click.echo(f"{source}: {merge(store, source)} new runs")
+        click.echo(f"{into}: {len(store.runs())} runs")

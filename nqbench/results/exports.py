@@ -1,0 +1,159 @@
+"""Records on the move: exports that git can track, what a comparison reads, and merging across machines.
+
+An export is one JSON object, ``{"schema_version", "runs", "covers", "records"}``, whole and sorted, so that equal
+stores give equal files. ``records.json``, a list of one run's records, is read too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nqbench.api.errors import BadInput
+from nqbench.results.record import SCHEMA_VERSION, Record
+from nqbench.results.store import Run, Store, StoreError
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what one run says."""
+
+    path: str
+    suite: str
+    records: Sequence[Record]
+    run: str = ""
+    settings: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All of a store."""
+
+    runs: Sequence[Run]
+    covers: Mapping[str, Sequence[str]]
+    records: Sequence[Record]
+
+
+def read_side(path: str | Path, run: str = "latest") -> Side:
+    """An output folder, a records.sqlite, a records.json or an export; ``run``: which of its runs.
+
+    Raises StoreError or BadInput with one line that names the file.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        whole = read_json(path)
+        chosen = _choose(whole, run, path)
+        return Side(str(path), chosen.suite, _says(whole, chosen), chosen.run, chosen.settings)
+    with Store.read(path) as store:
+        runs = store.runs()
+        found = runs[-1] if runs and run == "latest" else next((r for r in runs if r.run == run), None)
+        if found is None:
+            raise StoreError(f"{store.path}: no run '{run}'" if runs else f"{store.path}: holds no run yet")
+        return Side(str(path), found.suite, store.records(found.run), found.run, found.settings)
+
+
+def read_json(path: Path) -> Whole:
+    """Either form of JSON. A list has no runs of its own: they are made from what its records say."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise StoreError(f"{path}: is no JSON, or only a part of a file ({error})") from None
+    try:
+        if isinstance(content, list):
+            return _of_list([Record.from_dict(fields) for fields in content])
+        if isinstance(content, dict) and "records" in content:
+            return _of_export(content)
+    except (BadInput, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: {error}") from None
+    raise BadInput(f"{path}: is neither a list of records nor an export of a store")
+
+
+def _of_list(records: list[Record]) -> Whole:
+    """One run, the last that its records name: a list is what one run says."""
+    if not records:
+        return Whole((), {}, ())
+    last = max(records, key=lambda record: record.time)
+    ended = max(record.time for record in records)
+    runs = {}
+    for name in dict.fromkeys(record.run for record in sorted(records, key=lambda record: record.time)):
+        own = [record for record in records if record.run == name]
+        first = min(record.time for record in own)
+        runs[name] = Run(name, own[0].suite, "", {}, (), own[0].environment, first, max(r.time for r in own), None)
+    runs[last.run] = Run(**{**vars(runs[last.run]), "ended": ended})
+    covers = {name: [record.key for record in records if record.run == name] for name in runs}
+    covers[last.run] = [record.key for record in records]
+    return Whole(list(runs.values()), covers, records)
+
+
+def _of_export(content: Mapping[str, Any]) -> Whole:
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise BadInput(f"has schema version {version}; this nqbench reads up to {SCHEMA_VERSION}: upgrade nqbench")
+    runs = [Run(**{**fields, "argv": tuple(fields["argv"])}) for fields in content["runs"]]
+    records = [Record.from_dict(fields) for fields in content["records"]]
+    return Whole(runs, content["covers"], records)
+
+
+def _choose(whole: Whole, run: str, path: Path) -> Run:
+    if run == "latest" and whole.runs:
+        return max(whole.runs, key=lambda r: (r.ended or r.started, r.started, r.run))
+    for found in whole.runs:
+        if found.run == run:
+            return found
+    raise StoreError(f"{path}: no run '{run}'" if whole.runs else f"{path}: holds no records")
+
+
+def _says(whole: Whole, run: Run) -> list[Record]:
+    """As ``Store.records(run)``: its own records, and before its end the last ones of other keys that it covers."""
+    found: dict[str, Record] = {}
+    for record in sorted(whole.records, key=lambda record: record.time):
+        if record.run != run.run and (run.ended is None or record.time <= run.ended):
+            found[record.key] = record
+    found |= {record.key: record for record in whole.records if record.run == run.run}
+    return [found[key] for key in whole.covers.get(run.run, ()) if key in found]
+
+
+def whole_store(store: Store) -> Whole:
+    runs = store.runs()
+    covers = {run.run: store.keys(run.run) for run in runs}
+    return Whole(runs, covers, [record for run in runs for record in store.own(run.run)])
+
+
+def export_json(store: Store) -> str:
+    """The whole store as text, one record a line."""
+    whole = whole_store(store)
+    runs = [json.dumps(asdict(run), sort_keys=True) for run in whole.runs]
+    covers = json.dumps({run: list(keys) for run, keys in whole.covers.items()}, sort_keys=True)
+    records = [r.to_json() for r in sorted(whole.records, key=lambda r: (r.run, r.time, r.key))]
+    parts = [
+        f'"schema_version": {SCHEMA_VERSION}',
+        '"runs": [\n' + ",\n".join(runs) + "\n]",
+        f'"covers": {covers}',
+        '"records": [\n' + ",\n".join(records) + "\n]",
+    ]
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def merge(target: Store, source: str | Path) -> int:
+    """Take every run of ``source`` (folder, store or JSON) into ``target``. Returns how many runs were new to it.
+
+    Again gives the same store: runs are told by their id, records by run and key.
+    """
+    path = Path(source)
+    if path.suffix == ".json":
+        whole = read_json(path)
+    else:
+        with Store.read(path) as store:
+            whole = whole_store(store)
+    known = {run.run for run in target.runs()}
+    by_run: dict[str, list[Record]] = {run.run: [] for run in whole.runs}
+    for record in whole.records:
+        by_run.setdefault(record.run, []).append(record)
+    for run in whole.runs:
+        target.take(run, whole.covers.get(run.run, ()), by_run[run.run])
+    return len({run.run for run in whole.runs} - known)
