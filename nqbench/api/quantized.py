@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nqbench.api import views
 from nqbench.api.errors import BadInput
 from nqbench.api.philox import dither
 from nqbench.api.source import Source
@@ -138,8 +139,7 @@ class Quantized:
         codebook = codebook.detach().to(source.weights).reshape(-1).sort().values.contiguous()
         if not bool(torch.isfinite(codebook).all()) or codebook.numel() == 0:
             raise BadInput("a codebook needs at least one entry, all finite")
-        edges = (codebook[1:].double() + codebook[:-1].double()) / 2
-        symbols = torch.bucketize(source.weights, edges.float()).to(torch.int32)
+        symbols = views.assign(source.weights, views.midpoints(codebook))
         return Quantized(
             symbols=symbols,
             alphabet=codebook.numel(),

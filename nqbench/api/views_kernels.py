@@ -113,3 +113,16 @@ def summary(weights: Array) -> tuple[float, float, float, float]:
     for w in weights:
         squares += (np.float64(w) - mean) ** 2
     return float(low), float(high), mean, squares
+
+
+@jit
+def segment_sums(points: Array, cuts: Array, shift: float, out: Array) -> None:
+    """out (k, 4): count, count, sum (w - shift), sum (w - shift)^2 of points[cuts_j : cuts_j+1]."""
+    for j in range(cuts.size - 1):
+        first = second = 0.0
+        for i in range(cuts[j], cuts[j + 1]):
+            x = np.float64(points[i]) - shift
+            first += x
+            second += x * x
+        count = np.float64(cuts[j + 1] - cuts[j])
+        out[j, 0], out[j, 1], out[j, 2], out[j, 3] = count, count, first, second

@@ -12,7 +12,6 @@ sensitivity. ``scale: learned`` makes a the one parameter; a number holds it the
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import torch
@@ -22,8 +21,9 @@ from torch import Tensor
 from nqbench.api import Knob, Quantized, Quantizer, Source, views
 from nqbench_quantizers import cells
 
-_STARTS = 48
-_ITERATIONS = 60
+_STARTS = 512
+_OCTAVES = 15.0  # how far below the extremes a scale is looked for
+_QUERIES = 1 << 20  # scaled codewords at a time
 _BELOW = -5e-324  # an edge just under zero
 
 
@@ -164,35 +164,37 @@ def magnitudes(source: Source) -> Source:
 
 
 def alternate(source: Source, table: Tensor) -> float:
-    """The scale a of an ascending (k,) float64 codebook, by alternation from starts between the source's extremes and a
-    thousandth of its deviation; the best end wins."""
+    """The scale a of an ascending (k,) float64 codebook, by alternation from many starts between the source's extremes
+    and a small fraction of them, all at once; the best end wins."""
     line = views.line(source)
     largest = max(abs(x) for x in views.extremes(source))
-    reach = float(table.abs().max())
     if largest == 0.0:
         return 1.0
-    highest = 2 * largest / reach
-    starts = [highest * 2 ** (-j / 3) for j in range(_STARTS)]
+    count = max(32, min(_STARTS, _QUERIES // table.numel()))
+    exponents = torch.linspace(1.0, -_OCTAVES, count, dtype=torch.float64, device=table.device)
+    scales = largest / float(table.abs().max()) * 2.0**exponents
     if source.previous is not None and "scale" in source.previous.parameters:
-        starts.append(float(source.previous.parameters["scale"][0]))
-    best, error = starts[0], math.inf
-    for start in starts:
-        a, cost = _alternate_from(line, table, start)
-        if cost < error:
-            best, error = a, cost
-    return best
+        scales = torch.cat([scales, source.previous.parameters["scale"].to(scales)])
+    for iterations, survivors in ((8, 16), (60, 1)):
+        for _ in range(iterations):
+            scales, gain = rescale(line, table, scales)
+        scales = scales[gain.argsort(descending=True, stable=True)[:survivors]]
+    return float(scales[0])
 
 
-def _alternate_from(line: views.Line, table: Tensor, start: float) -> tuple[float, float]:
-    """Assignment and scale in turn, without a look at the device's data before the end."""
-    a = table.new_tensor(start)
-    error = a
-    for _ in range(_ITERATIONS):
-        _, h, hw, hww = line.sums(line.cut(views.midpoints(table) * a))
-        whole = hw + line.shift * h  # sum h w, as sums are about the shift
-        c = a * table - line.shift
-        error = (hww - 2 * c * hw + c * c * h).sum()
-        square = (table * table * h).sum()
-        learned = (table * whole).sum() / torch.where(square > 0, square, 1.0)
-        a = torch.where((square > 0) & (learned > 0), learned, a)
-    return float(a), float(error)
+def rescale(line: views.Line, table: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """One alternation for each of (s,) scales: weights to their nearest codeword, then a = sum h w c / sum h c^2.
+
+    Returns the new scales, and by how much each lies below a scale of 0: sum h w^2 less the objective,
+    (sum h w c)^2 / sum h c^2.
+    """
+    edges = (scales[:, None] * views.midpoints(table)).reshape(-1)
+    inner = line.cut(edges)[1:-1].reshape(scales.numel(), -1)
+    ends = torch.tensor([0, line.points.numel()], device=inner.device).expand(scales.numel(), 2)
+    positions = torch.cat([ends[:, :1], inner, ends[:, 1:]], 1)
+    h = torch.diff(line.h[positions])
+    whole = torch.diff(line.hw[positions]) + line.shift * h  # sum h w, as the line's sums are about its shift
+    cross, square = (whole * table).sum(1), (h * table * table).sum(1)
+    usable = (cross > 0) & (square > 0)
+    square = torch.where(usable, square, 1.0)
+    return torch.where(usable, cross / square, scales), torch.where(usable, cross * cross / square, 0.0)
