@@ -52,19 +52,26 @@ class LeNet300(GreyDigits, name="lenet300", paper="arXiv:1707.04319, section 5.3
         return Recipe(epochs=30, lr=0.05, batch_size=256, schedule="cosine")
 
 
+class ChannelsLast(nn.Module):
+    """The same values with the channels innermost in memory: training is half as long again without it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)
+
+
 class LeNet5(GreyDigits, name="lenet5", paper="arXiv:1612.01543, Table 1; Caffe's examples/mnist"):
     """Caffe's LeNet-5: convolutions of 20 and 50 maps (5 x 5, max-pooled), 500 units, 10 classes: 431,080 parameters.
 
     On ``digits`` the 8 x 8 images are enlarged to 28 x 28, so that the network is the same.
     """
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(12, ge=1)
     """Passes over the training images."""
 
     def build(self) -> nn.Module:
-        names = ("conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "relu", "fc2")
-        layers = (nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten())
-        return named(names, (*layers, nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)))
+        names = ("conv1", "layout", "pool1", "conv2", "pool2", "flatten", "fc1", "relu", "fc2")
+        convolutions = (nn.Conv2d(1, 20, 5), ChannelsLast(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2))
+        return named(names, (*convolutions, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         grey = super().normalise(pixels)
