@@ -54,9 +54,10 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
             symbols, roots = _ranks(stream, used), used.size
             table = varint(used.size) + write_table(used, np.zeros_like(used), np.zeros_like(used))
         limit = self._limit(roots)
-        slots = np.zeros(2 << self.dictionary_bits, dtype=np.uint64)
+        firsts = np.zeros(limit, dtype=np.uint32)
+        slots = np.zeros(2 * (1 << self.dictionary_bits), dtype=np.uint64)
         out = np.empty(symbols.size * bit_width(limit) // 64 + 2, dtype=np.uint64)
-        bits = int(encode_lzw(symbols, roots, limit, self.when_full == "reset", slots, out))
+        bits = int(encode_lzw(symbols, roots, limit, self.when_full == "reset", firsts, slots, out))
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:

@@ -10,6 +10,8 @@ RAN_OUT, BAD_CODE, TOO_LONG = -1, -2, -3
 
 U0, U1, U2, U3, U4, U63 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 63))
 LENGTH = np.uint64(0x3FFFFF)
+CODE_BITS = np.uint64(20)
+CODE = np.uint64(0xFFFFF)
 
 
 @kernel
@@ -22,57 +24,67 @@ def bits_for(size: int) -> int:
 
 
 @kernel
-def encode_lzw(symbols: np.ndarray, roots: int, limit: int, reset: bool, slots: np.ndarray, out: np.ndarray) -> int:
+def encode_lzw(
+    symbols: np.ndarray, roots: int, limit: int, reset: bool, firsts: np.ndarray, slots: np.ndarray, out: np.ndarray
+) -> np.uint64:
     """symbols: (n,) int32 in [0, roots), n >= 1; out: uint64 words. Returns the number of bits.
 
-    slots: uint64, all 0, a power of two of at least 2 limit: a hash table (open addressing) of the entries, each packed
-    as prefix code << 44 | symbol << 20 | its own code, which is never 0.
+    The first phrase made from another by one more symbol is mostly the one met again, so it stands with that other one:
+    firsts: (max(limit, roots),) uint32, zeros: symbol << 20 | code, for symbols under 2^12. The rest are in a hash
+    table with open addressing: slots: uint64, zeros, a power of two of at least 2 limit: code of the other phrase << 44
+    | symbol << 20 | code. A code made here is never 0, so 0 is an empty place in both.
     """
     mask = np.uint64(slots.size - 1)
     shift = np.uint64(64 - bits_for(slots.size))
-    acc = np.uint64(0)
-    held = 0  # bits in acc, under 64
-    at = 0
-    size = roots
-    width = bits_for(size)
+    bottom, most = np.uint64(roots), np.uint64(limit)
+    acc, held, at = U0, U0, U0  # held: bits in acc, under 64
+    size = bottom
+    width = np.uint64(bits_for(roots))
     prefix = np.uint64(symbols[0])
     for i in range(1, symbols.size):
         symbol = np.uint64(symbols[i])
-        key = (prefix << np.uint64(24)) | symbol
-        # one phrase's children lie side by side, in a cache line or two
-        slot = (((prefix * np.uint64(0x9E3779B97F4A7C15)) >> shift) ^ symbol) & mask
-        entry = slots[slot]
-        while entry != np.uint64(0) and (entry >> np.uint64(20)) != key:
-            slot = (slot + np.uint64(1)) & mask
-            entry = slots[slot]
-        if entry != np.uint64(0):
-            prefix = entry & np.uint64(0xFFFFF)
+        first = np.uint64(firsts[prefix])
+        if first >> CODE_BITS == symbol and first != U0:
+            prefix = first & CODE
             continue
-        acc |= prefix << np.uint64(held)
+        key = (prefix << np.uint64(24)) | symbol
+        slot = (key * np.uint64(0x9E3779B97F4A7C15)) >> shift
+        entry = slots[slot]
+        while entry != U0 and (entry >> CODE_BITS) != key:
+            slot = (slot + U1) & mask
+            entry = slots[slot]
+        if entry != U0:
+            prefix = entry & CODE
+            continue
+        acc |= prefix << held
         held += width
-        if held >= 64:
+        if held >= np.uint64(64):
             out[at] = acc
-            at += 1
-            held -= 64
-            acc = prefix >> np.uint64(width - held)
+            at += U1
+            held -= np.uint64(64)
+            acc = prefix >> (width - held)
+        if size < most:
+            if first == U0 and symbol < np.uint64(4096):
+                firsts[prefix] = np.uint32(symbol << CODE_BITS | size)
+            else:
+                slots[slot] = (key << CODE_BITS) | size
+            size += U1
+            if size > U1 << width:
+                width += U1
+            if reset and size == most:
+                firsts[:] = np.uint32(0)
+                slots[:] = U0
+                size = bottom
+                width = np.uint64(bits_for(roots))
         prefix = symbol
-        if size < limit:
-            slots[slot] = (key << np.uint64(20)) | np.uint64(size)
-            size += 1
-            if size > 1 << width:
-                width += 1
-            if reset and size == limit:
-                slots[:] = np.uint64(0)
-                size = roots
-                width = bits_for(size)
-    acc |= prefix << np.uint64(held)
+    acc |= prefix << held
     held += width
     out[at] = acc
-    if held >= 64:
-        at += 1
-        held -= 64
-        out[at] = prefix >> np.uint64(width - held)
-    return at * 64 + held
+    if held >= np.uint64(64):
+        at += U1
+        held -= np.uint64(64)
+        out[at] = prefix >> (width - held)
+    return at * np.uint64(64) + held
 
 
 @kernel
