@@ -1,0 +1,194 @@
+"""Each figure of each trial over the nights, and the points where it changed.
+
+Figures without chance change where two nights differ by more than the tolerance. A metric with per-example correctness
+changes where McNemar's test says so, corrected for the number of nights. Times change at the borders of the best
+piecewise constant line (least absolute deviations of the logarithms, as asv finds steps) that pass the comparison's
+own two conditions, the ratio and the rank test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Literal
+
+from nqbench.results.compare import EXACT, Thresholds
+from nqbench.results.environment import comparable_times
+from nqbench.results.labels import Labels
+from nqbench.results.record import Record
+from nqbench.results.stats import compare_times, mcnemar
+from nqbench.results.store import Run, Store
+
+NIGHTS = 120
+"""How many of the last nights are searched for changes of speed: the search takes their number's cube."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One night's value. samples: raw seconds, where the figure is a time."""
+
+    run: str
+    started: str
+    revision: str
+    value: float
+    samples: tuple[float, ...] = field(default=(), repr=False)
+    record: Record | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The value changed between night ``at - 1`` and night ``at``."""
+
+    at: int
+    before: float
+    after: float
+    verdict: Literal["worse", "better"]
+
+
+@dataclass(frozen=True)
+class Series:
+    trial: str
+    model: str
+    configuration: str
+    figure: str
+    points: tuple[Point, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def constant(self) -> bool:
+        return len({point.value for point in self.points}) == 1
+
+
+def history(store: Store, thresholds: Thresholds | None = None, *, suite: str | None = None) -> list[Series]:
+    """Series of every trial that the last night has, over all nights of its suite that ended."""
+    nights = [run for run in store.runs() if run.outcome in ("ok", "failed")]
+    if not nights:
+        return []
+    name = suite or nights[-1].suite
+    return build([(run, store.records(run.run)) for run in nights if run.suite == name], thresholds)
+
+
+def build(nights: Sequence[tuple[Run, Sequence[Record]]], thresholds: Thresholds | None = None) -> list[Series]:
+    """As ``history``, from runs and what each of them says, oldest first."""
+    limits = thresholds or Thresholds()
+    last = list(nights[-1][1])
+    labels = Labels(last)
+    found: list[Series] = []
+    by_night = [(run, {record.trial: record for record in records}) for run, records in nights]
+    for record in last:
+        trials = [(run, records[record.trial]) for run, records in by_night if record.trial in records]
+        who = (record.trial, labels.plugin(record, "model"), labels.configuration(record))
+        for figure, points in _figures([(run, r) for run, r in trials if r.ok]).items():
+            found.append(Series(*who, figure, points, steps(figure, points, limits)))
+    return found
+
+
+def _figures(nights: Sequence[tuple[Run, Record]]) -> dict[str, tuple[Point, ...]]:
+    found: dict[str, list[Point]] = {}
+    if not nights:
+        return {}
+    reference = nights[-1][1].environment
+    for run, record in nights:
+        revision = str(run.environment.get("git_revision") or run.environment.get("nqbench") or "")
+        for figure in (*EXACT, "metric"):
+            value = getattr(record, figure)
+            if value is not None:
+                name = record.metric_name or figure if figure == "metric" else figure
+                found.setdefault(name, []).append(Point(run.run, run.started, revision, value, (), record))
+        if record.measured and comparable_times(record.environment, reference):
+            for stage, samples in record.samples.items():
+                if samples and min(samples) > 0:
+                    point = Point(run.run, run.started, revision, median(samples), tuple(samples), record)
+                    found.setdefault(f"seconds.{stage}", []).append(point)
+    return {figure: tuple(points) for figure, points in found.items()}
+
+
+def steps(figure: str, points: Sequence[Point], limits: Thresholds) -> tuple[Step, ...]:
+    """Where a series changed, oldest first."""
+    if figure.startswith("seconds."):
+        skipped = max(0, len(points) - NIGHTS)
+        return tuple(replace(s, at=s.at + skipped) for s in _splits(points[skipped:], limits))
+    found = []
+    for at in range(1, len(points)):
+        a, b = points[at - 1], points[at]
+        worse = _worse(figure, a, b, limits, len(points) - 1)
+        if worse is not None:
+            found.append(Step(at, a.value, b.value, "worse" if worse else "better"))
+    return tuple(found)
+
+
+def _worse(figure: str, a: Point, b: Point, limits: Thresholds, tests: int) -> bool | None:
+    """Whether b is worse than a; None where they do not differ."""
+    if a.value == b.value or (math.isnan(a.value) and math.isnan(b.value)):
+        return None
+    if figure not in EXACT and a.record is not None and b.record is not None:
+        x, y = a.record.hits(), b.record.hits()
+        if x is not None and y is not None and x.shape == y.shape:
+            test = mcnemar(x, y)
+            return test.difference < 0 if test.p * tests < limits.alpha else None
+    if abs(b.value - a.value) <= limits.tolerance.get(figure, 0.0 if figure in EXACT else 1e-6) * abs(a.value):
+        return None
+    larger_is_better = EXACT.get(figure, b.record is None or b.record.metric_higher_is_better)
+    return (b.value < a.value) == larger_is_better
+
+
+def _splits(points: Sequence[Point], limits: Thresholds) -> list[Step]:
+    """Borders of the best piecewise constant line, less those that the two conditions do not confirm."""
+    borders = _partition([math.log(point.value) for point in points])
+    while len(borders) > 2:
+        tests = []
+        for left, at, right in zip(borders, borders[1:], borders[2:], strict=False):
+            speed = compare_times(_pool(points[left:at]), _pool(points[at:right]))
+            holds = speed.p < limits.time_p and not 1 / limits.time_ratio <= speed.ratio <= limits.time_ratio
+            tests.append((holds, -speed.p, at))
+        weakest = min(tests)
+        if weakest[0]:
+            break
+        borders.remove(weakest[2])  # its sides become one, and the rest is tested again
+    found = []
+    for left, at, right in zip(borders, borders[1:], borders[2:], strict=False):
+        old, new = (median(p.value for p in part) for part in (points[left:at], points[at:right]))
+        found.append(Step(at, old, new, "worse" if new > old else "better"))
+    return found
+
+
+def _partition(values: Sequence[float]) -> list[int]:
+    """Borders 0 = b_0 < ... < b_m = n of the segments that minimize the sum of absolute deviations from each segment's
+    median plus a price a segment (dynamic programming; the price is four times the noise, which is the median
+    difference between neighbours)."""
+    n = len(values)
+    noise = median(abs(x - y) for x, y in itertools.pairwise(values)) if n > 1 else 0.0
+    price = 4.0 * max(noise, 0.01)
+    cost, before = [0.0] + [math.inf] * n, [0] * (n + 1)
+    for end in range(1, n + 1):
+        for start in range(end):
+            total = cost[start] + _deviation(values[start:end]) + price
+            if total < cost[end]:
+                cost[end], before[end] = total, start
+    borders = [n]
+    while borders[-1]:
+        borders.append(before[borders[-1]])
+    return borders[::-1]
+
+
+def _pool(points: Sequence[Point]) -> list[float]:
+    """What a rank test compares: the nights' medians where there are enough of them, for the samples of one night are
+    alike; else all samples."""
+    return [p.value for p in points] if len(points) >= 7 else [s for p in points for s in p.samples]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    middle = median(values)
+    return sum(abs(value - middle) for value in values)
+
+
+def changed(found: Sequence[Series]) -> Mapping[str, list[Series]]:
+    """Series with a step, by configuration, those that got worse last first."""
+    result: dict[str, list[Series]] = {}
+    for series in sorted(found, key=lambda s: (not any(x.verdict == "worse" for x in s.steps), s.configuration)):
+        if series.steps:
+            result.setdefault(f"{series.model} {series.configuration}", []).append(series)
+    return result
