@@ -27,6 +27,9 @@ from nqbench.api.toolkit.bits import ByteReader, bit_width, varint, words
 from nqbench_coders.table import read_table, write_table
 from nqbench_coders.used import ranked, used_symbols
 
+_PART = 1 << 16
+"""Symbols that are renamed at a time: numpy takes 8 bytes for each index."""
+
 _REASONS = {
     -1: "the codes run out before the symbols",
     -2: "a code is not in the dictionary",
@@ -51,13 +54,18 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         symbols, roots, table = stream.symbols, stream.spec.alphabet, b""
         used, _ = used_symbols(stream)
         if bit_width(used.size) < bit_width(roots):
-            symbols, roots = _ranks(stream, used), used.size
+            symbols, size = ranked(stream, used)
+            roots = used.size
+            root_of = np.zeros(size, dtype=np.int32)
+            root_of[used if size > roots else slice(None)] = np.arange(roots, dtype=np.int32)
             table = varint(used.size) + write_table(used, np.zeros_like(used), np.zeros_like(used))
+        else:
+            root_of = np.arange(roots, dtype=np.int32)
         limit = self._limit(roots)
         firsts = np.zeros(limit, dtype=np.uint32)
         slots = np.zeros(2 * (1 << self.dictionary_bits), dtype=np.uint64)
         out = np.empty(symbols.size * bit_width(limit) // 64 + 2, dtype=np.uint64)
-        bits = int(encode_lzw(symbols, roots, limit, self.when_full == "reset", firsts, slots, out))
+        bits = int(encode_lzw(symbols, root_of, roots, limit, self.when_full == "reset", firsts, slots, out))
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
@@ -72,7 +80,11 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         used = read_table(reader.rest(), spec.alphabet, spec.count, distinct, with_extra=True).used
         if used.size != distinct:
             raise CorruptFile(f"the table names {used.size} symbols where {distinct} were announced", offset=0)
-        return used.astype(np.int32)[self._decode(encoded.payload, spec.count, distinct)]
+        out = self._decode(encoded.payload, spec.count, distinct)
+        named = used.astype(np.int32)
+        for start in range(0, out.size, _PART):
+            out[start : start + _PART] = named[out[start : start + _PART]]
+        return out
 
     def _limit(self, roots: int) -> int:
         return max(1 << self.dictionary_bits, roots)
@@ -93,13 +105,3 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         if bits & 7 and payload[-1] >> (bits & 7):
             raise CorruptFile("the bits after the last code are not zero", offset=len(payload) - 1)
         return out
-
-
-def _ranks(stream: Stream, used: np.ndarray) -> np.ndarray:
-    """The place of each symbol in ``used``."""
-    symbols, size = ranked(stream, used)
-    if size == used.size:
-        return symbols
-    rank = np.zeros(size, dtype=np.int32)
-    rank[used] = np.arange(used.size, dtype=np.int32)
-    return rank[symbols]

@@ -25,9 +25,17 @@ def bits_for(size: int) -> int:
 
 @kernel
 def encode_lzw(
-    symbols: np.ndarray, roots: int, limit: int, reset: bool, firsts: np.ndarray, slots: np.ndarray, out: np.ndarray
+    symbols: np.ndarray,
+    root_of: np.ndarray,
+    roots: int,
+    limit: int,
+    reset: bool,
+    firsts: np.ndarray,
+    slots: np.ndarray,
+    out: np.ndarray,
 ) -> np.uint64:
-    """symbols: (n,) int32 in [0, roots), n >= 1; out: uint64 words. Returns the number of bits.
+    """symbols: (n,) int32, n >= 1; root_of: int32, a symbol's root in [0, roots); out: uint64 words. Returns the
+    number of bits.
 
     The first phrase made from another by one more symbol is mostly the one met again, so it stands with that other one:
     firsts: (max(limit, roots),) uint32, zeros: symbol << 20 | code, for symbols under 2^12. The rest are in a hash
@@ -40,9 +48,9 @@ def encode_lzw(
     acc, held, at = U0, U0, U0  # held: bits in acc, under 64
     size = bottom
     width = np.uint64(bits_for(roots))
-    prefix = np.uint64(symbols[0])
+    prefix = np.uint64(root_of[np.uint64(symbols[0])])
     for i in range(1, symbols.size):
-        symbol = np.uint64(symbols[i])
+        symbol = np.uint64(root_of[np.uint64(symbols[i])])
         first = np.uint64(firsts[prefix])
         if first >> CODE_BITS == symbol and first != U0:
             prefix = first & CODE

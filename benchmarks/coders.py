@@ -1,0 +1,142 @@
+"""Our entropy coders beside other people's, on quantized Laplace weights: bits a symbol and million symbols a second.
+
+    python benchmarks/coders.py [--count 5000000] [--repeats 5] [--coder NAME ...]
+
+Streams: a Laplace source on a uniform grid whose step gives an entropy of 1, 2, 3 and 5 bits, and one of which 90 % are
+zero. Coders take turns on each stream, so that a busy machine slows all alike; of each, the fastest of the repeats
+counts, in processor time of the calling thread (every coder here runs on one). The first turn, which compiles, is not
+timed. ``--linear`` prints instead the time per symbol at growing lengths; ``--memory`` the bytes a symbol held beyond
+input and output. Peers are measured where their packages are installed (extra ``peers``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+from tabulate import tabulate
+
+from nqbench.api import Coder, Stream
+from nqbench.registry import registry
+
+OWN = ("huffman", "rans", "lzw")
+PEERS = ("zlib-huffman", "ncompress", "constriction", "imagecodecs-lzw", "pcodec", "bzip2", "zstd")
+
+
+def entropy(symbols: np.ndarray) -> float:
+    """Zeroth order, bits a symbol."""
+    counts = np.bincount(symbols)
+    p = counts[counts > 0] / symbols.size
+    return float(-(p * np.log2(p)).sum())
+
+
+def laplace(bits: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count,) int32 levels of a Laplace source on the grid whose step gives this entropy."""
+    weights = rng.laplace(0, 1, count)
+    low, high = 1e-3, 20.0
+    for _ in range(30):
+        step = (low * high) ** 0.5
+        low, high = (step, high) if entropy(levels(weights[:200_000], step)) > bits else (low, step)
+    return levels(weights, step)
+
+
+def levels(weights: np.ndarray, step: float) -> np.ndarray:
+    grid = np.rint(weights / step).astype(np.int32)
+    return grid - grid.min()
+
+
+def streams(count: int) -> Iterator[tuple[str, Stream]]:
+    rng = np.random.default_rng(0)
+    for bits in (1, 2, 3, 5):
+        symbols = laplace(bits, count, rng)
+        yield f"{bits} bit", Stream.of(symbols, int(symbols.max()) + 1)
+    symbols = laplace(3.5, count, rng)
+    symbols[rng.random(count) < 0.9] = np.bincount(symbols).argmax()
+    yield "90 % zero", Stream.of(symbols, int(symbols.max()) + 1)
+
+
+def coders(names: list[str]) -> dict[str, Coder]:
+    """Those of the names that are installed."""
+    found: dict[str, Coder] = {}
+    for name in names:
+        plugin, parameters = ("zlib", {"strategy": "huffman-only"}) if name == "zlib-huffman" else (name, {})
+        if plugin in registry().names("coder"):
+            coder = registry().make("coder", plugin, parameters)
+            assert isinstance(coder, Coder)
+            found[name] = coder
+    return found
+
+
+def speeds(stream: Stream, chosen: dict[str, Coder], repeats: int) -> list[list[object]]:
+    """Rows: name, bits a symbol, their excess over the entropy in %, encoding and decoding in million symbols a second."""  # noqa: E501
+    count = stream.spec.count
+    best = {name: [float("inf"), float("inf")] for name in chosen}
+    bits = dict.fromkeys(chosen, 0.0)
+    for turn in range(repeats + 1):
+        for name, coder in chosen.items():
+            started = time.thread_time()
+            encoded = coder.encode(stream)
+            middle = time.thread_time()
+            decoded = coder.decode(encoded, stream.spec)
+            ended = time.thread_time()
+            if turn:
+                best[name] = [min(best[name][0], middle - started), min(best[name][1], ended - middle)]
+            else:
+                assert np.array_equal(decoded, stream.symbols)
+                bits[name] = 8 * (len(encoded.table) + len(encoded.payload)) / count
+    h = entropy(stream.symbols)
+    return [
+        [name, bits[name], 100 * (bits[name] / h - 1), count / best[name][0] / 1e6, count / best[name][1] / 1e6]
+        for name in chosen
+    ]
+
+
+def held(stream: Stream, coder: Coder) -> list[float]:
+    """Bytes a symbol beyond input and output, encoding and decoding."""
+    encoded = coder.encode(stream)
+    coder.decode(encoded, stream.spec)
+    size = len(encoded.table) + len(encoded.payload)
+    found = []
+    for task, output in ((lambda: coder.encode(stream), size), (lambda: coder.decode(encoded, stream.spec), 4)):
+        tracemalloc.start()
+        task()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        beyond = peak - (size if output == size else 4 * stream.spec.count)
+        found.append(beyond / stream.spec.count)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=5_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--coder", nargs="*", default=[*OWN, *PEERS])
+    parser.add_argument("--linear", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    arguments = parser.parse_args()
+    chosen = coders(arguments.coder)
+    columns = ["coder", "bits/symbol", "over entropy %", "encode Msym/s", "decode Msym/s"]
+    if arguments.linear:
+        for count in (10**5, 10**6, 10**7):
+            name, stream = list(streams(count))[1]
+            rows = speeds(stream, {k: v for k, v in chosen.items() if k in OWN}, arguments.repeats)
+            sys.stdout.write(f"\n{name}, {count} symbols\n{tabulate(rows, columns, floatfmt='.3f')}\n")
+        return
+    for name, stream in streams(arguments.count):
+        if arguments.memory:
+            rows = [[k, *held(stream, coder)] for k, coder in chosen.items() if k in OWN]
+            text = tabulate(rows, ["coder", "encoding, bytes/symbol", "decoding"], floatfmt=".2f")
+        else:
+            rows = speeds(stream, chosen, arguments.repeats)
+            text = tabulate(rows, columns, floatfmt=("", ".4f", ".2f", ".0f", ".0f"))
+        sys.stdout.write(f"\n{name}: entropy {entropy(stream.symbols):.4f}, {stream.spec.alphabet} levels\n{text}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
