@@ -1,0 +1,181 @@
+"""What is written comes back bit for bit, whatever a state, its masks, its groups and its streams look like."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from nqz_kit import G, Recipe, T, build, kit_registry
+
+from nqbench.api import BadInput
+from nqbench.container import PARTS, decode, encode, read, sections_of, write
+from nqbench.pipeline.artifacts import first_difference
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+OTHERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)
+quantized = st.builds(
+    T,
+    shape=shapes,
+    dtype=st.sampled_from(FLOATS),
+    mask=st.sampled_from((None, None, 0.0, 0.3, 1.0)),
+    group=st.integers(0, 2),
+)
+raw = st.builds(
+    T,
+    shape=shapes,
+    group=st.none(),
+    dtype=st.sampled_from(FLOATS + OTHERS),
+    trainable=st.booleans(),
+    constant=st.booleans(),
+)
+groups = st.builds(
+    G,
+    form=st.sampled_from(("lookup", "grid", "dithered", "plugin")),
+    alphabet=st.sampled_from((1, 2, 3, 7, 300)),
+    d=st.sampled_from((1, 1, 2, 4)),
+    scale=st.sampled_from(("none", "one", "each", "number")),
+    codebook=st.sampled_from((torch.float32, torch.float16)),
+    zero=st.booleans(),
+    ordered=st.booleans(),
+    movable=st.booleans(),
+).map(lambda g: g if g.form in ("lookup", "dithered") else replace(g, d=1))
+names = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)
+
+
+@st.composite
+def recipes(draw):
+    """Recipes of which a file can be made: vectors are not merged into zero, nor cut at tensors' borders."""
+    tensors = draw(st.lists(st.one_of(quantized, raw), max_size=7))
+    for target, tensor in list(enumerate(tensors))[:1]:
+        if tensor.alias is None and draw(st.booleans()):
+            tensors.append(T(alias=target))
+    used = sorted({t.group for t in tensors if t.group is not None and t.alias is None})
+    renumber = {g: i for i, g in enumerate(used)}
+    if draw(st.booleans()):  # names as a state has them, or any
+        chosen = draw(st.lists(names, min_size=len(tensors), max_size=len(tensors), unique=True))
+    else:
+        chosen = [""] * len(tensors)
+    tensors = [
+        T(t.shape, renumber.get(t.group), t.dtype, t.mask, t.alias, t.trainable, t.constant, name)
+        for t, name in zip(tensors, chosen, strict=True)
+    ]
+    recipe = Recipe(
+        tuple(tensors),
+        tuple(draw(groups) for _ in used),
+        coder=draw(st.sampled_from(("raw", "raw", "zlib", "bzip2"))),
+        positions=draw(st.sampled_from(("kit-merged", "kit-bitmap", "kit-gaps"))),
+        positions_coder=draw(st.sampled_from((None, None, "zlib"))),
+        streams=draw(st.sampled_from(("auto", "joint", "per-tensor"))),
+        others=draw(st.sampled_from(("float32", "float16"))),
+        seed=draw(st.integers(0, 99)),
+    )
+    vectors = any(g.d > 1 for g in recipe.groups)
+    masked = any(t.mask is not None and t.group is not None for t in recipe.tensors)
+    assume(not (vectors and masked and recipe.positions == "kit-merged"))
+    assume(not (vectors and recipe.streams == "per-tensor"))
+    return recipe
+
+
+@settings(max_examples=150, deadline=None)
+@given(recipes())
+def test_every_state_comes_back_bit_for_bit_and_its_parts_add_up(recipe):
+    contents, expected = build(recipe)
+    registry = kit_registry()
+    data, written = encode(contents, registry)
+    sections = sections_of(data)
+    assert first_difference(expected, decode(sections, registry).tensors) is None
+    assert sum(written.parts.values()) == written.file_bytes == len(data)
+    assert tuple(written.parts) == PARTS
+    assert sections.parts == written.parts
+
+
+@pytest.mark.parametrize("coder", ["huffman", "rans", "lzw", "xz", "zstd"])
+@pytest.mark.parametrize("positions", ["kit-merged", "kit-bitmap"])
+def test_every_coder_carries_weights_and_positions(coder, positions, tmp_path):
+    tensors = (T((40, 30), mask=0.2), T((7,), None), T((30, 11), 1, mask=0.5))
+    recipe = Recipe(tensors, (G(alphabet=17), G("grid", alphabet=5)), coder=coder, positions=positions)
+    contents, expected = build(recipe)
+    written = write(tmp_path / "a.nqz", contents, kit_registry())
+    decoded = read(tmp_path / "a.nqz", kit_registry())
+    assert first_difference(expected, decoded.tensors) is None
+    assert written.file_bytes == (tmp_path / "a.nqz").stat().st_size == sum(written.parts.values())
+    assert (written.parts["positions"] > 0) == (positions == "kit-bitmap")
+
+
+def test_aliases_come_back_as_one_tensor():
+    data, _ = encode(build(Recipe((T(), T(alias=0))))[0], kit_registry())
+    state = decode(sections_of(data), kit_registry()).tensors
+    assert state["layer0.weight"] is state["layer0.bias"]
+
+
+def test_a_constant_tensor_takes_one_element():
+    sizes = []
+    for size in (4, 4000):
+        recipe = Recipe((T(), T((size,), None, trainable=False, constant=True)))
+        sizes.append(encode(build(recipe)[0], kit_registry())[1].parts["raw_buffers"])
+    assert sizes == [4, 4]
+
+
+def test_values_of_minus_zero_are_deployed_as_zero():
+    contents, _ = build(Recipe((T((8,)),), (G(alphabet=1),)))
+    contents.groups[0].quantized.parameters["codebook"][:] = -0.0
+    state = decode(sections_of(encode(contents, kit_registry())[0]), kit_registry()).tensors
+    assert not torch.signbit(state["layer0.weight"]).any()
+
+
+def test_entropy_is_that_of_the_symbols():
+    contents, _ = build(Recipe((T((64,)),), (G(alphabet=2),)))
+    contents.groups[0].quantized.symbols[:] = torch.tensor([0] * 48 + [1] * 16)
+    written = encode(contents, kit_registry())[1]
+    assert written.symbols == 64
+    assert written.entropy_bits == pytest.approx(64 * 0.8112781244591328)  # H(1/4) in bits
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe((T(mask=0.5),), (G(d=2),)), "one symbol a weight"),
+        (Recipe((T(), T()), (G(d=2),), streams="per-tensor"), "one symbol a weight"),
+        (Recipe((T(name="a\nb"),)), "control characters"),
+        (Recipe((T(dtype=torch.int32),)), "no float"),
+        (Recipe((T(name="x" * 5000),)), "a name's length"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(recipe, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        write(tmp_path / "a.nqz", build(recipe)[0], kit_registry())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "message"),
+    [
+        ("lookup", lambda q: q.parameters.update(codebook=torch.full((4,), float("nan"))), "codebook is not finite"),
+        ("lookup", lambda q: q.parameters.update(codebook=torch.zeros(3)), "3 entries for 4 symbols"),
+        ("lookup", lambda q: q.parameters.update(codebook=torch.zeros(4, 0)), "no array of numbers or vectors"),
+        ("lookup", lambda q: q.side.update(scale=torch.ones(5)), "5 entries of the scale for 1 tensors"),
+        ("grid", lambda q: q.side.pop("offset"), "offset is missing"),
+        ("grid", lambda q: q.side.update(offset=float("inf")), "offset is not finite"),
+        ("grid", lambda q: q.parameters.pop("step"), "step is missing"),
+        ("dithered", lambda q: q.side.update(seed=-1), "seed is no integer"),
+        ("dithered", lambda q: q.side.update(seed=1 << 63), "seed is no integer"),
+        ("dithered", lambda q: q.side.update(dither_step=1e39), "dither_step is not finite"),
+        ("plugin", lambda q: q.side.update(big=1 << 63), "64 bits do not hold"),
+    ],
+)
+def test_a_quantized_result_that_no_decoder_could_use_is_not_written(form, change, message):
+    contents, _ = build(Recipe(groups=(G(form),)))
+    change(contents.groups[0].quantized)
+    with pytest.raises(BadInput, match=message):
+        encode(contents, kit_registry())
+
+
+def test_others_as_float16_keep_what_float16_cannot_hold():
+    contents, _ = build(Recipe((T(), T((2,), None)), others="float16"))
+    contents.raw["layer0.bias"][:] = torch.tensor([1.0, 70000.0])
+    data, written = encode(contents, kit_registry())
+    assert written.parts["raw_parameters"] == 8
+    assert decode(sections_of(data), kit_registry()).tensors["layer0.bias"].tolist() == [1.0, 70000.0]
