@@ -137,7 +137,7 @@ def _worse(figure: str, a: Point, b: Point, limits: Thresholds, tests: int) -> b
 
 def _splits(points: Sequence[Point], limits: Thresholds) -> list[Step]:
     """Borders of the best piecewise constant line, less those that the two conditions do not confirm."""
-    borders = _partition([math.log(point.value) for point in points])
+    borders = _partition([math.log(point.value) for point in points], _noise(points))
     while len(borders) > 2:
         tests = []
         for left, at, right in zip(borders, borders[1:], borders[2:], strict=False):
@@ -155,13 +155,18 @@ def _splits(points: Sequence[Point], limits: Thresholds) -> list[Step]:
     return found
 
 
-def _partition(values: Sequence[float]) -> list[int]:
+def _noise(points: Sequence[Point]) -> float:
+    """Spread of a night's value without a change, in logarithms: that of the samples within a night and, once there
+    are enough of them, of neighbouring nights; at least one per cent."""
+    within = [_deviation(logs) / len(logs) for p in points if (logs := [math.log(s) for s in p.samples])]
+    between = [abs(math.log(b.value / a.value)) for a, b in itertools.pairwise(points)]
+    return max(0.01, median(within) if within else 0.0, median(between) if len(between) >= 4 else 0.0)
+
+
+def _partition(values: Sequence[float], noise: float) -> list[int]:
     """Borders 0 = b_0 < ... < b_m = n of the segments that minimize the sum of absolute deviations from each segment's
-    median plus a price a segment (dynamic programming; the price is four times the noise, which is the median
-    difference between neighbours)."""
-    n = len(values)
-    noise = median(abs(x - y) for x, y in itertools.pairwise(values)) if n > 1 else 0.0
-    price = 4.0 * max(noise, 0.01)
+    median plus a price a segment, four times the noise (dynamic programming)."""
+    n, price = len(values), 4.0 * noise
     cost, before = [0.0] + [math.inf] * n, [0] * (n + 1)
     for end in range(1, n + 1):
         for start in range(end):

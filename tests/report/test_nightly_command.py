@@ -1,0 +1,123 @@
+"""The nightly command: a planted regression is caught, a quiet night is quiet, and every night is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from record_factory import failed, make
+
+import nqbench.engine
+from nqbench.cli import invoke
+from nqbench.results.record import Record
+from nqbench.results.store import Store
+
+KS = (2, 4, 8, 16, 32)
+Night = Callable[[Sequence[Record]], None]
+
+
+@pytest.fixture
+def night(monkeypatch: pytest.MonkeyPatch) -> Night:
+    """Makes the next run of any suite give these records."""
+
+    def plan(records: Sequence[Record]) -> None:
+        def run_suite(suite: Any, folder: Path, **_: object) -> SimpleNamespace:
+            outcome = "ok" if all(record.ok for record in records) else "failed"
+            with Store.write(folder) as store:
+                run = store.start_run(suite.name)
+                for record in records:
+                    store.add(Record.from_dict({**record.to_dict(), "run": run, "suite": suite.name}))
+                store.end_run(run, outcome)
+            return SimpleNamespace(outcome=outcome)
+
+        monkeypatch.setattr(nqbench.engine, "run_suite", run_suite)
+
+    return plan
+
+
+def measured(rng: np.random.Generator, slower: float = 1.0, worse: float = 1.0) -> list[Record]:
+    found = []
+    for k in KS:
+        samples = {"encode": (slower * 0.01 * rng.lognormal(0, 0.04, 9)).tolist()}
+        found.append(make(k=k, samples=samples, measured=True, mse=worse * 2.0 ** (-2 * np.log2(k)) / 12))
+    return found
+
+
+def run(folder: Path, *more: str) -> int:
+    return invoke(["nightly", "quickstart", "--output", str(folder), *more])
+
+
+def test_the_first_night_has_nothing_to_compare_with(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night(measured(np.random.default_rng(0)))
+    assert run(tmp_path) == 0
+    assert "the first night" in capsys.readouterr().out
+    assert (tmp_path / "history.html").is_file()
+    assert not (tmp_path / "compare.md").exists()
+
+
+def test_a_coder_made_three_times_slower_and_a_quantizer_two_per_cent_worse_are_caught(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    night(measured(rng))
+    assert run(tmp_path) == 0
+    night(measured(rng, slower=3.0))
+    assert run(tmp_path) == 3
+    shown = capsys.readouterr().out
+    assert "seconds.encode" in shown
+    assert "mse" not in shown
+    night(measured(rng, slower=3.0, worse=1.02))
+    assert run(tmp_path) == 3
+    shown = capsys.readouterr().out
+    assert "mse" in shown
+    assert "seconds.encode" not in shown  # it is slow since last night
+    assert int(ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") or 0) == len(KS)
+    page = (tmp_path / "history.html").read_text()
+    assert "seconds.encode" in page.partition("<h2>What moves")[0]
+    with Store.read(tmp_path) as store:
+        assert len(store.runs()) == 3
+
+
+def test_twenty_quiet_nights_raise_no_alarm(night: Night, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(21):
+        night(measured(rng))
+        assert run(tmp_path) == 0
+
+
+def test_failed_trials_end_with_2_on_the_first_night_and_later(night: Night, tmp_path: Path) -> None:
+    night([make(k=2), failed(k=4)])
+    assert run(tmp_path) == 2
+    assert run(tmp_path) == 2
+    night([make(k=2), make(k=4)])
+    assert run(tmp_path) == 0
+
+
+def test_a_baseline_of_another_suite_is_refused_in_one_line(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.write(tmp_path / "other") as store:
+        name = store.start_run("another")
+        store.add(make(run=name))
+        store.end_run(name)
+    night([make()])
+    assert run(tmp_path / "nights", "--baseline", str(tmp_path / "other")) == 1
+    error = capsys.readouterr().err
+    assert "is of suite 'another'" in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_baseline_is_said_before_the_run(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night([make()])
+    assert run(tmp_path / "nights", "--baseline", str(tmp_path / "nowhere.json")) == 1
+    assert "nowhere.json: cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "nights").exists()
