@@ -260,3 +260,19 @@ def grid_cells(weights: Array, step: float, center: bool, low: int, out: Array) 
     for i in range(weights.size):
         x = np.float64(weights[i]) / step
         out[i] = np.int64(np.rint(x) if center else np.floor(x)) - low
+
+
+@jit
+def lattice_keys(weights: Array, u: Array, step: float, d: int, center: bool, low: int, span: int, out: Array) -> None:
+    """out_i = the number in base ``span`` whose d digits are the grid indices, less ``low``, of vector i of
+    (<= m * d,) float32 weights, padded with 0, plus u_i (float32; (0,): none)."""
+    for i in range(out.size):
+        key = np.int64(0)
+        for j in range(d):
+            p = i * d + j
+            w = weights[p] if p < weights.size else np.float32(0.0)
+            if u.size > 0:
+                w = np.float32(w + u[i])
+            x = np.float64(w) / step
+            key = key * span + (np.int64(np.rint(x) if center else np.floor(x)) - low)
+        out[i] = key

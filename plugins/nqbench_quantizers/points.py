@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, views
-from nqbench.api.chunks import CHUNK
+from nqbench.api.chunks import CHUNK, in_chunks
 from nqbench_quantizers import cells
 
 _TABLE = 1 << 25  # keys below this are counted in a table of one entry a key
@@ -94,6 +94,9 @@ def distinct(g: Grid) -> tuple[Tensor, Tensor, Tensor]:
 def _keys(g: Grid, head: Tensor | None, start: int, stop: int, size: int) -> Tensor:
     """(m,) head * span^(stop - start) + digits start ... stop - 1 in base span, int32 where that holds them."""
     out = torch.empty(g.m, dtype=torch.int32 if size < 1 << 31 else torch.int64, device=g.weights.device)
+    if head is None and stop == g.d and not views.on_torch(out):
+        _compiled_keys(g, out)
+        return out
     for a, b in g.spans():
         digits = g.digits(a, b)
         key = torch.zeros(b - a, dtype=torch.int64, device=out.device) if head is None else head[a:b].long()
@@ -103,6 +106,20 @@ def _keys(g: Grid, head: Tensor | None, start: int, stop: int, size: int) -> Ten
     return out
 
 
+def _compiled_keys(g: Grid, out: Tensor) -> None:
+    from nqbench_quantizers import kernels
+
+    w, keys = g.weights.numpy(), out.numpy()
+    u = np.empty(0, dtype=np.float32) if g.u is None else g.u.numpy()
+    center = g.zero == "center"
+
+    def part(at: slice) -> None:
+        own = w[at.start * g.d : at.stop * g.d]
+        kernels.lattice_keys(own, u[at], g.step, g.d, center, g.low, g.span, keys[at])
+
+    in_chunks(g.m, part)
+
+
 def _digits(values: Tensor, span: int, count: int) -> Tensor:
     powers = [span**j for j in range(count - 1, -1, -1)]
     return torch.stack([values // power % span for power in powers], 1)
@@ -110,7 +127,7 @@ def _digits(values: Tensor, span: int, count: int) -> Tensor:
 
 def _number(key: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Distinct values of (m,) integers in [0, size), ascending int64; each one's index among them, int32; counts."""
-    if size > _TABLE:
+    if size > min(_TABLE, max(4 * key.numel(), 1 << 16)):
         return _unique(key)
     if views.on_torch(key):
         counts = torch.zeros(size, dtype=torch.int64, device=key.device)
