@@ -21,7 +21,7 @@ class Magnitude(Optimised, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
     raised to s_t = s (1 - (1 - t / ramp)^3), by the magnitudes as they are then.
     """
 
-    keep: float = Field(gt=0, le=1)
+    keep: float = Field(gt=0, le=1, examples=[0.1])
     """The share of weights that stays, over all tensors that ``layers`` does not name."""
     threshold: Literal["global", "layer"] = "global"
     """``global``: one threshold for all tensors; ``layer``: the share holds in each."""

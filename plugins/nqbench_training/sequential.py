@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, QuantizedModel, Task, Training
+from nqbench.api import QuantizedModel, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench_training.optimised import finished, install
 
@@ -15,12 +15,11 @@ from nqbench_training.optimised import finished, install
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
     """Quantizes one tensor, puts it into the network, senses again, and goes on with the next.
 
-    Needs scope ``layer``. First in a list of trainings; what one before it returned is quantized anew.
+    It goes layer by layer whatever the scope: one result for all tensors together cannot be had one tensor at a time, so
+    give its suite ``scope: layer``. What an earlier training returned is quantized anew.
     """
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
-        if task.scope != "layer":
-            raise BadInput("training 'sequential' goes layer by layer: give the suite scope: layer")
         if start is not None:
             install(task, start)
         done = {}

@@ -320,8 +320,6 @@ def test_sequential_senses_each_tensor_behind_the_quantized_ones() -> None:
     result = Sequential().train(task, None)
     assert seen == [(name, True, True) for name in task.names]
     assert [group.names for group in result.groups] == [(name,) for name in task.names]
-    with pytest.raises(BadInput, match="scope: layer"):
-        Sequential().train(make_task(quantizer=Levels(k=3)), None)
 
 
 def test_forward_order_is_that_of_the_computation() -> None:
