@@ -15,8 +15,8 @@ from nqbench_training.optimised import finished, install
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
     """Quantizes one tensor, puts it into the network, senses again, and goes on with the next.
 
-    It goes layer by layer whatever the scope: one result for all tensors together cannot be had one tensor at a time, so
-    give its suite ``scope: layer``. What an earlier training returned is quantized anew.
+    It goes layer by layer whatever the scope: one result for all tensors together cannot be had one tensor at a time.
+    What an earlier training returned is quantized anew.
     """
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
