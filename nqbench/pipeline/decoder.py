@@ -1,12 +1,14 @@
 """The decoder process: it never held a source, gets a path, and writes what it decoded to another path.
 
 ``python -m nqbench.pipeline.decoder`` reads requests, a line of JSON each: ``{"path", "out", "limit", "repeats"}``, and
-answers a line each: ``{"seconds", "samples", "order", "aliases"}`` or ``{"error", "kind"}``. The decoded tensors are a
-safetensors file at ``out``; ``Decoder`` is the other end. It is kept alive between trials and dies with its parent.
+answers a line each: ``{"samples", "tensors"}`` or ``{"error", "kind"}``. ``tensors`` lists the state in its order as
+[name, key]: what lies under that key in the safetensors file at ``out``; names that share a tensor share a key.
+``Decoder`` is the other end. The process is kept alive between trials and dies with its parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -14,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,20 +48,21 @@ class Decoder:
     def decode(self, path: Path, *, repeats: int = 1) -> DecodedFile:
         """Raises what ``nqbench.container.read`` raised there (CorruptFile, NotRegistered, BadInput)."""
         out = Path(self._folder.name) / "decoded.safetensors"
-        request = {"path": str(path), "out": str(out), "limit": self.limit, "repeats": repeats}
+        # absolute: the process stays in the folder that it was started in
+        request = {"path": os.path.abspath(path), "out": str(out), "limit": self.limit, "repeats": repeats}
         answer = self._ask(request)
         if "error" in answer:
             raise _error(answer)
         tensors, _ = load_tensors(out)
         out.unlink()
-        state = {}
-        for name in answer["order"]:
-            state[name] = tensors[answer["aliases"].get(name, name)]
+        state = {name: tensors[key] for name, key in answer["tensors"]}
         return DecodedFile(state, min(answer["samples"]), answer["samples"])
 
     def start(self) -> None:
         """Start the process now, so that its imports overlap with other work."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self._forget()
+        if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -80,26 +82,35 @@ class Decoder:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
+        if not line.endswith("\n"):  # it died, perhaps in the middle of its answer
             code = process.wait()
-            self._process = None
+            self._forget()
             raise BadInput(f"the decoder process ended with {_ending(code)} while it decoded {request['path']}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _forget(self) -> None:
+        """Let go of a process that has ended."""
+        assert self._process is not None
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+                    pipe.close()
+        self._process = None
 
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            self._process = None
+            self._forget()
         self._folder.cleanup()
 
 
 def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
 
 
 def _error(answer: Mapping[str, Any]) -> NqbenchError:
@@ -114,12 +125,14 @@ def serve(parent: int) -> None:
     """Answer requests until standard input ends."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    replies = os.fdopen(os.dup(1), "w")
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a plugin prints must not look like an answer
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)  # and whatever it reads must not be a request
     import torch
 
     torch.set_num_threads(1)
-    for line in sys.stdin:
+    for line in requests:
         try:
             answer = _decode(json.loads(line))
         except CorruptFile as error:
@@ -138,19 +151,18 @@ def _decode(request: Mapping[str, Any]) -> dict[str, Any]:
     from nqbench.registry import registry
 
     samples = []
-    start = time.perf_counter()
     for _ in range(request["repeats"]):
         decoded = read(request["path"], registry(), limit=request["limit"])
         samples.append(decoded.decode_seconds)
-    seconds = (time.perf_counter() - start) / request["repeats"]
-    first: dict[int, str] = {}
-    aliases = {}
+    # keys of our own: a state may have names that safetensors keeps for itself
+    keys: dict[int, str] = {}
+    unique, tensors = {}, []
     for name, tensor in decoded.tensors.items():
-        if first.setdefault(id(tensor), name) != name:
-            aliases[name] = first[id(tensor)]
-    unique = {name: t for name, t in decoded.tensors.items() if name not in aliases}
+        key = keys.setdefault(id(tensor), str(len(keys)))
+        unique[key] = tensor
+        tensors.append((name, key))
     save_tensors(Path(request["out"]), unique)
-    return {"seconds": seconds, "samples": samples, "order": list(decoded.tensors), "aliases": aliases}
+    return {"samples": samples, "tensors": tensors}
 
 
 def die_with_parent(parent: int) -> None:
