@@ -49,7 +49,10 @@ class ReportData:
     @cached_property
     def methods(self) -> dict[str, list[MethodRow]]:
         """Ranked methods of each model."""
-        return {model: methods(rows, self.by_key, baseline=self.baseline) for model, rows in self.by_model.items()}
+        return {
+            model: methods(rows, self.by_key, baseline=self.baseline, drop=self.drop)
+            for model, rows in self.by_model.items()
+        }
 
     @cached_property
     def failures(self) -> list[Record]:

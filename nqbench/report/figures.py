@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nqbench.report.data import ReportData
-from nqbench.results.leaderboard import Row
+from nqbench.results.leaderboard import Row, reach
 from nqbench.results.record import PARTS
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _rate_accuracy(at: str, model: str, rows: Sequence[Row], data: ReportData, p
     name = next((row.metric_name for row in rows if row.metric_name), "metric")
     frame, caption = _frame(rows, data.drop)
     size = alt.X("file_bytes:Q", title="file, bytes", scale=alt.Scale(type="log", nice=False, padding=12))
-    quality = alt.Y("metric:Q", title=name, scale=alt.Scale(zero=False, domain=frame or alt.Undefined))
+    quality = alt.Y("metric:Q", title=name, scale=alt.Scale(zero=False, nice=False, domain=frame or alt.Undefined))
     base = (
         _chart("rows", model).transform_filter("isValid(datum.metric)").encode(x=size, y=quality, color=_colour(rows))
     )
@@ -141,15 +141,17 @@ def _rate_accuracy(at: str, model: str, rows: Sequence[Row], data: ReportData, p
 
 def _frame(rows: Sequence[Row], drop: float) -> tuple[list[float] | None, str]:
     """The vertical frame: a sweep's ruins would squeeze what matters into a line. And the sentence that says so."""
-    reach = 10 * max(drop, 0.5)
     known = [row for row in rows if row.metric is not None and row.drop is not None]
-    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach]
-    if len(shown) < 3 or len(shown) == len(known):
-        return None, ""
+    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach(drop)]
+    if len(shown) < 3:
+        shown = [row.metric or 0.0 for row in known]
+    hidden = len(known) - len(shown)
     shown += [row.metric_float for row in known[:1] if row.metric_float is not None]
+    if not shown:
+        return None, ""
     margin = 0.05 * ((max(shown) - min(shown)) or 1.0)
-    hidden = sum((row.drop or 0.0) > reach for row in known)
-    return [min(shown) - margin, max(shown) + margin], f" {hidden} rows that lose more lie outside the frame."
+    caption = f" {hidden} rows that lose more lie outside the frame." if hidden else ""
+    return [min(shown) - margin, max(shown) + margin], caption
 
 
 def _levels(rows: Sequence[Row], drop: float) -> Any:

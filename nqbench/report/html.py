@@ -13,6 +13,7 @@ from nqbench.report.payload import details, script_json, table_of
 from nqbench.report.tables import METHODS_NOTE, method_table, quoted, quoted_beside
 from nqbench.report.text import last_line, summary
 from nqbench.report.vega import javascript
+from nqbench.results.leaderboard import reach
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -71,7 +72,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             data=data,
             figures=figures,
             methods={model: method_table(rows) for model, rows in data.methods.items()},
-            methods_note=METHODS_NOTE.format(drop=data.drop),
+            methods_note=METHODS_NOTE.format(drop=data.drop, reach=reach(data.drop)),
             quoted=quoted_beside,
             quoted_alone=quoted,
             last_line=last_line,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nqbench.report.data import ReportData
 from nqbench.report.tables import METHODS_NOTE, Table, method_table, quoted_beside
+from nqbench.results.leaderboard import reach
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -16,7 +17,7 @@ def latex(data: ReportData) -> str:
     """One table a model; needs ``\\usepackage{booktabs}``."""
     parts = [f"% nqbench, suite {escape(data.suite)}, run {data.run}; needs \\usepackage{{booktabs}}"]
     for model, rows in data.methods.items():
-        note = METHODS_NOTE.format(drop=data.drop)
+        note = METHODS_NOTE.format(drop=data.drop, reach=reach(data.drop))
         parts.append(_float(method_table(rows), f"{model}. {note}"))
         if data.published_for(model):
             parts.append(_float(quoted_beside(data, model), f"{model}: published results, quoted."))

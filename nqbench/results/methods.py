@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nqbench.results.leaderboard import Row
+from nqbench.results.leaderboard import DROP, Row, reach
 from nqbench.results.published import Published
 from nqbench.results.record import Record
 from nqbench.results.stats import Paired, bd_rate, holm, mcnemar
 
 ALPHA = 0.05
-Verdict = Literal["leader", "better", "worse", "not distinguishable", ""]
+Verdict = Literal["leader", "identical", "better", "worse", "not distinguishable", ""]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class MethodRow:
     """Bytes / the baseline's bytes, both at their smallest file that holds; None unless both hold."""
     is_baseline: bool
     bd_rate: float | None
-    """Mean change of size against the baseline at equal metric; -0.1: ten per cent smaller."""
+    """Mean change of size against the baseline at equal metric, where that is of interest (``reach``); -0.1: ten per
+    cent smaller."""
     bd_rate_mse: float | None
     """The same at equal mse."""
     accuracy: Verdict
-    """Of the best file against the leader's, on the same test examples; '' where correctness was not recorded."""
+    """Of the best file against the leader's, on the same test examples; 'identical': right and wrong on the same ones;
+    '' where correctness was not recorded."""
     p: float | None
     """Of that: exact McNemar, Holm-adjusted over the model's methods."""
 
@@ -49,18 +51,31 @@ class MethodRow:
 
 
 def methods(
-    rows: Sequence[Row], records: Mapping[str, Record], *, baseline: str | None = None, alpha: float = ALPHA
+    rows: Sequence[Row],
+    records: Mapping[str, Record],
+    *,
+    baseline: str | None = None,
+    drop: float = DROP,
+    alpha: float = ALPHA,
 ) -> list[MethodRow]:
     """Ranked methods of one model. rows: its leaderboard; records: by key, for the paired tests. baseline: text that
-    the baseline's name begins with, or None for the method named first in the suite."""
+    the baseline's name begins with, or None for the method named first in the suite. drop: the leaderboard's."""
     curves: dict[str, list[Row]] = {}
-    for row in rows:
-        curves.setdefault(row.method, []).append(row)
+    for point in rows:
+        curves.setdefault(point.method, []).append(point)
     if not curves:
         return []
     chosen = _baseline(list(curves), rows, baseline, records)
     anchor = _best(curves[chosen])
-    found = [_method(name, points, anchor, curves[chosen], name == chosen) for name, points in curves.items()]
+    found = []
+    for name, points in curves.items():
+        row = _method(name, points, anchor)
+        if name == chosen:
+            row = replace(row, is_baseline=True)
+        else:
+            at_metric = _delta(curves[chosen], points, "metric", -reach(drop))
+            row = replace(row, bd_rate=at_metric, bd_rate_mse=_delta(curves[chosen], points, "mse", -math.inf))
+        found.append(row)
     found.sort(key=_order)
     return _test([replace(row, rank=rank) for rank, row in enumerate(found, 1)], records, alpha)
 
@@ -84,7 +99,7 @@ def _best(points: Sequence[Row]) -> Row:
     return max(points, key=lambda row: (-math.inf if row.quality is None else row.quality, -row.file_bytes))
 
 
-def _method(name: str, points: Sequence[Row], anchor: Row, anchor_curve: Sequence[Row], same: bool) -> MethodRow:
+def _method(name: str, points: Sequence[Row], anchor: Row) -> MethodRow:
     best = _best(points)
     both = bool(best.holds and anchor.holds)
     return MethodRow(
@@ -95,19 +110,19 @@ def _method(name: str, points: Sequence[Row], anchor: Row, anchor_curve: Sequenc
         best=best,
         holds=best.holds,
         vs_baseline=best.file_bytes / anchor.file_bytes if both else None,
-        is_baseline=same,
-        bd_rate=None if same else _delta(anchor_curve, points, "metric"),
-        bd_rate_mse=None if same else _delta(anchor_curve, points, "mse"),
+        is_baseline=False,
+        bd_rate=None,
+        bd_rate_mse=None,
         accuracy="",
         p=None,
     )
 
 
-def _delta(anchor: Sequence[Row], test: Sequence[Row], quality: Literal["metric", "mse"]) -> float | None:
+def _delta(anchor: Sequence[Row], test: Sequence[Row], quality: Literal["metric", "mse"], floor: float) -> float | None:
     curves = [
         [(row.file_bytes, q) for row in curve if (q := _quality(row, quality)) is not None] for curve in (anchor, test)
     ]
-    return bd_rate(*curves)
+    return bd_rate(*curves, floor=floor)
 
 
 def _quality(row: Row, kind: Literal["metric", "mse"]) -> float | None:
@@ -135,6 +150,9 @@ def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) 
             result.append(row)
             continue
         p = next(adjusted)
+        if test.gained == test.lost == 0:
+            result.append(replace(row, accuracy="identical"))
+            continue
         verdict: Verdict = "not distinguishable" if p > alpha else "better" if test.difference > 0 else "worse"
         result.append(replace(row, accuracy=verdict, p=p))
     return result

@@ -120,20 +120,22 @@ def rank_counts(m: int, n: int) -> np.ndarray:
     return np.asarray(table[n])
 
 
-def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]]) -> float | None:
+def bd_rate(
+    anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]], *, floor: float = -math.inf
+) -> float | None:
     """Bjontegaard's delta rate (VCEG-M33, 2001): the mean change of size at equal quality, e.g. -0.2 for 20 % less.
 
     anchor, test: (bytes, quality) points, larger quality is better. Of each curve the Pareto front counts (accuracy is
     not monotone in a knob); log bytes over quality is interpolated by a monotone cubic (PCHIP, as the field does since
     the four-point polynomial was found to overshoot) and averaged over the qualities that both cover. None where they
-    share no interval, or a front has fewer than two points.
+    share no interval, or a front has fewer than two points. floor: qualities below it do not count.
     """
     from scipy.interpolate import PchipInterpolator
 
     fronts = [pareto(anchor), pareto(test)]
     if any(len(front) < 2 for front in fronts):
         return None
-    low = max(front[0][1] for front in fronts)
+    low = max(floor, *(front[0][1] for front in fronts))
     high = min(front[-1][1] for front in fronts)
     if not high > low:
         return None

@@ -134,6 +134,14 @@ def test_exchanging_the_curves_inverts_the_factor(points: list[tuple[float, floa
         assert (1 + there) * (1 + back) == pytest.approx(1)
 
 
+def test_a_floor_leaves_lower_qualities_out() -> None:
+    # ln bytes = 2 + 0.5 q and 1.6 + 0.7 q on [0, 4]: the mean difference on [2, 4] is -0.4 + 0.2 * 3
+    anchor = [(math.exp(2 + 0.5 * q), q) for q in (0.0, 2.0, 4.0)]
+    test = [(math.exp(1.6 + 0.7 * q), q) for q in (0.0, 1.0, 4.0)]
+    assert bd_rate(anchor, test, floor=2.0) == pytest.approx(math.exp(-0.4 + 0.2 * 3) - 1)
+    assert bd_rate(anchor, test, floor=4.0) is None
+
+
 def test_curves_that_share_no_quality_have_no_delta_rate() -> None:
     assert bd_rate(CURVE, [(10.0, 1.0), (20.0, 2.0)]) is None
     assert bd_rate(CURVE, CURVE[:1]) is None
