@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 KINDS = {0: "quantized", 1: "raw parameter", 2: "raw buffer", 3: "alias", 4: "coded", 9: "raw parameter, constant"}
 KINDS[10] = "raw buffer, constant"
+SHOWN = 20
+"""Groups that are listed."""
 
 
 @click.command("inspect")
@@ -30,7 +33,9 @@ def command(file: Path, tensors: bool, as_json: bool) -> None:
     click.echo(f"{file}: {sections.file_bytes:,} bytes, written by {sections.header.producer}")
     click.echo(_made_by(sections.header) + "\n")
     click.echo(_parts(sections.parts, sections.file_bytes) + "\n")
-    click.echo(_groups(sections.header))
+    parts = sections.parts
+    raw = parts["raw_parameters"] + parts["raw_buffers"]
+    click.echo(_groups(sections.header, 8 * (sections.file_bytes - raw)))
     if tensors:
         click.echo("\n" + _tensors(sections.header))
 
@@ -52,18 +57,30 @@ def _parts(parts: dict[str, int], total: int) -> str:
     return tabulate(rows, ("part", "bytes", "share"), colalign=("left", "right", "right"))
 
 
-def _groups(header: Header) -> str:
-    quantized = [t for t in header.tensors if t.kind == 0]
-    weights = sum(t.numel for t in quantized)
-    lines = [f"{len(header.tensors)} tensors; {len(quantized)} quantized, {weights:,} weights"]
+def _groups(header: Header, bits: int) -> str:
+    weights = sum(t.numel for t in header.tensors if t.kind in (0, 4))
+    lines = [
+        f"{_count(header.tensors, 'tensor')}, {weights:,} weights of them {'coded' if _coded(header) else 'quantized'}"
+    ]
+    if weights:
+        lines[0] += f" at {bits / weights:.3f} bits each, all but the raw tensors counted"
     if header.groups:
-        lines.append(f"{len(header.groups)} codebooks, {len(header.streams)} streams ({header.stream_mode})")
-    for index, group in enumerate(header.groups[:20]):
+        lines.append(f"{_count(header.groups, 'group')}, {_count(header.streams, 'stream')} ({header.stream_mode})")
+    for index, group in enumerate(header.groups[:SHOWN]):
         arrays = ", ".join(f"{a.name}{list(a.shape) if a.dtype else ''}" for a in group.arrays)
-        lines.append(f"  group {index}: {group.form}, {group.alphabet} symbols; {arrays}")
-    if len(header.groups) > 20:
-        lines.append(f"  ... and {len(header.groups) - 20} more")
+        zero = "" if group.inserted is None else f" and {group.inserted} for pruned weights"
+        lines.append(f"  group {index}: {group.form}, {group.alphabet} symbols{zero}; {arrays}")
+    if len(header.groups) > SHOWN:
+        lines.append(f"  ... and {len(header.groups) - SHOWN} more")
     return "\n".join(lines)
+
+
+def _count(things: Sequence[object], what: str) -> str:
+    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
+
+
+def _coded(header: Header) -> bool:
+    return any(t.kind == 4 for t in header.tensors)
 
 
 def _tensors(header: Header) -> str:
@@ -97,10 +114,25 @@ def _json(file: Path, header: Header, parts: dict[str, int], total: int) -> str:
                 if p.name
             ],
             "groups": [
-                {"form": g.form, "alphabet": g.alphabet, "arrays": [a.name for a in g.arrays]} for g in header.groups
+                {
+                    "form": g.form,
+                    "alphabet": g.alphabet,
+                    "inserted": g.inserted,
+                    "arrays": [{"name": a.name, "shape": list(a.shape), "parameter": a.parameter} for a in g.arrays],
+                }
+                for g in header.groups
             ],
+            "streams": {
+                "mode": header.stream_mode,
+                "bytes": [{"table": s.table, "payload": s.payload} for s in header.streams],
+            },
             "tensors": [
-                {"name": t.name, "shape": list(t.shape), "dtype": str(t.dtype), "kind": _kind(t, header)}
+                {
+                    "name": t.name,
+                    "shape": list(t.shape),
+                    "dtype": str(t.dtype).removeprefix("torch."),
+                    "kind": _kind(t, header),
+                }
                 for t in header.tensors
             ],
         },
