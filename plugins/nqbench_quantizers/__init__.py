@@ -6,6 +6,7 @@ from nqbench.api import Plugin, hookimpl
 from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
 from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
+from nqbench_quantizers.peers import importable
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.uniform import Uniform
 
@@ -14,5 +15,17 @@ nqbench_api_version = 1
 
 @hookimpl
 def nqbench_plugins() -> list[type[Plugin]]:
-    """The classes registered under the entry point ``quantizers``."""
-    return [Uniform, KMeans, ECSQ, ECSQOptimal, Lattice, RandomizedLattice, Binary, Ternary, PowersOfTwo, Fixed]
+    """The classes registered under the entry point ``quantizers``; other libraries' where they are installed."""
+    return [
+        *importable(),
+        Uniform,
+        KMeans,
+        ECSQ,
+        ECSQOptimal,
+        Lattice,
+        RandomizedLattice,
+        Binary,
+        Ternary,
+        PowersOfTwo,
+        Fixed,
+    ]

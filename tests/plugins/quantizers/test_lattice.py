@@ -52,7 +52,7 @@ def rate_distortion(w: np.ndarray, distortion: float) -> float:
             joint = kernel * q
             norm = joint.sum(1, keepdims=True).clip(min=1e-300)
             q = p @ (joint / norm)
-        conditional = kernel * q / (kernel @ q)[:, None]
+        conditional = kernel * q / (kernel @ q).clip(min=1e-300)[:, None]
         at = float((p[:, None] * conditional * square).sum())
         low, high = (slope, high) if at > distortion else (low, slope)
     ratio = np.log2(np.where(conditional > 0, conditional, 1) / np.where(q > 0, q, 1))
