@@ -168,7 +168,7 @@ class _Run:
             threads=self.threads,
             cache=None if self.cache.root is None else str(self.cache.root),
             files=str(self.folder / FILES),
-            measure=self.measure,
+            measure=None if self.measure is None else (self.measure.repeats, self.measure.warmup),
         )
         return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.timeout)
 

@@ -1,27 +1,27 @@
 """What runs in a worker process: one workbench, kept between trials, and trials that never raise.
 
-Only this process computes; the parent alone writes records. A trial's outcome is plain data.
+Only this process computes; the parent alone writes records. A trial's outcome is plain data. Nothing heavy is imported
+with this module: the worker starts its decoder first, so that both import side by side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from nqbench.api.errors import NqbenchError
-from nqbench.pipeline.cache import Cache
-from nqbench.pipeline.context import Measure
-from nqbench.pipeline.decoder import die_with_parent
-from nqbench.pipeline.workbench import Workbench
-from nqbench.registry import registry
-from nqbench.suite.trial import Trial
+    from nqbench.pipeline.workbench import Workbench
+    from nqbench.suite.trial import Trial
 
 STARTING = "start"
 """The stage of a trial that has not reached its first."""
@@ -40,7 +40,8 @@ class WorkerSettings:
     files: str
     scratch: str = ""
     stage_file: str = ""
-    measure: Measure | None = None
+    measure: tuple[int, int] | None = None
+    """repeats and warm-up runs"""
 
 
 @dataclass
@@ -54,9 +55,8 @@ _worker: _Worker | None = None
 
 
 def start(settings: WorkerSettings) -> None:
-    """Once a process, before its first trial."""
+    """Once a process, before its first trial and its deadline: when this returns, the decoder has started, too."""
     global _worker
-    die_with_parent(settings.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent held it back until now
     # Pebble's own handler has to wait until a long call into compiled code returns
@@ -64,6 +64,31 @@ def start(settings: WorkerSettings) -> None:
     # this process is killed, never asked to clean up after itself
     tempfile.tempdir = settings.scratch
     os.environ["NUMBA_NUM_THREADS"] = str(settings.threads)
+    decoding = subprocess.Popen(
+        [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    bench = _bench(settings)
+    bench.decoder._process = decoding
+    from nqbench.api.errors import NqbenchError
+
+    with contextlib.suppress(NqbenchError):  # there is no such file: an answer means that all is imported
+        bench.decoder.decode(Path(settings.scratch) / "none.nqz")
+    _worker = _Worker(bench, settings, STARTING)
+
+
+def _bench(settings: WorkerSettings) -> Workbench:
+    import torch
+
+    from nqbench.pipeline.cache import Cache
+    from nqbench.pipeline.context import Measure
+    from nqbench.pipeline.decoder import die_with_parent
+    from nqbench.pipeline.workbench import Workbench
+    from nqbench.registry import registry
+
+    die_with_parent(settings.parent)
     torch.set_num_threads(settings.threads)
     stage = os.open(settings.stage_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -74,9 +99,8 @@ def start(settings: WorkerSettings) -> None:
 
     note(STARTING)
     cache = Cache(Path(settings.cache) if settings.cache else None)
-    bench = Workbench(registry(), cache, torch.device(settings.device), measure=settings.measure, on_stage=note)
-    _worker = _Worker(bench, settings, STARTING)
-    bench.decoder.start()  # its imports overlap with the first trial's work
+    measure = None if settings.measure is None else Measure(*settings.measure)
+    return Workbench(registry(), cache, torch.device(settings.device), measure=measure, on_stage=note)
 
 
 def run_trial(trial: Trial) -> dict[str, Any]:
@@ -84,6 +108,8 @@ def run_trial(trial: Trial) -> dict[str, Any]:
 
     ``unusable`` is set where this process cannot be relied on any more.
     """
+    from nqbench.api.errors import NqbenchError
+
     assert _worker is not None
     _worker.bench.on_stage(STARTING)
     try:
@@ -104,6 +130,8 @@ def _sound(device: torch.device) -> bool:
     """Whether the device still works: after an illegal access on a GPU, nothing in the process does."""
     if device.type != "cuda":
         return True
+    import torch
+
     try:
         torch.cuda.synchronize(device)
     except RuntimeError:

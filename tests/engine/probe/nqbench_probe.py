@@ -7,6 +7,7 @@ that NQBENCH_PROBE_TROUBLE names exists (or always, where that variable is not s
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -62,7 +63,7 @@ def in_trouble() -> bool:
 class Mlp(nn.Module):
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

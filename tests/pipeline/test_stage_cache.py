@@ -1,0 +1,297 @@
+"""What the cache between stages saves, and what makes its entries stale."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from probe_distribution import Log, install, installed
+from trials import trial
+
+from nqbench.api import BadInput
+from nqbench.pipeline import fingerprint
+from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
+from nqbench.pipeline.keys import KeyMaker, _class_code
+from nqbench.pipeline.workbench import Workbench, restore
+from nqbench.registry import registry
+
+Bench = Callable[..., Workbench]
+
+
+def test_three_coders_over_one_quantization_quantize_and_evaluate_once(bench: Bench, tmp_path: Path, log: Log) -> None:
+    one = bench()
+    coders = [("plain", {}), ("bytewise", {}), ("plain", {"delay": 0.001})]
+    figures = [one.run(trial(coder=coder), tmp_path) for coder in coders]
+    counts = log.counts()
+    assert (counts["quantize"], counts["encode"]) == (1, 3)
+    assert counts["evaluate"] == 2  # the float network and the quantized one
+    assert [f["cached"] for f in figures[1:]] == [["load", "quantize", "evaluate_float", "evaluate"]] * 2
+    assert figures[1]["seconds"]["quantize"] == 0.0
+
+
+def test_another_worker_finds_what_the_first_one_made(bench: Bench, tmp_path: Path, log: Log) -> None:
+    first, second = bench(), bench()
+    one = trial(pruner={}, positions="zero", sensitivity="squares", training=({},))
+    made = first.run(one, tmp_path)
+    log.counts()
+    found = second.run(one, tmp_path)
+    assert log.counts() == Counter()
+    assert found["cached"] == ["file", "evaluate_float", "evaluate"]
+    second.run(trial(pruner={}, positions="places", sensitivity="squares", training=({},)), tmp_path)
+    assert log.counts().keys() == {"load", "encode"}
+    assert found["decoded_sha256"] == made["decoded_sha256"]
+
+
+def test_a_quantizer_that_reads_the_rate_runs_again_for_another_coder(bench: Bench, tmp_path: Path, log: Log) -> None:
+    one = bench()
+    for coder in ("plain", "bytewise"):
+        one.run(trial(quantizer=("priced", {}), coder=(coder, {})), tmp_path)
+    assert log.counts()["quantize"] == 2
+
+
+def test_a_seed_counts_for_those_alone_who_use_it(bench: Bench, tmp_path: Path) -> None:
+    keys = bench().around.maker.keys
+    assert keys(trial(seed=1)) == keys(trial(seed=2))
+    first, second = (keys(trial(quantizer=("drawn", {}), seed=seed)) for seed in (1, 2))
+    assert first.load == second.load
+    assert first.quantize != second.quantize
+    assert first.file != second.file
+
+
+def test_each_parameter_changes_the_keys_from_its_stage_on(bench: Bench) -> None:
+    keys = bench().around.maker.keys
+    full = {"pruner": {}, "positions": "zero", "sensitivity": "squares"}
+    base = keys(trial(**full))
+    stages = ["load", "prune", "sense", "quantize", "file", "trial"]
+
+    def changed(**fields: object) -> list[str]:
+        other = keys(trial(**{**full, **fields}))
+        return [stage for stage in stages if getattr(other, stage) != getattr(base, stage)]
+
+    assert changed(model={"version": 2}) == stages
+    assert changed(pruner={"share": 0.25}) == stages[1:]
+    assert changed(sensitivity=None) == stages[2:]
+    assert changed(quantizer=("levels", {"k": 6})) == stages[3:]
+    assert changed(scope="layer") == stages[3:]
+    assert changed(training=({},)) == stages[3:]
+    assert changed(coder=("bytewise", {})) == stages[4:]
+    assert changed(others="float16") == stages[4:]
+    assert changed(loss_increase=True) == stages[5:]
+
+
+@pytest.mark.parametrize("stage", ["quantize", "file", "prune", "sense", "evaluate"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone", "meta"])
+def test_a_damaged_entry_is_made_again(bench: Bench, tmp_path: Path, log: Log, stage: str, damage: str) -> None:
+    one = trial(pruner={}, positions="zero", sensitivity="squares")
+    wanted = bench().run(one, tmp_path)
+    cache = Cache(tmp_path / "cache")
+    for _, folder, _, _ in list(cache.entries()):
+        if folder.parent.parent.name in (stage, "trial", "file", "quantize"):
+            damaged = next((p for p in folder.iterdir() if p.name != "meta.json"), folder / "meta.json")
+            if damage == "meta":
+                damaged = folder / "meta.json"
+            data = bytearray(damaged.read_bytes())
+            data[len(data) // 2] ^= 0x10
+            damaged.write_bytes(data[: len(data) // 2] if damage == "truncated" else data)
+            if damage == "gone":
+                damaged.unlink()
+    log.counts()
+    again = bench().run(one, tmp_path)
+    assert again["decoded_sha256"] == wanted["decoded_sha256"]
+    assert again["metric"] == wanted["metric"]
+    assert log.counts()["quantize"] == 1
+    bench().run(one, tmp_path)
+    assert log.counts() == Counter()
+
+
+def test_without_a_cache_nothing_is_kept_on_disk_but_the_worker_still_shares(
+    bench: Bench, tmp_path: Path, log: Log
+) -> None:
+    one = bench(cache=None)
+    for coder in ("plain", "bytewise"):
+        one.run(trial(coder=(coder, {})), tmp_path / "files")
+    assert log.counts()["quantize"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+def test_a_whole_trial_is_restored_into_another_folder_only_while_all_of_it_is_there(
+    bench: Bench, tmp_path: Path
+) -> None:
+    one = bench()
+    figures = one.run(trial(), tmp_path / "first")
+    keys, cache = one.around.maker.keys(trial()), Cache(tmp_path / "cache")
+    restored = restore(cache, keys.trial, keys.file, tmp_path / "second")
+    assert restored is not None
+    same = ("file_bytes", "parts", "metric", "mse", "entropy", "decoded_sha256", "correct")
+    assert {name: restored[name] for name in same} == {name: figures[name] for name in same}
+    (first,), (second,) = (list((tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    cache.clear("file")
+    assert restore(cache, keys.trial, keys.file, tmp_path / "third") is None
+
+
+def test_a_full_disk_costs_the_entry_and_not_the_result(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    one = bench()
+    monkeypatch.setattr("nqbench.pipeline.cache.os.rename", full)
+    with pytest.warns(UserWarning, match="not cached: .*No space left"):
+        figures = one.run(trial(), tmp_path / "files")
+    assert figures["file_bytes"] == next((tmp_path / "files").iterdir()).stat().st_size
+    assert Cache(tmp_path / "cache").info() == {}
+
+
+def test_no_lock_and_no_checkpoint_is_left_behind(bench: Bench, tmp_path: Path) -> None:
+    bench().run(trial(pruner={}, positions="zero", sensitivity="squares", training=({},)), tmp_path)
+    assert list((tmp_path / "cache" / "locks").iterdir()) == []
+    assert list((tmp_path / "cache" / "work").iterdir()) == []
+
+
+# -- the store itself ------------------------------------------------------------------------------------------------
+def entry(cache: Cache, stage: str, key: str, size: int, used: float) -> Path:
+    with cache.put(stage, key, {"n": size}) as folder:
+        (folder / "data").write_bytes(bytes(size))
+    found = cache.folder(stage, key)
+    assert found is not None
+    os.utime(found / "meta.json", (used, used))
+    return found
+
+
+def test_pruning_drops_what_was_not_used_for_longest(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    old, new = entry(cache, "file", "aa1", 1000, 100.0), entry(cache, "quantize", "bb1", 1000, 300.0)
+    middle = entry(cache, "file", "cc1", 1000, 200.0)
+    assert cache.get("file", "aa1") is not None  # and so used last
+    sizes = {folder: size for _, folder, size, _ in cache.entries()}
+    assert cache.prune(sizes[old] + sizes[new]) == (1, sizes[middle])
+    assert [folder.exists() for folder in (old, middle, new)] == [True, False, True]
+    assert cache.prune(0)[0] == 2
+    assert cache.info() == {}
+
+
+def test_an_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    with suppress(ZeroDivisionError), cache.put("file", "aa1", {}) as folder:
+        (folder / "data").write_bytes(b"half")
+        raise ZeroDivisionError
+    assert cache.get("file", "aa1") is None
+    assert not list((tmp_path / "file" / "aa").iterdir())
+
+
+def test_what_a_killed_writer_left_is_cleared_once_it_is_old(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for name, age in (("old", 1e6), ("young", 0.0)):
+        folder = tmp_path / "file" / "aa" / f".new-{name}"
+        folder.mkdir(parents=True)
+        then = folder.stat().st_mtime - age
+        os.utime(folder, (then, then))
+    assert list(cache.entries()) == []
+    cache.prune(1 << 30)
+    assert [path.name for path in (tmp_path / "file" / "aa").iterdir()] == [".new-young"]
+
+
+def test_checkpoints_are_listed_and_cleared_unless_a_training_is_at_them(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for key in ("aa", "bb"):
+        (tmp_path / "work" / f"quantize-{key}").mkdir(parents=True)
+        (tmp_path / "work" / f"quantize-{key}" / "state").write_bytes(bytes(10))
+    assert cache.info() == {"work": (2, 20)}
+    with cache.lock("quantize", "aa"):
+        assert cache.clear() == (1, 10)
+    assert cache.clear() == (1, 10)
+
+
+def test_a_key_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    code = f"""
+        import sys, time
+        from pathlib import Path
+        from nqbench.pipeline import fingerprint
+from nqbench.pipeline.cache import Cache
+        with Cache(Path({str(tmp_path)!r})).lock("quantize", "k"):
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with cache.lock("quantize", "k", wait=False) as free:
+            assert not free
+        other.kill()
+        other.wait()
+        with cache.lock("quantize", "k", wait=False) as free:
+            assert free
+    assert not list((tmp_path / "locks").iterdir())
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("17", 17), ("1.5k", 1536), ("2M", 2 << 20), ("3g", 3 << 30)])
+def test_sizes_are_read_with_their_suffix(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "much", "-1", "nan", "inf", "1e30G", "10 GB"])
+def test_what_is_no_size_is_refused_by_the_variable_s_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with pytest.raises(BadInput, match="is not a size"):
+        parse_size(text)
+    monkeypatch.setenv("NQBENCH_CACHE_LIMIT", text or "x")
+    with pytest.raises(BadInput, match=r"^NQBENCH_CACHE_LIMIT: "):
+        limit_from_environment()
+
+
+# -- code ------------------------------------------------------------------------------------------------------------
+def test_only_what_depends_on_edited_code_gets_new_keys(tmp_path: Path) -> None:
+    """Each plugin in a module of its own; a process reads code once, so what it remembers is cleared."""
+    folder = install(tmp_path / "site")
+    source, package = folder / "nqbench_probe.py", folder / "probed"
+    package.mkdir()
+    files = {
+        "__init__": "from probed import coder, quantizer\n",
+        "helper": '"""Shared."""\nSHIFT = 0\n',
+        "coder": "from nqbench_probe import Plain\n\n\nclass Own(Plain, name='own'):\n    pass\n",
+        "quantizer": "from nqbench_probe import Levels\nfrom . import helper\n\n\nclass Owned(Levels, name='owned'):\n"
+        "    x: int = helper.SHIFT\n",
+        "hooks": "from nqbench.api import hookimpl\nfrom probed import coder, quantizer\n\n@hookimpl\n"
+        "def nqbench_plugins():\n    return [quantizer.Owned, coder.Own]\n",
+    }
+    for name, text in files.items():
+        (package / f"{name}.py").write_text(text)
+    points = "[nqbench]\nprobe = nqbench_probe\nhooks = probed.hooks\n"
+    (folder / "nqbench_probe-1.0.dist-info" / "entry_points.txt").write_text(points)
+
+    def keys() -> dict[str, str]:
+        for remembered in (fingerprint.code_of, fingerprint._text, fingerprint._imports, _class_code):
+            remembered.cache_clear()
+        own = {"quantizer": ("owned", {}), "coder": ("own", {})}
+        one = trial(pruner={}, positions="zero", sensitivity="squares", **own)
+        return asdict(KeyMaker(registry(), "cpu").keys(one))
+
+    def edit(file: Path, before: str, after: str) -> list[str]:
+        nonlocal last
+        text = file.read_text()
+        assert before in text
+        file.write_text(text.replace(before, after))
+        new = keys()
+        changed = [stage for stage in new if new[stage] != last[stage]]
+        last = new
+        return changed
+
+    with installed(folder):
+        last = keys()
+        assert edit(package / "coder.py", "    pass", "    pass  # a comment") == []
+        assert edit(package / "quantizer.py", "class Owned", "# a comment\nclass Owned") == []
+        assert edit(package / "helper.py", "Shared.", "A docstring.") == []
+        assert edit(package / "coder.py", "    pass", "    DEPTH = 3") == ["file", "trial"]
+        assert edit(package / "helper.py", "SHIFT = 0", "SHIFT = 0 * 7") == ["quantize", "file", "trial"]
+        assert edit(package / "__init__.py", "coder, quantizer", "coder") == []
+        assert edit(source, "1 + task.", "2 + task.") == ["load", "prune", "sense", "quantize", "file", "trial"]
