@@ -7,6 +7,7 @@ nqbench, and takes files to be sound. bfloat16 comes back as the float32 of the 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import struct
@@ -129,13 +130,15 @@ def masks_of(header, pruned):
     assert header["plugins"][4][0] == "raw" or header["plugins"][1][0] == "raw"
     symbols = raw_coder(header["sections"]["positions"][table : table + payload], alphabet, count)
     places = sum(math.prod(t["shape"]) for t in pruned)
-    if header["plugins"][3][0] == "kit-bitmap":
-        kept = np.array(symbols, dtype=bool)
+    name, parameters = header["plugins"][3][:2]
+    bits = json.loads(parameters).get("bits", 1 if name == "kit-bitmap" else 4)
+    if name.endswith("bitmap"):
+        kept = np.array([s >> b & 1 for s in symbols for b in range(bits)], dtype=bool)[:places]
     else:
-        kept, at = np.zeros(places, dtype=bool), 0
+        kept, at, escape = np.zeros(places, dtype=bool), 0, 2**bits - 1
         for symbol in symbols:
             at += symbol
-            if symbol < 15:
+            if symbol < escape:
                 kept[at] = True
                 at += 1
     masks, at = {}, 0

@@ -15,7 +15,12 @@ from nqbench.container.header import DICTIONARY
 from nqbench.pipeline.artifacts import first_difference
 
 GOLDEN = json.loads(ABOUT.read_text())
-PLAIN = [name for name, about in GOLDEN.items() if about["plugins"][1] == "raw" and name != "form-plugin"]
+PLAIN = [
+    name
+    for name, about in GOLDEN.items()
+    if about["plugins"][1] == "raw" and about["plugins"][4] in ("", "raw") and name != "form-plugin"
+]
+"""Files whose every coder is ``raw``."""
 DETERMINISTIC = [name for name, about in GOLDEN.items() if about["plugins"][1] in ("raw", "huffman", "rans", "lzw", "")]
 """Files whose coder is ours; a library's next release may write other bytes."""
 
