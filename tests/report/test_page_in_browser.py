@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from record_factory import make
 from test_reports import fill
 
 from nqbench.report import rebuild
@@ -192,6 +193,17 @@ def test_text_has_the_contrast_that_wcag_asks_for_in_both_schemes(page: Any, sch
     assert (background == "rgb(255, 255, 255)") is (scheme == "light")
     assert min(page.execute_script(CONTRAST)) >= 4.5
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_long_tables_are_shown_in_parts(browser: Any, tmp_path: Path) -> None:
+    fill(tmp_path, [make(k=k) for k in range(2, 252)])
+    rebuild(tmp_path)
+    browser.get((tmp_path / "index.html").as_uri())
+    assert len(column(browser, "rank")) == 100
+    assert browser.execute_script("return document.querySelector('#more').textContent") == "Show 150 more"
+    click(browser, "#more")
+    assert len(column(browser, "rank")) == 250
+    assert browser.execute_script("return document.querySelector('#more').offsetParent === null")
 
 
 def test_text_from_records_is_never_markup(page: Any) -> None:
