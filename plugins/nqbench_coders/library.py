@@ -41,7 +41,7 @@ class ByteCoder(Coder):
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
         if encoded.table:
-            raise CorruptFile("this coder has no table", offset=0)
+            raise CorruptFile("this coder has no table", section="coder_table", offset=0)
         size = spec.count * byte_width(spec.alphabet)
         if not size and not encoded.payload:
             return np.empty(0, dtype=np.int32)

@@ -76,10 +76,15 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         if not encoded.table:
             return self._decode(encoded.payload, spec.count, spec.alphabet)
         reader = ByteReader(encoded.table)
-        distinct = reader.varint(min(spec.alphabet, spec.count), "the number of symbols that occur")
-        used = read_table(reader.rest(), spec.alphabet, spec.count, distinct, with_extra=True).used
+        try:
+            distinct = reader.varint(min(spec.alphabet, spec.count), "the number of symbols that occur")
+        except CorruptFile as error:
+            raise error.at(section="coder_table") from None
+        start = reader.offset
+        used = read_table(encoded.table, spec.alphabet, spec.count, distinct, with_extra=True, start=start).used
         if used.size != distinct:
-            raise CorruptFile(f"the table names {used.size} symbols where {distinct} were announced", offset=0)
+            reason = f"the table names {used.size} symbols where {distinct} were announced"
+            raise CorruptFile(reason, section="coder_table", offset=0)
         out = self._decode(encoded.payload, spec.count, distinct)
         named = used.astype(np.int32)
         for start in range(0, out.size, _PART):

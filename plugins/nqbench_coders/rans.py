@@ -71,9 +71,10 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
                 raise CorruptFile("an empty stream has bytes", offset=0)
             return np.empty(0, dtype=np.int32)
         if not encoded.table or encoded.table[0] > MOST_PRECISION:
-            raise CorruptFile(f"the table does not begin with a precision of at most {MOST_PRECISION}", offset=0)
+            reason = f"the table does not begin with a precision of at most {MOST_PRECISION}"
+            raise CorruptFile(reason, section="coder_table", offset=0)
         precision = encoded.table[0]
-        table = read_table(encoded.table[1:], spec.alphabet, spec.count, 1 << precision, with_extra=True)
+        table = read_table(encoded.table, spec.alphabet, spec.count, 1 << precision, with_extra=True, start=1)
         if table.used.size == 1:
             if encoded.payload:
                 raise CorruptFile("a stream of one distinct symbol has a payload", offset=0)

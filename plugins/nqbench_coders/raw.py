@@ -20,7 +20,7 @@ class Raw(Coder, name="raw"):
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
         if encoded.table:
-            raise CorruptFile("this coder has no table", offset=0)
+            raise CorruptFile("this coder has no table", section="coder_table", offset=0)
         return check_decoded(unpack_bits(encoded.payload, bit_width(spec.alphabet), spec.count), spec)
 
     def rate(self, counts: np.ndarray) -> np.ndarray:

@@ -74,14 +74,13 @@ def write_table(used: np.ndarray, classes: np.ndarray, extra: np.ndarray | None 
     return b"".join([*parts, last_bytes(state)])
 
 
-def read_table(data: bytes, alphabet: int, count: int, target: int, with_extra: bool) -> Table:
-    """``count``: symbols of the stream, so at most that many entries, each 24 bytes here, are ever held.
-
-    Raises CorruptFile.
+def read_table(data: bytes, alphabet: int, count: int, target: int, with_extra: bool, start: int = 0) -> Table:
+    """``count``: symbols of the stream, so at most that many entries, each 24 bytes here, are ever held. The table
+    begins at the byte ``start`` of ``data``. Raises CorruptFile of the section ``coder_table``.
     """
     from nqbench_coders.kernels.table import decode_table, fresh_model, fresh_state
 
-    raw = np.frombuffer(data, dtype=np.uint8)
+    raw = np.frombuffer(data, dtype=np.uint8)[start:]
     most = min(alphabet, count)
     room = min(256, most)
     while True:
@@ -91,9 +90,9 @@ def read_table(data: bytes, alphabet: int, count: int, target: int, with_extra: 
         if status != _TOO_MANY or room == most:
             break
         room = min(16 * room, most)
-    offset = int(state[3])
+    offset = start + int(state[3])
     if status:
-        raise CorruptFile(_REASONS[status], offset=min(offset, len(data)))
+        raise CorruptFile(_REASONS[status], section="coder_table", offset=min(offset, len(data)))
     if len(data) > offset:
-        raise CorruptFile(f"{len(data) - offset} bytes follow the table's end", offset=offset)
+        raise CorruptFile(f"{len(data) - offset} bytes follow the table's end", section="coder_table", offset=offset)
     return Table(*(array[:entries] for array in arrays))

@@ -444,3 +444,22 @@ def test_an_entry_without_bytes_is_a_header_that_ends(file, registry):
     plain = body(replace(sections_of(file).header, tensors=(TensorEntry("a", 1, (2,)),)))
     for cut in range(0, len(plain), 7):
         assert "section 'header'" in complaint(frame(plain[:cut]), registry)
+
+
+@pytest.mark.parametrize("coder", ["huffman", "rans", "lzw", "raw", "zlib"])
+def test_what_is_wrong_with_a_coder_s_table_is_said_of_the_table(registry, coder):
+    """Bytes follow the second stream's table: their offset counts from the section's start."""
+    recipe = Recipe((T((50,)), T((50,), 1)), (G(alphabet=3), G(alphabet=3)), coder=coder)
+    file, _ = encode(build(recipe)[0], registry)
+    whole = sections_of(file)
+    table = whole.data["coder_table"] + b"\xff" * 9
+    first, second = whole.header.streams
+    longer = replace(
+        whole.header,
+        streams=(first, replace(second, table=second.table + 9)),
+        sections=(whole.header.sections[0], len(table), *whole.header.sections[2:]),
+    )
+    text = complaint(rebuilt(file, longer, coder_table=table), registry)
+    place, offset = text.split(":")[0].split(", byte ")
+    assert place == "section 'coder_table'"
+    assert first.table <= int(offset) < len(table)
