@@ -56,4 +56,4 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping | list | tuple) else value
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value

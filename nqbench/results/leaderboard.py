@@ -144,6 +144,9 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) 
     first = group[0]
 
     def over(name: str) -> float | None:
+        if len(group) == 1:  # by far the most, of tens of thousands
+            value: float | None = getattr(first, name)
+            return value
         return mean(getattr(record, name) for record in group)
 
     drop = mean(record.drop for record in group)
@@ -186,6 +189,6 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) 
         encode_msym_s=over("encode_msym_s"),
         decode_msym_s=over("decode_msym_s"),
         measured=all(record.measured for record in group),
-        parts={name: sum(getattr(record.parts, name) for record in group) / len(group) for name in PARTS},
+        parts={name: mean(getattr(record.parts, name) for record in group) or 0.0 for name in PARTS},
         keys=tuple(record.key for record in group),
     )
