@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -134,9 +133,8 @@ class Source:
         """(n,) float32 sensitivities, or None where there is no diagonal one."""
         return self.sensitivity.values if isinstance(self.sensitivity, Diagonal) else None
 
-    @cached_property
     def generator(self) -> torch.Generator:
-        """A CPU generator seeded with the trial's seed: the same draws on every device."""
+        """A new CPU generator seeded with the trial's seed: the same draws on every device and in every call."""
         return torch.Generator().manual_seed(self.seed)
 
     def view(self, key: object, compute: Callable[[Source], T]) -> T:

@@ -49,10 +49,7 @@ class Sensitivity(Plugin):
 
 
 class Training(Plugin):
-    """What happens around quantization. A suite gives an ordered list; each gets what the one before returned.
-
-    ``uses_sensitivity`` says whether the training itself reads the sensitivity (beyond handing it to the quantizer).
-    """
+    """What happens around quantization. A suite gives an ordered list; each gets what the one before returned."""
 
     kind: ClassVar[str] = "training"
 

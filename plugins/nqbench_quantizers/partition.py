@@ -88,7 +88,7 @@ def plus_plus(source: Source, line: views.Line, k: int) -> Tensor:
     proportional to h d^2, d the distance to the nearest so far. (k,) float64; repeats where the bins are fewer."""
     view = coarse(source, line, 1 << 14)
     values, h = view.shift + view.hw / view.h, view.h
-    draws = torch.rand(k, generator=source.generator, dtype=torch.float64).numpy()
+    draws = torch.rand(k, generator=source.generator(), dtype=torch.float64).numpy()
     chosen = np.empty(k)
     distance, weight = np.full(h.size, np.inf), h
     for j in range(k):

@@ -49,7 +49,7 @@ class HidesItsSeed(Sound, name="hides-its-seed"):
     """Uses the seed and says that it does not."""
 
     def quantize(self, source: Source) -> Quantized:
-        noise = torch.randn(source.n, generator=source.generator)
+        noise = torch.randn(source.n, generator=source.generator())
         return super().quantize(source.with_(weights=source.weights + 0.1 * noise))
 
 

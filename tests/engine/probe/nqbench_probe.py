@@ -180,7 +180,7 @@ class Drawn(Quantizer, name="drawn"):
 
     def quantize(self, source: Source) -> Quantized:
         note("quantize")
-        return Quantized.nearest(source, torch.randn(self.k, generator=source.generator))
+        return Quantized.nearest(source, torch.randn(self.k, generator=source.generator()))
 
     def uses_seed(self) -> bool:
         return True
