@@ -25,8 +25,8 @@ class FineTune(Optimised, Training, name="finetune", paper="arXiv:1612.01543, se
     Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has nothing to move.
     """
 
-    lr: float = Field(0.01, gt=0)
-    """Learning rate, on gradients averaged over a codeword's members."""
+    lr: float = Field(0.1, gt=0)
+    """Learning rate. Averaged gradients are small: 0.1 to 10 with ``sgd``, 1e-4 to 1e-3 with ``adam``."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """SGD's momentum; the papers use none."""
     others: bool = False
