@@ -12,7 +12,7 @@ from torch import Tensor
 from nqbench.api import BadInput, Evaluation
 from nqbench.pipeline.artifacts import content_hash
 from nqbench.pipeline.cache import Cache
-from nqbench.pipeline.context import Context
+from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.filing import Filed
 from nqbench.pipeline.network import fill
@@ -26,13 +26,19 @@ class Evaluating:
     def __init__(self, preparation: Preparation, decoder: Decoder) -> None:
         self.preparation = preparation
         self.decoder = decoder
+        self._floats = Recent(4)
 
     def metrics(self, context: Context, filed: Filed) -> dict[str, Any]:
         """The metric fields of a record; nothing for a model without data."""
         metric = context.model.metric()
         if metric is None:
             return {}
-        before = self._evaluation(context, f"float network {context.keys.load}", "evaluate_float", None)
+        network = f"float network {context.keys.load}"
+        before = self._floats.find(
+            network,
+            lambda: self._evaluation(context, network, "evaluate_float", None),
+            lambda: context.watch.hit("evaluate_float"),
+        )
         after = self._evaluation(context, filed.figures["decoded_sha256"], "evaluate", filed)
         if metric.name not in after["metrics"]:
             raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
