@@ -66,7 +66,8 @@ def command(
     click.echo(f"seconds: {time.perf_counter() - started:.1f}")
     if result.outcome != "ok":
         failed = sum(not record.ok for record in result.records)
-        text = "interrupted: the same command resumes" if result.outcome == "interrupted" else f"{failed} trials failed"
+        told = f"{failed} trial{'s' if failed != 1 else ''} failed; the same command runs what failed again"
+        text = "interrupted: the same command resumes" if result.outcome == "interrupted" else told
         click.echo(text, err=True)
         click.get_current_context().exit(INTERRUPTED if result.outcome == "interrupted" else TRIALS_FAILED)
 
@@ -101,10 +102,12 @@ class Lines:
 class Bar(Lines):
     """tqdm on a terminal: trials done, the current trial, the best so far."""
 
+    bar: Any = None
+
     def started(self, total: int, reused: int) -> None:
         from tqdm import tqdm
 
-        self.bar: Any = tqdm(total=total, initial=reused, unit="trial", dynamic_ncols=True)
+        self.bar = tqdm(total=total, initial=reused, unit="trial", dynamic_ncols=True)
 
     def running(self, trials: Sequence[Trial]) -> None:
         now = " | ".join(describe_trial(trial) for trial in trials[:2])
@@ -121,7 +124,8 @@ class Bar(Lines):
         self.bar.write(f"warning: {text}", file=sys.stderr)
 
     def finished(self) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Best:
@@ -148,11 +152,20 @@ def describe_trial(trial: Trial) -> str:
 
 
 def describe(record: Record) -> str:
-    method, parameters = record.quantizer or record.codec, record.quantizer_params or record.codec_params or {}
-    value = parameters.get(record.knob) if record.knob else None
-    knob = f"({record.knob}={value:g})" if isinstance(value, int | float) else ""
-    words = [record.model, f"{method}{knob}", record.scope, record.coder]
+    words = [record.model, _method(record), record.scope, record.coder]
     return " ".join(str(word) for word in words if word)
+
+
+def _method(record: Record) -> str:
+    """The method with its knob's value; all that is not its default where no knob is known, as in a failure."""
+    from nqbench.registry import registry
+
+    kind = "codec" if record.quantizer is None else "quantizer"
+    name, parameters = getattr(record, kind), getattr(record, f"{kind}_params") or {}
+    value = parameters.get(record.knob) if record.knob else None
+    if isinstance(value, int | float):
+        return f"{name}({record.knob}={value:g})"
+    return str(registry().make(kind, name, parameters))
 
 
 def outcome(record: Record) -> str:
