@@ -43,11 +43,11 @@ def command(
     The same command again resumes: what is in the output folder or in the cache is not computed anew.
     Ends with exit code 2 if trials failed, 130 if it was interrupted.
     """
+    started = time.perf_counter()  # before the imports, which take seconds
     from nqbench.cli import INTERRUPTED, TRIALS_FAILED
     from nqbench.engine import Silent, run_suite
     from nqbench.report import terminal
 
-    started = time.perf_counter()
     progress: Progress = Silent() if quiet else Bar() if sys.stderr.isatty() else Lines()
     result = run_suite(
         suite,

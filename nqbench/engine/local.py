@@ -88,16 +88,16 @@ class LocalEngine:
             job = self.queue.take(worker)
             if job is None:
                 return
-            self._running[self._schedule(worker, job[0])] = (worker, job)
+            self._running[self._schedule(worker, job)] = (worker, job)
 
-    def _schedule(self, worker: int, trial: Trial) -> Future[Any]:
+    def _schedule(self, worker: int, job: Job) -> Future[Any]:
         pool = self._pools[worker]
         if pool is not None and not pool.active:  # its process died while it had nothing to do
             self._discard(worker)
         # a worker inherits what is blocked: Ctrl-C must not reach one that still imports
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._pool(worker).schedule(run_trial, args=(trial,), timeout=self.timeout)
+            return self._pool(worker).schedule(run_trial, args=(job[0], job[1].trial), timeout=self.timeout)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

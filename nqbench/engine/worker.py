@@ -103,8 +103,9 @@ def _bench(settings: WorkerSettings) -> Workbench:
     return Workbench(registry(), cache, torch.device(settings.device), measure=measure, on_stage=note)
 
 
-def run_trial(trial: Trial) -> dict[str, Any]:
-    """``{"status": "ok", **figures}`` or ``{"status": "failed", "error": traceback}``.
+def run_trial(trial: Trial, key: str) -> dict[str, Any]:
+    """``{"status": "ok", **figures}`` or ``{"status": "failed", "error": traceback}``. key: the trial's, as the parent
+    has it: where the code was edited since, this process runs other code than the record would say.
 
     ``unusable`` is set where this process cannot be relied on any more.
     """
@@ -112,6 +113,8 @@ def run_trial(trial: Trial) -> dict[str, Any]:
 
     assert _worker is not None
     _worker.bench.on_stage(STARTING)
+    if _worker.bench.around.maker.keys(trial).trial != key:
+        return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
         return {"status": "ok", **_worker.bench.run(trial, Path(_worker.settings.files))}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on

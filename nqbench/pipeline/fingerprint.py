@@ -6,14 +6,16 @@ docstrings and formatting do not count: only the syntax tree without its docstri
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from nqbench.pipeline.syntax import code_in
 
 LIBRARIES = ("torch", "numpy", "numba")
 
@@ -49,7 +51,7 @@ def code_of(module: str) -> str:
         path = _source(name)
         if path is None:
             continue
-        seen[name] = _text(path)
+        seen[name] = code_in(path).code
         waiting += [i for i in _imports(path, name) if i == package or i.startswith(package + ".")]
     return digest(sorted(seen.items()))
 
@@ -59,7 +61,7 @@ def code_of_module(module: str) -> str:
     """Fingerprint of one module's code alone."""
     path = _source(module)
     assert path is not None
-    return _text(path)
+    return code_in(path).code
 
 
 @cache
@@ -67,7 +69,7 @@ def code_of_package(package: str) -> str:
     """Fingerprint of every module of a package and its sub-packages."""
     path = _source(package)
     assert path is not None
-    found = {str(p.relative_to(path.parent)): _text(p) for p in sorted(path.parent.rglob("*.py"))}
+    found = {str(p.relative_to(path.parent)): code_in(p).code for p in sorted(path.parent.rglob("*.py"))}
     return digest(sorted(found.items()))
 
 
@@ -84,23 +86,21 @@ def _source(module: str) -> Path | None:
     return Path(origin) if origin and origin.endswith(".py") else None
 
 
-@cache
-def _imports(path: Path, module: str) -> tuple[str, ...]:
+def _imports(path: Path, module: str) -> set[str]:
     """The absolute names of all that is imported anywhere in a module's file."""
     imports: set[str] = set()
     # in a package's __init__ "." is the package itself
     here = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            imports.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = here[: len(here) - node.level + 1] if node.level else []
-            name = ".".join([*base, *([node.module] if node.module else [])])
-            imports.update(_taken_from(name, [alias.name for alias in node.names], module.partition(".")[0]))
-    return tuple(sorted(i for i in imports if i))
+    for level, of, names in code_in(path).imports:
+        if level < 0:
+            imports.update(names)
+        else:
+            base = here[: len(here) - level + 1] if level else []
+            imports |= _taken_from(".".join([*base, *([of] if of else [])]), names, module.partition(".")[0])
+    return imports
 
 
-def _taken_from(name: str, parts: list[str], package: str) -> set[str]:
+def _taken_from(name: str, parts: Sequence[str], package: str) -> set[str]:
     """The modules that ``from name import parts`` takes something from.
 
     ``from package import module`` takes nothing from the package's own file, which may import all there is.
@@ -110,27 +110,3 @@ def _taken_from(name: str, parts: list[str], package: str) -> set[str]:
         return {name}
     modules = {f"{name}.{part}" for part in parts if _source(f"{name}.{part}") is not None}
     return modules | ({name} if len(modules) < len(parts) else set())
-
-
-@cache
-def _text(path: Path) -> str:
-    """Hash of a file's syntax tree without docstrings."""
-    tree = ast.parse(path.read_bytes())
-    _drop_texts(tree)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _drop_texts(tree: ast.AST) -> None:
-    """Remove every statement that is a string alone: docstrings of modules, classes, functions and fields."""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [s for s in body if not _bare_text(s)]  # type: ignore[attr-defined]
-
-
-def _bare_text(statement: ast.AST) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )

@@ -43,11 +43,14 @@ def installed(folder: Path) -> Iterator[None]:
     patch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
     registry.cache_clear()
+    outer = sys.modules.pop("nqbench_probe", None)
     try:
         yield
     finally:
         patch.undo()
         sys.modules.pop("nqbench_probe", None)
+        if outer is not None:
+            sys.modules["nqbench_probe"] = outer
         registry.cache_clear()
 
 

@@ -17,7 +17,7 @@ from probe_distribution import Log, install, installed
 from trials import trial
 
 from nqbench.api import BadInput
-from nqbench.pipeline import fingerprint
+from nqbench.pipeline import fingerprint, syntax
 from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
 from nqbench.pipeline.keys import KeyMaker, _class_code
 from nqbench.pipeline.workbench import Workbench, restore
@@ -217,8 +217,7 @@ def test_a_key_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> 
     code = f"""
         import sys, time
         from pathlib import Path
-        from nqbench.pipeline import fingerprint
-from nqbench.pipeline.cache import Cache
+        from nqbench.pipeline.cache import Cache
         with Cache(Path({str(tmp_path)!r})).lock("quantize", "k"):
             print("held", flush=True)
             time.sleep(60)
@@ -250,6 +249,24 @@ def test_what_is_no_size_is_refused_by_the_variable_s_name(monkeypatch: pytest.M
 
 
 # -- code ------------------------------------------------------------------------------------------------------------
+def test_what_is_remembered_of_a_file_is_what_parsing_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
+    file = Path(syntax.__file__)
+    fresh = syntax.parse(file.read_bytes())
+    for _ in range(2):  # parsed, and read again
+        syntax.code_in.cache_clear()
+        assert syntax.code_in(file) == fresh
+    (kept,) = (tmp_path / "cache" / "code").iterdir()
+    for damage in (b"", b"[1]", b"{}", b'["x", [[1]]]'):
+        kept.write_bytes(damage)
+        syntax.code_in.cache_clear()
+        assert syntax.code_in(file) == fresh
+    kept.write_text('["0", []]')
+    syntax.code_in.cache_clear()
+    assert syntax.code_in(file).code == "0"  # so it is indeed not parsed again
+    syntax.code_in.cache_clear()
+
+
 def test_only_what_depends_on_edited_code_gets_new_keys(tmp_path: Path) -> None:
     """Each plugin in a module of its own; a process reads code once, so what it remembers is cleared."""
     folder = install(tmp_path / "site")
@@ -270,7 +287,7 @@ def test_only_what_depends_on_edited_code_gets_new_keys(tmp_path: Path) -> None:
     (folder / "nqbench_probe-1.0.dist-info" / "entry_points.txt").write_text(points)
 
     def keys() -> dict[str, str]:
-        for remembered in (fingerprint.code_of, fingerprint._text, fingerprint._imports, _class_code):
+        for remembered in (fingerprint.code_of, syntax.code_in, _class_code):
             remembered.cache_clear()
         own = {"quantizer": ("owned", {}), "coder": ("own", {})}
         one = trial(pruner={}, positions="zero", sensitivity="squares", **own)
