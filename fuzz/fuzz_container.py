@@ -39,7 +39,7 @@ from nqbench.container.unpacking import unframe  # noqa: E402
 
 LIMIT = 4 << 20
 """Bytes of tensors that a file may stand for: a million weights still decode in far less than a second."""
-MEMORY = 16 * LIMIT + (32 << 20)
+MEMORY = 10 * LIMIT + (56 << 20)
 """Bytes beyond what the process has: the stated multiple, and a coder's tables."""
 NUMBERS = (
     0, 1, 2, 3, 5, 7, 8, 15, 16, 31, 32, 33, 127, 128, 255, 256, 1000, 65535, 65536, 150_000, 1 << 20, (1 << 20) + 1,

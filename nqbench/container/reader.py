@@ -60,8 +60,8 @@ def read(path: str | os.PathLike[str], registry: Registry, *, limit: int = LIMIT
 def decode(sections: Sections, registry: Registry, *, limit: int = LIMIT) -> Decoded:
     """Decode what ``read_sections`` gave.
 
-    Takes at most sixteen times the memory of what the file stands for, beside the file itself and what its coder takes
-    for the alphabet (measured: 5 for a look-up, 8 with a dither and merged zeros, 12 with gaps).
+    Takes at most ten times the memory of what the file stands for, beside the file itself, compiled code, and what its
+    coder takes for the alphabet (measured: 5 for a look-up, 6 for a dither with gaps, 8 with merged zeros).
     """
     header = sections.header
     size = header.decoded_bytes()

@@ -184,18 +184,18 @@ def test_a_few_bytes_may_stand_for_many_weights_within_the_limit(registry):
     [
         (8, Recipe((T((4000, 1000)),))),
         (10, Recipe((T((4000, 1000), mask=0.9),), (G("dithered", scale="one"),))),
-        (16, Recipe((T((4000, 1000), mask=0.9),), (G("dithered", d=4),), positions="gaps")),
+        (10, Recipe((T((4000, 1000), mask=0.9),), (G("dithered", d=4),), positions="gaps")),
     ],
     ids=["plain", "merged", "gaps"],
 )
-def test_decoding_takes_at_most_sixteen_times_what_the_file_stands_for(registry, tmp_path, most, recipe):
-    """16 MB of weights; measured need: 5, 8 and 12 times."""
+def test_decoding_takes_at_most_ten_times_what_the_file_stands_for(registry, tmp_path, most, recipe):
+    """16 MB of weights; measured need: 5, 8 and 6 times. The small file is large enough for the compiled dither."""
     write(tmp_path / "big.nqz", build(recipe)[0], registry)
-    few = replace(recipe, tensors=tuple(replace(t, shape=(300, 300)) for t in recipe.tensors))
+    few = replace(recipe, tensors=tuple(replace(t, shape=(700, 700)) for t in recipe.tensors))
     write(tmp_path / "small.nqz", build(few)[0], registry)
     script = Path(__file__).with_name("decode_within.py")
     command = [sys.executable, script, tmp_path / "small.nqz", tmp_path / "big.nqz", str(most * 16_000_000)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
