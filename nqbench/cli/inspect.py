@@ -19,11 +19,18 @@ SHOWN = 20
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
-def command(file: Path, tensors: bool, as_json: bool) -> None:
-    """Print what is inside FILE.nqz and what each part costs. Checksums are verified; no plugin is needed."""
+@click.option("--json", "as_json", is_flag=True, help="For machines: an object a file.")
+def command(files: tuple[Path, ...], tensors: bool, as_json: bool) -> None:
+    """Print what is inside each FILE.nqz and what each part costs. Checksums are verified; no plugin is needed."""
+    for index, file in enumerate(files):
+        if index and not as_json:
+            click.echo()
+        _inspect(file, tensors, as_json)
+
+
+def _inspect(file: Path, tensors: bool, as_json: bool) -> None:
     from nqbench.container import read_sections
 
     sections = read_sections(file)

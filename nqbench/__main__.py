@@ -1,0 +1,5 @@
+"""``python -m nqbench``."""
+
+from nqbench.cli import main
+
+main()
