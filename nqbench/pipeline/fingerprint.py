@@ -74,16 +74,26 @@ def code_of_package(package: str) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """The module's file; None where there is no Python source (built in, compiled, or not a module but a name)."""
+    """The module's file; None where there is no Python source (built in, compiled, or not a module but a name).
+
+    Found beside its top-level package's file: to ask the import system would import every package on the way.
+    """
     loaded = sys.modules.get(module)
     origin = getattr(loaded, "__file__", None)
-    if origin is None:
+    if origin is not None:
+        return Path(origin) if origin.endswith(".py") else None
+    package, *parts = module.split(".")
+    if not parts:
         try:
-            spec = importlib.util.find_spec(module)
+            spec = importlib.util.find_spec(package)
         except (ImportError, ValueError):
             return None
-        origin = spec.origin if spec else None
-    return Path(origin) if origin and origin.endswith(".py") else None
+        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    top = _source(package)
+    if top is None:
+        return None
+    place = top.parent.joinpath(*parts)
+    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
 def _imports(path: Path, module: str) -> set[str]:
