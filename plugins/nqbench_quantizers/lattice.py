@@ -31,6 +31,7 @@ from nqbench_quantizers import cells, points
 
 _DITHERS = 16
 _VECTORS = 1 << 19
+_CELLS = 1 << 20  # a lattice of more cells is counted by the points that occur
 
 
 class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
@@ -97,7 +98,8 @@ class RandomizedLattice(Lattice, name="randomized-lattice", paper="arXiv:1802.02
 def conditional_entropy(source: Source, step: float, d: int, zero: Literal["center", "edge"]) -> float:
     """H(Q|U) in bits per weight; see the module."""
     middles = [step * ((m + 0.5) / _DITHERS - 0.5) for m in range(_DITHERS)]
-    if d == 1:
+    low, high = views.extremes(source)
+    if d == 1 and (high - low) / step < _CELLS:
         line = views.line(source)
         entropies = [cells.entropy(_shifted_counts(line, step, u, zero)) for u in middles]
     else:
