@@ -121,15 +121,21 @@ class _File:
         return encoded
 
 
-def write(path: str | os.PathLike[str], contents: Contents, registry: Registry) -> Written:
-    """Write the file in one go (a temporary name, then a rename). Raises BadInput, or what a plugin's encoder does."""
-    data, written = encode(contents, registry)
+def write(path: str | os.PathLike[str], contents: Contents, registry: Registry, *, read_back: bool = True) -> Written:
+    """Write the file in one go (a temporary name, then a rename). Raises BadInput, or what a plugin's encoder does.
+
+    read_back: as for ``encode``.
+    """
+    data, written = encode(contents, registry, read_back=read_back)
     _replace(Path(path), data)
     return written
 
 
-def encode(contents: Contents, registry: Registry) -> tuple[bytes, Written]:
-    """The file's bytes. Raises BadInput where the reader would refuse them."""
+def encode(contents: Contents, registry: Registry, *, read_back: bool = True) -> tuple[bytes, Written]:
+    """The file's bytes. Raises BadInput where the reader would refuse them.
+
+    read_back: read the header again to be sure of that; for callers that do not decode the file at once.
+    """
     file = _File()
     masked = [name for group in contents.groups for name in group.names if name in contents.masks]
     positions = contents.positions if masked else None
@@ -164,7 +170,7 @@ def encode(contents: Contents, registry: Registry) -> tuple[bytes, Written]:
         positions_entry=entry,
         sections=tuple(len(file.sections[name]) for name in SECTIONS),
     )
-    out = bytearray(_readable(header))
+    out = bytearray(_readable(header) if read_back else pack(header))
     for name in SECTIONS:
         section = file.sections[name]
         if section:
