@@ -13,7 +13,7 @@ import torch
 
 from nqbench.api.errors import CorruptFile, NqbenchError
 from nqbench.api.model import Model
-from nqbench.container import read_sections
+from nqbench.container import LIMIT, read_sections
 from nqbench.engine.run import resolve_device
 from nqbench.pipeline.artifacts import content_hash
 from nqbench.pipeline.decoder import Decoder
@@ -40,15 +40,16 @@ class Verdict:
     fault: str | None
 
 
-def verify(folder: str | Path, *, device: str = "auto") -> Iterator[Verdict]:
+def verify(folder: str | Path, *, device: str = "auto", limit: int = LIMIT) -> Iterator[Verdict]:
     """Check every ok record of the last run: file present, its size and parts, decoded bytes, metrics.
 
-    Yields a verdict a record, in their order. Raises StoreError where there are no records.
+    limit: bytes of tensors that a file may stand for. Yields a verdict a record, in their order. Raises StoreError
+    where there are no records.
     """
     folder = Path(folder)
     with Store.read(folder) as store:
         records = [record for record in store.records() if record.ok]
-    checker = _Checker(folder, resolve_device(device))
+    checker = _Checker(folder, resolve_device(device), limit)
     try:
         for record in records:
             yield Verdict(record, checker.fault(record))
@@ -57,10 +58,10 @@ def verify(folder: str | Path, *, device: str = "auto") -> Iterator[Verdict]:
 
 
 class _Checker:
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, limit: int) -> None:
         self.folder = folder
         self.device = torch.device(device)
-        self.decoder = Decoder()
+        self.decoder = Decoder(limit)
         self.here = environment(device)
         self._networks: dict[Choice, tuple[Model, Network]] = {}
         self._metrics: dict[tuple[Choice, str], Mapping[str, Any]] = {}

@@ -49,8 +49,8 @@ def out(finished: Path, tmp_path: Path) -> Iterator[Path]:
     torch.set_num_threads(threads)  # verifying takes over the records'
 
 
-def verify(folder: Path) -> Result:
-    return CliRunner().invoke(command, [str(folder)])
+def verify(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(command, [str(folder), *options])
 
 
 def change(folder: Path, **fields: Any) -> None:
@@ -89,6 +89,12 @@ def test_a_flipped_byte_is_found_even_if_its_checksum_was_made_right_again(out: 
     assert ("decodes to other tensors" if repaired else "checksum") in result.output
     assert "1 of 2 files verified" in result.output
     assert result.output.count("DIFFERS") == 1
+
+
+def test_a_file_that_stands_for_more_than_the_limit_is_refused(out: Path) -> None:
+    result = verify(out, "--limit", "10")
+    assert result.exit_code == 3
+    assert "more than the limit of 10" in result.stderr
 
 
 def test_a_metric_that_was_changed_is_found_however_little(out: Path) -> None:
