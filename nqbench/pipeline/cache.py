@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -118,7 +119,8 @@ class Cache:
         made = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=_NEW, dir=target.parent))
+            made = target.parent / f"{_NEW}{os.getpid()}-{secrets.token_hex(4)}"
+            made.mkdir()
             yield made
             files = {path.name: _checksum(path) for path in made.iterdir()}
             (made / _META).write_text(json.dumps({"result": dict(meta), "files": files}))

@@ -51,7 +51,12 @@ def ranking(rows: Sequence[Row]) -> Table:
             Column("delta", lambda row: signed(row.metric_delta)),
             Column("holds", lambda row: "yes" if row.holds else "no", numeric=False),
         ]
-    chosen.append(Column("repeats", lambda row: repeats(row.n, row.deterministic), numeric=False))
+    chosen += [
+        # times from a cache or beside other workers are no measurements, and stay out of the table
+        Column("encode Msym/s", lambda row: decimal(row.encode_msym_s, 1) if row.measured else ""),
+        Column("decode Msym/s", lambda row: decimal(row.decode_msym_s, 1) if row.measured else ""),
+        Column("repeats", lambda row: repeats(row.n, row.deterministic), numeric=False),
+    ]
     return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)
 
 
