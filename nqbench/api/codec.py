@@ -23,8 +23,12 @@ class Codec(Plugin):
         """tensors: every float tensor of the state, float32, by name, in order (pruned weights are 0 in them)."""
         raise NotImplementedError
 
-    def decompress(self, data: bytes) -> Mapping[str, np.ndarray]:
-        """The same names and shapes, float32; ``CorruptFile`` if the bytes are not a stream of this codec."""
+    def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
+        """The same names and shapes, float32; ``CorruptFile`` if the bytes are not a stream of this codec.
+
+        shapes: what the file's checked header says of the tensors, in order: a codec need not write them again, and
+        must not allocate beyond a small multiple of them.
+        """
         raise NotImplementedError
 
     def knob(self) -> Knob | None:

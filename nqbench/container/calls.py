@@ -124,9 +124,8 @@ class Calls:
         what = f"codec '{codec.name}'"
         started = time.perf_counter()
         with _guarded(what, "symbols"):
-            arrays = {
-                name: np.array(a, dtype=np.float32) for name, a in codec.decompress(data).items() if name in shapes
-            }
+            given = codec.decompress(data, shapes)
+            arrays = {name: np.array(a, dtype=np.float32) for name, a in given.items() if name in shapes}
         self.seconds += time.perf_counter() - started
         for name, shape in shapes.items():
             if name not in arrays or arrays[name].shape != shape:

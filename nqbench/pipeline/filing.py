@@ -105,7 +105,7 @@ class Filing:
         coded = {n: t for n, t in state.items() if t.is_floating_point() and not _constant(t)}
         arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
         data = self._compress(codec, arrays, context)
-        back = codec.decompress(data)
+        back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})
         others = context.trial.others
         raw = {n: t.to(stored_dtype(t, others)).to(t.dtype) for n, t in state.items() if n not in coded}
         values = dict(raw)

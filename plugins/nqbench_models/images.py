@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import Batch, Model, Split, to_device
+from nqbench.api import Batch, Model, Split, device_of, to_device
 from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
 from nqbench.api.toolkit.store import Trained, recipe_digest, trained
 
@@ -77,7 +77,7 @@ class ImageModel(Model):
             "model": self.name,
             "parameters": self.model_dump(mode="json"),
             "data": self.data_name(),
-            "recipe": self.recipe().model_dump(mode="json"),
+            "recipe": self.recipe().model_dump(mode="json", exclude_none=True),
             "version": self.VERSION,
         }
 
@@ -87,20 +87,19 @@ class ImageModel(Model):
     def load(self, device: torch.device) -> nn.Module:
         with seeded(self.train_seed):
             module = self.build()
-        module.load_state_dict(self.weights().state)
+        module.load_state_dict(self.weights(device).state)
         return module.to(device).eval()
 
     def moments(self, device: torch.device) -> Mapping[str, Tensor] | None:
-        kept = self.weights().moments
+        kept = self.weights(device).moments
         return {name: value.to(device) for name, value in kept.items()} or None
 
-    def weights(self) -> Trained:
-        """The trained state: from the store, or trained now."""
-        return trained(self.name, self.full_recipe(), self.train)
+    def weights(self, device: torch.device) -> Trained:
+        """The trained state: from the store, or trained now, on the device."""
+        return trained(self.name, self.full_recipe(), lambda workdir: self.train(workdir, device))
 
-    def train(self, workdir: Path, device: torch.device | None = None) -> Trained:
+    def train(self, workdir: Path, device: torch.device) -> Trained:
         """Train from the initial weights by the recipe, going on from a checkpoint in ``workdir`` if there is one."""
-        device = device or torch.device("cpu")
         recipe = self.recipe()
         with one_thread(), seeded(self.train_seed):
             module = self.build().to(device).train()
@@ -115,7 +114,13 @@ class ImageModel(Model):
         return Trained(module.state_dict(), moments)
 
     def _mean_loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        return self.losses(self.predict(module, batch), batch).mean()
+        with torch.autocast(device_of(module).type, torch.bfloat16, enabled=self.half_precision()):
+            outputs = self.predict(module, batch)
+        return self.losses(outputs.float(), batch).mean()
+
+    def half_precision(self) -> bool:
+        """Whether training runs in bfloat16 where that is safe (autocast). Part of the recipe."""
+        return False
 
     def has_split(self, split: Split) -> bool:
         return split != "validation" or self.holdout > 0

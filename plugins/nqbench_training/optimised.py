@@ -5,38 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from nqbench.api import Group, QuantizedModel, Task
-from nqbench.api.toolkit.optimise import Recipe, fit
+from nqbench.api.toolkit.optimise import Recipe, Steps, fit
 from nqbench_training.masking import hold, mask_gradients
 
 
-class Optimised(BaseModel):
+class Optimised(Steps):
     """Mixed into a Training or a Pruner: the fields that make a ``Recipe``."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     epochs: int = Field(1, ge=0)
     """Passes over the training data."""
     lr: float = Field(0.01, gt=0)
     """Learning rate of the first epoch."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """``sgd`` (Nesterov where momentum is positive) or ``adam``."""
-    batch_size: int = Field(128, ge=1)
-    """Examples a step."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Pull of every trained tensor towards zero."""
-    schedule: Literal["constant", "cosine", "exponential", "steps"] = "constant"
-    """How the learning rate falls from epoch to epoch."""
-    gamma: float = Field(0.1, gt=0, le=1)
-    """The factor of the schedules ``exponential`` (each epoch) and ``steps`` (at 1/2 and 3/4)."""
 
     def uses_seed(self) -> bool:
         """Order and augmentation are drawn."""
@@ -44,7 +29,7 @@ class Optimised(BaseModel):
 
     def recipe(self, seed: int, **changes: float | int | str) -> Recipe:
         """The loop's recipe, with changes."""
-        fields = {name: getattr(self, name) for name in Recipe.model_fields if name != "seed"}
+        fields = {name: getattr(self, name) for name in Steps.model_fields}
         return Recipe.model_validate(fields | {"seed": seed} | changes)
 
 

@@ -101,3 +101,11 @@ def test_seeds_and_thread_counts_are_put_back() -> None:
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_an_epoch_of_so_many_steps_is_the_first_of_its_batches() -> None:
+    whole, short = Recipe(epochs=1, lr=0.05, momentum=0), Recipe(epochs=1, lr=0.05, momentum=0, steps=1)
+    first = batches(whole.epoch_seed(0))[0]
+    got, _ = run(short)
+    torch.testing.assert_close(got, -0.05 * first * (0 - TARGET))
+    assert not torch.equal(got, run(whole)[0])

@@ -85,7 +85,7 @@ class KitCodec(Codec, name="kit-codec"):
             out += f"{name}:{','.join(map(str, array.shape))};".encode() + array.astype("<f2").tobytes()
         return bytes(out)
 
-    def decompress(self, data: bytes) -> dict[str, np.ndarray]:
+    def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         arrays = {}
         while data:
             head, _, data = data.partition(b";")

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +23,18 @@ from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import written_whole
 
 
-class Recipe(BaseModel):
-    """How parameters are moved. Rates follow ``lr * factor(epoch)``, ``factor`` by the schedule."""
+class Steps(BaseModel):
+    """How parameters are moved, but for the seed. Rates follow ``lr * factor(epoch)``, ``factor`` by the schedule.
+
+    Plugins that train have these fields by inheriting from it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     epochs: int = Field(ge=0)
     """Passes over the training data."""
+    steps: int | None = Field(None, ge=1)
+    """Steps an epoch, on as many of its batches, drawn anew each time; none: all of the data."""
     lr: float = Field(gt=0)
     """Learning rate of the first epoch."""
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -43,6 +49,11 @@ class Recipe(BaseModel):
     """``cosine`` to zero over the epochs; ``exponential``: times gamma an epoch; ``steps``: at 1/2 and 3/4 of them."""
     gamma: float = Field(0.1, gt=0, le=1)
     """The factor of ``exponential`` and ``steps``."""
+
+
+class Recipe(Steps):
+    """How parameters are moved, and what the randomness in it is drawn from."""
+
     seed: int = Field(0, ge=0)
     """What order, augmentation and dropout are drawn from."""
 
@@ -96,7 +107,7 @@ def fit(
         if before_epoch is not None:
             before_epoch(epoch)
         with seeded(recipe.epoch_seed(epoch)):
-            for batch in batches(recipe.epoch_seed(epoch)):
+            for batch in islice(batches(recipe.epoch_seed(epoch)), recipe.steps):
                 optimizer.zero_grad(set_to_none=True)
                 value = loss(batch)
                 value.backward(inputs=moved)  # type: ignore[no-untyped-call]

@@ -326,7 +326,7 @@ class Halves(Codec, name="halves"):
             parts.append(f"{name} {shape}\n".encode() + array.astype("<f2").tobytes())
         return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
 
-    def decompress(self, data: bytes) -> Mapping[str, np.ndarray]:
+    def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
         found = {}
         while data:
             size = int.from_bytes(data[:4], "little")
