@@ -1,0 +1,170 @@
+"""Error feedback on a grid: optimal brain surgeon, column by column [Hassibi and Stork 1993; arXiv:2210.17323].
+
+A row w of a layer whose inputs have second moments H is to be replaced by points q of a grid so that e H e^T,
+e = w - q, is small. Write H = M D M^T, M unit upper triangular and D diagonal. Then
+
+    e H e^T = sum_j d_j (e_j + sum_{i<j} e_i M_ij)^2,
+
+so that, columns taken in order, q_j belongs near the target w_j + sum_{i<j} e_i M_ij: what earlier columns did wrong is
+made up for by later ones. This is the surgeon's update: with H^-1 = U^T U, U upper triangular, d_j = 1 / U_jj^2 and the
+targets are the weights after every earlier error was pushed on along U (arXiv:2307.13304, section 4, shows that both
+are one method). In this form nothing is inverted, and the original weights stay in place.
+
+With a price of bits, q_j = argmin d_j (target_j - q)^2 + price(q) (arXiv:2505.18758). Units throughout: grid steps.
+
+Masks: a row's pruned weights take no part, so that each mask has an H of its own, the kept rows and columns; rows are
+solved together, padded to one length. Where that would cost too much, rows share H with the pruned weights in it as
+weights that may only be 0: their errors are 0, and what would be pushed on them is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 128
+"""Columns between two matrix products: inside a block every column waits for the one before."""
+_MOST_WORK = 4e11  # multiplications of all rows' own factorizations: a minute or two on one core
+_MOST_ENTRIES = 1 << 27  # of those factors together: 1 GiB
+_CHUNK_ENTRIES = 1 << 23
+_LEAST_DAMPING = 1e-8
+
+Choose = Callable[["Rows", int, Tensor], Tensor]
+"""(rows, j, targets (B, R) in steps) -> levels (B, R): whole numbers, float64."""
+
+
+@dataclass(eq=False)
+class Rows:
+    """B quadratic forms, each shared by R rows of m columns.
+
+    weights: (B, m, R) float64, in steps, columns in the order in which they are taken. lower: (B, m, m), lower[j, i] =
+    M_ij. gain: (B, m), D's diagonal; 0 where an input is dead. kept: (B, m, R) bool, False where a weight is pruned or
+    padding; None: all are kept. rows: (B, R) and columns: (B, m), the places in the layer's matrix.
+    levels: (B, m, R), the last choice.
+    """
+
+    weights: Tensor
+    lower: Tensor
+    gain: Tensor
+    rows: Tensor
+    columns: Tensor
+    kept: Tensor | None = None
+    levels: Tensor | None = None
+
+    def sweep(self, choose: Choose, block: int = BLOCK) -> None:
+        """Choose every level, in order. Left-looking: a block's targets are one matrix product with all errors before
+        it, a column's one product with those inside its block."""
+        errors = torch.zeros_like(self.weights)
+        levels = torch.empty_like(self.weights)
+        m = self.weights.shape[1]
+        for start in range(0, m, block):
+            stop = min(start + block, m)
+            targets = self.weights[:, start:stop].clone()
+            if start:
+                targets.baddbmm_(self.lower[:, start:stop, :start], errors[:, :start])
+            for j in range(start, stop):
+                target = targets[:, j - start]
+                if j > start:
+                    pushed = torch.bmm(self.lower[:, j : j + 1, start:j], errors[:, start:j])
+                    target += pushed[:, 0]
+                level = choose(self, j, target)
+                if self.kept is not None:
+                    level = torch.where(self.kept[:, j], level, 0.0)
+                levels[:, j] = level
+                torch.sub(self.weights[:, j], level, out=errors[:, j])
+        self.levels = levels
+
+
+def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """(lower, gain) of H + damping * mean diagonal * I = M D M^T: lower[b, j, i] = M_ij, gain[b, j] = d_j.
+
+    h: (B, m, m) float64, symmetric, positive semi-definite but for rounding; more damping is taken where it takes more
+    to be definite. A matrix of zeros is taken for the identity.
+    """
+    diagonal = h.diagonal(dim1=1, dim2=2)
+    mean = diagonal.mean(1, keepdim=True)
+    eye = torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+    h = torch.where((mean > 0)[..., None], h, eye)
+    mean = torch.where(mean > 0, mean, 1.0)[..., None]
+    share = max(damping, _LEAST_DAMPING)
+    while True:
+        # the Cholesky factor of the matrix read backwards is upper triangular when read forwards
+        root, failed = torch.linalg.cholesky_ex((h + share * mean * eye).flip(1, 2))
+        if not bool(failed.any()):
+            break
+        share *= 10
+    upper = root.flip(1, 2)
+    scale = upper.diagonal(dim1=1, dim2=2)
+    return (upper.mT / scale[..., None]).contiguous(), scale.square()
+
+
+def whole_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor | None = None) -> Rows:
+    """A form per group. matrix: (O, m) float64 in steps; h: (G, m, m) float64; mask: (O, m), pruned places hold 0."""
+    groups = len(h)
+    columns = _order(h.diagonal(dim1=1, dim2=2), descending)
+    rows = torch.arange(len(matrix), device=matrix.device).reshape(groups, -1)
+    lower, gain = factor(_among(h, columns), damping)
+    places = (rows[:, None, :], columns[:, :, None])
+    kept = None if mask is None else mask[places]
+    return Rows(matrix[places], lower, _alive(h, columns, gain), rows, columns, kept)
+
+
+def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor) -> Iterator[Rows]:
+    """A form for each row, of its own kept columns: rows of similar length together, shorter ones padded."""
+    count, m = matrix.shape
+    per_group = count // len(h)
+    kept = mask.sum(1)
+    ranked = torch.argsort(kept, descending=True, stable=True)
+    ranked = ranked[kept[ranked] > 0]
+    diagonal = h.diagonal(dim1=1, dim2=2)
+    padded = torch.cat([matrix, matrix.new_zeros(count, 1)], 1)
+    while ranked.numel():
+        longest = int(kept[ranked[0]])
+        rows = ranked[: max(1, _CHUNK_ENTRIES // longest**2)]
+        ranked = ranked[len(rows) :]
+        group = rows // per_group
+        # kept columns first, in the order in which they are taken; m stands for padding
+        rank = torch.where(mask[rows], diagonal[group] + 0.0, -1.0)
+        order = _order(rank, True) if descending else torch.argsort(~mask[rows], dim=1, stable=True)
+        columns = order[:, :longest]
+        real = torch.arange(longest, device=kept.device) < kept[rows][:, None]
+        own = torch.where(real, columns, 0)
+        both = real[:, :, None] & real[:, None, :]
+        eye = torch.eye(longest, dtype=h.dtype, device=h.device)
+        block = torch.where(both, h[group[:, None, None], own[:, :, None], own[:, None, :]], 0.0)
+        mean = (block.diagonal(dim1=1, dim2=2).sum(1) / kept[rows])[:, None, None]
+        # padding has the mean's weight: it changes neither the others nor the damping's share
+        filled = torch.where(both, block, eye * torch.where(mean > 0, mean, 1.0))
+        empty = (mean <= 0) & both
+        lower, gain = factor(torch.where(empty, eye, filled), damping)
+        alive = torch.where(real & (block.diagonal(dim1=1, dim2=2) <= 0) & (mean[:, 0] > 0), 0.0, gain)
+        columns = torch.where(real, columns, m)
+        weights = padded[rows[:, None], columns]
+        yield Rows(weights[..., None], lower, alive, rows[:, None], columns, real[..., None])
+
+
+def affordable(mask: Tensor) -> bool:
+    """Whether every row can have its own factorization."""
+    kept = mask.sum(1).double()
+    return float((kept**3).sum()) <= _MOST_WORK and float((kept**2).sum()) <= _MOST_ENTRIES
+
+
+def _order(rank: Tensor, descending: bool) -> Tensor:
+    """(B, m) columns in the order in which they are taken."""
+    if descending:
+        return torch.argsort(rank, dim=1, descending=True, stable=True)
+    return torch.arange(rank.shape[1], device=rank.device).expand(rank.shape)
+
+
+def _among(h: Tensor, columns: Tensor) -> Tensor:
+    return h.gather(1, columns[:, :, None].expand_as(h)).gather(2, columns[:, None, :].expand_as(h))
+
+
+def _alive(h: Tensor, columns: Tensor, gain: Tensor) -> Tensor:
+    """The gain, 0 for inputs that were never other than 0, unless all of a form's were."""
+    diagonal = h.diagonal(dim1=1, dim2=2).gather(1, columns)
+    dead = (diagonal <= 0) & (diagonal.amax(1, keepdim=True) > 0)
+    return torch.where(dead, 0.0, gain)

@@ -1,0 +1,216 @@
+"""Scalar quantization with error feedback and an entropy-constrained choice [arXiv:2210.17323; arXiv:2505.18758].
+
+For a layer whose inputs have second moments H = E[x x^T], the mean squared error of an output with weights q in place
+of w is (w - q) H (w - q)^T. The columns are quantized one after another to the grid of one step; each choice makes up
+for the errors of the columns before it (``feedback``), and minimizes
+
+    d_j (target_j - q)^2 + lambda * bits(q),
+
+d_j the gain of column j and bits(q) the coder's own price (``source.rate``) under the symbols' counts. The first sweep
+takes its prices from plain rounding. Each further one begins with the counts of the one before and exchanges them,
+column by column, for its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import AliasChoices, ConfigDict, Field
+from torch import Tensor
+
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, views
+from nqbench_quantizers import cells, feedback
+from nqbench_quantizers.feedback import Rows
+
+_LARGEST_LEVEL = 1 << 23
+_MOST_PRICED = 1 << 16
+_REFRESH = 16  # columns between two looks at the coder's prices
+
+
+class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hassibi and Stork 1993"):
+    """A uniform grid with error feedback: later weights of a row make up for the errors of earlier ones."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}]})
+    takes = frozenset({"second-moments"})
+
+    step: float = Field(0.05, gt=0)
+    """Distance of the grid's points, in the weights' unit. Zero is one of them."""
+    lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
+    """The price lambda of a bit; 0: every target goes to its nearest point. In a suite it may be written ``lambda``."""
+    unit: Literal["step", "absolute"] = "step"
+    """What lambda is a multiple of: step^2 times the mean gain of the layer's columns, or 1 (squared output)."""
+    sweeps: int = Field(2, ge=1)
+    """Passes over a layer where bits have a price: static prices in the first, adaptive ones in the others."""
+    reach: int = Field(1, ge=0)
+    """Points on each side of the nearest one that are looked at, beside zero, where bits have a price."""
+    damping: float = Field(0.01, ge=0)
+    """What is added to H's diagonal, as a share of its mean."""
+    order: Literal["natural", "decreasing"] = "natural"
+    """The order of a layer's columns: as stored, or by decreasing H_jj."""
+
+    def uses_rate(self) -> bool:
+        return self.lam > 0
+
+    def quantize(self, source: Source) -> Quantized:
+        moments = self.needs(source, SecondMoments)
+        # what the decoder multiplies with
+        step = float(torch.tensor(self.step, dtype=torch.float32))
+        if step == 0:
+            raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
+        parts, error, power = [], 0.0, 0.0
+        for tensor, h in zip(source.tensors, moments.matrices, strict=True):
+            levels, figures = self._tensor(source, tensor, h.double(), step)
+            parts.append(levels)
+            error, power = error + figures[0], power + figures[1]
+        levels = torch.cat(parts)
+        low, high = (int(edge) for edge in levels.aminmax())
+        if max(-low, high) >= _LARGEST_LEVEL:
+            raise BadInput("the weights lie too many steps from zero: take a larger step")
+        cells.check_alphabet(high - low + 1, "take a larger step")
+        symbols = (levels - low).to(torch.int32)
+        statistics = {
+            "entropy": cells.entropy(torch.bincount(symbols)),
+            "output_error": error / power if power else 0.0,
+        }
+        parameters = {"step": torch.tensor([step], dtype=torch.float32, device=source.device)}
+        return Quantized(
+            symbols, high - low + 1, source.sizes, parameters, {"offset": low}, "grid", statistics=statistics
+        )
+
+    def knob(self, source: Source) -> Knob:
+        deviation = views.moments(source)[1] or 1.0
+        return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down")
+
+    def _tensor(
+        self, source: Source, tensor: SourceTensor, h: Tensor, step: float
+    ) -> tuple[Tensor, tuple[float, float]]:
+        """(kept,) float64 levels of one tensor; the squared error of its outputs, and their square."""
+        if not tensor.size:
+            return source.weights.new_empty(0, dtype=torch.float64), (0.0, 0.0)
+        outputs, groups = tensor.shape[0] if tensor.shape else 1, len(h)
+        matrix = torch.zeros(tensor.shape, dtype=torch.float64, device=source.device).reshape(outputs, -1)
+        if h.shape != (groups, matrix.shape[1], matrix.shape[1]) or outputs % groups:
+            raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
+        if not bool(torch.isfinite(h).all()):
+            raise BadInput(f"the second moments of {tensor.name} are not finite")
+        mask = None if tensor.mask is None else tensor.mask.reshape(outputs, -1)
+        own = source.weights[tensor.start : tensor.stop].double() / step
+        if mask is None:
+            matrix = own.reshape(matrix.shape)
+        else:
+            matrix[mask] = own
+        levels = self._levels(matrix, h, mask, step, source.rate)
+        error = _power(matrix - levels, h), _power(matrix, h)
+        return (levels.reshape(-1) if mask is None else levels[mask]), error
+
+    def _levels(self, matrix: Tensor, h: Tensor, mask: Tensor | None, step: float, rate: Rate | None) -> Tensor:
+        """(O, m) float64 whole numbers, 0 where the mask is False."""
+        descending = self.order == "decreasing"
+        if mask is None or bool(mask.all()):
+            parts = [feedback.whole_rows(matrix, h, self.damping, descending)]
+        elif feedback.affordable(mask):
+            parts = list(feedback.masked_rows(matrix, h, self.damping, descending, mask))
+        else:
+            parts = [feedback.whole_rows(matrix, h, self.damping, descending, mask)]
+        if self.lam == 0 or rate is None:
+            for part in parts:
+                part.sweep(nearest)
+        else:
+            self._priced(parts, rate, step)
+        # one column more for padding
+        levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
+        for part in parts:
+            assert part.levels is not None
+            levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
+        return levels[:, :-1]
+
+    def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
+        # lambda where the squared error is in steps^2 times gain
+        lam = self.lam * (mean_gain(parts) if self.unit == "step" else 1 / step**2)
+        for part in parts:
+            part.levels = part.weights.round()
+        prices = Prices(parts, rate, lam, self.reach)
+        for sweep in range(self.sweeps):
+            prices.adaptive = sweep > 0
+            for part in parts:
+                part.sweep(prices)
+            prices.count(parts)
+
+
+def nearest(rows: Rows, j: int, target: Tensor) -> Tensor:
+    """The grid's nearest point; 0 where an input is dead."""
+    return torch.where(rows.gain[:, j, None] > 0, target.round(), 0.0)
+
+
+def mean_gain(parts: list[Rows]) -> float:
+    """The mean of d_j over all weights: what one step^2 of squared error costs in the output."""
+    total = sum(float((p.gain[:, :, None] * _kept(p)).sum()) for p in parts)
+    return total / sum(float(_kept(p).sum()) for p in parts)
+
+
+def _kept(part: Rows) -> Tensor:
+    return torch.ones_like(part.weights) if part.kept is None else part.kept.double()
+
+
+def _power(rows: Tensor, h: Tensor) -> float:
+    """sum over rows of x H x^T. rows: (O, m); h: (G, m, m)."""
+    split = rows.reshape(len(h), -1, rows.shape[1])
+    return float((torch.bmm(split, h) * split).sum())
+
+
+class Prices:
+    """argmin over levels near the target of gain * (target - level)^2 + lambda * bits(level).
+
+    Levels from -span to span have prices of their own; those beyond pay that of the last. adaptive: each column's old
+    symbols leave the counts, and its new ones join them, as it is done.
+    """
+
+    def __init__(self, parts: list[Rows], rate: Rate, lam: float, reach: int) -> None:
+        self.rate, self.lam, self.reach = rate, lam, reach
+        self.adaptive = False
+        largest = max(float(p.weights.abs().max()) for p in parts)
+        self.span = min(math.ceil(largest) + 1, _MOST_PRICED)
+        self.count(parts)
+
+    def count(self, parts: list[Rows]) -> None:
+        """Take the counts, and from them the prices, of what was chosen last."""
+        self.counts = sum((self._histogram(p.levels, p.kept) for p in parts), torch.zeros(()))
+        self._refresh()
+
+    def _histogram(self, levels: Tensor | None, kept: Tensor | None) -> Tensor:
+        """(2 span + 1,) int64."""
+        assert levels is not None
+        chosen = levels if kept is None else levels[kept]
+        return torch.bincount(self._index(chosen).reshape(-1), minlength=2 * self.span + 1)
+
+    def _index(self, levels: Tensor) -> Tensor:
+        return (levels.clamp(-self.span, self.span) + self.span).long()
+
+    def _refresh(self) -> None:
+        bits = torch.from_numpy(self.rate(self.counts.cpu().numpy())).to(self.counts.device)
+        self.price = self.lam * bits.double()
+
+    def __call__(self, rows: Rows, j: int, target: Tensor) -> Tensor:
+        gain = rows.gain[:, j, None]
+        best = target.round()
+        cost = self._cost(gain, target, best)
+        tried = [best + k for k in (*range(-self.reach, 0), *range(1, self.reach + 1))]
+        for level in (*tried, torch.zeros_like(best)):
+            other = self._cost(gain, target, level)
+            less = other < cost
+            best, cost = torch.where(less, level, best), torch.where(less, other, cost)
+        if self.adaptive:
+            self._exchange(rows, j, best)
+        return best
+
+    def _cost(self, gain: Tensor, target: Tensor, level: Tensor) -> Tensor:
+        return gain * (target - level).square() + self.price[self._index(level)]
+
+    def _exchange(self, rows: Rows, j: int, new: Tensor) -> None:
+        kept = None if rows.kept is None else rows.kept[:, j]
+        old = None if rows.levels is None else rows.levels[:, j]
+        self.counts = self.counts + self._histogram(new, kept) - self._histogram(old, kept)
+        if j % _REFRESH == 0:
+            self._refresh()

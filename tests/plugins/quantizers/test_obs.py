@@ -1,0 +1,262 @@
+"""Error feedback against the surgeon's update by elimination, brute force, and the cases that are known on paper."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from nqbench_quantizers import feedback
+from nqbench_quantizers.obs import OBS, Prices
+from torch import Tensor
+
+from nqbench.api import BadInput, Coder, Quantized, SecondMoments, Source, SourceTensor
+
+
+def moments(m: int, groups: int = 1, seed: int = 0) -> Tensor:
+    """(groups, m, m) of correlated inputs, positive definite."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(groups, m, 4 * m, generator=generator) + torch.randn(groups, 1, 4 * m, generator=generator)
+    return x @ x.mT / (4 * m)
+
+
+def weights(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def source(w: Tensor, h: Tensor, mask: Tensor | None = None) -> Source:
+    kept = w.reshape(-1) if mask is None else w[mask]
+    tensor = SourceTensor("w", tuple(w.shape), 0, kept.numel(), mask)
+    return Source(kept, (tensor,), SecondMoments((h,)), rate=Coder().rate)
+
+
+def levels(q: Quantized) -> Tensor:
+    return q.symbols.double() + q.side["offset"]
+
+
+def damped(h: Tensor, damping: float) -> Tensor:
+    h = h.double()
+    return h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
+
+
+def surgeon(w: Tensor, h: Tensor, step: float) -> Tensor:
+    """Hassibi and Stork's update, weight by weight, with the inverse of what is left by elimination."""
+    w, inverse = w.double().clone(), torch.linalg.inv(h)
+    out = torch.zeros_like(w)
+    for j in range(w.shape[1]):
+        out[:, j] = (w[:, j] / step).round()
+        error = (w[:, j] - step * out[:, j]) / inverse[j, j]
+        w -= error[:, None] * inverse[j]
+        inverse = inverse - torch.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+    return out
+
+
+def cost(w: Tensor, q: Tensor, h: Tensor) -> float:
+    e = w.double() - q.double()
+    return float(((e @ h.double()) * e).sum())
+
+
+def test_levels_are_those_of_the_surgeons_update_with_the_inverse_by_elimination() -> None:
+    w, h = weights(7, 12), moments(12)
+    q = OBS(step=0.07, damping=0.02).quantize(source(w, h))
+    step = float(q.parameters["step"])
+    assert torch.equal(levels(q).reshape(7, 12), surgeon(w, damped(h[0], 0.02), step))
+    torch.testing.assert_close(q.reconstruct(), (levels(q) * step).float())
+
+
+def test_targets_are_the_surgeons_pushed_weights() -> None:
+    w, h, step = weights(3, 6), moments(6), 0.09
+    seen: list[Tensor] = []
+
+    def watch(rows: feedback.Rows, j: int, target: Tensor) -> Tensor:
+        seen.append(target[0].clone())
+        return target.round()
+
+    feedback.whole_rows(w.double() / step, h.double(), 0.01, False).sweep(watch)
+    pushed, inverse = w.double() / step, torch.linalg.inv(damped(h[0], 0.01))
+    for j in range(6):
+        torch.testing.assert_close(seen[j], pushed[:, j], rtol=1e-5, atol=1e-8)
+        pushed = pushed - ((pushed[:, j] - pushed[:, j].round()) / inverse[j, j])[:, None] * inverse[j]
+        inverse = inverse - torch.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+
+
+def test_the_sum_over_columns_is_the_quadratic_form() -> None:
+    h = moments(9).double()
+    lower, gain = feedback.factor(h, 0.0)
+    torch.testing.assert_close(lower[0].T @ gain[0].diag() @ lower[0], h[0], rtol=1e-6, atol=1e-6)
+    assert torch.equal(lower[0].triu(1), torch.zeros(9, 9, dtype=torch.float64))
+
+
+def test_feedback_is_on_average_better_than_rounding_and_no_better_than_the_best_of_all() -> None:
+    step, gained = 0.15, []
+    for seed in range(40):
+        w, h = weights(1, 5, seed=seed), moments(5, seed=seed)
+        q = OBS(step=step, damping=0.0).quantize(source(w, h)).reconstruct().reshape(1, 5)
+        nearest = (w / step).round()
+        around = itertools.product(*[[int(v) + k for k in (-1, 0, 1)] for v in nearest[0]])
+        best = min(cost(w, torch.tensor([point]) * step, h[0]) for point in around)
+        assert cost(w, q, h[0]) >= best * (1 - 1e-5)
+        gained.append(cost(w, q, h[0]) / cost(w, nearest * step, h[0]))
+    assert np.exp(np.mean(np.log(gained))) < 0.8
+
+
+def test_uncorrelated_inputs_leave_rounding() -> None:
+    w = weights(6, 10)
+    h = torch.diag(torch.linspace(0.1, 5, 10))[None]
+    q = OBS(step=0.05).quantize(source(w, h))
+    assert torch.equal(levels(q), (w.double() / float(q.parameters["step"])).round().reshape(-1))
+
+
+def test_uncorrelated_inputs_leave_scalar_quantization_with_a_price() -> None:
+    w, lam = weights(40, 10), 0.2
+    q = OBS(step=0.05, lam=lam, sweeps=1, reach=20).quantize(source(w, torch.eye(10)[None]))
+    t = (w.double() / float(q.parameters["step"])).reshape(-1)
+    span = int(t.abs().max().ceil()) + 1
+    grid = torch.arange(-span, span + 1, dtype=torch.float64)
+    counts = torch.bincount((t.round() + span).long(), minlength=len(grid))
+    bits = torch.from_numpy(Coder().rate(counts.numpy()))
+    # damping adds one percent to the gain, and to the unit of lambda
+    expected = grid[((t[:, None] - grid).square() + lam * bits).argmin(1)]
+    assert torch.equal(levels(q), expected)
+
+
+def test_each_choice_is_the_argmin_of_its_formula() -> None:
+    w, h, lam = weights(5, 8).double() / 0.1, moments(8).double(), 0.3
+    rows = feedback.whole_rows(w, h, 0.01, False)
+    rows.levels = rows.weights.round()
+    prices = Prices([rows], Coder().rate, lam, 3)
+    target = rows.weights[:, 4] + 0.31
+    got = prices(rows, 4, target)
+    for r in range(5):
+        t = float(target[0, r])
+        tried = {round(t) + k for k in range(-3, 4)} | {0}
+        span = prices.span
+        values = {x: float(rows.gain[0, 4]) * (t - x) ** 2 + float(prices.price[x + span]) for x in tried}
+        assert values[int(got[0, r])] == pytest.approx(min(values.values()), rel=1e-12)
+
+
+def test_adaptive_prices_end_with_the_counts_of_the_last_sweep() -> None:
+    rows = feedback.whole_rows(weights(30, 20).double() / 0.05, moments(20).double(), 0.01, False)
+    rows.levels = rows.weights.round()
+    prices = Prices([rows], Coder().rate, 0.5, 1)
+    prices.adaptive = True
+    rows.sweep(prices)
+    kept = prices.counts.clone()
+    prices.count([rows])
+    assert torch.equal(kept, prices.counts)
+    assert int(kept.sum()) == 600
+
+
+def test_a_higher_price_gives_fewer_bits_and_a_larger_error() -> None:
+    w, h = weights(60, 40), moments(40)
+    figures = [OBS(step=0.03, lam=lam).quantize(source(w, h)).statistics for lam in (0.0, 0.1, 0.4)]
+    assert figures[0]["entropy"] > figures[1]["entropy"] > figures[2]["entropy"]
+    assert figures[0]["output_error"] < figures[1]["output_error"] < figures[2]["output_error"]
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.2])
+def test_blocks_change_nothing(lam: float) -> None:
+    results = []
+    for block in (1, 7, 128):
+        rows = feedback.whole_rows(weights(9, 50).double() / 0.04, moments(50).double(), 0.01, False)
+        rows.levels = rows.weights.round()
+        prices = Prices([rows], Coder().rate, lam, 1)
+        rows.sweep(prices, block=block)
+        assert rows.levels is not None
+        results.append(rows.levels)
+    assert all(torch.equal(results[0], other) for other in results)
+
+
+def test_decreasing_order_is_natural_order_of_the_permuted_layer() -> None:
+    w, h = weights(6, 14), moments(14)
+    h = h * torch.linspace(0.5, 2, 14)[torch.randperm(14, generator=torch.Generator().manual_seed(3))].outer(
+        torch.ones(14)
+    )
+    h = (h + h.mT) / 2 + 2 * torch.eye(14)
+    order = torch.argsort(h[0].diagonal(), descending=True)
+    got = levels(OBS(step=0.05, order="decreasing").quantize(source(w, h))).reshape(6, 14)
+    permuted = levels(OBS(step=0.05).quantize(source(w[:, order], h[:, order][:, :, order]))).reshape(6, 14)
+    assert torch.equal(got[:, order], permuted)
+
+
+def test_groups_are_layers_of_their_own() -> None:
+    w, h = weights(6, 2, 3, 3), moments(18, groups=3)
+    got = levels(OBS(step=0.05).quantize(source(w, h))).reshape(3, 2, 18)
+    for g in range(3):
+        alone = OBS(step=0.05).quantize(source(w[2 * g : 2 * g + 2], h[g : g + 1]))
+        assert torch.equal(got[g].reshape(-1), levels(alone))
+
+
+@pytest.mark.parametrize("order", ["natural", "decreasing"])
+def test_a_pruned_row_is_a_layer_of_its_kept_columns(order: str) -> None:
+    w, h = weights(8, 12), moments(12)
+    mask = torch.rand(8, 12, generator=torch.Generator().manual_seed(1)) < 0.5
+    mask[3] = False
+    quantizer = OBS(step=0.05, order=order, damping=0.01)
+    got, start = levels(quantizer.quantize(source(w, h, mask))), 0
+    for row, chosen in zip(w, mask, strict=True):
+        size = int(chosen.sum())
+        if size:
+            alone = quantizer.quantize(source(row[chosen][None], h[:, chosen][:, :, chosen]))
+            assert torch.equal(got[start : start + size], levels(alone))
+        start += size
+    assert start == len(got)
+
+
+def test_shared_factors_keep_pruned_places_at_zero_and_still_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, h = weights(40, 16), moments(16)
+    mask = torch.rand(40, 16, generator=torch.Generator().manual_seed(1)) < 0.6
+    w = w * mask
+    errors = []
+    for quantize in ("rounded", "shared", "own"):
+        if quantize == "shared":
+            monkeypatch.setattr(feedback, "affordable", lambda mask: False)
+        else:
+            monkeypatch.undo()
+        flat = source(w, torch.diag_embed(h.diagonal(dim1=1, dim2=2)) if quantize == "rounded" else h, mask)
+        values = torch.zeros_like(w)
+        values[mask] = OBS(step=0.1).quantize(flat).reconstruct()
+        errors.append(cost(w, values, h[0]))
+    assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3])
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+def test_degenerate_moments_give_a_finite_result(lam: float, damping: float) -> None:
+    w, one = weights(4, 6), torch.ones(6)
+    for h in (
+        torch.zeros(6, 6),
+        torch.outer(one, one),
+        torch.diag(torch.tensor([1.0, 0, 0, 2, 0, 1e-30])),
+        -torch.eye(6),
+    ):
+        for mask in (None, torch.rand(4, 6, generator=torch.Generator().manual_seed(2)) < 0.5):
+            q = OBS(step=0.05, lam=lam, damping=damping).quantize(source(w, h[None], mask))
+            assert bool(torch.isfinite(q.reconstruct()).all())
+            assert float(q.reconstruct().abs().max()) < 5
+
+
+def test_a_dead_input_costs_nothing_and_no_moments_at_all_leave_rounding() -> None:
+    w = weights(4, 3)
+    h = torch.diag(torch.tensor([1.0, 0.0, 2.0]))[None]
+    got = levels(OBS(step=0.02).quantize(source(w, h))).reshape(4, 3)
+    assert bool((got[:, 1] == 0).all())
+    assert bool((got[:, [0, 2]] != 0).any())
+    blind = OBS(step=0.02).quantize(source(w, torch.zeros(1, 3, 3)))
+    assert torch.equal(levels(blind), (w.double() / float(blind.parameters["step"])).round().reshape(-1))
+
+
+def test_moments_that_do_not_fit_or_are_not_finite_are_refused() -> None:
+    with pytest.raises(BadInput, match="do not fit w"):
+        OBS().quantize(source(weights(4, 3), torch.eye(4)[None]))
+    with pytest.raises(BadInput, match="not finite"):
+        OBS().quantize(source(weights(4, 3), torch.full((1, 3, 3), torch.nan)))
+    with pytest.raises(BadInput, match="sensitivity"):
+        OBS().quantize(Source(torch.ones(3)))
+
+
+def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
+    assert not OBS().uses_rate()
+    assert OBS(lam=0.1).uses_rate()
+    assert OBS.model_validate({"step": 0.1, "lambda": 0.2}).lam == 0.2

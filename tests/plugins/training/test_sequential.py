@@ -1,0 +1,136 @@
+"""Sensing layer by layer: one pass for all, passes that stop early, and results that become one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nqbench_quantizers.obs import OBS
+from nqbench_training.second_moments import SecondMoments, gram, joined
+from nqbench_training.sequential import Sequential, layer_uses, merged
+from tiny_network import Levels, Tiny, make_task
+from torch import Tensor, nn
+
+from nqbench.api import Group, Quantized, Task
+
+
+class Twice(nn.Module):
+    """One layer used twice, and one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(6, 3)
+        self.again = nn.Linear(6, 6)
+        self.first = nn.Linear(72, 6)
+        self.never = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1)).tanh()
+        return self.last(self.again(self.again(x).tanh()))
+
+
+class TwiceModel(Tiny, name="twice"):
+    def load(self, device: torch.device) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return Twice().eval()
+
+
+def sequenced(passes: str, model: Tiny | None = None, scope: str = "layer") -> tuple[Task, dict[str, Tensor]]:
+    task = make_task(model, quantizer=OBS(step=0.07), scope=scope, sensitivity=SecondMoments())
+    result = Sequential(passes=passes).train(task, None)
+    return task, task.reconstruct(result.groups)
+
+
+def test_one_pass_gives_what_a_pass_for_each_layer_gives() -> None:
+    one, each = sequenced("one")[1], sequenced("each")[1]
+    assert all(torch.equal(one[name], each[name]) for name in each)
+
+
+def test_each_layer_is_quantized_behind_the_quantized_ones() -> None:
+    task, deployed = sequenced("one")
+    plain = make_task(quantizer=OBS(step=0.07), sensitivity=SecondMoments(), scope="layer")
+    for name in plain.names:
+        (group,) = plain.quantize(names=[name], sensed=SecondMoments().sense(plain, [name]))
+        assert torch.equal(plain.reconstruct([group])[name], deployed[name])
+        plain.assign({name: deployed[name]})
+    assert all(torch.equal(task.parameter(name), deployed[name]) for name in task.names)
+
+
+def test_a_layer_used_twice_is_sensed_over_both_uses() -> None:
+    task, deployed = sequenced("one", TwiceModel())
+    x, _ = next(task.batches("train", batch_size=100))
+    first = nn.functional.linear(x.flatten(1), deployed["first.weight"], task.module.first.bias).tanh()
+    float_again = TwiceModel().load(torch.device("cpu")).again
+    both = torch.cat([first, float_again(first).tanh()]).detach()
+    fresh = make_task(TwiceModel(), quantizer=OBS(step=0.07), scope="layer", sensitivity=SecondMoments())
+    (group,) = fresh.quantize(names=["again.weight"], sensed={"again.weight": (both.T @ both / len(both))[None]})
+    assert torch.equal(fresh.reconstruct([group])["again.weight"], deployed["again.weight"])
+
+
+def test_a_layer_that_is_never_used_has_no_moments_and_is_rounded() -> None:
+    task, deployed = sequenced("one", TwiceModel())
+    assert torch.equal(SecondMoments().sense(task, ["never.weight"])["never.weight"], torch.zeros(1, 5, 5))
+    w = TwiceModel().load(torch.device("cpu")).never.weight
+    step = torch.tensor(0.07)
+    torch.testing.assert_close(deployed["never.weight"], (w.double() / float(step)).round().float() * step)
+
+
+def test_uses_are_counted_in_the_order_of_first_calls() -> None:
+    task = make_task(TwiceModel())
+    assert list(layer_uses(task).items()) == [("first.weight", 1), ("again.weight", 2), ("last.weight", 1)]
+
+
+def test_sensing_stops_where_nothing_more_is_needed(task: Task) -> None:
+    calls: list[str] = []
+    for name in ("3", "6"):
+        layer = task.module.get_submodule(name)
+        layer.register_forward_pre_hook(lambda *_, name=name: calls.append(name))  # type: ignore[misc]
+    batches = list(task.batches("train", batch_size=8))
+    task.batches = lambda *_, **__: iter(batches)  # type: ignore[method-assign, assignment]
+    whole = SecondMoments().sense(task, ["3.weight"])["3.weight"]
+    # the first batch goes all the way; the others never get behind the layer asked for
+    assert calls == ["3", "6", "3", "3"]
+    torch.testing.assert_close(whole, SecondMoments().sense(make_task(), ["3.weight"])["3.weight"])
+
+
+@pytest.mark.parametrize(("groups", "places"), [(1, 3), (1, 100), (2, 3), (2, 100)])
+def test_gram_sums_the_outer_products(groups: int, places: int) -> None:
+    x = torch.randn(5, groups * 4, places, generator=torch.Generator().manual_seed(0))
+    expected = torch.einsum("bgil,bgjl->gij", *[x.reshape(5, groups, 4, places)] * 2)
+    torch.testing.assert_close(gram(x, groups), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batches_of_any_make_are_joined() -> None:
+    parts = [{"x": torch.ones(n, 2), "y": (torch.zeros(n), torch.full((n,), n))} for n in (2, 3)]
+    whole = joined(parts)
+    assert whole["x"].shape == (5, 2)
+    assert whole["y"][1].tolist() == [2, 2, 3, 3, 3]
+
+
+def test_scope_global_puts_layers_on_one_grid_together_and_deploys_the_same() -> None:
+    task, together = sequenced("one", scope="global")
+    _, apart = sequenced("one", scope="layer")
+    assert all(torch.equal(together[name], apart[name]) for name in apart)
+    fresh = make_task(quantizer=OBS(step=0.07), scope="global", sensitivity=SecondMoments())
+    (group,) = Sequential().train(fresh, None).groups
+    assert group.names == tuple(task.names)
+    assert list(group.quantized.parameters) == ["step"]
+    assert int(group.quantized.symbols.min()) == 0
+    assert int(group.quantized.symbols.max()) == group.quantized.alphabet - 1
+
+
+def test_results_on_other_grids_stay_apart() -> None:
+    def grid(step: float, offset: float) -> Group:
+        symbols = torch.tensor([0, 2, 1], dtype=torch.int32)
+        q = Quantized(symbols, 3, (3,), {"step": torch.tensor([step])}, {"offset": offset}, "grid")
+        return Group((f"{step} {offset}",), q)
+
+    empty = Group(("gone",), Quantized(torch.empty(0, dtype=torch.int32), 1, (0,), side={"codebook": torch.zeros(1)}))
+    assert len(merged((grid(0.1, -1), grid(0.2, -1)))) == 2
+    assert len(merged((grid(0.1, -1), grid(0.1, -1.5)))) == 2
+    assert merged((empty,)) == (empty,)
+    (one,) = merged((grid(0.1, -1), empty, grid(0.1, -4)))
+    assert one.quantized.sizes == (3, 0, 3)
+    torch.testing.assert_close(one.quantized.reconstruct(), torch.tensor([-1, 1, 0, -4, -2, -3]) * 0.1)
+    task = make_task(quantizer=Levels(k=3), scope="global")
+    assert len(Sequential().train(task, None).groups) == len(task.names)
