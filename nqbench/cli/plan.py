@@ -11,7 +11,7 @@ from nqbench.cli.options import suite_options
 
 if TYPE_CHECKING:
     from nqbench.registry import Registry
-    from nqbench.suite import Suite, Trial
+    from nqbench.suite import Suite, Target, Trial
 
 SHOWN = 20
 """Trials listed without --all."""
@@ -35,21 +35,32 @@ def command(suite: str, profile: str | None, sets: tuple[str, ...], only: tuple[
     plugins = registry()
     loaded = load(suite, profile=profile, sets=sets, registry=plugins)
     trials = loaded.trials(only)
-    for block in (_heading(loaded, trials), _work(trials, plugins), _listing(trials, plugins, everything)):
+    for block in (_heading(loaded, only, plugins), _work(trials, plugins), _listing(trials, plugins, everything)):
         click.echo(block + "\n")
     for dropped in loaded.dropped:
         count = f"{dropped.count} combinations" if dropped.count != 1 else "1 combination"
         click.echo(f"left out: {count if dropped.count else 'nothing'}: {dropped.reason}")
 
 
-def _heading(suite: Suite, trials: Sequence[Trial]) -> str:
+def _heading(suite: Suite, only: Sequence[str], registry: Registry) -> str:
+    trials = suite.trials(only)
     count = f"{len(trials)} of {len(suite.all_trials)}" if len(trials) < len(suite.all_trials) else f"{len(trials)}"
     lines = [f"suite {suite.name}: {count} trials"]
+    if suite.target is not None:
+        bound = suite.schedule(only, registry).upper_bound()
+        lines = [f"suite {suite.name}: a search of {count} methods, at most {bound} trials"]
+        lines.append(f"target: {_goal(suite.target)}; below, each method stands as the suite writes it")
     lines += [f"question: {suite.question}"] if suite.question else []
     lines += [f"takes: {suite.takes}"] if suite.takes else []
     if suite.measure:
         lines.append(f"measured: each trial {suite.measure.repeats} times; nothing is taken from the cache")
     return "\n".join(lines)
+
+
+def _goal(target: Target) -> str:
+    """What a search is to hold, where it looks, and how long."""
+    wanted = f"a metric of {target.metric:g}" if target.drop is None else f"at most {target.drop:g} points lost"
+    return f"the smallest file with {wanted} on the {target.split} split, in at most {target.trials} points a method"
 
 
 def _work(trials: Sequence[Trial], registry: Registry) -> str:

@@ -79,10 +79,14 @@ class Lines:
         self.total, self.done = 0, 0
         self.best = Best()
 
-    def started(self, total: int, reused: int) -> None:
+    def started(self, total: int, reused: int, *, search: bool = False) -> None:
         self.total, self.done = total, reused
         there = f", {reused} already there" if reused else ""
-        click.echo(f"{total} trials{there}", err=True)
+        click.echo(f"{'a search: at most ' if search else ''}{total} trials{there}", err=True)
+
+    def found(self, reused: int) -> None:
+        self.done += reused
+        click.echo(f"[{self.done}/{self.total}] {reused} already there", err=True)
 
     def running(self, trials: Sequence[Trial]) -> None:
         pass
@@ -104,10 +108,13 @@ class Bar(Lines):
 
     bar: Any = None
 
-    def started(self, total: int, reused: int) -> None:
+    def started(self, total: int, reused: int, *, search: bool = False) -> None:
         from tqdm import tqdm
 
         self.bar = tqdm(total=total, initial=reused, unit="trial", dynamic_ncols=True)
+
+    def found(self, reused: int) -> None:
+        self.bar.update(reused)
 
     def running(self, trials: Sequence[Trial]) -> None:
         now = " | ".join(describe_trial(trial) for trial in trials[:2])

@@ -19,7 +19,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from nqbench.engine.queue import AffinityQueue, Job
-from nqbench.engine.worker import STARTING, WorkerSettings, run_trial, start
+from nqbench.engine.worker import STARTING, WorkerSettings, find_knob, run_trial, start
 from nqbench.suite.trial import Trial
 
 
@@ -65,7 +65,7 @@ class LocalEngine:
     @property
     def current(self) -> list[Trial]:
         """The trials that run now."""
-        return [trial for _, (trial, _) in self._running.values()]
+        return [job.trial for _, job in self._running.values()]
 
     def step(self, seconds: float = 0.5) -> list[tuple[Job, dict[str, Any]]]:
         """Give work to idle workers, wait at most so long, and return what ended: jobs and their outcomes."""
@@ -97,7 +97,8 @@ class LocalEngine:
         # a worker inherits what is blocked: Ctrl-C must not reach one that still imports
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._pool(worker).schedule(run_trial, args=(job[0], job[1].trial), timeout=self.timeout)
+            work = run_trial if job.question is None else find_knob
+            return self._pool(worker).schedule(work, args=(job.trial, job.keys.trial), timeout=self.timeout)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -12,8 +12,11 @@ from nqbench.suite.trial import Trial
 class Progress(Protocol):
     """Listener of a run."""
 
-    def started(self, total: int, reused: int) -> None:
-        """The run begins. total: an upper bound of its trials; reused: those already there."""
+    def started(self, total: int, reused: int, *, search: bool = False) -> None:
+        """The run begins. total: its trials; of a search: the most there can be. reused: those already there."""
+
+    def found(self, reused: int) -> None:
+        """A search came to more trials that are already there."""
 
     def running(self, trials: Sequence[Trial]) -> None:
         """The trials that run now."""
@@ -31,7 +34,9 @@ class Progress(Protocol):
 class Silent:
     """Says nothing."""
 
-    def started(self, total: int, reused: int) -> None: ...
+    def started(self, total: int, reused: int, *, search: bool = False) -> None: ...
+
+    def found(self, reused: int) -> None: ...
 
     def running(self, trials: Sequence[Trial]) -> None: ...
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from nqbench.pipeline.keys import Keys
+from nqbench.suite.schedule import Question
 from nqbench.suite.trial import Trial
 
-Job = tuple[Trial, Keys]
+
+class Job(NamedTuple):
+    """A trial to run or, where there is a question, the knob of the trial's method to find."""
+
+    trial: Trial
+    keys: Keys
+    question: Question | None = None
 
 
 class AffinityQueue:
@@ -20,7 +28,7 @@ class AffinityQueue:
 
     def add(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            self._waiting.setdefault(job[1].sense, deque()).append(job)
+            self._waiting.setdefault(job.keys.sense, deque()).append(job)
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._waiting.values())
@@ -42,9 +50,9 @@ class AffinityQueue:
     def _steal(self, source: str) -> Job:
         """The first of the last trials that share one quantization, so that the owner's next ones are left to it."""
         jobs = self._waiting[source]
-        quantize = jobs[-1][1].quantize
+        quantize = jobs[-1].keys.quantize
         at = len(jobs) - 1
-        while at > 0 and jobs[at - 1][1].quantize == quantize:
+        while at > 0 and jobs[at - 1].keys.quantize == quantize:
             at -= 1
         job = jobs[at]
         del jobs[at]

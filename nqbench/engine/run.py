@@ -18,13 +18,14 @@ from nqbench.engine.worker import WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.context import Measure
 from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.knobs import cached as cached_knob
 from nqbench.pipeline.workbench import file_name, restore
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
 from nqbench.results.environment import cores, environment
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
-from nqbench.suite import GridSchedule, Suite, load
+from nqbench.suite import Choice, Schedule, Suite, Target, load
 
 FILES = "files"
 """Folder of the compressed files, beside the store."""
@@ -66,9 +67,11 @@ def run_suite(
     chosen = resolve_device(device)
     if jobs < 1:
         raise BadInput(f"jobs is {jobs}: at least one worker is needed")
-    trials = loaded.trials(only)
+    models = [trial.model for trial in loaded.trials(only)]
+    schedule = loaded.schedule(only)
     folder = Path(output) if output is not None else Path("reports") / loaded.name
-    return _Run(loaded, folder, chosen, jobs, timeout, cached, progress or Silent()).run(GridSchedule(trials))
+    run = _Run(loaded, folder, chosen, jobs, timeout, cached, progress or Silent())
+    return run.run(schedule, models)
 
 
 class _Run:
@@ -97,22 +100,21 @@ class _Run:
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.id = ""
 
-    def run(self, schedule: GridSchedule) -> RunResult:
+    def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
         with Store.write(self.folder) as store:
-            first = schedule.ready()
-            self._prepare(first)
-            jobs = [(trial, self.maker.keys(trial)) for trial in first]
+            self._prepare(models)
+            first = self._pull(schedule)
             self.id = store.start_run(
                 self.suite.name,
                 self.suite.text,
                 argv=sys.argv[1:],
                 environment=self.environment,
-                keys=[keys.trial for _, keys in jobs],
-                settings={"published": [asdict(row) for row in self.suite.published]},
+                keys=[job.keys.trial for job in first if job.question is None],
+                settings=self._settings(),
             )
             try:
                 (self.folder / "suite.yaml").write_text(self.suite.text, encoding="utf-8")
-                outcome = self._loop(store, schedule, jobs)
+                outcome = self._loop(store, schedule, first)
             except KeyboardInterrupt:
                 outcome = "interrupted"
             except OSError as error:
@@ -126,40 +128,108 @@ class _Run:
         self._notify("nqbench_run_ended", records=[r.to_dict() for r in report.records])
         return RunResult(report.records, outcome, self.folder, report, paths)
 
-    def _prepare(self, trials: Iterable[Any]) -> None:
-        """Data and weights are found before the first trial."""
-        for choice in dict.fromkeys(trial.model for trial in trials):
+    def _settings(self) -> dict[str, Any]:
+        """What reports and comparisons need to know beside the records."""
+        settings: dict[str, Any] = {"published": [asdict(row) for row in self.suite.published]}
+        target = self.suite.target
+        if target is not None:
+            settings |= {"target": target.model_dump(), "baseline": target.baseline}
+            settings |= {} if target.drop is None else {"drop": target.drop}
+        return settings
+
+    def _prepare(self, models: Iterable[Choice]) -> None:
+        """Data and weights are found before the first trial, and what a search looks at."""
+        for choice in dict.fromkeys(models):
             model = self.maker.plugin(choice)
             assert isinstance(model, Model)
             model.prepare()
+            if self.suite.target is not None:
+                self._check_target(model, self.suite.target)
+
+    def _check_target(self, model: Model, target: Target) -> None:
+        """Raises BadInput where the model has nothing to search by."""
+        if model.metric() is None:
+            raise BadInput(f"{self.suite.path}: target: model '{model.name}' has no metric to hold")
+        if not model.has_split(target.split):
+            raise BadInput(
+                f"{self.suite.path}: target.split: model '{model.name}' has no {target.split} split; "
+                "choose another split, or a model that was trained without one (nqbench show model NAME)"
+            )
 
     # -- the loop ----------------------------------------------------------------------------------------------------
-    def _loop(self, store: Store, schedule: GridSchedule, jobs: list[Job]) -> str:
+    def _pull(self, schedule: Schedule) -> list[Job]:
+        """All that may start now: the knobs to find first, then the trials."""
+        jobs = [Job(q.trial, self.maker.keys(q.trial), q) for q in schedule.questions()]
+        jobs += [Job(trial, self.maker.keys(trial)) for trial in schedule.ready()]
+        for complaint in schedule.complaints():
+            self.progress.warning(complaint)
+        return jobs
+
+    def _loop(self, store: Store, schedule: Schedule, jobs: list[Job]) -> str:
         done = self._already(store, jobs)
-        self.progress.started(schedule.upper_bound(), len(done))
-        self._notify("nqbench_run_started", trials=schedule.upper_bound())
+        bound = schedule.upper_bound()
+        self.progress.started(bound, len(done), search=schedule.search)
+        self._notify("nqbench_run_started", trials=bound)
         failed = False
         with self._engine() as engine:
-            while True:
+            while jobs or engine.busy:
                 for job in jobs:
-                    record = done.get(job[1].trial) or self._restored(store, job)
-                    if record is None:
-                        engine.queue.add([job])
-                    else:
-                        schedule.ended(job[0], record.to_dict())
-                jobs = []
-                while engine.busy and not jobs:
-                    for job, outcome in engine.step():
-                        record = self._record(store, job, outcome)
-                        failed = failed or not record.ok
-                        schedule.ended(job[0], record.to_dict())
-                    self.progress.running(engine.current)
-                    jobs = [(trial, self.maker.keys(trial)) for trial in schedule.ready()]
-                if schedule.finished():
-                    break
+                    self._begin(store, engine, schedule, job, done)
+                # what was there already may have led to more
+                ended = [] if jobs else engine.step()
+                for job, outcome in ended:
+                    failed = not self._end(store, schedule, job, outcome) or failed
+                self.progress.running(engine.current)
+                jobs = self._pull(schedule)
+                done = self._take_over(store, jobs)
+        assert schedule.finished()
         if engine.started:
             self.cache.prune(self.limit)
         return "failed" if failed else "ok"
+
+    def _take_over(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
+        """This run covers these jobs' trials. The records of those that are there already."""
+        keys = [job.keys.trial for job in jobs if job.question is None]
+        if not keys:
+            return {}
+        store.reuse(self.id, keys)
+        done = self._already(store, jobs)
+        if done:
+            self.progress.found(len(done))
+        return done
+
+    def _begin(
+        self, store: Store, engine: LocalEngine, schedule: Schedule, job: Job, done: Mapping[str, Record]
+    ) -> None:
+        """Take what is there already; leave the rest to a worker."""
+        if job.question is not None:
+            known = cached_knob(self.cache, self.maker.knob(job.trial, job.keys))
+            if known is None:
+                engine.queue.add([job])
+            else:
+                schedule.answered(job.question, known[0])
+            return
+        record = done.get(job.keys.trial) or self._restored(store, job)
+        if record is None:
+            engine.queue.add([job])
+        else:
+            schedule.ended(job.trial, record.to_dict())
+
+    def _end(self, store: Store, schedule: Schedule, job: Job, outcome: Mapping[str, Any]) -> bool:
+        """Tell the schedule how a worker's job ended. Whether it ended well; a question never fails a run: what keeps
+        its answer from being found will fail the trial."""
+        if job.question is None:
+            record = self._record(store, job, outcome)
+            schedule.ended(job.trial, record.to_dict())
+            return record.ok
+        if outcome["status"] != "ok":
+            method = job.trial.codec or job.trial.quantizer
+            why = str(outcome["error"]).partition("\n")[0]
+            self.progress.warning(
+                f"the knob of {method.name if method else ''} was not found, one trial is made: {why}"
+            )
+        schedule.answered(job.question, outcome.get("knob"))
+        return True
 
     def _engine(self) -> LocalEngine:
         settings = WorkerSettings(
@@ -177,12 +247,20 @@ class _Run:
 
         A suite that measures takes over only what a run of it that was cut short had measured.
         """
+        jobs = [job for job in jobs if job.question is None]
+        if not jobs:
+            return {}
         if self.measure is not None:
             earlier = [r for r in store.runs() if r.run != self.id and r.suite == self.suite.name]
             if not earlier or earlier[-1].outcome in ("ok", "failed"):
                 return {}
-        found = store.done(keys.trial for _, keys in jobs)
-        return {key: record for key, record in found.items() if self._in_place(key, record)}
+        wanted = {job.keys.trial: job.trial.selected_on for job in jobs}
+        found = store.done(wanted)
+        return {
+            key: record
+            for key, record in found.items()
+            if record.selected_on == wanted[key] and self._in_place(key, record)
+        }
 
     def _in_place(self, key: str, record: Record) -> bool:
         try:
@@ -194,12 +272,12 @@ class _Run:
         """The trial from the cache, if all of it is there."""
         if self.measure is not None:
             return None
-        keys = job[1]
+        keys = job.keys
         figures = restore(self.cache, keys.trial, keys.file, self.folder / FILES)
         return None if figures is None else self._record(store, job, {"status": "ok", **figures})
 
     def _record(self, store: Store, job: Job, outcome: Mapping[str, Any]) -> Record:
-        trial, keys = job
+        trial, keys, _ = job
         fields = {"device": self.device, **outcome}
         if fields["status"] == "ok":
             fields["file"] = f"{FILES}/{file_name(keys.trial)}"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,15 @@ def run_trial(trial: Trial, key: str) -> dict[str, Any]:
 
     ``unusable`` is set where this process cannot be relied on any more.
     """
+    return _outcome(trial, key, lambda worker: worker.bench.run(trial, Path(worker.settings.files)))
+
+
+def find_knob(trial: Trial, key: str) -> dict[str, Any]:
+    """As ``run_trial``: ``{"status": "ok", "knob": the knob of the trial's method, or None}``."""
+    return _outcome(trial, key, lambda worker: {"knob": worker.bench.knob(trial)})
+
+
+def _outcome(trial: Trial, key: str, work: Callable[[_Worker], dict[str, Any]]) -> dict[str, Any]:
     from nqbench.api.errors import NqbenchError
 
     assert _worker is not None
@@ -116,7 +126,7 @@ def run_trial(trial: Trial, key: str) -> dict[str, Any]:
     if _worker.bench.around.maker.keys(trial).trial != key:
         return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
-        return {"status": "ok", **_worker.bench.run(trial, Path(_worker.settings.files))}
+        return {"status": "ok", **work(_worker)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
         text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nqbench.api import BadInput, Evaluation
+from nqbench.api import BadInput, Evaluation, Split
 from nqbench.pipeline.artifacts import content_hash
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.context import Context, Recent
@@ -33,16 +33,16 @@ class Evaluating:
         metric = context.model.metric()
         if metric is None:
             return {}
-        network = f"float network {context.keys.load}"
-        before = self._floats.find(
-            network,
-            lambda: self._evaluation(context, network, "evaluate_float", None),
-            lambda: context.watch.hit("evaluate_float"),
-        )
-        after = self._evaluation(context, filed.figures["decoded_sha256"], "evaluate", filed)
+        before, after = self._before_and_after(context, filed, "test")
         if metric.name not in after["metrics"]:
             raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
         value, reference = after["metrics"][metric.name], before["metrics"][metric.name]
+        metrics, metrics_float = dict(after["metrics"]), dict(before["metrics"])
+        split = context.trial.selected_on
+        if split in ("train", "validation"):
+            looked_at = self._before_and_after(context, filed, split)
+            for found, evaluation in zip((metrics_float, metrics), looked_at, strict=True):
+                found.update({f"{split}.{name}": value for name, value in evaluation["metrics"].items()})
         return {
             "metric_name": metric.name,
             "metric_unit": metric.unit,
@@ -50,13 +50,25 @@ class Evaluating:
             "metric": value,
             "metric_float": reference,
             "metric_delta": value - reference,
-            "metrics": after["metrics"],
-            "metrics_float": before["metrics"],
+            "metrics": metrics,
+            "metrics_float": metrics_float,
             "correct": after["correct"],
             "examples": after["examples"],
         }
 
-    def _evaluation(self, context: Context, content: str, stage: str, filed: Filed | None) -> dict[str, Any]:
+    def _before_and_after(self, context: Context, filed: Filed, split: Split) -> tuple[Json, Json]:
+        """The evaluations of the float network and of the file's on a split. Stages: ``evaluate_float``, ``evaluate``
+        and, on another split than the test's, the same with the split's name."""
+        beside = "" if split == "test" else f"_{split}"
+        network = f"float network {context.keys.load}"
+        before = self._floats.find(
+            network + beside,
+            lambda: self._evaluation(context, network, f"evaluate_float{beside}", None, split),
+            lambda: context.watch.hit(f"evaluate_float{beside}"),
+        )
+        return before, self._evaluation(context, filed.figures["decoded_sha256"], f"evaluate{beside}", filed, split)
+
+    def _evaluation(self, context: Context, content: str, stage: str, filed: Filed | None, split: Split) -> Json:
         """Metrics of the float network (filed None) or of a file's, by the hash of its tensors."""
 
         def make(_: Path | None) -> dict[str, Any]:
@@ -66,13 +78,12 @@ class Evaluating:
                 module = network.spare
                 fill(module, self._tensors(filed))
             with context.watch.stage(stage):
-                return evaluation_fields(context.model.evaluate(module, "test"))
+                return evaluation_fields(context.model.evaluate(module, split))
 
         # the float network's is a reference, not a result: it is not measured anew
         cache = context.around.cache if filed is None else context.around.results
-        return self._once(
-            context, cache, "evaluate", stage, context.around.maker.evaluate(context.trial, content), make
-        )
+        key = context.around.maker.evaluate(context.trial, content, split)
+        return self._once(context, cache, "evaluate", stage, key, make)
 
     def _tensors(self, filed: Filed) -> Mapping[str, Tensor]:
         """What the file decodes to. Raises BadInput where a cached one is not what it was when it was filed."""

@@ -23,6 +23,7 @@ _CORE = {
     "file": ("filing", "network", "decoder"),
     "evaluate": ("evaluating",),
     "loss": ("evaluating",),
+    "knob": ("knobs",),
     "trial": (),
 }
 """The modules of this package whose code a stage's result depends on."""
@@ -79,16 +80,14 @@ class KeyMaker:
         if trial.codec is not None:
             quantize = self._stage("codec", code(trial.codec), prune)
         else:
-            assert trial.quantizer is not None
-            quantizer = self.plugin(trial.quantizer)
-            assert isinstance(quantizer, Quantizer)
-            rate = code(trial.coder) if quantizer.uses_rate() else None
+            rate = self._rate(trial)
             chain = [code(c) for c in trial.training]
             quantize = self._stage("quantize", code(trial.quantizer), trial.scope, chain, rate, prune, sense)
         how = [trial.streams, trial.others, trial.fold_batchnorm]
         written = [code(trial.coder), code(trial.positions), code(self._own_coder(trial)), self._origins(trial)]
         file = self._stage("file", *written, how, quantize)
-        return Keys(load, prune, sense, quantize, file, self._stage("trial", file, trial.loss_increase))
+        whole = self._stage("trial", file, trial.loss_increase, *_beside_test(trial.selected_on))
+        return Keys(load, prune, sense, quantize, file, whole)
 
     def _own_coder(self, trial: Trial) -> Choice | None:
         """The coder that the positions name for themselves."""
@@ -102,9 +101,25 @@ class KeyMaker:
         named = (trial.quantizer, trial.coder, trial.codec, trial.positions)
         return [self.registry.distribution_of(self.plugin(c)) for c in named if c is not None]
 
-    def evaluate(self, trial: Trial, content: str) -> str:
-        """The key of an evaluation: the model's code and data, and the hash of the tensors evaluated."""
-        return self._stage("evaluate", self._code(trial.model, None), self._fingerprint(trial.model), content)
+    def evaluate(self, trial: Trial, content: str, split: str = "test") -> str:
+        """The key of an evaluation: the model's code and data, the split, and the hash of the tensors evaluated."""
+        model = [self._code(trial.model, None), self._fingerprint(trial.model)]
+        return self._stage("evaluate", *model, content, *_beside_test(split))
+
+    def knob(self, trial: Trial, keys: Keys) -> str:
+        """The key of a method's knob: the method with its parameters, and the weights it is for."""
+        method = trial.quantizer or trial.codec
+        assert method is not None
+        rate = None if trial.coder is None else self._rate(trial)
+        return self._stage("knob", self._code(method, trial.seed), trial.scope, rate, keys.prune, keys.sense)
+
+    def _rate(self, trial: Trial) -> list[object] | None:
+        """The coder in the key of what is quantized by its rate."""
+        assert trial.quantizer is not None
+        assert trial.coder is not None
+        quantizer = self.plugin(trial.quantizer)
+        assert isinstance(quantizer, Quantizer)
+        return self._code(trial.coder, trial.seed) if quantizer.uses_rate() else None
 
     def loss(self, trial: Trial, keys: Keys, content: str) -> str:
         """The key of the predicted and measured loss increase of deployed tensors."""
@@ -114,6 +129,11 @@ class KeyMaker:
         model = self.plugin(choice)
         assert isinstance(model, Model)
         return _fingerprint(choice, model)
+
+
+def _beside_test(split: str | None) -> list[str]:
+    """A split in a key: every trial is evaluated on the test split, so that alone does not tell trials apart."""
+    return [] if split in (None, "test") else [str(split)]
 
 
 _fingerprints: dict[Choice, str] = {}

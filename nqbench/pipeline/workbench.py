@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from nqbench.api import Knob
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.context import Context, Measure, Surroundings, Watch
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import Evaluating
 from nqbench.pipeline.filing import Filing
 from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.knobs import Knobs
 from nqbench.pipeline.memory import Peak
 from nqbench.pipeline.preparation import Preparation
 from nqbench.pipeline.quantization import Quantization
@@ -44,6 +46,7 @@ class Workbench:
         self.on_stage = on_stage or (lambda stage: None)
         self.decoder = Decoder()
         preparation = Preparation()
+        self.knobs = Knobs(preparation)
         self.filing = Filing(Quantization(preparation), self.decoder)
         self.evaluating = Evaluating(preparation, self.decoder)
 
@@ -52,9 +55,8 @@ class Workbench:
 
         Raises whatever a plugin raised, or BadInput where what it returned cannot be used.
         """
-        keys = self.around.maker.keys(trial)
-        watch = Watch(on_stage=self.on_stage)
-        context = Context(trial, keys, watch, self.around)
+        context = self._context(trial)
+        keys, watch = context.keys, context.watch
         peak = Peak(self.around.device)
         filed = self.filing.file(context)
         figures = {**filed.figures, **self.evaluating.metrics(context, filed)}
@@ -72,6 +74,13 @@ class Workbench:
             "measured": self.around.measure is not None,
             "peak_bytes": peak.bytes(),
         }
+
+    def knob(self, trial: Trial) -> Knob | None:
+        """The knob of the trial's method, with its range on the trial's own weights; None if it has none."""
+        return self.knobs.find(self._context(trial))
+
+    def _context(self, trial: Trial) -> Context:
+        return Context(trial, self.around.maker.keys(trial), Watch(on_stage=self.on_stage), self.around)
 
     def close(self) -> None:
         self.filing.close()

@@ -60,7 +60,7 @@ class Row:
     metric_delta: float | None
     drop: float | None
     holds: bool | None
-    """Whether the drop is within the tolerance; None without a metric."""
+    """Whether the drop is within the tolerance, on the split that was selected on; None without a metric."""
     pareto: bool
     """No other row of the model is as small and as good, and better in one of them."""
     selected_on: str | None
@@ -81,8 +81,14 @@ class Row:
         return {**fields, "parts": dict(self.parts), "keys": list(self.keys)}
 
 
-def leaderboard(records: Iterable[Record], *, drop: float = DROP, labels: Labels | None = None) -> list[Row]:
-    """Ranked rows, model by model in the order the records name them. Records that are not ok have no row."""
+def leaderboard(
+    records: Iterable[Record], *, drop: float = DROP, metric: float | None = None, labels: Labels | None = None
+) -> list[Row]:
+    """Ranked rows, model by model in the order the records name them. Records that are not ok have no row.
+
+    drop: how much a file may lose and hold, in points; metric: what it has to reach, in place of ``drop``. Both are
+    asked on the split that the records' search looked at; without a search, on the test's.
+    """
     good = [record for record in records if record.ok]
     labels = labels or Labels(good)
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
@@ -90,7 +96,7 @@ def leaderboard(records: Iterable[Record], *, drop: float = DROP, labels: Labels
         groups[labels.plugin(record, "model")][configuration_key(record)].append(record)
     ranked: list[Row] = []
     for model, configurations in groups.items():
-        rows = [_row(model, group, labels, drop) for group in configurations.values()]
+        rows = [_row(model, group, labels, drop, metric) for group in configurations.values()]
         rows.sort(key=_order)
         best = front(rows)
         ranked += [replace(row, rank=rank, pareto=id(row) in best) for rank, row in enumerate(rows, 1)]
@@ -140,7 +146,21 @@ def deviation(values: Iterable[float | None]) -> float | None:
     return stdev(found) if len(found) > 1 else None
 
 
-def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) -> Row:
+def _holds(group: Sequence[Record], tolerance: float, wanted: float | None) -> bool | None:
+    first = group[0]
+    if first.metric_name is None:
+        return None
+    if wanted is None:
+        lost = mean(record.drop_where_selected for record in group)
+        return lost is not None and lost <= tolerance + _SLACK
+    on = first.selected_on
+    name = first.metric_name if on in (None, "test") else f"{on}.{first.metric_name}"
+    reached = mean(record.metrics.get(name) for record in group)
+    sign = 1.0 if first.metric_higher_is_better else -1.0
+    return reached is not None and sign * (wanted - reached) <= _SLACK
+
+
+def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, wanted: float | None) -> Row:
     first = group[0]
 
     def over(name: str) -> float | None:
@@ -150,7 +170,6 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) 
         return mean(getattr(record, name) for record in group)
 
     drop = mean(record.drop for record in group)
-    holds = None if first.metric_name is None else drop is not None and drop <= tolerance + _SLACK
     return Row(
         rank=0,
         model=model,
@@ -183,7 +202,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float) 
         metric_std=deviation(record.metric for record in group),
         metric_delta=over("metric_delta"),
         drop=drop,
-        holds=holds,
+        holds=_holds(group, tolerance, wanted),
         pareto=False,
         selected_on=first.selected_on,
         encode_msym_s=over("encode_msym_s"),

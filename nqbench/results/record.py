@@ -228,6 +228,17 @@ class Record(_Part):
             return None
         return self.metric_float - self.metric if self.metric_higher_is_better else self.metric - self.metric_float
 
+    @property
+    def drop_where_selected(self) -> float | None:
+        """``drop`` on the split that the record's search looked at; without a search, on the test's."""
+        if self.selected_on in (None, "test") or self.metric_name is None:
+            return self.drop
+        name = f"{self.selected_on}.{self.metric_name}"
+        if name not in self.metrics or name not in self.metrics_float:
+            return None
+        fall = self.metrics_float[name] - self.metrics[name]
+        return fall if self.metric_higher_is_better else -fall
+
     def hits(self) -> np.ndarray | None:
         """(examples,) bool: which test examples the compressed network got right; None where not recorded."""
         if self.correct is None or self.examples is None:

@@ -27,7 +27,11 @@ be left out::
     measure: {repeats: 7, warmup: 1, exclusive: true}
     timeout: 600                        # seconds a trial
     published: [{network: lenet5}]      # reference rows, inline or selected from published.yaml
-    target: {drop: 0.5}                 # search each method's knob for the smallest file that holds it
+    target:                             # search each method's knob for the smallest file that holds this
+      drop: 0.5                         # points below the original network; or metric: 99.0
+      split: test                       # test | validation | train: what the search looks at
+      trials: 12                        # points of a method's knob, at most; each is run once a seed
+      baseline: kmeans                  # sizes are given relative to this method's; else the first
     include:                            # more grids: these axes instead, all others as above
       - {quantizers: {kmeans: {k: 256}}, coders: huffman}
     exclude:                            # less the trials that match; see nqbench.suite.matching
@@ -40,7 +44,8 @@ from nqbench.suite.document import SuiteError
 from nqbench.suite.find import shipped
 from nqbench.suite.grid import Dropped
 from nqbench.suite.published import PublishedRow
-from nqbench.suite.schedule import GridSchedule, Schedule
+from nqbench.suite.schedule import GridSchedule, Question, Schedule
+from nqbench.suite.search import TargetSchedule
 from nqbench.suite.spec import Measure, Target
 from nqbench.suite.suite import Suite, load
 from nqbench.suite.trial import Choice, Trial
@@ -51,10 +56,12 @@ __all__ = [
     "GridSchedule",
     "Measure",
     "PublishedRow",
+    "Question",
     "Schedule",
     "Suite",
     "SuiteError",
     "Target",
+    "TargetSchedule",
     "Trial",
     "load",
     "shipped",

@@ -16,6 +16,8 @@ from nqbench.suite.grid import Dropped, Expansion, Grid
 from nqbench.suite.matching import matcher, only
 from nqbench.suite.overrides import apply_profile, apply_sets
 from nqbench.suite.published import PublishedRow, published_rows
+from nqbench.suite.schedule import GridSchedule, Schedule
+from nqbench.suite.search import TargetSchedule
 from nqbench.suite.spec import Axes, Measure, SuiteSpec, Target, check_shape
 from nqbench.suite.trial import Choice, Trial
 
@@ -38,8 +40,18 @@ class Suite:
     all_trials: tuple[Trial, ...] = ()
 
     def trials(self, only: Sequence[str] = ()) -> tuple[Trial, ...]:
-        """The trials, those that share work together. only: filters ``axis=value,...``; BadInput if none is left."""
+        """The trials, those that share work together; of a suite with a target: its methods, as they stand.
+
+        only: filters ``axis=value,...``; BadInput if none is left.
+        """
         return select(self.all_trials, only)
+
+    def schedule(self, only: Sequence[str] = (), registry: Registry | None = None) -> Schedule:
+        """What a run of the trials is driven by: the whole grid or, where there is a target, a search."""
+        trials = self.trials(only)
+        if self.target is None:
+            return GridSchedule(trials)
+        return TargetSchedule(trials, self.target, installed() if registry is None else registry)
 
 
 def select(trials: tuple[Trial, ...], filters: Sequence[str]) -> tuple[Trial, ...]:

@@ -39,7 +39,8 @@ class Trial:
 
     A place that has nothing to say is None: pruner (nothing pruned), sensitivity (none used), positions (nothing
     pruned, so nothing to write), quantizer and coder (a codec trial), codec (every other). training is a chain, () for
-    direct compression. seed is None where no plugin of the trial uses one.
+    direct compression. seed is None where no plugin of the trial uses one. selected_on: the split that the search which
+    asked for the trial looks at; None: no search.
     """
 
     model: Choice
@@ -56,6 +57,7 @@ class Trial:
     others: Literal["float32", "float16"] = "float32"
     fold_batchnorm: bool = False
     loss_increase: bool = False
+    selected_on: Literal["train", "validation", "test"] | None = None
 
     def choices(self) -> tuple[Choice, ...]:
         """Every plugin the trial uses, in pipeline order."""
@@ -73,12 +75,14 @@ class Trial:
         fields["scope"] = None if self.codec else self.scope
         fields["training"] = "+".join(c.name for c in self.training) or "none"
         fields["training_params"] = [c.parameters for c in self.training]
-        for name in ("streams", "seed", "others", "fold_batchnorm", "loss_increase"):
+        for name in ("streams", "seed", "others", "fold_batchnorm", "loss_increase", "selected_on"):
             fields[name] = getattr(self, name)
         return fields
 
     @property
     def trial(self) -> str:
-        """16 hex digits that name the configuration, whatever code and versions run it: what nights are compared by."""
-        text = json.dumps(self.config(), sort_keys=True, separators=(",", ":"))
+        """16 hex digits that name the configuration, whatever code and versions run it, and whether a suite or a search
+        asked for it: what nights are compared by."""
+        config = {name: value for name, value in self.config().items() if name != "selected_on"}
+        text = json.dumps(config, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

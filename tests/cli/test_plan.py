@@ -64,3 +64,17 @@ def test_planning_runs_nothing(plan, monkeypatch):
             if hasattr(entry.cls, method):
                 monkeypatch.setattr(entry.cls, method, refuse)
     plan("quickstart")
+
+
+def test_a_search_is_said_to_be_one_with_the_most_trials_it_may_take(plan, tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text(
+        "models: [lenet300: {data: digits}]\nquantizers: [uniform, kmeans]\ncoders: [huffman, rans]\n"
+        "target: {drop: 0.25, trials: 9}\n"
+    )
+    text = plan(str(path))
+    assert text.startswith("suite search: a search of 4 methods, at most 36 trials\n")
+    assert "the smallest file with at most 0.25 points lost on the test split, in at most 9 points a method" in text
+    assert plan(str(path), "--only", "coder=rans").startswith(
+        "suite search: a search of 2 of 4 methods, at most 18 trials\n"
+    )

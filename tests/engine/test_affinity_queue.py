@@ -14,7 +14,7 @@ from nqbench.suite.trial import Choice, Trial
 
 def job(source: str, quantize: str = "q", number: int = 0) -> Job:
     trial = Trial(Choice("model", f"{source}-{quantize}-{number}"))
-    return trial, Keys("load", "prune", source, f"{source}-{quantize}", "file", trial.trial)
+    return Job(trial, Keys("load", "prune", source, f"{source}-{quantize}", "file", trial.trial))
 
 
 def source_of(one: Job | None) -> str:
@@ -84,5 +84,5 @@ def test_every_trial_is_taken_exactly_once_whoever_asks(
         one = queue.take(data.draw(st.integers(0, workers - 1)))
         assert one is not None  # no worker idles while there is work
         taken.append(one)
-    assert Counter(trial for trial, _ in taken) == Counter(trial for trial, _ in all_jobs)
+    assert Counter(one.trial for one in taken) == Counter(one.trial for one in all_jobs)
     assert queue.take(0) is None

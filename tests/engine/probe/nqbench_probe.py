@@ -107,6 +107,8 @@ class Probe(Model, name="probe"):
     examples: int = Field(200, ge=1)
     missing: bool = False
     version: int = 1
+    holdout: bool = False
+    """Whether there is a validation split."""
 
     def prepare(self) -> None:
         if self.missing:
@@ -131,6 +133,9 @@ class Probe(Model, name="probe"):
 
     def metric(self) -> Metric | None:
         return Metric() if self.data else None
+
+    def has_split(self, split: Split) -> bool:
+        return split != "validation" or self.holdout
 
     def _inputs(self, split: Split) -> Tensor:
         generator = torch.Generator().manual_seed({"train": 1, "validation": 2, "test": 3}[split])
@@ -171,6 +176,13 @@ class Priced(Levels, name="priced"):
 
     def uses_rate(self) -> bool:
         return True
+
+
+class Knobless(Levels, name="knobless"):
+    """As ``levels``, but asked for its knob it raises."""
+
+    def knob(self, source: Source) -> Knob:
+        raise RuntimeError("no knob today")
 
 
 class Drawn(Quantizer, name="drawn"):
@@ -340,5 +352,5 @@ class Halves(Codec, name="halves"):
 
 @hookimpl
 def nqbench_plugins() -> list[type[Plugin]]:
-    quantizers: list[type[Plugin]] = [Levels, Priced, Drawn, Troubled]
+    quantizers: list[type[Plugin]] = [Levels, Priced, Knobless, Drawn, Troubled]
     return [Probe, *quantizers, Plain, Bytewise, Places, Smallest, Squares, Shifted, Halves]
