@@ -131,6 +131,8 @@ class _Run:
     def _settings(self) -> dict[str, Any]:
         """What reports and comparisons need to know beside the records."""
         settings: dict[str, Any] = {"published": [asdict(row) for row in self.suite.published]}
+        if self.suite.thresholds is not None:
+            settings["thresholds"] = self.suite.thresholds.as_settings()
         target = self.suite.target
         if target is not None:
             settings |= {"target": target.model_dump(), "baseline": target.baseline}

@@ -32,10 +32,12 @@ EXACT = {"file_bytes": False, "ratio": True, "mse": False, "weighted_mse": False
 
 @dataclass(frozen=True)
 class Thresholds:
-    """tolerance: relative, by figure. margin: of the metric, in points, within which two networks count as equal.
-    alpha: of each family of tests. time_ratio and time_p: what a change of speed must exceed, both."""
+    """tolerance: relative, by figure; absolute: in the figure's unit; a change within either is none. margin: of the
+    metric, in points, within which two networks count as equal. alpha: of each family of tests. time_ratio and time_p:
+    what a change of speed must exceed, both."""
 
     tolerance: Mapping[str, float] = field(default_factory=lambda: {"mse": 1e-6, "weighted_mse": 1e-6, "ratio": 1e-12})
+    absolute: Mapping[str, float] = field(default_factory=dict)
     margin: float = 0.5
     alpha: float = 0.05
     time_ratio: float = 1.1
@@ -43,13 +45,21 @@ class Thresholds:
 
     @staticmethod
     def of(settings: Mapping[str, Any] | None) -> Thresholds:
-        """From a suite's ``thresholds``: the fields above; ``tolerance`` adds to the defaults."""
+        """From what a run keeps of its suite's thresholds: the fields above; ``tolerance`` adds to the defaults."""
         given = dict((settings or {}).get("thresholds") or {})
         default = Thresholds()
         unknown = sorted(set(given) - set(vars(default)))
         if unknown:
             raise BadInput(f"unknown threshold '{unknown[0]}'; known: {', '.join(vars(default))}")
         return replace(default, **{**given, "tolerance": {**default.tolerance, **given.get("tolerance", {})}})
+
+    def given(self, figure: str) -> bool:
+        """Whether a tolerance was declared for the figure."""
+        return figure in self.tolerance or figure in self.absolute
+
+    def within(self, figure: str, a: float, b: float, default: float = 0.0) -> bool:
+        """Whether a and b differ by no more than the figure may. default: relative, for a figure that none is given."""
+        return abs(b - a) <= max(self.tolerance.get(figure, default) * abs(a), self.absolute.get(figure, 0.0))
 
     def with_tolerances(self, texts: Sequence[str]) -> Thresholds:
         """Further tolerances, as ``figure=share``."""
@@ -198,11 +208,10 @@ def _line(error: str | None) -> str:
 
 def _exact(base: Change, name: str, old: Record, new: Record, limits: Thresholds) -> Change:
     a, b = float(getattr(old, name)), float(getattr(new, name))
-    tolerance = limits.tolerance.get(name, 0.0)
     if math.isnan(a) or math.isnan(b):
         same, worse = math.isnan(a) and math.isnan(b), math.isnan(b)
     else:
-        same, worse = a == b or abs(b - a) <= tolerance * abs(a), (b < a) == EXACT[name]
+        same, worse = a == b or limits.within(name, a, b), (b < a) == EXACT[name]
     verdict: Verdict = "same" if same else "worse" if worse else "better"
     return replace(base, figure=name, verdict=verdict, baseline=a, candidate=b, change=b / a - 1 if a else None)
 
@@ -220,14 +229,16 @@ def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
             both = math.isnan(old.metric) and math.isnan(new.metric)
             verdict: Verdict = "same" if both else "worse" if math.isnan(new.metric) else "better"
             return _Open(replace(change, verdict=verdict))
-        tolerance = limits.tolerance.get(name, 1e-6) * max(1.0, abs(old.metric))
-        verdict = "same" if abs(gain) <= tolerance else "better" if gain > 0 else "worse"
+        same = limits.within(name, old.metric, new.metric, 1e-6) or abs(gain) <= 1e-6
+        verdict = "same" if same else "better" if gain > 0 else "worse"
         return _Open(replace(change, verdict=verdict, reason="no per-example correctness to pair"))
     if a.shape != b.shape:
         return _Open(replace(change, verdict="inconclusive", reason=f"{a.size} and {b.size} examples cannot be paired"))
     test = mcnemar(a, b)
     if test.gained == test.lost == 0:
         return _Open(replace(change, verdict="same", p=1.0))
+    if limits.given(name) and limits.within(name, old.metric, new.metric):
+        return _Open(replace(change, verdict="same", p=test.p, reason="within the suite's tolerance"))
     moved: Verdict = "better" if test.difference > 0 else "worse"
     equal = max(abs(test.low), abs(test.high)) * 100 <= limits.margin
     reason = f"{test.gained} examples gained, {test.lost} lost"

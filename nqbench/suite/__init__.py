@@ -32,6 +32,11 @@ be left out::
       split: test                       # test | validation | train: what the search looks at
       trials: 12                        # points of a method's knob, at most; each is run once a seed
       baseline: kmeans                  # sizes are given relative to this method's; else the first
+    thresholds:                         # what compare and nightly take for a change
+      file_bytes: 0.001                 # a number is relative; else {relative: 0.001, absolute: 16}
+      metrics: {accuracy: {absolute: 0.2}}
+      seconds: {ratio: 1.1, p: 0.002}   # both must be exceeded
+      margin: 0.5                       # points within which two networks count as equal
     include:                            # more grids: these axes instead, all others as above
       - {quantizers: {kmeans: {k: 256}}, coders: huffman}
     exclude:                            # less the trials that match; see nqbench.suite.matching

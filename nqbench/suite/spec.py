@@ -74,6 +74,55 @@ class Target(Strict):
         return self
 
 
+def _relative(value: Any) -> Any:
+    """A number alone is a relative tolerance."""
+    return {"relative": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Tolerance(Strict):
+    """How far a figure may move before that is a change: by a share of itself, or in its unit, whichever is more."""
+
+    relative: float = Field(0.0, ge=0)
+    absolute: float = Field(0.0, ge=0)
+
+
+class Speed(Strict):
+    """What a change of speed must exceed, both: the ratio of the medians, and the rank test's p must stay below."""
+
+    ratio: float = Field(1.1, ge=1)
+    p: float = Field(0.002, gt=0, lt=1)
+
+
+Tolerated = Annotated[Tolerance, BeforeValidator(_relative)]
+
+
+class Thresholds(Strict):
+    """What a comparison of two runs of the suite takes for a change. metrics: by the metric's name. margin: points of
+    a metric within which two networks count as equal. alpha: of each family of tests."""
+
+    file_bytes: Tolerated | None = None
+    ratio: Tolerated | None = None
+    mse: Tolerated | None = None
+    weighted_mse: Tolerated | None = None
+    metrics: dict[str, Tolerated] = {}
+    seconds: Speed = Speed()
+    margin: float = Field(0.5, ge=0)
+    alpha: float = Field(0.05, gt=0, lt=1)
+
+    def as_settings(self) -> dict[str, Any]:
+        """As a run keeps them and ``nqbench.results.compare.Thresholds`` reads them."""
+        exact = {name: getattr(self, name) for name in ("file_bytes", "ratio", "mse", "weighted_mse")}
+        figures = {name: tolerance for name, tolerance in exact.items() if tolerance is not None} | self.metrics
+        return {
+            "tolerance": {name: tolerance.relative for name, tolerance in figures.items()},
+            "absolute": {name: tolerance.absolute for name, tolerance in figures.items()},
+            "margin": self.margin,
+            "alpha": self.alpha,
+            "time_ratio": self.seconds.ratio,
+            "time_p": self.seconds.p,
+        }
+
+
 class SuiteSpec(Axes):
     """A whole suite file."""
 
@@ -87,6 +136,7 @@ class SuiteSpec(Axes):
     exclude: Annotated[list[dict[str, Any]], BeforeValidator(_listed)] = []
     profiles: dict[str, dict[str, Any]] = {}
     target: Target | None = None
+    thresholds: Thresholds | None = None
 
 
 def check_shape(document: Document) -> SuiteSpec:
@@ -160,4 +210,11 @@ def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return list(current.model_fields)
 
 
-_NESTED: dict[str, type[BaseModel]] = {"measure": Measure, "target": Target, "include": Axes}
+_NESTED: dict[str, type[BaseModel]] = {
+    "measure": Measure,
+    "target": Target,
+    "include": Axes,
+    "thresholds": Thresholds,
+    "seconds": Speed,
+    **dict.fromkeys(("file_bytes", "ratio", "mse", "weighted_mse", "metrics"), Tolerance),
+}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nqbench.registry import Registry
+from nqbench.api.model import Model
+from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
 from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
 from nqbench.suite.entries import Reader
@@ -18,7 +19,7 @@ from nqbench.suite.overrides import apply_profile, apply_sets
 from nqbench.suite.published import PublishedRow, published_rows
 from nqbench.suite.schedule import GridSchedule, Schedule
 from nqbench.suite.search import TargetSchedule
-from nqbench.suite.spec import Axes, Measure, SuiteSpec, Target, check_shape
+from nqbench.suite.spec import Axes, Measure, SuiteSpec, Target, Thresholds, check_shape
 from nqbench.suite.trial import Choice, Trial
 
 
@@ -36,6 +37,7 @@ class Suite:
     measure: Measure | None = None
     timeout: float | None = None
     target: Target | None = None
+    thresholds: Thresholds | None = None
     dropped: tuple[Dropped, ...] = ()
     all_trials: tuple[Trial, ...] = ()
 
@@ -91,9 +93,29 @@ def load(
         measure=spec.measure,
         timeout=spec.timeout,
         target=spec.target,
+        thresholds=_checked(spec.thresholds, document, trials, registry),
         dropped=expansion.reasons(),
         all_trials=trials,
     )
+
+
+def _checked(
+    thresholds: Thresholds | None, document: Document, trials: Sequence[Trial], registry: Registry
+) -> Thresholds | None:
+    """The thresholds, or a SuiteError where they name a metric that no model of the suite has."""
+    named = [] if thresholds is None else list(thresholds.metrics)
+    known: list[str] = []
+    for choice in dict.fromkeys(trial.model for trial in trials) if named else ():
+        model = choice.make(registry)
+        metric = model.metric() if isinstance(model, Model) else None
+        known += [metric.name] if metric else []
+    for name in named:
+        if name not in known:
+            hint = did_you_mean(name, known) or "; its models have none"
+            raise document.error(
+                ("thresholds", "metrics", name), f"no model of the suite has the metric '{name}'{hint}"
+            )
+    return thresholds
 
 
 def _expand(spec: SuiteSpec, reader: Reader) -> Expansion:

@@ -187,6 +187,25 @@ def test_sides_that_cannot_be_compared_are_refused_in_one_line(old: Side, new: S
     assert "\n" not in str(caught.value)
 
 
+def test_a_change_within_an_absolute_or_a_relative_tolerance_is_none() -> None:
+    old, new = make(symbols=5000), make(symbols=5016)
+    for settings, expected in (
+        ({"absolute": {"file_bytes": 16}, "tolerance": {"file_bytes": 0.0}}, "same"),
+        ({"absolute": {"file_bytes": 15}, "tolerance": {"file_bytes": 0.0}}, "worse"),
+        ({"absolute": {"file_bytes": 1}, "tolerance": {"file_bytes": 0.0030}}, "same"),  # 16 / 5580 = 0.00287
+        ({"absolute": {"file_bytes": 1}, "tolerance": {"file_bytes": 0.0028}}, "worse"),
+    ):
+        limits = Thresholds.of({"thresholds": settings})
+        assert verdict(against([old], [new], limits), "file_bytes") == expected
+
+
+def test_a_fall_of_accuracy_within_the_suite_s_tolerance_is_none_however_sure() -> None:
+    old, new = with_misses(range(10)), with_misses(range(30))  # two points, p = 2 / 2^20
+    for points, expected in ((2.0, "same"), (1.9, "worse")):
+        limits = Thresholds.of({"thresholds": {"absolute": {"accuracy": points}}})
+        assert verdict(against([old], [new], limits), "accuracy") == expected
+
+
 def test_thresholds_come_from_the_suite_and_misspelt_ones_are_refused() -> None:
     limits = Thresholds.of({"thresholds": {"time_ratio": 1.5, "tolerance": {"file_bytes": 0.01}}})
     assert (limits.time_ratio, limits.tolerance["file_bytes"], limits.tolerance["mse"]) == (1.5, 0.01, 1e-6)

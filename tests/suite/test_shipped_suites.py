@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import nqbench.suite
+from nqbench.results.compare import Thresholds
 from nqbench.suite import load, shipped
 from nqbench.suite.document import parse
 from nqbench.suite.find import shipped_folder
@@ -66,3 +67,19 @@ def test_the_suite_in_full_of_the_package_s_docstring_shows_every_key():
     text = inspect.getdoc(nqbench.suite).partition("::\n")[2]
     spec = check_shape(parse(textwrap.dedent(text), "docstring"))
     assert spec.model_fields_set == set(SuiteSpec.model_fields)
+
+
+def test_a_suite_s_thresholds_are_what_a_comparison_reads(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "models: [lenet300: {data: digits}]\nquantizers: kmeans\nthresholds:\n  file_bytes: 0.001\n"
+        "  mse: {relative: 0.01, absolute: 1e-9}\n  metrics: {accuracy: {absolute: 0.2}}\n"
+        "  seconds: {ratio: 1.5}\n  margin: 0.4\n"
+    )
+    limits = Thresholds.of({"thresholds": load(path).thresholds.as_settings()})
+    assert limits == Thresholds(
+        tolerance={"file_bytes": 0.001, "mse": 0.01, "accuracy": 0.0, "weighted_mse": 1e-6, "ratio": 1e-12},
+        absolute={"file_bytes": 0.0, "mse": 1e-9, "accuracy": 0.2},
+        margin=0.4,
+        time_ratio=1.5,
+    )

@@ -118,6 +118,30 @@ BAD = {
         HEAD + "quantizers: kmeans\ntarget: {drop: 0.5, metric: 99}\n",
         "s.yaml:3: target: give either 'drop' (points below the original network) or 'metric'",
     ),
+    "a threshold of a figure that there is not": (
+        HEAD + "quantizers: kmeans\nthresholds:\n  file_byte: 0.1\n",
+        "s.yaml:4: thresholds.file_byte: unknown key 'file_byte'; did you mean 'file_bytes'?",
+    ),
+    "a threshold of a metric that no model has": (
+        HEAD + "quantizers: kmeans\nthresholds:\n  metrics:\n    acuracy: 0.1\n",
+        "s.yaml:5: thresholds.metrics.acuracy: no model of the suite has the metric 'acuracy'; did you mean 'accu",
+    ),
+    "a tolerance below nothing": (
+        HEAD + "quantizers: kmeans\nthresholds:\n  mse: -0.1\n",
+        "s.yaml:4: thresholds.mse: must be greater than or equal to 0, not -0.1",
+    ),
+    "a tolerance that is text": (
+        HEAD + "quantizers: kmeans\nthresholds:\n  mse: {relative: few}\n",
+        "s.yaml:4: thresholds.mse.relative: must be a number, not 'few'",
+    ),
+    "a tolerance of another name": (
+        HEAD + "quantizers: kmeans\nthresholds:\n  metrics: {accuracy: {absolut: 1}}\n",
+        "s.yaml:4: thresholds.metrics.accuracy.absolut: unknown key 'absolut'; did you mean 'absolute'?",
+    ),
+    "a ratio of times that is no change": (
+        HEAD + "quantizers: kmeans\nthresholds: {seconds: {ratio: 0.9}}\n",
+        "s.yaml:3: thresholds.seconds.ratio: must be greater than or equal to 1, not 0.9",
+    ),
     "no time at all": (HEAD + "quantizers: kmeans\ntimeout: 0\n", "s.yaml:3: timeout: must be greater than 0, not 0"),
     "empty file": ("", "s.yaml: is empty; a suite names at least 'models' and 'quantizers'"),
     "only comments": ("# nothing\n", "s.yaml: is empty"),
