@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import Batch, SensitivityForm, Task
-from nqbench.api.toolkit.curvature import BATCH, evaluating, first_samples
-from nqbench.api.toolkit.persample import columns, owner
+from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench.api.toolkit.persample import owner
+from nqbench_training.grams import Products
 from nqbench_training.sensitivities import Sampled
-
-_LONG = 48  # places of a sample from which a product per sample is faster than a copy of all
 
 
 class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, section 3"):
@@ -29,7 +28,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
 
     def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
         layers = {name: owner(task.module, name) for name in names}
-        sums = {layer: Moments(layer) for layer in layers.values()}
+        sums = {layer: Products(layer) for layer in layers.values()}
         calls: Counter[nn.Module] = Counter()
         expected: Counter[nn.Module] | None = None
 
@@ -59,31 +58,6 @@ class _Seen(Exception):
     """Ends a forward pass of which nothing more is needed."""
 
 
-class Moments:
-    """The sum of x x^T over the input vectors of a layer, and their number."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-        self.total: Tensor | None = None
-        self.count = 0
-
-    def add(self, x: Tensor) -> None:
-        """x: a batch of the layer's inputs; it is unfolded a few samples at a time."""
-        for few in torch.split(x.detach(), BATCH):
-            vectors = columns(self.layer, few)
-            part = gram(vectors, int(getattr(self.layer, "groups", 1)))
-            self.total = part if self.total is None else self.total + part
-            self.count += vectors.shape[0] * vectors.shape[2]
-
-    def mean(self) -> Tensor:
-        """(groups, m, m) float32; zeros where nothing was added."""
-        if self.total is not None:
-            return (self.total / self.count).float()
-        weight = self.layer.get_parameter("weight")
-        m = weight.shape[1:].numel()
-        return torch.zeros(int(getattr(self.layer, "groups", 1)), m, m, device=weight.device)
-
-
 @contextmanager
 def inputs_of(layers: Iterable[nn.Module], seen: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
     """Inside the block, ``seen(layer, x)`` is called before each call of one of the layers."""
@@ -96,18 +70,6 @@ def inputs_of(layers: Iterable[nn.Module], seen: Callable[[nn.Module, Tensor], N
     finally:
         for handle in handles:
             handle.remove()
-
-
-def gram(x: Tensor, groups: int) -> Tensor:
-    """(groups, m, m): the sum over samples and places of x x^T; x: (B, groups * m, L)."""
-    count, wide, places = x.shape
-    if groups == 1 and places >= _LONG:
-        total = x.new_zeros(wide, wide)
-        for one in x:
-            total.addmm_(one, one.T)
-        return total[None]
-    split = x.reshape(count, groups, wide // groups, places).permute(1, 2, 0, 3).reshape(groups, wide // groups, -1)
-    return torch.bmm(split, split.transpose(1, 2))
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

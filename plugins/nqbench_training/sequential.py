@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import Group, Quantized, QuantizedModel, Task, Training
+from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench.api.toolkit.persample import owner
+from nqbench_training.correction import corrected
+from nqbench_training.grams import Products
+from nqbench_training.merging import merged
 from nqbench_training.optimised import finished, install
-from nqbench_training.second_moments import Moments, SecondMoments, inputs_of
+from nqbench_training.second_moments import SecondMoments, inputs_of, joined
 
 
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
@@ -28,6 +31,11 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     passes: Literal["one", "each"] = "one"
     """``one``: with second moments, one forward pass of all samples stops at each layer, quantizes it, and goes on
     (their activations are held at once). ``each``: a pass a layer; so too where a layer is used more than once."""
+    correction: float = Field(0.0, ge=0, le=1)
+    """How far a layer's weights move, before they are quantized, towards those that give the trained network's outputs
+    from the inputs that the quantized network gives it (1: all the way). Needs second moments and ``passes: one``."""
+    ridge: float = Field(0.01, gt=0)
+    """What keeps the correction from fitting the samples' noise: a share of the second moments' mean diagonal."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:
@@ -36,68 +44,69 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         once = all(count <= 1 for count in uses.values())
         done: dict[str, Group] = {}
         if self.passes == "one" and once and isinstance(task.sensitivity, SecondMoments):
-            self._one_pass(task, task.sensitivity, done)
+            OnePass(task, self.correction, self.ridge).run(task.sensitivity.calibration(task), done)
         for name in forward_order(task, uses):
             if name not in done:
-                done[name] = _quantized(task, name, None)
+                done[name] = _quantized(task, name, task.sense([name]))
         groups = tuple(done[name] for name in task.names)
         return finished(task, merged(groups) if task.scope == "global" else groups)
 
-    def _one_pass(self, task: Task, sensitivity: SecondMoments, done: dict[str, Group]) -> None:
-        """Quantize each tensor when the calibration samples reach its layer, in place."""
-        names = {owner(task.module, name): name for name in task.names}
+
+class OnePass:
+    """Quantizes each tensor, in place, when the calibration samples reach its layer.
+
+    With a correction the samples go through twice, side by side in one batch: the first half meets each layer as it
+    was, the second as it is quantized.
+    """
+
+    def __init__(self, task: Task, correction: float, ridge: float) -> None:
+        self.task, self.correction, self.ridge = task, correction, ridge
+        self.names = {owner(task.module, name): name for name in task.names}
+        self._real: dict[nn.Module, Tensor] = {}
+
+    def run(self, samples: Batch, done: dict[str, Group]) -> None:
+        twice = self.correction > 0
 
         def reached(layer: nn.Module, x: Tensor) -> None:
-            moments = Moments(layer)
-            moments.add(x)
-            done[names[layer]] = _quantized(task, names[layer], moments.mean())
+            name = self.names[layer]
+            real, seen = torch.tensor_split(x, 2) if twice else (None, x)
+            moments = Products(layer)
+            moments.add(seen)
+            weights = None
+            if real is not None:
+                self._real[layer] = layer.forward(real)
+                weights = {name: self._corrected(layer, real - seen, seen, moments.mean())}
+            done[name] = _quantized(self.task, name, {name: moments.mean()}, weights)
 
-        with evaluating(task.module), torch.no_grad(), inputs_of(names, reached):
-            task.predict(sensitivity.calibration(task))
+        def left(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            real = self._real.pop(layer)
+            return torch.cat([real, output[len(real) :]])
+
+        module = self.task.module
+        handles = [layer.register_forward_hook(left) for layer in self.names] if twice else []
+        try:
+            with evaluating(module), torch.no_grad(), inputs_of(self.names, reached):
+                self.task.predict(joined([samples, samples]) if twice else samples)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _corrected(self, layer: nn.Module, apart: Tensor, seen: Tensor, moments: Tensor) -> Tensor:
+        name = self.names[layer]
+        shift = Products(layer)
+        shift.add(apart, seen)
+        weight = self.task.parameter(name).detach()
+        nearest = corrected(weight, moments, shift.mean(), self.ridge, self.task.masks.get(name))
+        return torch.lerp(weight, nearest, self.correction)
 
 
-def _quantized(task: Task, name: str, moments: Tensor | None) -> Group:
-    """The tensor quantized with these second moments, or with what is sensed now, and put into the network."""
-    sensed = task.sense([name]) if moments is None else {name: moments}
-    (group,) = task.quantize(names=[name], sensed=sensed)
+def _quantized(
+    task: Task, name: str, sensed: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor] | None = None
+) -> Group:
+    """The tensor, or what stands in for it, quantized under this sensitivity and put into the network."""
+    (group,) = task.quantize(weights, names=[name], sensed=sensed)
     task.assign(task.reconstruct([group]))
     return group
-
-
-def merged(groups: tuple[Group, ...]) -> tuple[Group, ...]:
-    """One group for all tensors where every result is on one and the same grid: one step and one alphabet in the file.
-
-    Groups without a weight left, of any form, join in.
-    """
-    filled = [group.quantized for group in groups if group.quantized.n]
-    if not filled or len({_grid(q) for q in filled}) > 1 or _grid(filled[0]) is None:
-        return groups
-    offsets = [float(q.side["offset"]) for q in filled]
-    low, high = min(offsets), max(at + q.alphabet for at, q in zip(offsets, filled, strict=True))
-    shifted = [q.symbols + round(at - low) for at, q in zip(offsets, filled, strict=True)]
-    weights = sum(q.n for q in filled)
-    figures = {
-        key: sum(q.statistics[key] * q.n for q in filled) / weights
-        for key in filled[0].statistics
-        if all(key in q.statistics for q in filled)
-    }
-    whole = replace(
-        filled[0],
-        symbols=torch.cat(shifted),
-        alphabet=round(high - low),
-        sizes=tuple(size for group in groups for size in group.quantized.sizes),
-        side={"offset": low if low % 1 else round(low)},
-        statistics=figures,
-    )
-    return (Group(tuple(name for group in groups for name in group.names), whole),)
-
-
-def _grid(q: Quantized) -> tuple[float, float] | None:
-    """(step, place of zero in the cell) of a grid with one step and nothing else to it; None for any other result."""
-    step = q.parameters.get("step")
-    if q.form != "grid" or step is None or step.numel() != 1 or len(q.parameters) > 1 or len(q.side) > 1 or q.held:
-        return None
-    return float(step), float(q.side["offset"]) % 1
 
 
 def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str]:

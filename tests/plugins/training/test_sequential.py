@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from nqbench_quantizers.obs import OBS
-from nqbench_training.second_moments import SecondMoments, gram, joined
-from nqbench_training.sequential import Sequential, layer_uses, merged
+from nqbench_training.merging import merged
+from nqbench_training.second_moments import SecondMoments, joined
+from nqbench_training.sequential import Sequential, layer_uses
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
 
@@ -91,13 +91,6 @@ def test_sensing_stops_where_nothing_more_is_needed(task: Task) -> None:
     # the first batch goes all the way; the others never get behind the layer asked for
     assert calls == ["3", "6", "3", "3"]
     torch.testing.assert_close(whole, SecondMoments().sense(make_task(), ["3.weight"])["3.weight"])
-
-
-@pytest.mark.parametrize(("groups", "places"), [(1, 3), (1, 100), (2, 3), (2, 100)])
-def test_gram_sums_the_outer_products(groups: int, places: int) -> None:
-    x = torch.randn(5, groups * 4, places, generator=torch.Generator().manual_seed(0))
-    expected = torch.einsum("bgil,bgjl->gij", *[x.reshape(5, groups, 4, places)] * 2)
-    torch.testing.assert_close(gram(x, groups), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_batches_of_any_make_are_joined() -> None:

@@ -1,0 +1,45 @@
+"""Results on one and the same grid, put together: one step, one alphabet, one stream in the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from nqbench.api import Group, Quantized
+
+
+def merged(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    """One group for all tensors where every result is on one and the same grid: one step and one alphabet in the file.
+
+    Groups without a weight left, of any form, join in.
+    """
+    filled = [group.quantized for group in groups if group.quantized.n]
+    if not filled or len({_grid(q) for q in filled}) > 1 or _grid(filled[0]) is None:
+        return groups
+    offsets = [float(q.side["offset"]) for q in filled]
+    low, high = min(offsets), max(at + q.alphabet for at, q in zip(offsets, filled, strict=True))
+    shifted = [q.symbols + round(at - low) for at, q in zip(offsets, filled, strict=True)]
+    weights = sum(q.n for q in filled)
+    figures = {
+        key: sum(q.statistics[key] * q.n for q in filled) / weights
+        for key in filled[0].statistics
+        if all(key in q.statistics for q in filled)
+    }
+    whole = replace(
+        filled[0],
+        symbols=torch.cat(shifted),
+        alphabet=round(high - low),
+        sizes=tuple(size for group in groups for size in group.quantized.sizes),
+        side={"offset": low if low % 1 else round(low)},
+        statistics=figures,
+    )
+    return (Group(tuple(name for group in groups for name in group.names), whole),)
+
+
+def _grid(q: Quantized) -> tuple[float, float] | None:
+    """(step, place of zero in the cell) of a grid with one step and nothing else to it; None for any other result."""
+    step = q.parameters.get("step")
+    if q.form != "grid" or step is None or step.numel() != 1 or len(q.parameters) > 1 or len(q.side) > 1 or q.held:
+        return None
+    return float(step), float(q.side["offset"]) % 1

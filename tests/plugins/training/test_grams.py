@@ -1,0 +1,59 @@
+"""Sums of products of input vectors, by whichever way, against the unfolded definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nqbench_training.grams import Products, gram, slides
+from torch import Tensor, nn
+
+
+def unfolded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """(B, groups, m, L) by torch's own im2col."""
+    vectors = nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return vectors.reshape(len(x), layer.groups, -1, vectors.shape[-1])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "size", "sliding"),
+    [
+        ((3, 3), {"padding": 1}, (6, 5), True),
+        ((5, 5), {"padding": 2}, (7, 9), True),
+        ((5, 3), {"padding": (3, 0)}, (8, 6), True),
+        ((3, 5), {"padding": (1, 2)}, (2, 6), True),
+        ((2, 3), {"padding": 1}, (1, 5), True),
+        ((3, 3), {}, (6, 5), False),
+        ((1, 1), {}, (6, 5), False),
+        ((3, 3), {"padding": 1, "stride": 2}, (6, 5), False),
+        ((3, 3), {"padding": 2, "dilation": 2}, (6, 5), False),
+        ((3, 3), {"padding": 1, "groups": 2}, (9, 9), False),
+    ],
+)
+def test_moments_and_products_of_two_inputs_are_those_of_the_unfolded_vectors(
+    kernel: tuple[int, int], options: dict[str, int], size: tuple[int, int], sliding: bool
+) -> None:
+    layer = nn.Conv2d(4, 6, kernel, **options)  # type: ignore[arg-type]
+    assert slides(layer) == sliding
+    x, y = torch.randn(2, 60, 4, *size, generator=torch.Generator().manual_seed(0))
+    a, b = unfolded(layer, x), unfolded(layer, y)
+    count = a.shape[0] * a.shape[3]
+    own, both = Products(layer), Products(layer)
+    own.add(x[:33])
+    own.add(x[33:].contiguous(memory_format=torch.channels_last))
+    both.add(x, y)
+    torch.testing.assert_close(own.mean(), torch.einsum("bgil,bgjl->gij", a, a) / count, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both.mean(), torch.einsum("bgil,bgjl->gij", a, b) / count, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_layer_on_sequences_sees_every_token() -> None:
+    x = torch.randn(7, 5, 4, generator=torch.Generator().manual_seed(0))
+    products = Products(nn.Linear(4, 3))
+    products.add(x)
+    torch.testing.assert_close(products.mean()[0], torch.einsum("bti,btj->ij", x, x) / 35)
+
+
+@pytest.mark.parametrize(("groups", "places"), [(1, 3), (1, 100), (2, 3), (2, 100)])
+def test_gram_sums_the_outer_products(groups: int, places: int) -> None:
+    x = torch.randn(5, groups * 4, places, generator=torch.Generator().manual_seed(0))
+    expected = torch.einsum("bgil,bgjl->gij", *[x.reshape(5, groups, 4, places)] * 2)
+    torch.testing.assert_close(gram(x, groups), expected, rtol=1e-4, atol=1e-4)
