@@ -53,7 +53,9 @@ def _heading(suite: Suite, only: Sequence[str], registry: Registry) -> str:
     lines += [f"question: {suite.question}"] if suite.question else []
     lines += [f"takes: {suite.takes}"] if suite.takes else []
     if suite.measure:
-        lines.append(f"measured: each trial {suite.measure.repeats} times; nothing is taken from the cache")
+        rounds = f" in {suite.measure.rounds} passes" if suite.measure.rounds > 1 else ""
+        times = suite.measure.per_round * suite.measure.rounds
+        lines.append(f"measured: each trial {times} times{rounds}; nothing is taken from the cache")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Model
 from nqbench.engine.local import LocalEngine
+from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
 from nqbench.engine.queue import Job
 from nqbench.engine.worker import WorkerSettings
@@ -87,9 +88,9 @@ class _Run:
     ) -> None:
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
         self.registry: Registry = registry()
-        self.measure = None
+        self.measure, self.rounds = None, 1
         if suite.measure is not None:
-            self.measure = Measure(suite.measure.repeats, suite.measure.warmup)
+            self.measure, self.rounds = Measure(suite.measure.per_round, suite.measure.warmup), suite.measure.rounds
             jobs = 1 if suite.measure.exclusive else jobs
         self.jobs = jobs
         self.timeout = timeout if timeout is not None else suite.timeout
@@ -99,6 +100,7 @@ class _Run:
         self.threads = max(1, cores() // self.jobs)
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.id = ""
+        self._passes: dict[str, list[Mapping[str, Any]]] = {}
 
     def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
         with Store.write(self.folder) as store:
@@ -180,7 +182,10 @@ class _Run:
                 # what was there already may have led to more
                 ended = [] if jobs else engine.step()
                 for job, outcome in ended:
-                    failed = not self._end(store, schedule, job, outcome) or failed
+                    if self._again(job, outcome):
+                        engine.queue.add([job])
+                    else:
+                        failed = not self._end(store, schedule, job, outcome) or failed
                 self.progress.running(engine.current)
                 jobs = self._pull(schedule)
                 done = self._take_over(store, jobs)
@@ -217,11 +222,21 @@ class _Run:
         else:
             schedule.ended(job.trial, record.to_dict())
 
+    def _again(self, job: Job, outcome: Mapping[str, Any]) -> bool:
+        """Whether the trial has passes of measuring left, behind all others of its source."""
+        if job.question is not None or outcome["status"] != "ok" or self.rounds == 1:
+            return False
+        passes = self._passes.setdefault(job.keys.trial, [])
+        passes.append(outcome)
+        return len(passes) < self.rounds
+
     def _end(self, store: Store, schedule: Schedule, job: Job, outcome: Mapping[str, Any]) -> bool:
         """Tell the schedule how a worker's job ended. Whether it ended well; a question never fails a run: what keeps
         its answer from being found will fail the trial."""
         if job.question is None:
-            record = self._record(store, job, outcome)
+            passes = self._passes.pop(job.keys.trial, [])
+            whole = merged(passes) if outcome["status"] == "ok" and passes else outcome
+            record = self._record(store, job, whole)
             schedule.ended(job.trial, record.to_dict())
             return record.ok
         if outcome["status"] != "ok":

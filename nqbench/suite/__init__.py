@@ -24,7 +24,7 @@ be left out::
     others: float32                     # float32 | float16: tensors that are not quantized
     fold_batchnorm: false
     loss_increase: false                # record the predicted and the measured increase of the training loss
-    measure: {repeats: 7, warmup: 1, exclusive: true}
+    measure: {repeats: 7, warmup: 1, exclusive: true, rounds: 1}  # rounds: passes over the trials, samples interleaved
     timeout: 600                        # seconds a trial
     published: [{network: lenet5}]      # reference rows, inline or selected from published.yaml
     target:                             # search each method's knob for the smallest file that holds this

@@ -51,11 +51,21 @@ class Axes(Strict):
 
 
 class Measure(Strict):
-    """A suite whose times are measurements: bypasses the cache and the other workers, and compiles first."""
+    """A suite whose times are measurements: bypasses the cache and the other workers, and compiles first.
+
+    repeats: samples of a stage at least; they are taken in ``rounds`` passes over the trials of a source, so that what
+    disturbs the machine for a while meets a few samples of many trials. warmup: runs before the samples of each pass.
+    """
 
     repeats: int = Field(7, ge=1)
     warmup: int = Field(1, ge=0)
     exclusive: bool = True
+    rounds: int = Field(1, ge=1)
+
+    @property
+    def per_round(self) -> int:
+        """Samples of one pass."""
+        return -(-self.repeats // self.rounds)
 
 
 class Target(Strict):

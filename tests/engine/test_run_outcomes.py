@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import psutil
@@ -155,6 +156,20 @@ def test_a_measuring_suite_measures_every_time(probe: Log, tmp_path: Path) -> No
         result = run_suite(path, out, jobs=2)  # exclusive: one worker whatever is asked for
         assert all(record.measured and len(record.samples["encode"]) == 2 for record in result.records)
         assert probe.counts()["quantize"] == 3 * len(result.records)
+
+
+def test_samples_in_several_passes_are_interleaved_between_the_trials(probe: Log, tmp_path: Path) -> None:
+    text = GOOD + "    measure: {repeats: 5, warmup: 0, rounds: 3}\n"
+    result = run_suite(suite(tmp_path / "speed.yaml", text), tmp_path / "out", only=["coder=plain"])
+    # two samples a pass and three passes over two trials, which take turns
+    assert all(len(record.samples[stage]) == 6 for record in result.records for stage in ("quantize", "encode"))
+    words = [word for word in probe.words() if word in ("quantize", "encode")]
+    assert words == ["quantize", "quantize", "encode", "encode"] * 6
+    for record in result.records:
+        assert record.measured
+        assert record.seconds["encode"] == min(record.samples["encode"])
+        assert record.seconds["quantize"] == statistics.median(record.samples["quantize"])
+        assert record.encode_msym_s == pytest.approx((record.kept or 0) / min(record.samples["encode"]) / 1e6)
 
 
 def test_hooks_hear_of_the_run_and_one_that_raises_is_a_warning(probe: Log, probe_folder: Path, tmp_path: Path) -> None:
