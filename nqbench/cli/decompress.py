@@ -1,0 +1,40 @@
+"""``nqbench decompress FILE.nqz``: the tensors that a file stands for, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("decompress")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="[default: FILE.safetensors]")
+@click.option("--limit", default="16G", show_default=True, help="Refuse a file that stands for more than this.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def command(file: Path, output: Path | None, limit: str, force: bool) -> None:
+    """Write the state that FILE stands for, every tensor under its name, in a safetensors file.
+
+    Load it with safetensors.torch.load_file and the network's load_state_dict. The file alone is needed, and the
+    plugins that `nqbench inspect` names.
+    """
+    from nqbench.api.errors import BadInput
+    from nqbench.api.toolkit.paths import written_whole
+    from nqbench.container import read
+    from nqbench.pipeline.artifacts import save_tensors
+    from nqbench.pipeline.cache import parse_size
+    from nqbench.registry import registry
+
+    target = output or file.with_suffix(".safetensors")
+    if target.exists() and not force:
+        raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
+    tensors = read(file, registry(), limit=parse_size(limit)).tensors
+    if "__metadata__" in tensors:
+        raise BadInput(f"{file}: a tensor is called '__metadata__', a name that safetensors keeps for itself")
+    try:
+        with written_whole(target) as temporary:
+            save_tensors(temporary, tensors)
+    except OSError as error:
+        raise BadInput(f"{target} cannot be written: {error}") from None
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    click.echo(f"{target}: {len(tensors)} tensors, {numbers:,} numbers, {target.stat().st_size:,} bytes")
