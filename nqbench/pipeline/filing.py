@@ -18,7 +18,7 @@ from torch import Tensor
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
 from nqbench.container import Contents, Written, cpu, stored_dtype, write
 from nqbench.pipeline.artifacts import content_hash, first_difference
-from nqbench.pipeline.context import Context
+from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.decoder import DecodedFile, Decoder
 from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed
 from nqbench.pipeline.quantization import Quantization
@@ -39,6 +39,7 @@ class Filing:
         self.preparation = quantization.preparation
         self.decoder = decoder
         self._folder = tempfile.TemporaryDirectory(prefix="nqbench-file-")
+        self._deployed = Recent(1)
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -90,9 +91,12 @@ class Filing:
             streams=trial.streams,
             others=trial.others,
         )
-        values = deployed_weights(quantizer, model, pruned.masks, like) | raw
+        # trials that differ in the coder alone deploy the same weights
+        deployed = self._deployed.find(
+            context.keys.quantize, lambda: deployed_weights(quantizer, model, pruned.masks, like)
+        )
         weights = sum(t.numel() for t in like.values())
-        return contents, _in_order(network, values), {**figures, "weights": weights}
+        return contents, _in_order(network, deployed | raw), {**figures, "weights": weights}
 
     def _codec(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
         """A codec takes every float tensor that is not one constant; its own decoding is what is expected.
