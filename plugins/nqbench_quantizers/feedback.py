@@ -32,8 +32,9 @@ _MOST_ENTRIES = 1 << 27  # of those factors together: 1 GiB
 _CHUNK_ENTRIES = 1 << 23
 _LEAST_DAMPING = 1e-8
 
-Choose = Callable[["Rows", int, Tensor], Tensor]
-"""(rows, j, targets (B, R) in steps) -> levels (B, R): whole numbers, float64."""
+Choose = Callable[["Rows", int, Tensor, Tensor], Tensor]
+"""(rows, j, targets (B, R) in steps, gain (B, 1)) -> levels (B, R): whole numbers, float64. The gain is what a squared
+step of error costs; 0 where an input is dead."""
 
 
 @dataclass(eq=False)
@@ -70,12 +71,36 @@ class Rows:
                 if j > start:
                     pushed = torch.bmm(self.lower[:, j : j + 1, start:j], errors[:, start:j])
                     target += pushed[:, 0]
-                level = choose(self, j, target)
-                if self.kept is not None:
-                    level = torch.where(self.kept[:, j], level, 0.0)
+                level = self._chosen(choose, j, target, self.gain[:, j, None])
                 levels[:, j] = level
                 torch.sub(self.weights[:, j], level, out=errors[:, j])
         self.levels = levels
+
+    def descend(self, choose: Choose, block: int = BLOCK) -> None:
+        """Choose every level again, all others held: coordinate descent. With H = M D M^T the best number in column
+        j is w_j + sum_{i != j} e_i H_ij / H_jj, and H_jj is what a squared step away from it costs: nothing grows."""
+        assert self.levels is not None
+        h = self.lower.mT @ (self.gain[:, :, None] * self.lower)
+        curvature = h.diagonal(dim1=1, dim2=2).clone()
+        pull = h / torch.where(curvature > 0, curvature, 1.0)[:, :, None]
+        pull.diagonal(dim1=1, dim2=2).zero_()
+        levels, errors = self.levels.clone(), self.weights - self.levels
+        m = self.weights.shape[1]
+        for start in range(0, m, block):
+            stop = min(start + block, m)
+            targets = torch.baddbmm(self.weights[:, start:stop], pull[:, start:stop], errors)
+            before = errors[:, start:stop].clone()
+            for j in range(start, stop):
+                moved = errors[:, start:j] - before[:, : j - start]
+                target = targets[:, j - start] + torch.bmm(pull[:, j : j + 1, start:j], moved)[:, 0]
+                level = self._chosen(choose, j, target, curvature[:, j, None])
+                levels[:, j] = level
+                torch.sub(self.weights[:, j], level, out=errors[:, j])
+        self.levels = levels
+
+    def _chosen(self, choose: Choose, j: int, target: Tensor, gain: Tensor) -> Tensor:
+        level = choose(self, j, target, gain)
+        return level if self.kept is None else torch.where(self.kept[:, j], level, 0.0)
 
 
 def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:

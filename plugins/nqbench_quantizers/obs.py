@@ -47,6 +47,8 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
     """Points on each side of the nearest one that are looked at, beside zero, where bits have a price."""
     damping: float = Field(0.01, ge=0)
     """What is added to H's diagonal, as a share of its mean."""
+    descents: int = Field(0, ge=0)
+    """Passes of coordinate descent after the feedback: each weight again, now that all others are known."""
     order: Literal["natural", "decreasing"] = "natural"
     """The order of a layer's columns: as stored, or by decreasing H_jj."""
 
@@ -117,6 +119,8 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
         if self.lam == 0 or rate is None:
             for part in parts:
                 part.sweep(nearest)
+                for _ in range(self.descents):
+                    part.descend(nearest)
         else:
             self._priced(parts, rate, step)
         # one column more for padding
@@ -137,11 +141,15 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             for part in parts:
                 part.sweep(prices)
             prices.count(parts)
+        for _ in range(self.descents):
+            for part in parts:
+                part.descend(prices)
+            prices.count(parts)
 
 
-def nearest(rows: Rows, j: int, target: Tensor) -> Tensor:
+def nearest(rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
     """The grid's nearest point; 0 where an input is dead."""
-    return torch.where(rows.gain[:, j, None] > 0, target.round(), 0.0)
+    return torch.where(gain > 0, target.round(), 0.0)
 
 
 def mean_gain(parts: list[Rows]) -> float:
@@ -192,8 +200,7 @@ class Prices:
         bits = torch.from_numpy(self.rate(self.counts.cpu().numpy())).to(self.counts.device)
         self.price = self.lam * bits.double()
 
-    def __call__(self, rows: Rows, j: int, target: Tensor) -> Tensor:
-        gain = rows.gain[:, j, None]
+    def __call__(self, rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
         best = target.round()
         cost = self._cost(gain, target, best)
         tried = [best + k for k in (*range(-self.reach, 0), *range(1, self.reach + 1))]

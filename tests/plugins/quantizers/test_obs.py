@@ -69,7 +69,7 @@ def test_targets_are_the_surgeons_pushed_weights() -> None:
     w, h, step = weights(3, 6), moments(6), 0.09
     seen: list[Tensor] = []
 
-    def watch(rows: feedback.Rows, j: int, target: Tensor) -> Tensor:
+    def watch(rows: feedback.Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
         seen.append(target[0].clone())
         return target.round()
 
@@ -127,7 +127,7 @@ def test_each_choice_is_the_argmin_of_its_formula() -> None:
     rows.levels = rows.weights.round()
     prices = Prices([rows], Coder().rate, lam, 3)
     target = rows.weights[:, 4] + 0.31
-    got = prices(rows, 4, target)
+    got = prices(rows, 4, target, rows.gain[:, 4, None])
     for r in range(5):
         t = float(target[0, r])
         tried = {round(t) + k for k in range(-3, 4)} | {0}
@@ -155,6 +155,18 @@ def test_a_higher_price_gives_fewer_bits_and_a_larger_error() -> None:
     assert figures[0]["output_error"] < figures[1]["output_error"] < figures[2]["output_error"]
 
 
+def test_descent_ends_where_no_single_change_helps_and_never_made_it_worse() -> None:
+    w, h, step = weights(6, 10), moments(10), 0.1
+    before = cost(w, OBS(step=step, damping=0.0).quantize(source(w, h)).reconstruct().reshape(6, 10), h[0])
+    values = OBS(step=step, damping=0.0, descents=30).quantize(source(w, h)).reconstruct().reshape(6, 10)
+    after = cost(w, values, h[0])
+    assert after < before
+    for r, j, k in itertools.product(range(6), range(10), (-1, 1)):
+        other = values.clone()
+        other[r, j] += k * step
+        assert cost(w, other, h[0]) >= after - 1e-9
+
+
 @pytest.mark.parametrize("lam", [0.0, 0.2])
 def test_blocks_change_nothing(lam: float) -> None:
     results = []
@@ -163,6 +175,7 @@ def test_blocks_change_nothing(lam: float) -> None:
         rows.levels = rows.weights.round()
         prices = Prices([rows], Coder().rate, lam, 1)
         rows.sweep(prices, block=block)
+        rows.descend(prices, block=block)
         assert rows.levels is not None
         results.append(rows.levels)
     assert all(torch.equal(results[0], other) for other in results)
