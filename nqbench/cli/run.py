@@ -14,6 +14,7 @@ from nqbench.cli.options import suite_options
 
 if TYPE_CHECKING:
     from nqbench.engine import Progress
+    from nqbench.report import ReportData
     from nqbench.results.record import Record
     from nqbench.suite import Trial
 
@@ -62,6 +63,8 @@ def command(
         progress=progress,
     )
     click.echo(terminal(result.report))
+    for line in violations(result.report):
+        click.echo(line)
     click.echo(f"report: {result.paths['index.html']}")
     click.echo(f"seconds: {time.perf_counter() - started:.1f}")
     if result.outcome != "ok":
@@ -70,6 +73,17 @@ def command(
         text = "interrupted: the same command resumes" if result.outcome == "interrupted" else told
         click.echo(text, err=True)
         click.get_current_context().exit(INTERRUPTED if result.outcome == "interrupted" else TRIALS_FAILED)
+
+
+def violations(report: ReportData) -> list[str]:
+    """A line for each method some of whose points fail although a smaller file of it holds."""
+    return [
+        f"not monotone: {model} {row.method}: {row.violations} of its {row.points} points "
+        f"fail{'s' if row.violations == 1 else ''} although a smaller file holds"
+        for model, rows in report.methods.items()
+        for row in rows
+        if row.violations
+    ]
 
 
 class Lines:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
@@ -77,8 +77,7 @@ class Row:
         return None if loss is None or math.isnan(loss) else -loss
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}  # asdict would copy deeply
-        return {**fields, "parts": dict(self.parts), "keys": list(self.keys)}
+        return {**vars(self), "parts": dict(self.parts), "keys": list(self.keys)}  # asdict would copy deeply
 
 
 def leaderboard(
@@ -99,7 +98,11 @@ def leaderboard(
         rows = [_row(model, group, labels, drop, metric) for group in configurations.values()]
         rows.sort(key=_order)
         best = front(rows)
-        ranked += [replace(row, rank=rank, pareto=id(row) in best) for rank, row in enumerate(rows, 1)]
+        for rank, row in enumerate(rows, 1):
+            # made just now and seen by nobody yet: copying ten thousand of them would take as long as making them
+            object.__setattr__(row, "rank", rank)
+            object.__setattr__(row, "pareto", id(row) in best)
+        ranked += rows
     return ranked
 
 
@@ -151,7 +154,7 @@ def _holds(group: Sequence[Record], tolerance: float, wanted: float | None) -> b
     if first.metric_name is None:
         return None
     if wanted is None:
-        lost = mean(record.drop_where_selected for record in group)
+        lost = first.drop_where_selected if len(group) == 1 else mean(record.drop_where_selected for record in group)
         return lost is not None and lost <= tolerance + _SLACK
     on = first.selected_on
     name = first.metric_name if on in (None, "test") else f"{on}.{first.metric_name}"
@@ -160,16 +163,26 @@ def _holds(group: Sequence[Record], tolerance: float, wanted: float | None) -> b
     return reached is not None and sign * (wanted - reached) <= _SLACK
 
 
+def _parts(group: Sequence[Record]) -> dict[str, float]:
+    """Mean bytes by part."""
+    if len(group) == 1 and group[0].parts is not None:
+        parts = group[0].parts
+        return {name: getattr(parts, name) for name in PARTS}
+    return {name: mean(getattr(record.parts, name) for record in group) or 0.0 for name in PARTS}
+
+
 def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, wanted: float | None) -> Row:
     first = group[0]
 
+    alone = len(group) == 1  # by far the most, of tens of thousands
+
     def over(name: str) -> float | None:
-        if len(group) == 1:  # by far the most, of tens of thousands
+        if alone:
             value: float | None = getattr(first, name)
             return value
         return mean(getattr(record, name) for record in group)
 
-    drop = mean(record.drop for record in group)
+    drop = over("drop")
     return Row(
         rank=0,
         model=model,
@@ -187,7 +200,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         n=len(group),
         deterministic=all(record.seed is None for record in group),
         file_bytes=over("file_bytes") or 0.0,
-        file_bytes_std=deviation(record.file_bytes for record in group),
+        file_bytes_std=None if alone else deviation(record.file_bytes for record in group),
         ratio=over("ratio"),
         file_ratio=over("file_ratio"),
         bits_per_weight=over("bits_per_weight"),
@@ -199,7 +212,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         metric_higher_is_better=first.metric_higher_is_better,
         metric_float=over("metric_float"),
         metric=over("metric"),
-        metric_std=deviation(record.metric for record in group),
+        metric_std=None if alone else deviation(record.metric for record in group),
         metric_delta=over("metric_delta"),
         drop=drop,
         holds=_holds(group, tolerance, wanted),
@@ -208,6 +221,6 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         encode_msym_s=over("encode_msym_s"),
         decode_msym_s=over("decode_msym_s"),
         measured=all(record.measured for record in group),
-        parts={name: mean(getattr(record.parts, name) for record in group) or 0.0 for name in PARTS},
+        parts=_parts(group),
         keys=tuple(record.key for record in group),
     )

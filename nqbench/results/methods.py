@@ -34,6 +34,10 @@ class MethodRow:
     vs_baseline: float | None
     """Bytes / the baseline's bytes, both at their smallest file that holds; None unless both hold."""
     is_baseline: bool
+    vs_published: float | None
+    """Ratio / the best quoted one that holds the same target, at the smallest file that holds; None unless both do."""
+    violations: int
+    """Of its points, how many fail although a smaller file of it holds: the metric is not monotone in the knob."""
     bd_rate: float | None
     """Mean change of size against the baseline at equal metric, where that is of interest (``reach``); -0.1: ten per
     cent smaller."""
@@ -56,20 +60,23 @@ def methods(
     *,
     baseline: str | None = None,
     drop: float = DROP,
+    metric: float | None = None,
+    published: Sequence[Published] = (),
     alpha: float = ALPHA,
 ) -> list[MethodRow]:
     """Ranked methods of one model. rows: its leaderboard; records: by key, for the paired tests. baseline: text that
-    the baseline's name begins with, or None for the method named first in the suite. drop: the leaderboard's."""
+    the baseline's name begins with, or None for the method named first in the suite. drop, metric: the leaderboard's.
+    published: the model's quoted rows."""
     curves: dict[str, list[Row]] = {}
     for point in rows:
         curves.setdefault(point.method, []).append(point)
     if not curves:
         return []
     chosen = _baseline(list(curves), rows, baseline, records)
-    anchor = _best(curves[chosen])
+    anchor, quoted = _best(curves[chosen]), _best_quoted(published, rows, drop, metric)
     found = []
     for name, points in curves.items():
-        row = _method(name, points, anchor)
+        row = _method(name, points, anchor, quoted)
         if name == chosen:
             row = replace(row, is_baseline=True)
         else:
@@ -99,7 +106,32 @@ def _best(points: Sequence[Row]) -> Row:
     return max(points, key=lambda row: (-math.inf if row.quality is None else row.quality, -row.file_bytes))
 
 
-def _method(name: str, points: Sequence[Row], anchor: Row) -> MethodRow:
+def _best_quoted(
+    published: Sequence[Published], rows: Sequence[Row], drop: float, metric: float | None
+) -> float | None:
+    """The largest quoted ratio among published rows whose metric is within the target, by the measured original."""
+    first = next((row for row in rows if row.metric_float is not None), None)
+    if first is None or first.metric_float is None:
+        return None
+    sign = 1.0 if first.metric_higher_is_better else -1.0
+    wanted = first.metric_float - sign * drop if metric is None else metric
+    ratios = [
+        row.ratio
+        for row in published
+        if row.ratio is not None
+        and (quoted := in_unit_of(row, first.metric_higher_is_better)) is not None
+        and sign * (wanted - quoted) <= 1e-9
+    ]
+    return max(ratios, default=None)
+
+
+def violations(points: Sequence[Row]) -> int:
+    """How many of a curve's points fail although a smaller file holds."""
+    smallest = min((row.file_bytes for row in points if row.holds), default=math.inf)
+    return sum(row.holds is False and row.file_bytes > smallest for row in points)
+
+
+def _method(name: str, points: Sequence[Row], anchor: Row, quoted: float | None) -> MethodRow:
     best = _best(points)
     both = bool(best.holds and anchor.holds)
     return MethodRow(
@@ -111,6 +143,8 @@ def _method(name: str, points: Sequence[Row], anchor: Row) -> MethodRow:
         holds=best.holds,
         vs_baseline=best.file_bytes / anchor.file_bytes if both else None,
         is_baseline=False,
+        vs_published=best.ratio / quoted if best.holds and best.ratio and quoted else None,
+        violations=violations(points),
         bd_rate=None,
         bd_rate_mse=None,
         accuracy="",

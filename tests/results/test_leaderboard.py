@@ -161,3 +161,64 @@ def test_a_published_row_stands_beside_the_best_measured_one_of_its_accuracy() -
     found = beside(quoted, rows)
     assert [q.difference for q in found] == [pytest.approx(0.25), pytest.approx(-0.375), None]
     assert found[2].measured is None
+
+
+def test_a_target_in_the_metric_itself_is_held_by_what_reaches_it() -> None:
+    records = [at(500, 25, k=4), at(900, 24, k=3), at(100, 40, k=5)]  # 97.5, 97.6, 96.0
+    assert [row.holds for row in leaderboard(records, metric=97.6)] == [True, False, False]
+    assert [row.knob_value for row in leaderboard(records, metric=96.0)] == [5, 4, 3]
+    lower = [
+        at(500, 20, k=k, metric=m, metrics={"accuracy": m}, metric_higher_is_better=False)
+        for k, m in ((3, 12.0), (4, 9.0))
+    ]
+    assert [row.knob_value for row in leaderboard(lower, metric=10.0) if row.holds] == [4]
+
+
+def test_what_a_search_looked_at_decides_what_holds_and_the_test_s_figures_are_shown() -> None:
+    def on_validation(symbols: int, wrong: int, validation: float, **fields: object) -> Record:
+        good = at(symbols, wrong, selected_on="validation", **fields)
+        metrics = {**good.metrics, "validation.accuracy": validation}
+        return Record.from_dict(
+            {**good.to_dict(), "metrics": metrics, "metrics_float": {"accuracy": 98.0, "validation.accuracy": 96.0}}
+        )
+
+    records = [on_validation(500, 30, 95.8, k=4), on_validation(400, 20, 95.0, k=3)]
+    rows = leaderboard(records)
+    assert [(row.knob_value, row.holds, row.metric) for row in rows] == [(4, True, 97.0), (3, False, 98.0)]
+    assert [row.holds for row in leaderboard(records, metric=95.5)] == [True, False]
+
+
+def test_points_that_fail_although_a_smaller_file_holds_are_counted_a_method() -> None:
+    records = [
+        *(at(size, wrong, k=k) for k, size, wrong in ((9, 900, 20), (8, 800, 90), (7, 700, 22), (6, 600, 90))),
+        *(at(size, wrong, k=k, quantizer="kmeans") for k, size, wrong in ((9, 900, 20), (8, 500, 90))),
+    ]
+    found = methods(leaderboard(records), {record.key: record for record in records})
+    assert {row.method.partition(" ")[0]: row.violations for row in found} == {"uniform": 1, "kmeans": 0}
+
+
+def test_a_method_s_ratio_stands_beside_the_best_quoted_one_that_holds_the_same_target() -> None:
+    quoted = published_rows(
+        [
+            {
+                "paper": "P",
+                "network": "net",
+                "rows": [
+                    {"method": "a", "accuracy": 97.5, "ratio": 20.0},
+                    {"method": "b", "error": 2.2, "ratio": 30.0},
+                    {"method": "c", "accuracy": 97.4, "ratio": 90.0},
+                    {"method": "d", "accuracy": 99.0},
+                ],
+            }
+        ]
+    )
+    records = [at(500, 25, k=4, ratio=60.0), at(300, 60, k=4, quantizer="kmeans", ratio=99.0)]
+
+    def ratios(**target: float) -> list[float | None]:
+        rows = leaderboard(records, **target)  # type: ignore[arg-type]
+        by_key = {record.key: record for record in records}
+        return [row.vs_published for row in methods(rows, by_key, published=quoted, **target)]  # type: ignore[arg-type]
+
+    assert ratios(drop=0.5) == [pytest.approx(2.0), None]  # 60 / 30; kmeans does not hold
+    assert ratios(metric=97.4) == [pytest.approx(60 / 90), None]
+    assert methods(leaderboard(records), {r.key: r for r in records})[0].vs_published is None
