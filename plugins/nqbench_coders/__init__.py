@@ -9,6 +9,7 @@ nqbench_api_version = 1
 
 @hookimpl
 def nqbench_plugins() -> list[type[Plugin]]:
+    from nqbench_coders.context import Context
     from nqbench_coders.huffman import Huffman
     from nqbench_coders.library import Bzip2, Xz, Zlib, Zstd
     from nqbench_coders.lzw import Lzw
@@ -17,5 +18,5 @@ def nqbench_plugins() -> list[type[Plugin]]:
     from nqbench_coders.rans import Rans
     from nqbench_coders.raw import Raw
 
-    own: list[type[Plugin]] = [Huffman, Rans, Lzw, Bzip2, Raw, Zlib, Xz, Zstd, Gaps, Bitmap, Zero]
+    own: list[type[Plugin]] = [Huffman, Rans, Context, Lzw, Bzip2, Raw, Zlib, Xz, Zstd, Gaps, Bitmap, Zero]
     return own + available_peers()

@@ -15,3 +15,9 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled on first use, kept on disk, run without the interpreter's lock."""
     compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
     return compiled
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of kernels, put into each by numba itself: as a call, its arrays would be counted at every one."""
+    part: Callable[..., Any] = numba.njit(inline="always")(function)
+    return part
