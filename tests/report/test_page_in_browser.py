@@ -13,8 +13,10 @@ import pytest
 from record_factory import make
 from test_reports import fill
 
+from nqbench.cli.nightly import write_history
 from nqbench.report import rebuild
 from nqbench.results.record import Record
+from nqbench.results.store import Store
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -210,3 +212,89 @@ def test_text_from_records_is_never_markup(page: Any) -> None:
     failures = page.execute_script("return document.querySelector('#failures').innerHTML")
     assert "&lt;boom&gt;" in failures
     assert page.execute_script("return document.querySelectorAll('boom').length") == 0
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five nights: bytes that grow once, a metric that moves without a change point, and the rest still."""
+    folder = tmp_path_factory.mktemp("nights")
+    for night in range(5):
+        records = [
+            make(k=k, symbols=9_999 if (k, night > 2) == (4, True) else 5_000, wrong=20 + (night % 2 if k == 8 else 0))
+            for k in (2, 4, 8)
+        ]
+        with Store.write(folder) as store:
+            run = store.start_run("nights <of> tests", environment={"git_revision": f"{night}" * 40})
+            for record in records:
+                store.add(Record.from_dict({**record.to_dict(), "run": run, "suite": "nights <of> tests"}))
+            store.end_run(run)
+    write_history(folder)
+    return folder / "history.html"
+
+
+@pytest.fixture
+def history(browser: Any, nights: Path) -> Any:
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(nights.as_uri())
+    return browser
+
+
+def test_the_history_loads_without_an_error_or_a_request(history: Any) -> None:
+    assert history.title.startswith("nights <of> tests over the nights")
+    assert [entry for entry in history.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    requests = [
+        message["params"]["request"]["url"]
+        for entry in history.get_log("performance")
+        if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in requests if not url.startswith("data:")] == [history.current_url]
+
+
+def test_the_history_marks_the_night_of_a_change_and_says_between_which_revisions(history: Any) -> None:
+    figures = history.execute_script(
+        """return [...document.querySelectorAll('figure')].filter(f => f.querySelector('line')).map(f => ({
+            caption: f.querySelector('figcaption').textContent, text: f.querySelector('p').textContent,
+            mark: f.querySelector('line').getBoundingClientRect().x,
+            points: [...f.querySelectorAll('circle')].map(c => c.getBoundingClientRect().x)}))"""
+    )
+    assert sorted(figure["caption"].split(":")[0] for figure in figures) == ["file_bytes", "ratio"]
+    for figure in figures:
+        assert len(figure["points"]) == 5
+        assert figure["points"][2] < figure["mark"] < figure["points"][3]
+        assert figure["text"].startswith("worse: ")
+        assert "between 222222222222 (" in figure["text"]
+        assert " and 333333333333 (" in figure["text"]
+    (size,) = [figure for figure in figures if figure["caption"].startswith("file_bytes")]
+    old, new = make(k=4, symbols=5_000).file_bytes, make(k=4, symbols=9_999).file_bytes
+    assert size["caption"] == f"file_bytes: {new:,} last, 5 nights"
+    assert f"{old:,} → {new:,}" in size["text"]
+
+
+def test_what_never_moved_is_folded_away_and_opens_by_keyboard(history: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    shown = "return [...document.querySelectorAll('td')].filter(td => td.checkVisibility()).length"
+    assert history.execute_script(shown) == 0
+    history.execute_script("[...document.querySelectorAll('summary')].at(-1).focus()")
+    ActionChains(history).send_keys(Keys.ENTER).perform()
+    # of three trials' four figures (bytes, ratio, mse, accuracy), two moved with a change point and one without
+    assert history.execute_script(shown) == 5 * (3 * 4 - 3)
+
+
+def test_the_history_fits_a_phone_and_keeps_its_contrast_in_the_dark(history: Any) -> None:
+    history.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    history.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    try:
+        history.refresh()
+        history.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert history.execute_script("return document.documentElement.scrollWidth") <= 390
+        contrast = CONTRAST.replace('"body", "a", ', '"body", ')
+        assert min(history.execute_script(contrast)) >= 4.5
+    finally:
+        history.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        history.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
