@@ -2,17 +2,24 @@
 
 Bitstream
 ---------
-Table: empty if the roots are the whole alphabet, 0 .. alphabet - 1, or if the stream is empty. Else (where the symbols
-that occur, m of them, allow narrower codes) a varint m and, by ``nqbench_coders.table``, those symbols, each of class 0
-with a frequency of 1 (target m): root r then stands for the r-th of them. R is the number of roots.
+Table: empty for an empty stream. With a clear code (``reset``) it begins with a byte 0. Then comes nothing if the roots
+are the whole alphabet, 0 .. alphabet - 1; else (where the symbols that occur, m of them, allow narrower codes) a varint
+m and, by ``nqbench_coders.table``, those symbols, each of class 0 with a frequency of 1 (target m): root r then stands
+for the r-th of them. R is the number of roots.
 
 Payload: codes, one after the other, each from its lowest bit up, bits filling bytes from the lowest up; the last byte
-is filled with 0s. The dictionary begins with codes 0 .. R - 1, the roots, and has size S = R. A code is written in
-ceil(log2 S) bits, S being the size when it is written. It stands for the longest phrase of the dictionary that the
-rest of the stream begins with. After each code, if S < L = max(2^dictionary_bits, R), the phrase and the symbol after
-it become entry S, and S grows by 1. (A decoder knows that symbol one code later; the code in between may be S - 1
-itself, whose phrase then ends with its own first symbol.) When S reaches L the dictionary stays as it is (``freeze``)
-or goes back to the roots, S = R (``reset``).
+is filled with 0s. The dictionary begins with codes 0 .. R - 1, the roots, and, where there is one, the clear code R; B
+is their number, and its size S = B. A code is written in ceil(log2 S) bits, S being the size when it is written. It
+stands for the longest phrase of the dictionary that the rest of the stream begins with. After each code, if S < L =
+max(2^dictionary_bits, B), the phrase and the symbol after it become entry S, and S grows by 1. (A decoder knows that
+symbol one code later; the code in between may be S - 1 itself, whose phrase then ends with its own first symbol.) When
+S reaches L the dictionary stays as it is. The clear code stands for no symbol, makes no entry, and brings the
+dictionary back to S = B.
+
+When to clear is the encoder's affair. This one does as soon as S reaches L, and earlier where the dictionary stops
+paying: where the last 4096 symbols or so took an eighth more bits each than the best such window since it was cleared.
+
+``reset`` without the byte 0 (files written before there was a clear code): B = R, and when S reaches L, S = R again.
 """
 
 from __future__ import annotations
@@ -27,6 +34,7 @@ from nqbench.api.toolkit.bits import ByteReader, bit_width, varint, words
 from nqbench_coders.table import read_table, write_table
 from nqbench_coders.used import ranked, used_symbols
 
+_CLEARS = b"\0"
 _PART = 1 << 16
 """Symbols that are renamed at a time: numpy takes 8 bytes for each index."""
 
@@ -44,28 +52,30 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
     """The dictionary has at most 2^dictionary_bits entries (or one a symbol, if those are more)."""
 
     when_full: Literal["freeze", "reset"] = "freeze"
-    """A full dictionary stays, or is emptied."""
+    """A full dictionary stays; or it is emptied, then and whenever it stops paying."""
 
     def encode(self, stream: Stream) -> Encoded:
-        from nqbench_coders.kernels.lzw import encode_lzw
+        from nqbench_coders.kernels.lzw import WINDOW, encode_lzw
 
         if not stream.symbols.size:
             return Encoded(b"", b"")
-        symbols, roots, table = stream.symbols, stream.spec.alphabet, b""
+        clears = self.when_full == "reset"
+        symbols, roots, table = stream.symbols, stream.spec.alphabet, _CLEARS * clears
         used, _ = used_symbols(stream)
         if bit_width(used.size) < bit_width(roots):
             symbols, size = ranked(stream, used)
             roots = used.size
             root_of = np.zeros(size, dtype=np.int32)
             root_of[used if size > roots else slice(None)] = np.arange(roots, dtype=np.int32)
-            table = varint(used.size) + write_table(used, np.zeros_like(used), np.zeros_like(used))
+            table += varint(used.size) + write_table(used, np.zeros_like(used), np.zeros_like(used))
         else:
             root_of = np.arange(roots, dtype=np.int32)
-        limit = self._limit(roots)
+        limit = self._limit(roots + clears)
         firsts = np.zeros(limit, dtype=np.uint32)
         slots = np.zeros(2 * (1 << self.dictionary_bits), dtype=np.uint64)
-        out = np.empty(symbols.size * bit_width(limit) // 64 + 2, dtype=np.uint64)
-        bits = int(encode_lzw(symbols, root_of, roots, limit, self.when_full == "reset", firsts, slots, out))
+        codes = symbols.size + clears * (symbols.size // min(WINDOW, max(limit - roots - 1, 1)) + 1)
+        out = np.empty(codes * bit_width(limit) // 64 + 2, dtype=np.uint64)
+        bits = int(encode_lzw(symbols, root_of, roots, limit, clears, firsts, slots, out))
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
@@ -73,9 +83,11 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
             if encoded.table or encoded.payload:
                 raise CorruptFile("an empty stream has bytes", offset=0)
             return np.empty(0, dtype=np.int32)
-        if not encoded.table:
-            return self._decode(encoded.payload, spec.count, spec.alphabet)
+        clears = self.when_full == "reset" and encoded.table[:1] == _CLEARS
+        if len(encoded.table) == clears:
+            return self._decode(encoded.payload, spec.count, spec.alphabet, clears)
         reader = ByteReader(encoded.table)
+        reader.take(int(clears))
         try:
             distinct = reader.varint(min(spec.alphabet, spec.count), "the number of symbols that occur")
         except CorruptFile as error:
@@ -85,23 +97,23 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         if used.size != distinct:
             reason = f"the table names {used.size} symbols where {distinct} were announced"
             raise CorruptFile(reason, section="coder_table", offset=0)
-        out = self._decode(encoded.payload, spec.count, distinct)
+        out = self._decode(encoded.payload, spec.count, distinct, clears)
         named = used.astype(np.int32)
         for start in range(0, out.size, _PART):
             out[start : start + _PART] = named[out[start : start + _PART]]
         return out
 
-    def _limit(self, roots: int) -> int:
-        return max(1 << self.dictionary_bits, roots)
+    def _limit(self, first: int) -> int:
+        return max(1 << self.dictionary_bits, first)
 
-    def _decode(self, payload: bytes, count: int, roots: int) -> np.ndarray:
+    def _decode(self, payload: bytes, count: int, roots: int, clears: bool) -> np.ndarray:
         from nqbench_coders.kernels.lzw import decode_lzw
 
-        limit = self._limit(roots)
+        limit = self._limit(roots + clears)
         out = np.empty(count, dtype=np.int32)
         places = np.empty(1 << self.dictionary_bits, dtype=np.uint64)
-        reset = self.when_full == "reset"
-        bits = int(decode_lzw(words(payload), 8 * len(payload), roots, limit, reset, places, out))
+        reset = self.when_full == "reset" and not clears
+        bits = int(decode_lzw(words(payload), 8 * len(payload), roots, limit, clears, reset, places, out))
         if bits < 0:
             status = -(-bits % 4)
             raise CorruptFile(_REASONS[status], offset=(-bits // 4) // 8)

@@ -123,8 +123,10 @@ class Constriction(Coder, name="constriction"):
         if not spec.count:
             return np.empty(0, dtype=np.int32)
         if not encoded.table or encoded.table[0] > MOST_PRECISION:
-            raise CorruptFile(f"the table does not begin with a precision of at most {MOST_PRECISION}", offset=0)
-        table = read_table(encoded.table[1:], spec.alphabet, spec.count, 1 << encoded.table[0], with_extra=True)
+            reason = f"the table does not begin with a precision of at most {MOST_PRECISION}"
+            raise CorruptFile(reason, section="coder_table", offset=0)
+        target = 1 << encoded.table[0]
+        table = read_table(encoded.table, spec.alphabet, spec.count, target, with_extra=True, start=1)
         if table.used.size == 1:
             return np.full(spec.count, table.used[0], dtype=np.int32)
         if len(encoded.payload) % 4:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nqbench_coders.kernels import kernel
+from nqbench_coders.kernels import inlined, kernel
 
 RAN_OUT, BAD_CODE, TOO_LONG = -1, -2, -3
 
@@ -12,6 +12,8 @@ U0, U1, U2, U3, U4, U63 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 63))
 LENGTH = np.uint64(0x3FFFFF)
 CODE_BITS = np.uint64(20)
 CODE = np.uint64(0xFFFFF)
+WINDOW = 4096
+"""Symbols after which an encoder that clears asks whether the dictionary still pays."""
 
 
 @kernel
@@ -23,19 +25,34 @@ def bits_for(size: int) -> int:
     return width
 
 
+@inlined
+def _put(
+    code: np.uint64, width: np.uint64, acc: np.uint64, held: np.uint64, at: np.uint64, out: np.ndarray
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    acc |= code << held
+    held += width
+    if held >= np.uint64(64):
+        out[at] = acc
+        at += U1
+        held -= np.uint64(64)
+        acc = code >> (width - held)
+    return acc, held, at
+
+
 @kernel
 def encode_lzw(
     symbols: np.ndarray,
     root_of: np.ndarray,
     roots: int,
     limit: int,
-    reset: bool,
+    clears: bool,
     firsts: np.ndarray,
     slots: np.ndarray,
     out: np.ndarray,
 ) -> np.uint64:
     """symbols: (n,) int32, n >= 1; root_of: int32, a symbol's root in [0, roots); out: uint64 words. Returns the
-    number of bits.
+    number of bits. clears: the code ``roots`` empties the dictionary, which happens when it is full, and when the last
+    ``WINDOW`` symbols took an eighth more bits each than those of the best window since it was emptied.
 
     The first phrase made from another by one more symbol is mostly the one met again, so it stands with that other one:
     firsts: (max(limit, roots),) uint32, zeros: symbol << 20 | code, for symbols under 2^12. The rest are in a hash
@@ -44,10 +61,12 @@ def encode_lzw(
     """
     mask = np.uint64(slots.size - 1)
     shift = np.uint64(64 - bits_for(slots.size))
-    bottom, most = np.uint64(roots), np.uint64(limit)
+    bottom, most = np.uint64(roots + clears), np.uint64(limit)
     acc, held, at = U0, U0, U0  # held: bits in acc, under 64
     size = bottom
-    width = np.uint64(bits_for(roots))
+    width = np.uint64(bits_for(roots + clears))
+    window_end, window_start, bits_before = WINDOW if clears else symbols.size, 0, 0
+    best_bits, best_symbols = 0, 0
     prefix = np.uint64(root_of[np.uint64(symbols[0])])
     for i in range(1, symbols.size):
         symbol = np.uint64(root_of[np.uint64(symbols[i])])
@@ -64,13 +83,7 @@ def encode_lzw(
         if entry != U0:
             prefix = entry & CODE
             continue
-        acc |= prefix << held
-        held += width
-        if held >= np.uint64(64):
-            out[at] = acc
-            at += U1
-            held -= np.uint64(64)
-            acc = prefix >> (width - held)
+        acc, held, at = _put(prefix, width, acc, held, at, out)
         if size < most:
             if first == U0 and symbol < np.uint64(4096):
                 firsts[prefix] = np.uint32(symbol << CODE_BITS | size)
@@ -79,11 +92,22 @@ def encode_lzw(
             size += U1
             if size > U1 << width:
                 width += U1
-            if reset and size == most:
+        full = clears and size == most and most > bottom
+        if full or i >= window_end:
+            bits = np.int64(at * np.uint64(64) + held)
+            spent, read = bits - bits_before, i - window_start
+            pays = best_symbols == 0 or 8 * spent * best_symbols <= 9 * best_bits * read
+            if pays and (best_symbols == 0 or spent * best_symbols < best_bits * read):
+                best_bits, best_symbols = spent, read
+            if full or not pays:
+                acc, held, at = _put(np.uint64(roots), width, acc, held, at, out)
                 firsts[:] = np.uint32(0)
                 slots[:] = U0
                 size = bottom
-                width = np.uint64(bits_for(roots))
+                width = np.uint64(bits_for(roots + clears))
+                best_symbols = 0
+            window_start, window_end = i, i + WINDOW
+            bits_before = np.int64(at * np.uint64(64) + held)
         prefix = symbol
     acc |= prefix << held
     held += width
@@ -97,16 +121,24 @@ def encode_lzw(
 
 @kernel
 def decode_lzw(
-    words: np.ndarray, stop: int, roots: int, limit: int, reset: bool, places: np.ndarray, out: np.ndarray
+    words: np.ndarray,
+    stop: int,
+    roots: int,
+    limit: int,
+    clears: bool,
+    reset: bool,
+    places: np.ndarray,
+    out: np.ndarray,
 ) -> int:
     """Fills ``out`` (int32) from the first ``stop`` bits of ``words``; returns the bits read, or, negative, a
-    status - 4 bits.
+    status - 4 bits. clears: the code ``roots`` empties the dictionary; reset: it is emptied when it is full.
 
     places: (limit,) uint64: an entry's phrase is a part of ``out``: start << 22 | length. It may reach one symbol
     beyond what is decoded: the case where the code just made is used at once resolves itself, copying front to back.
     """
-    size, bottom, top = np.uint64(roots), np.uint64(roots), np.uint64(limit)
-    width = np.uint64(bits_for(roots))
+    first = np.uint64(roots + clears)  # of the codes that are no roots
+    size, bottom, top = first, np.uint64(roots), np.uint64(limit)
+    width = np.uint64(bits_for(roots + clears))
     mask = (U1 << width) - U1
     bit, at = U0, U0
     n, end = np.uint64(out.size), np.uint64(stop)
@@ -119,6 +151,12 @@ def decode_lzw(
         if code < bottom:
             out[at] = np.int32(code)
             length = U1
+        elif code < first:
+            bit += width
+            size = first
+            width = np.uint64(bits_for(roots + clears))
+            mask = (U1 << width) - U1
+            continue
         elif code < size:
             place = places[code]
             length = place & LENGTH
@@ -146,7 +184,7 @@ def decode_lzw(
                 width += U1
                 mask = (U1 << width) - U1
             if reset and size == top:
-                size = bottom
+                size = first
                 width = np.uint64(bits_for(roots))
                 mask = (U1 << width) - U1
         at += length

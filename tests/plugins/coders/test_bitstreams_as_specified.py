@@ -45,8 +45,8 @@ GOLDEN_LONG = [  # long enough for four strings and eight states; the payload by
     (Lzw(), "", "ad1d65a8243ee920953e1c505785556b55b35c345fdf32b7c5632af9484315cf"),
     (
         Lzw(dictionary_bits=9, when_full="reset"),
-        "",
-        "88cdd58f87b591271d78c5bd4f6388d7242474f0554d902718a692517e1ff116",
+        "00",
+        "e3d509214a993b43b824e3337db7d825e4646da6dbd1d1c5fb190f6d11eb4de2",
     ),
 ]
 

@@ -15,7 +15,7 @@ from nqbench_coders.lzw import Lzw
 from nqbench_coders.rans import Rans, quantized_frequencies
 from nqbench_coders.raw import Raw
 
-from nqbench.api import Coder, Stream
+from nqbench.api import Coder, Encoded, Stream
 
 
 def laplace(scale: float, count: int) -> Stream:
@@ -155,21 +155,85 @@ def reference_lzw(symbols: list[int], roots: int, limit: int, reset: bool) -> li
     return out
 
 
-@pytest.mark.parametrize("when_full", ["freeze", "reset"])
-@pytest.mark.parametrize("period", [1, 2, 3, 50])
-def test_lzw_writes_the_codes_of_the_definition(when_full: str, period: int) -> None:
+def lzw_rows(period: int) -> list[list[int]]:
+    """Seven symbols, all of which occur (the roots are the alphabet), in repeated patterns, sound and disturbed."""
     rng = np.random.default_rng(period)
     symbols = np.tile(rng.integers(0, 7, period), 6000 // period)
-    noisy = np.where(rng.random(symbols.size) < 0.2, rng.integers(0, 7, symbols.size), symbols).astype(np.int32)
-    coder = Lzw(dictionary_bits=9, when_full=when_full)  # type: ignore[arg-type]
-    for row in (symbols, noisy):
-        whole = [*range(7), *row.tolist()]  # every symbol occurs: the roots are the alphabet
-        encoded = coder.encode(Stream.of(whole, 7))
-        number, place = 0, 0
-        for code, width in reference_lzw(whole, 7, 512, when_full == "reset"):
-            number |= code << place
-            place += width
-        assert encoded.payload == number.to_bytes((place + 7) // 8, "little")
+    noisy = np.where(rng.random(symbols.size) < 0.2, rng.integers(0, 7, symbols.size), symbols)
+    return [[*range(7), *row.tolist()] for row in (symbols, noisy)]
+
+
+def little_endian(codes: list[tuple[int, int]]) -> bytes:
+    """(code, width) pairs, each from its lowest bit up."""
+    number, place = 0, 0
+    for code, width in codes:
+        number |= code << place
+        place += width
+    return number.to_bytes((place + 7) // 8, "little")
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 50])
+def test_lzw_writes_the_codes_of_the_definition(period: int) -> None:
+    for row in lzw_rows(period):
+        encoded = Lzw(dictionary_bits=9).encode(Stream.of(row, 7))
+        assert encoded.payload == little_endian(reference_lzw(row, 7, 512, reset=False))
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 50])
+def test_files_from_before_the_clear_code_are_read(period: int) -> None:
+    """Then a full dictionary went back to the roots by itself."""
+    for row in lzw_rows(period):
+        old = Encoded(b"", little_endian(reference_lzw(row, 7, 512, reset=True)))
+        decoded = Lzw(dictionary_bits=9, when_full="reset").decode(old, Stream.of(row, 7).spec)
+        assert decoded.tolist() == row
+
+
+def read_lzw_with_clears(payload: bytes, count: int, roots: int, limit: int) -> tuple[list[int], list[int]]:
+    """Symbols, and the dictionary's size at each clear code; by the docstring, with phrases in a list."""
+    number, place, out, cleared = int.from_bytes(payload, "little"), 0, [], []
+    fresh: list[list[int]] = [[root] for root in range(roots)] + [[]]
+    book, unfinished = list(fresh), False
+    while len(out) < count:
+        width = (len(book) - 1).bit_length()
+        code = number >> place & (1 << width) - 1
+        place += width
+        if code == roots:
+            cleared.append(len(book))
+            book, unfinished = list(fresh), False
+            continue
+        if unfinished:
+            book[-1] = [*book[-1], book[code][0]]
+        out += book[code]
+        unfinished = len(book) < limit
+        if unfinished:
+            book.append(book[code])
+    assert len(payload) == (place + 7) // 8
+    return out, cleared
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 50])
+def test_a_clear_code_follows_a_full_dictionary(period: int) -> None:
+    for row in lzw_rows(period):
+        encoded = Lzw(dictionary_bits=9, when_full="reset").encode(Stream.of(row, 7))
+        assert encoded.table == b"\0"
+        symbols, cleared = read_lzw_with_clears(encoded.payload, len(row), 7, 512)
+        assert symbols == row
+        assert set(cleared) <= {512}
+
+
+def test_a_dictionary_that_stops_paying_is_emptied() -> None:
+    rng = np.random.default_rng(0)
+    stages = [np.tile(rng.integers(0, 7, 50) + 7 * stage, 1500) for stage in range(4)]
+    row = [*range(28), *np.concatenate(stages).tolist()]
+    noise = np.flatnonzero(rng.random(len(row) - 28) < 0.05) + 28
+    for place in noise.tolist():
+        row[place] = int(rng.integers(0, 28))
+    encoded = Lzw(when_full="reset").encode(Stream.of(row, 28))
+    symbols, cleared = read_lzw_with_clears(encoded.payload, len(row), 28, 1 << 16)
+    assert symbols == row
+    assert cleared
+    assert max(cleared) < 1 << 16
+    assert len(encoded.payload) < len(Lzw(dictionary_bits=9).encode(Stream.of(row, 28)).payload)
 
 
 def test_prices_are_the_code_lengths() -> None:
