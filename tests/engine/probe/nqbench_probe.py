@@ -171,6 +171,14 @@ class Levels(Quantizer, name="levels"):
         return Knob("k", 2, 64, integer=True)
 
 
+class Steady(Levels, name="steady"):
+    """As ``levels``, but takes ten milliseconds whatever else the machine does."""
+
+    def quantize(self, source: Source) -> Quantized:
+        time.sleep(0.01)
+        return super().quantize(source)
+
+
 class Priced(Levels, name="priced"):
     """As ``levels``, but declares that it reads the coder's rate."""
 
@@ -253,6 +261,14 @@ class Plain(Coder, name="plain"):
         if len(encoded.payload) != 4 * spec.count:
             raise CorruptFile(f"{len(encoded.payload)} bytes for {spec.count} symbols")
         return np.frombuffer(encoded.payload, "<i4").astype(np.int32)
+
+
+class Paced(Plain, name="paced"):
+    """As ``plain``, but decoding takes ten milliseconds whatever else the machine does."""
+
+    def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
+        time.sleep(0.01)
+        return super().decode(encoded, spec)
 
 
 class Bytewise(Plain, name="bytewise"):
@@ -352,5 +368,5 @@ class Halves(Codec, name="halves"):
 
 @hookimpl
 def nqbench_plugins() -> list[type[Plugin]]:
-    quantizers: list[type[Plugin]] = [Levels, Priced, Knobless, Drawn, Troubled]
-    return [Probe, *quantizers, Plain, Bytewise, Places, Smallest, Squares, Shifted, Halves]
+    quantizers: list[type[Plugin]] = [Levels, Steady, Priced, Knobless, Drawn, Troubled]
+    return [Probe, *quantizers, Plain, Paced, Bytewise, Places, Smallest, Squares, Shifted, Halves]
