@@ -29,6 +29,7 @@ from nqbench.api import (
     StreamSpec,
 )
 from nqbench.container.header import Header, PluginRef, PositionsEntry
+from nqbench.container.layout import positions_spec
 from nqbench.registry import KINDS, Registry
 
 P = TypeVar("P", bound=Plugin)
@@ -94,7 +95,7 @@ class Calls:
         if entry.count > most or entry.alphabet != alphabet:
             raise CorruptFile(f"{entry.count} positions of {entry.alphabet} kinds are impossible", section="header")
         encoded = Encoded(data[: entry.table], data[entry.table :])
-        spec = StreamSpec(entry.count, entry.alphabet)
+        spec = positions_spec(entry.count, entry.alphabet, shapes)
         symbols = self.symbols(self.positions_coder, encoded, spec, "positions", (0, entry.table))
         with _guarded(what, "positions"):
             # a copy where the plugin's array is a view of bytes, which nobody may write to

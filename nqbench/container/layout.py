@@ -158,6 +158,12 @@ def _stream(groups: Sequence[GroupLayout], pieces: Sequence[tuple[int, int, int,
     return StreamLayout(spec, tuple((index, first, last) for index, first, last, _ in pieces))
 
 
+def positions_spec(count: int, alphabet: int, shapes: Sequence[tuple[int, ...]]) -> StreamSpec:
+    """What a coder is told of a stream of positions: the pruned tensors in order, so that it may model their places.
+    Which symbols are whose only the positions know, so the parts are empty: start = stop = 0."""
+    return StreamSpec(count, alphabet, tensors=tuple(StreamTensor("", tuple(shape), 0, 0) for shape in shapes))
+
+
 def split(
     decoded: Sequence[np.ndarray], layouts: Sequence[StreamLayout], groups: Sequence[GroupLayout]
 ) -> list[np.ndarray]:

@@ -54,6 +54,7 @@ from nqbench.container.layout import (
     entropy_bits,
     layout_of,
     merge,
+    positions_spec,
     streams_of,
 )
 from nqbench.container.packing import crc, pack
@@ -267,7 +268,10 @@ def _positions(
     own = positions.coder
     coder = registry.make("coder", own) if own is not None else contents.coder
     assert isinstance(coder, Coder)
-    stream = positions.to_stream([contents.masks[name].cpu().numpy().astype(bool) for name in masked])
+    masks = [contents.masks[name].cpu().numpy().astype(bool) for name in masked]
+    stream = positions.to_stream(masks)
+    spec = positions_spec(stream.spec.count, stream.spec.alphabet, [mask.shape for mask in masks])
+    stream = Stream(stream.symbols, spec)
     encoded = file.encode(coder, stream)
     file.sections["positions"] += encoded.table + encoded.payload
     entry = PositionsEntry(stream.spec.count, stream.spec.alphabet, len(encoded.table), len(encoded.payload))
