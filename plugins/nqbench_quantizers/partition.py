@@ -39,11 +39,19 @@ def _coarse(line: views.Line, bins: int) -> Coarse:
     points = line.points
     values = torch.unique_consecutive(points) if line.exact else points
     exact = line.exact and values.numel() <= bins
-    edges = values[:-1].double() if values.numel() <= bins else _companded(line, bins)
+    edges = values[:-1].double() if values.numel() <= bins else _edges(line, values, bins)
     positions = torch.unique_consecutive(line.cut(edges))
     edges = points[positions[1:-1] - 1].double()
     count, h, hw, hww = (s.cpu().numpy() for s in line.sums(positions))
     return Coarse(count, h, hw, hww, edges.cpu().numpy(), line.shift, exact)
+
+
+def _edges(line: views.Line, values: Tensor, bins: int) -> Tensor:
+    """Ascending inner edges, (<= bins - 1,) float64: three quarters of the bins companded, and each of the outermost values a bin
+    of its own. Out there a codeword may have one member or two, and no density says which."""
+    alone = bins // 8
+    edges = torch.cat([values[:alone].double(), _companded(line, bins - 2 * alone), values[-alone - 1 : -1].double()])
+    return torch.unique(edges)
 
 
 def _companded(line: views.Line, bins: int) -> Tensor:

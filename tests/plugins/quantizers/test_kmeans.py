@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nqbench_models.synthetic import sample
 from nqbench_quantizers import kmeans as module
 from nqbench_quantizers.kmeans import KMeans
 
 from nqbench.api import Diagonal, Quantized, Source, views
+
+sys.path.append(str(Path(__file__).parent))
+
+from make_optima import CODEWORDS, LAWS, N
+from make_optima import FILE as OPTIMA
 
 
 def brute_force(w: np.ndarray, h: np.ndarray, k: int) -> float:
@@ -121,3 +130,14 @@ def test_the_torch_path_agrees_with_the_compiled_one(monkeypatch: pytest.MonkeyP
                     ours.parameters["codebook"], theirs.parameters["codebook"], rtol=1e-5, atol=0
                 )
                 assert int((ours.symbols != theirs.symbols).sum()) <= 2
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("k", CODEWORDS)
+def test_optimal_is_within_a_thousandth_of_the_exact_optimum(law: str, k: int) -> None:
+    """The exact optimum is kmeans1d's, kept in a file: see make_optima.py."""
+    optimum = json.loads(OPTIMA.read_text(encoding="utf-8"))["mse"][f"{law} {k}"]
+    source = Source(torch.from_numpy(sample(N, law, 1.0, 0)))
+    mse = error(source, KMeans(k=k, optimal=True).quantize(source)) / N
+    # codewords are float32: they may fall short of it by their rounding, no more
+    assert optimum * (1 - 1e-6) <= mse <= 1.001 * optimum
