@@ -47,8 +47,8 @@ def _coarse(line: views.Line, bins: int) -> Coarse:
 
 
 def _edges(line: views.Line, values: Tensor, bins: int) -> Tensor:
-    """Ascending inner edges, (<= bins - 1,) float64: three quarters of the bins companded, and each of the outermost values a bin
-    of its own. Out there a codeword may have one member or two, and no density says which."""
+    """Ascending inner edges, (<= bins - 1,) float64: three quarters of the bins companded, and each of the outermost
+    values a bin of its own. Out there a codeword may have one member or two, and no density says which."""
     alone = bins // 8
     edges = torch.cat([values[:alone].double(), _companded(line, bins - 2 * alone), values[-alone - 1 : -1].double()])
     return torch.unique(edges)
