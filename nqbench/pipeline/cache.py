@@ -30,7 +30,7 @@ T = TypeVar("T")
 LIMIT_VARIABLE = "NQBENCH_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 """Bytes, unless the environment variable NQBENCH_CACHE_LIMIT says otherwise."""
-RESULTS = ("prune", "sense", "quantize", "file", "evaluate", "loss", "trial")
+RESULTS = ("prune", "sense", "knob", "quantize", "file", "evaluate", "loss", "trial")
 WORK = "work"
 """Checkpoints of stages that were interrupted."""
 STAGES = (*RESULTS, WORK)

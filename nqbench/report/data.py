@@ -18,13 +18,15 @@ from nqbench.results.store import Store, StoreError
 
 @dataclass(frozen=True)
 class ReportData:
-    """records: of one run, in its order. drop: the tolerance that the ranking uses, in points of the metric."""
+    """records: of one run, in its order. drop: the tolerance that the ranking uses, in points of the metric; metric:
+    what a file has to reach instead, where a search asked for that."""
 
     suite: str
     records: Sequence[Record] = field(repr=False)
     suite_text: str = field(default="", repr=False)
     published: Sequence[Published] = ()
     drop: float = DROP
+    metric: float | None = None
     baseline: str | None = None
     run: str = ""
     started: str = ""
@@ -37,7 +39,12 @@ class ReportData:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return leaderboard(self.records, drop=self.drop, labels=self.labels)
+        return leaderboard(self.records, drop=self.drop, metric=self.metric, labels=self.labels)
+
+    @property
+    def goal(self) -> str:
+        """What a file has to do to be ranked by its size, after "that"."""
+        return f"lose at most {self.drop:g} points" if self.metric is None else f"reach {self.metric:g}"
 
     @cached_property
     def by_model(self) -> dict[str, list[Row]]:
@@ -50,7 +57,14 @@ class ReportData:
     def methods(self) -> dict[str, list[MethodRow]]:
         """Ranked methods of each model."""
         return {
-            model: methods(rows, self.by_key, baseline=self.baseline, drop=self.drop)
+            model: methods(
+                rows,
+                self.by_key,
+                baseline=self.baseline,
+                drop=self.drop,
+                metric=self.metric,
+                published=self.published_for(model),
+            )
             for model, rows in self.by_model.items()
         }
 
@@ -86,12 +100,14 @@ def load(folder: str | Path, *, run: str = "latest", drop: float | None = None) 
             raise StoreError(f"{store.path}: no run '{run}'" if run != "latest" else f"{store.path}: holds no run yet")
         records = store.records(chosen.run)
     settings = chosen.settings
+    target = settings.get("target") or {}
     return ReportData(
         suite=chosen.suite,
         records=records,
         suite_text=chosen.suite_text,
         published=published_rows(settings.get("published") or ()),
         drop=float(settings.get("drop", DROP)) if drop is None else drop,
+        metric=target.get("metric") if drop is None else None,
         baseline=settings.get("baseline"),
         run=chosen.run,
         started=chosen.started,

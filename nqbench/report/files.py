@@ -113,17 +113,15 @@ def leaderboard_json(data: ReportData) -> str:
 def leaderboard_csv(data: ReportData) -> str:
     rows = []
     for row in data.rows:
-        fields = row.to_dict()
-        parts = fields.pop("parts")
-        keys = fields.pop("keys")
-        rows.append(fields | {f"parts.{name}": value for name, value in parts.items()} | {"keys": " ".join(keys)})
+        fields = {name: value for name, value in vars(row).items() if name not in ("parts", "keys")}
+        fields |= {f"parts.{name}": value for name, value in row.parts.items()}
+        rows.append(fields | {"keys": " ".join(row.keys)})
     return csv_text(list(rows[0]) if rows else ["rank"], rows)
 
 
 def figure_csv(figure: Figure, named: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The points of one figure."""
-    rows = [row for row in named[figure.data] if figure.model in ("", row["model"])]
-    return csv_text(figure.columns, [{name: row.get(name) for name in figure.columns} for row in rows])
+    return csv_text(figure.columns, (row for row in named[figure.data] if figure.model in ("", row["model"])))
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -138,9 +136,12 @@ def csv_text(header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def json_line(value: Any) -> str:
     try:
-        return json.dumps(value, allow_nan=False)
+        return _encoder.encode(value)
     except ValueError:  # seldom: a walk through every value is slow
-        return json.dumps(jsonable(value), allow_nan=False)
+        return _encoder.encode(jsonable(value))
+
+
+_encoder = json.JSONEncoder(allow_nan=False)  # json.dumps would make one a call
 
 
 def jsonable(value: Any) -> Any:

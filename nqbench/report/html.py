@@ -72,7 +72,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             data=data,
             figures=figures,
             methods={model: method_table(rows) for model, rows in data.methods.items()},
-            methods_note=METHODS_NOTE.format(drop=data.drop, reach=reach(data.drop)),
+            methods_note=METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop)),
             quoted=quoted_beside,
             quoted_alone=quoted,
             last_line=last_line,

@@ -17,7 +17,7 @@ def latex(data: ReportData) -> str:
     """One table a model; needs ``\\usepackage{booktabs}``."""
     parts = [f"% nqbench, suite {escape(data.suite)}, run {data.run}; needs \\usepackage{{booktabs}}"]
     for model, rows in data.methods.items():
-        note = METHODS_NOTE.format(drop=data.drop, reach=reach(data.drop))
+        note = METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop))
         parts.append(_float(method_table(rows), f"{model}. {note}"))
         if data.published_for(model):
             parts.append(_float(quoted_beside(data, model), f"{model}: published results, quoted."))

@@ -67,7 +67,7 @@ def summary(data: ReportData) -> str:
         text += f", {len(data.failures)} not ok"
     if any(row.metric_name for row in data.rows):
         text += (
-            f". Ranked by bytes among rows that lose at most {data.drop:g} points; the others follow by what they lose."
+            f". Ranked by bytes among rows that {data.goal}; the others follow by what they lose."
             " *: on the Pareto front."
         )
     return text

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from nqbench.results.record import KINDS, PARTS, Record
 
 if TYPE_CHECKING:
@@ -15,22 +17,23 @@ STAGES = ("load", "prune", "sense", "quantize", "encode", "write", "decode", "ch
 _HIDDEN = ("correct",)
 _NESTED = {"parts", "loss_increase", "metrics_float", "metrics", "seconds"} | {f"{kind}_params" for kind in KINDS}
 _AS_JSON = ("training_params", "samples", "cached", "environment")
+_SPECIAL = {*_HIDDEN, *_NESTED, *_AS_JSON}
 
 
 def flat(record: Record) -> dict[str, Any]:
     """Nested fields as ``parts.symbols``, ``quantizer_params.k``, ``seconds.encode``; lists as JSON."""
     row: dict[str, Any] = {}
-    for name, value in record.to_dict().items():
-        if name in _HIDDEN:
-            continue
-        if name in _AS_JSON:
+    for name, value in vars(record).items():  # the record's fields, in order
+        if name not in _SPECIAL:
+            row[name] = value
+        elif name in _AS_JSON:
             row[name] = json.dumps(value, sort_keys=True) if value else None
         elif name in _NESTED:
             if value is None and name == "parts":
                 value = dict.fromkeys(PARTS)  # a table of failures has the same columns
-            row |= {f"{name}.{key}": _plain(inner) for key, inner in (value or {}).items()}
-        else:
-            row[name] = value
+            inner = vars(value) if isinstance(value, BaseModel) else value or {}
+            for key, cell in inner.items():
+                row[f"{name}.{key}"] = _plain(cell) if isinstance(cell, dict | list | tuple) else cell
     return row
 
 
@@ -55,5 +58,5 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns(rows))
 
 
-def _plain(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

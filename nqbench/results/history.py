@@ -129,7 +129,7 @@ def _worse(figure: str, a: Point, b: Point, limits: Thresholds, tests: int) -> b
         if x is not None and y is not None and x.shape == y.shape:
             test = mcnemar(x, y)
             return test.difference < 0 if test.p * tests < limits.alpha else None
-    if abs(b.value - a.value) <= limits.tolerance.get(figure, 0.0 if figure in EXACT else 1e-6) * abs(a.value):
+    if limits.within(figure, a.value, b.value, 0.0 if figure in EXACT else 1e-6):
         return None
     larger_is_better = EXACT.get(figure, b.record is None or b.record.metric_higher_is_better)
     return (b.value < a.value) == larger_is_better

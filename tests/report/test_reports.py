@@ -192,3 +192,26 @@ def test_the_command_says_in_one_line_what_is_missing(tmp_path: Path, capsys: py
     fill(tmp_path)
     assert invoke(["report", str(tmp_path), "--run", "yesterday"]) == 1
     assert "no run 'yesterday'" in capsys.readouterr().err
+
+
+def test_a_search_s_goal_and_what_is_not_monotone_are_said_in_every_form(tmp_path: Path) -> None:
+    with Store.write(tmp_path) as store:
+        run = store.start_run("s", settings={"published": PUBLISHED, "target": {"metric": 97.0}, "baseline": None})
+        for k, symbols, wrong in ((2, 500, 30), (4, 800, 90), (8, 900, 20)):  # 97.0, 91.0, 98.0
+            record = make(k=k, symbols=symbols, wrong=wrong, selected_on="test", ratio=4000 / symbols)
+            store.add(Record.from_dict({**record.to_dict(), "run": run, "suite": "s"}))
+        for k, symbols in ((2, 600), (4, 700)):
+            record = make(k=k, symbols=symbols, wrong=20, quantizer="kmeans", selected_on="test", ratio=5.0)
+            store.add(Record.from_dict({**record.to_dict(), "run": run, "suite": "s"}))
+        store.end_run(run)
+    data = load(tmp_path)
+    shown = terminal(data)
+    assert "Ranked by bytes among rows that reach 97;" in shown
+    (line,) = [line for line in shown.splitlines() if line.strip().startswith("1  uniform")]
+    header = next(line for line in shown.splitlines() if "not monotone" in line)
+    assert "× published" in header
+    assert "1.60" in line  # 8.0 / 5.0, the quoted row of 97.0 %
+    assert [row.violations for row in data.methods["net"]] == [1, 0]
+    _, paths = rebuild(tmp_path)
+    assert "the smallest of the files that reach 97" in paths["index.html"].read_text(encoding="utf-8")
+    assert "not monotone" in paths["leaderboard.md"].read_text(encoding="utf-8")
