@@ -31,10 +31,11 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     passes: Literal["one", "each"] = "one"
     """``one``: with second moments, one forward pass of all samples stops at each layer, quantizes it, and goes on
     (their activations are held at once). ``each``: a pass a layer; so too where a layer is used more than once."""
-    correction: float = Field(0.0, ge=0, le=1)
+    correction: float = Field(1.0, ge=0, le=1)
     """How far a layer's weights move, before they are quantized, towards those that give the trained network's outputs
-    from the inputs that the quantized network gives it (1: all the way). Needs second moments and ``passes: one``."""
-    ridge: float = Field(0.01, gt=0)
+    from the inputs that the quantized network gives it: 0 not at all, 1 all the way. Only in one pass, with second
+    moments; elsewhere there is none."""
+    ridge: float = Field(0.1, gt=0)
     """What keeps the correction from fitting the samples' noise: a share of the second moments' mean diagonal."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:

@@ -37,7 +37,7 @@ class TwiceModel(Tiny, name="twice"):
 
 def sequenced(passes: str, model: Tiny | None = None, scope: str = "layer") -> tuple[Task, dict[str, Tensor]]:
     task = make_task(model, quantizer=OBS(step=0.07), scope=scope, sensitivity=SecondMoments())
-    result = Sequential(passes=passes).train(task, None)
+    result = Sequential(passes=passes, correction=0).train(task, None)
     return task, task.reconstruct(result.groups)
 
 
@@ -105,7 +105,7 @@ def test_scope_global_puts_layers_on_one_grid_together_and_deploys_the_same() ->
     _, apart = sequenced("one", scope="layer")
     assert all(torch.equal(together[name], apart[name]) for name in apart)
     fresh = make_task(quantizer=OBS(step=0.07), scope="global", sensitivity=SecondMoments())
-    (group,) = Sequential().train(fresh, None).groups
+    (group,) = Sequential(correction=0).train(fresh, None).groups
     assert group.names == tuple(task.names)
     assert list(group.quantized.parameters) == ["step"]
     assert int(group.quantized.symbols.min()) == 0
