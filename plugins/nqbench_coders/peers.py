@@ -19,6 +19,7 @@ import numpy as np
 
 from nqbench.api import Coder, CorruptFile, Encoded, Plugin, Stream, StreamSpec, check_decoded
 from nqbench_coders.library import ByteCoder
+from nqbench_coders.nncodec import NNCodec
 from nqbench_coders.rans import MOST_PRECISION, best_table
 from nqbench_coders.table import read_table, write_table
 from nqbench_coders.used import used_symbols
@@ -183,6 +184,7 @@ _PACKAGES: dict[str, type[Plugin]] = {
     "ncompress": Ncompress,
     "imagecodecs": ImagecodecsLzw,
     "dahuffman": Dahuffman,
+    "nncodec": NNCodec,
 }
 
 

@@ -1,0 +1,90 @@
+"""NNCodec, the public implementation of ISO/IEC 15938-17 (neural network coding), as a peer.
+
+Dependent quantization with eight states, rate-distortion optimization, and DeepCABAC (Becking et al. 2023). Needs the
+package `nncodec` (extra ``nncodec``), which is compiled when it is installed and asks for an older numpy than it needs:
+``pip install "nqbench[nncodec]"`` and then ``pip install -c constraints.txt numpy``.
+
+The codec's own stream stands behind four bytes, its CRC-32: the library's decoder reads what it is given unchecked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from nqbench.api import Codec, CorruptFile, Knob
+
+_CHECKSUM = 4
+
+
+class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NNCodec, ICML 2023 workshop"):
+    """Neural network coding by the package nncodec: trellis quantization and DeepCABAC, every tensor at one qp."""
+
+    qp: int = Field(-38, ge=-80, le=0)
+    """Quantization parameter: the step doubles about every four."""
+    dependent: bool = True
+    """Dependent quantization with eight states instead of a uniform grid."""
+    lambda_scale: float = Field(0.0, ge=0)
+    """How much the choice of levels minds their rate."""
+
+    def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
+        plain = {name: np.array(array, dtype=np.float32) for name, array in tensors.items()}
+        with _quiet():
+            stream = _library().compress(
+                plain,
+                bitstream_path=None,
+                return_bitstream=True,
+                qp=self.qp,
+                use_dq=self.dependent,
+                lambda_scale=self.lambda_scale,
+            )
+        data = bytes(stream)
+        return zlib.crc32(data).to_bytes(_CHECKSUM, "little") + data
+
+    def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
+        stream = data[_CHECKSUM:]
+        if zlib.crc32(stream).to_bytes(_CHECKSUM, "little") != data[:_CHECKSUM] or not stream:
+            raise CorruptFile("the stream's checksum is wrong", offset=0)
+        try:
+            with _quiet():
+                back = _library().decompress(bytearray(stream))
+        except Exception as error:
+            raise CorruptFile(f"nncodec cannot decode the stream: {type(error).__name__}: {error}") from error
+        return {name: np.array(array, dtype=np.float32) for name, array in back.items()}
+
+    def knob(self) -> Knob:
+        return Knob("qp", -48, -12, "linear", integer=True, more_bytes="down")
+
+
+@cache
+def _library() -> ModuleType:
+    """The package's compressing module, imported once. Its import of torchvision fails beside a CPU build of torch,
+    which lacks two operators: they are declared first. It never calls them."""
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # they are there
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _kept.append(library)
+    from nncodec import nnc
+
+    module: ModuleType = nnc
+    return module
+
+
+_kept: list[torch.library.Library] = []
+"""A library's operators last as long as it does."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the library prints of its progress is of no use to a worker."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
