@@ -19,10 +19,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
+from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec, StreamTensor
 from nqbench.registry import registry
 
-OWN = ("huffman", "rans", "lzw", "bzip2", "raw", "zlib", "xz", "zstd")
+OWN = ("huffman", "rans", "context", "lzw", "bzip2", "raw", "zlib", "xz", "zstd")
 SECONDS = 1.0
 
 
@@ -45,7 +45,24 @@ def streams(rng: np.random.Generator) -> list[Stream]:
         fibonacci.append(fibonacci[-1] + fibonacci[-2])
     found.append(Stream.of(np.repeat(np.arange(19), fibonacci), 19))  # deeper than the length limit
     found.append(Stream.of(np.tile([0, 1, 0, 0], 300), 2))
-    return found
+    return found + tensor_streams(rng)
+
+
+def tensor_streams(rng: np.random.Generator) -> list[Stream]:
+    """Levels of tensors, whole and pruned, and positions as the container hands them over, for coders that model."""
+    shapes, found = ((6, 5, 3, 3), (9, 1, 2, 2), (20, 30), (7,)), []
+    for kept in (1.0, 0.3):
+        masks = [rng.random(shape) < kept for shape in shapes]
+        stops = np.cumsum([int(mask.sum()) for mask in masks]).tolist()
+        tensors = [
+            StreamTensor("", shape, start, stop, zero=20, mask=None if kept == 1 else mask)
+            for shape, start, stop, mask in zip(shapes, [0, *stops], stops, masks, strict=False)
+        ]
+        symbols = np.clip(np.rint(rng.laplace(20, 3, stops[-1])), 0, 60).astype(np.int32)
+        found.append(Stream(symbols, StreamSpec(symbols.size, 61, ordered=True, tensors=tuple(tensors))))
+    symbols = np.packbits(np.concatenate([mask.ravel() for mask in masks]), bitorder="little").astype(np.int32)
+    places = tuple(StreamTensor("", shape, 0, 0) for shape in shapes)
+    return [*found, Stream(symbols, StreamSpec(symbols.size, 256, tensors=places))]
 
 
 def damaged(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
@@ -109,6 +126,13 @@ def check(coder: Coder, encoded: Encoded, spec: StreamSpec) -> str:
     return f"{elapsed:.1f} s" if elapsed > SECONDS else ""
 
 
+def configurations(name: str) -> list[Coder]:
+    """What a coder's name stands for here: its defaults, and what decodes by other code."""
+    others: dict[str, list[dict[str, object]]] = {"lzw": [{"when_full": "reset", "dictionary_bits": 9}]}
+    made = [registry().make("coder", name, parameters) for parameters in [{}, *others.get(name, [])]]
+    return [coder for coder in made if isinstance(coder, Coder)]
+
+
 def fuzz(coder: Coder, count: int, seed: int, measure_memory_every: int = 50) -> list[str]:
     """Runs ``count`` cases; what went wrong, each with what repeats it."""
     rng = np.random.default_rng([seed, *coder.name.encode()])
@@ -139,14 +163,12 @@ def main() -> int:
     parser.add_argument("--coder", nargs="*", default=list(OWN))
     arguments = parser.parse_args()
     failed = 0
-    for name in arguments.coder:
-        coder = registry().make("coder", name)
-        assert isinstance(coder, Coder)
+    for coder in [coder for name in arguments.coder for coder in configurations(name)]:
         started = time.perf_counter()
         wrong = fuzz(coder, arguments.cases, arguments.seed)
         failed += len(wrong)
         seconds = time.perf_counter() - started
-        sys.stdout.write(f"{name}: {arguments.cases} cases, {len(wrong)} wrong, {seconds:.0f} s\n")
+        sys.stdout.write(f"{coder}: {arguments.cases} cases, {len(wrong)} wrong, {seconds:.0f} s\n")
         sys.stdout.write("".join(f"  {line}\n" for line in wrong[:10]))
     return 1 if failed else 0
 

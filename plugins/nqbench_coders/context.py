@@ -1,13 +1,95 @@
 """Adaptive binary arithmetic coding of levels, in the contexts of the weights around them.
 
-(draft)
+Binarization and adaptive contexts as in CABAC (Marpe, Schwarz, Wiegand 2003) and DeepCABAC (Wiedemann et al. 2020,
+arXiv:1907.11900), mixing as in PAQ (Mahoney 2005). What a quantized network gives away is the scale of its weights: by
+input channel, by filter, by layer, and by the weights nearby. Their signs and values say nothing of their neighbours.
+
+Bitstream
+=========
+All numbers are integers; a / b rounds down, also below zero; shifts likewise. [x] is 1 where x holds, else 0.
+
+Table
+-----
+Nothing for an empty stream. Else the first byte says what the rest is:
+
+- 0 ... 28: table and payload are those of ``rans`` (whose own first byte this is);
+- 29: then those of ``huffman`` follow; 64 ... 255: they are those of ``huffman`` from this byte on;
+- 32 + 1 [mixed] + 2 [a zero symbol is named] + 4 [bitmap]: then come the zero symbol, if named, and the sizes in bytes
+  of all chunks but the last, all as varints; the payload is the chunks. Other values are none.
+
+A *bitmap* (positions of pruned weights): the alphabet is 2^b, 1 <= b <= 16, the specification's tensors have empty
+parts, and their T places, row-major one after the other, b to a symbol from its lowest bit up, are ceil(T / b) symbols;
+what is coded is T symbols 0 or 1, of the alphabet 2, with the zero symbol 0 (its padding is 0s).
+
+A zero symbol is named unless the specification names one in each of its tensors. (The encoder names the most common.)
+
+Chunks
+------
+n symbols are in C = max(1, n / 2^20) chunks, the i-th of them [i n / C, (i + 1) n / C), i from 0; nothing learnt in one
+is known in another. A chunk's *pieces* are the symbols that it holds of each of the specification's tensors, in order,
+if the tensors' parts are just the stream; else the one piece is the chunk, of an imagined tensor without a mask.
+
+A tensor's places are row-major. Of shape (O, I, ..., W), O >= 2, it is O filters, of I inputs, of kernels of H x W
+places (H the product of what "..." stands for; H = W = 1 for (O, I)), unless H W > 4096. That, and any other shape, and
+the imagined tensor, is filters of I = 1 input, H = 1, W = 4096, the last as long as it is. A piece goes through all
+places from its first symbol's to its last symbol's; those that the mask leaves out have the magnitude 0 and no symbol.
+
+Averages
+--------
+A magnitude is 4096 min(|symbol - zero|, 15). R(n) = 131072 / (2 n + 3). In a chunk, recent = mean = 2048 to begin with.
+In a piece, each input i has an average A[i] and a time t[i] = 0; each filter, also one begun within, F = mean, u = 3.
+
+At each place, of column c (from 0, in its filter), input i = c / (H W) and spot s = c mod (H W):
+
+1. If t[i] = 0: A[i] = recent, t[i] = 1. If c is a multiple of 16, or the place is the piece's first:
+   inverse = 2^24 / (mean + 82).
+2. Unless masked, the symbol is coded, in contexts of these. m(k) is the magnitude k places before; where that is before
+   the filter's or the piece's first place, the value that mean had when the filter or the piece began.
+   left = m(1), above = m(3), beside = left if H = 1; else, with B = max(3, H W) for I > 1 and B = max(3, W) for I = 1,
+   above = m(W) if s >= W, else m(B), and beside = m(1) if s mod W > 0, else m(B).
+   near = (2 left + m(2) + 3 above + 2 beside) / 8,
+   scale = min(65535, (A[i] + 82) ((F + 82) inverse / 256) / 65536): what input and filter are to the mean, multiplied.
+3. With M the place's magnitude: A[i] += (M - A[i]) R(t[i]) / 65536, t[i] grows by 1 up to 200; F += (M - F) R(u) /
+   65536, u grows by 1 up to 1023; recent += (M - recent) / 32; mean += (M - mean) / 256.
+
+Contexts
+--------
+L(x; y, q, k): with z = x / 16 * 16, how many j of 0 ... k - 2 have z^q >= y^q 2^j (q thresholds an octave from y on).
+
+- a = L((9 scale + 5 near + 2 recent) / 16; 128, 3, 32)
+- b = 32 + 16 L(A[i]; 256, 2, 16) + L(F; 256, 2, 16)
+- c = 288 + 27 v + 9 min(left / 4096, 2) + 3 min(above / 4096, 2) + min(beside / 4096, 2), with v = min(s, 7) if H W >
+  1, else L(recent; 1024, 1, 8)
+
+Decisions
+---------
+A symbol is zero + x or zero - x, x <= alphabet - 1 - zero or x <= zero. Decision f, in this order, left out where the
+alphabet leaves no choice: 0: x > 0; 15: it is below zero; 1 ... 14: x > f, until one is 0; if x >= 15 and may be more,
+r = x - 14 in Exp-Golomb form: 16 + min(j, 15), j = 0, 1, ...: r >= 2^(j + 1), until one is 0; then the j bits of r
+after its leading one, highest first, each with the chance 32768. (x beyond the alphabet is an error.)
+
+Each context has for each f a state: slow = fast = 2^21 and n = 0. Its chance is (slow + fast) / 128. After a decision d
+(0 or 1), with r = R(n): slow += (2^22 d - slow) r / 65536, fast += (2^22 d - fast) max(r, 2048) / 65536, and n grows by
+1 up to 800.
+
+Not mixed: P = the chance in context a, held within [4, 65532]; only that state learns.
+Mixed: the chances p of a, b, c give s = round(256 ln((h + 1/2) / (4095.5 - h))), h = min(p / 16, 4095). With weights
+w, three for each f, 419430 to begin with: y = (w_a s_a + w_b s_b + w_c s_c) / 2^20, held within [-3072, 3071], and
+P = round(65536 / (1 + exp(-y / 256))), held within [4, 65532]. (Nothing here is near a half that might be rounded
+either way.) Afterwards each w += (s (65536 d - P) + 8192) / 16384, and the three states learn.
+
+Arithmetic coder
+----------------
+A chunk is a number in [0, 1), its bytes the digits after the point, the highest first, without 0s at the end. The
+decoder has x, the first 8 bytes (with 0s for those that are not there), and span = 2^64 - 1. A decision of chance P:
+bound = span / 65536 P; it is 1 if x < bound, and span becomes bound; else it is 0, x falls by bound and span by bound.
+Then, if span < 2^32, x = 2^32 x + the next 4 bytes, and span = 2^32 span. A chunk has no more bytes than are read so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
@@ -15,50 +97,37 @@ from pydantic import Field
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, varint
 from nqbench_coders.huffman import Huffman
+from nqbench_coders.pieces import Piece, as_bitmap, bitmap_spec, borders_of, packed, pieces, places_a_symbol, zero_named
 from nqbench_coders.rans import MOST_PRECISION, Rans
 from nqbench_coders.used import used_symbols
 
-CHUNK = 1 << 20
-"""Symbols a chunk, at least: each learns anew, which costs a few hundred bytes, and is coded on a core of its own."""
+FEW = 1 << 8
+"""Symbols of an alphabet that is tried though it is not said to be of levels; gaps between positions are."""
 
 HUFFMAN = MOST_PRECISION + 1
 CONTEXT = 32
 MIXED, NAMES_ZERO, BITMAP = 1, 2, 4
 VERBATIM = 64
 
-WIDEST = 4096
-"""Places of a kernel; a tensor of more, or of fewer than two dimensions, is taken for rows of so many places."""
-
 _REASONS = {-2: "a magnitude lies beyond the alphabet"}
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Symbols [start, stop) of the stream, those of a tensor from its given place on."""
-
-    start: int
-    stop: int
-    place: int
-    inputs: int
-    height: int
-    width: int
-    zero: int
-    mask: np.ndarray
-
-
-class Context(Coder, name="context"):
+class Context(Coder, name="context", paper="Wiedemann et al. 2020, arXiv:1907.11900; Mahoney 2005"):
     """Adaptive binary arithmetic coding with contexts from the weights around, on a static code where that is less."""
 
     mixing: bool = Field(True)
-    """Chances from three models, weighed by how well each has done: 1 to 2 % fewer bytes, at two thirds of the speed."""
+    """Weigh three models by how well each has done: about 1 % fewer bytes, at 60 % of the speed."""
 
     def encode(self, stream: Stream) -> Encoded:
         if not stream.symbols.size:
             return Encoded(b"", b"")
         best = _static(stream)
         size = len(best.table) + len(best.payload)
-        for flags, levels in _readings(stream):
-            encoded = _encode(levels, CONTEXT | flags | MIXED * self.mixing, size)
+        readings = [(BITMAP, as_bitmap(stream))]
+        if stream.spec.dimension == 1 and (stream.spec.ordered or stream.spec.alphabet <= FEW):
+            readings.append((0, stream))
+        for flags, levels in readings:
+            encoded = None if levels is None else _encode(levels, CONTEXT | flags | MIXED * self.mixing, size)
             if encoded is not None and len(encoded.table) + len(encoded.payload) < size:
                 best, size = encoded, len(encoded.table) + len(encoded.payload)
         return best
@@ -93,88 +162,6 @@ def _static(stream: Stream) -> Encoded:
     return min(rans, huffman, key=lambda encoded: len(encoded.table) + len(encoded.payload))
 
 
-def _readings(stream: Stream) -> Iterator[tuple[int, Stream]]:
-    """What a stream may be read as: levels, or the places of a bitmap."""
-    spec = stream.spec
-    if _is_bitmap(spec):
-        bits = np.unpackbits(stream.symbols.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
-        places = bits[:, : spec.dimension].reshape(-1).astype(np.int32)[: _places(spec)]
-        yield BITMAP, Stream(places, _bitmap_spec(spec))
-    elif spec.dimension == 1 and (spec.ordered or spec.alphabet <= 1 << 8):
-        yield 0, stream
-
-
-def _is_bitmap(spec: StreamSpec) -> bool:
-    """Whether each symbol holds ``dimension`` places of the tensors, one bit each."""
-    d = spec.dimension
-    return 1 < d <= 16 and spec.alphabet == 1 << d and 0 < _places(spec) and -(-_places(spec) // d) == spec.count
-
-
-def _places(spec: StreamSpec) -> int:
-    return sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in spec.tensors)
-
-
-def _bitmap_spec(spec: StreamSpec) -> StreamSpec:
-    from dataclasses import replace
-
-    tensors, start = [], 0
-    for tensor in spec.tensors:
-        stop = start + int(np.prod(tensor.shape, dtype=np.int64))
-        tensors.append(replace(tensor, start=start, stop=stop, zero=0, mask=None))
-        start = stop
-    return StreamSpec(start, 2, True, 1, tuple(tensors))
-
-
-# -- chunks --------------------------------------------------------------------------------------------------------
-def _borders(count: int) -> list[int]:
-    chunks = max(1, count // CHUNK)
-    return [i * count // chunks for i in range(chunks + 1)]
-
-
-def _zero_named(spec: StreamSpec) -> bool:
-    """Whether the specification says each symbol's zero."""
-    return _fits(spec) and all(t.zero is not None and 0 <= t.zero < spec.alphabet for t in spec.tensors)
-
-
-def _fits(spec: StreamSpec) -> bool:
-    """Whether the tensors are just the stream."""
-    at = 0
-    for tensor in spec.tensors:
-        size = int(np.prod(tensor.shape, dtype=np.int64))
-        if tensor.mask is not None:
-            size = int(np.count_nonzero(tensor.mask)) if tensor.mask.size == size else -1
-        if tensor.start != at or tensor.stop - at != size:
-            return False
-        at = tensor.stop
-    return bool(spec.tensors) and at == spec.count
-
-
-def _pieces(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[_Piece]:
-    """A chunk's tensors. zero: for those whose specification has none."""
-    nothing = np.zeros(0, dtype=np.bool_)
-    if not _fits(spec):
-        yield _Piece(first, last, first, 1, 1, WIDEST, zero, nothing)
-        return
-    for tensor in spec.tensors:
-        start, stop = max(first, tensor.start), min(last, tensor.stop)
-        if start >= stop:
-            continue
-        place, mask = start - tensor.start, nothing
-        if tensor.mask is not None:
-            mask = np.require(tensor.mask, np.bool_, ("C", "W")).reshape(-1)
-            place = int(np.flatnonzero(mask)[place]) if place else 0
-        own = tensor.zero if tensor.zero is not None and 0 <= tensor.zero < spec.alphabet else zero
-        yield _Piece(start, stop, place, *_geometry(tensor.shape), own, mask)
-
-
-def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Inputs of a filter, height and width of its kernels."""
-    if len(shape) < 2 or shape[0] < 2:
-        return 1, 1, WIDEST
-    height, width = int(np.prod(shape[2:-1], dtype=np.int64)), shape[-1] if len(shape) > 2 else 1
-    return (shape[1], height, width) if height * width <= WIDEST else (1, 1, WIDEST)
-
-
 def _model() -> tuple[np.ndarray, ...]:
     from nqbench_coders.kernels.context import fresh_model
 
@@ -184,7 +171,7 @@ def _model() -> tuple[np.ndarray, ...]:
 def _in_parallel(task: Callable[[int], object], chunks: int) -> list[object]:
     from numba import config
 
-    threads = min(chunks, int(config.NUMBA_NUM_THREADS))
+    threads = min(chunks, int(config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     if threads == 1:
         return [task(i) for i in range(chunks)]
     with ThreadPoolExecutor(threads) as pool:
@@ -196,18 +183,18 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
     from nqbench_coders.kernels.context import code_tensor
 
     spec, table, zero = stream.spec, bytes([flags]), 0
-    if not _zero_named(spec):
+    if not zero_named(spec):
         used, counts = used_symbols(stream)
         zero = int(used[np.argmax(counts)])
         table = bytes([flags | NAMES_ZERO]) + varint(zero)
-    borders = _borders(spec.count)
+    borders = borders_of(spec.count)
     symbols = np.require(stream.symbols, requirements="W")  # compiled once, for arrays that may be written to
 
     def chunk(i: int) -> bytes | None:
         room = min(most // 4, borders[i + 1] - borders[i]) + 100 + 64
         words, state = np.empty(room, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
         model = _model()
-        for p in _pieces(spec, borders[i], borders[i + 1], zero):
+        for p in pieces(spec, borders[i], borders[i + 1], zero):
             status = code_tensor(
                 symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, spec.alphabet,
                 bool(flags & MIXED), False, words, state, *model,
@@ -248,12 +235,12 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
         raise CorruptFile(f"the table begins with {flags}", section="coder_table", offset=0)
     levels = spec
     if flags & BITMAP:
-        if not _is_bitmap(spec):
+        if not places_a_symbol(spec):
             raise CorruptFile("a bitmap of a stream that is none", section="coder_table", offset=0)
-        levels = _bitmap_spec(spec)
-    if bool(flags & NAMES_ZERO) == _zero_named(levels):
+        levels = bitmap_spec(spec)
+    if bool(flags & NAMES_ZERO) == zero_named(levels):
         raise CorruptFile("a zero symbol where there is one, or none", section="coder_table", offset=0)
-    borders, payload = _borders(levels.count), ByteReader(encoded.payload)
+    borders, payload = borders_of(levels.count), ByteReader(encoded.payload)
     try:
         zero = reader.varint(levels.alphabet - 1, "the zero symbol") if flags & NAMES_ZERO else 0
         sizes = [reader.varint(len(encoded.payload), "a chunk's size") for _ in borders[2:]]
@@ -269,15 +256,15 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
     symbols = np.empty(levels.count, dtype=np.int32)
 
     def chunk(i: int) -> None:
-        pieces = _pieces(levels, borders[i], borders[i + 1], zero)
-        _decode_chunk(encoded.payload, starts[i], starts[i + 1], pieces, levels.alphabet, bool(flags & MIXED), symbols)
+        held = pieces(levels, borders[i], borders[i + 1], zero)
+        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, bool(flags & MIXED), symbols)
 
     _in_parallel(chunk, len(borders) - 1)
-    return _packed(symbols, spec) if flags & BITMAP else symbols
+    return packed(symbols, spec) if flags & BITMAP else symbols
 
 
 def _decode_chunk(
-    payload: bytes, start: int, stop: int, pieces: Iterator[_Piece], alphabet: int, mixed: bool, symbols: np.ndarray
+    payload: bytes, start: int, stop: int, pieces: Iterator[Piece], alphabet: int, mixed: bool, symbols: np.ndarray
 ) -> None:
     from nqbench_coders.kernels.context import code_tensor
 
@@ -299,10 +286,3 @@ def _decode_chunk(
         raise CorruptFile("bytes follow the last symbol", offset=start + read)
     if size and not payload[stop - 1]:
         raise CorruptFile("the last byte says nothing", offset=stop - 1)
-
-
-def _packed(places: np.ndarray, spec: StreamSpec) -> np.ndarray:
-    """(count,) int32: ``dimension`` places a symbol, the first in the lowest bit."""
-    padded = np.zeros((spec.count, spec.dimension), dtype=np.int32)
-    padded.reshape(-1)[: places.size] = places
-    return (padded << np.arange(spec.dimension, dtype=np.int32)).sum(axis=1, dtype=np.int32)

@@ -92,6 +92,8 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
             distinct = reader.varint(min(spec.alphabet, spec.count), "the number of symbols that occur")
         except CorruptFile as error:
             raise error.at(section="coder_table") from None
+        if not distinct:
+            raise CorruptFile("a table of no symbols", section="coder_table", offset=int(clears))
         start = reader.offset
         used = read_table(encoded.table, spec.alphabet, spec.count, distinct, with_extra=True, start=start).used
         if used.size != distinct:

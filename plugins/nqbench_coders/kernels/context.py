@@ -15,9 +15,9 @@ DECISIONS = 32
 """Per context: 0 ... 14 "larger than", 15 sign, 16 ... 31 prefix of the rest."""
 UNARY, SIGN, PREFIX = 15, 15, 16
 FINE, PAIR, NEAR = 32, 16, 8
-"""Levels of the contexts."""
-SETS = (0, FINE, FINE + PAIR * PAIR, FINE + PAIR * PAIR + NEAR * 32)
-"""Where each model's contexts begin, and their number."""
+"""Levels of averages."""
+CONTEXTS = FINE + PAIR * PAIR + NEAR * 27
+"""Of the three models, one after the other."""
 UNIT = 12
 """A magnitude of 1 is 2^UNIT in averages."""
 ONE = 1 << 22
@@ -50,7 +50,7 @@ FULL = np.uint32(0xFFFFFFFF)
 
 def fresh_model() -> tuple[np.ndarray, np.ndarray]:
     """chances: (contexts * 32,) int64; weights: (32 * 3,) int64."""
-    chances = np.full(SETS[3] * DECISIONS, (ONE // 2) << 24 | ONE // 2, dtype=np.int64)
+    chances = np.full(CONTEXTS * DECISIONS, (ONE // 2) << 24 | ONE // 2, dtype=np.int64)
     return chances, np.full(DECISIONS * 3, (1 << 20) * 2 // 5, dtype=np.int64)
 
 
@@ -66,7 +66,7 @@ def _learnt(state: int, target: int) -> int:
     rate = RATE[seen]
     slow += ((target - slow) * rate) >> 16
     fast += ((target - fast) * max(rate, 2048)) >> 16
-    return slow | fast << 24 | min(seen + 1, 254) << 48
+    return slow | fast << 24 | min(seen + 1, 800) << 48
 
 
 @inlined
@@ -171,13 +171,15 @@ def code_tensor(
             times[channel] = 1
         if not masked or mask[place]:
             here = pad + column
-            near = 2 * row[here - 1] + row[here - 2] + 3 * row[here - above_back[spot]] + 2 * row[here - beside_back[spot]]
-            near >>= 3
-            gi = of_input[channel]
-            product = min((gi + 82) * (((of_filter + 82) * inverse) >> 8) >> 16, 65535)
-            a = L3[((9 * product + 5 * near + 2 * recent) >> 4) >> 4] * DECISIONS
-            b = (SETS[1] + L2[gi >> 4] * PAIR + L2[of_filter >> 4]) * DECISIONS
-            c = (SETS[2] + L1[near >> 4] * 32 + min(spot, 31)) * DECISIONS
+            left, above = row[here - 1], row[here - above_back[spot]]
+            beside, of_channel = row[here - beside_back[spot]], of_input[channel]
+            near = (2 * left + row[here - 2] + 3 * above + 2 * beside) >> 3
+            product = min(((of_channel + 82) * ((of_filter + 82) * inverse >> 8)) >> 16, 65535)
+            a = L3[(9 * product + 5 * near + 2 * recent) >> 8] * DECISIONS
+            b = (FINE + L2[of_channel >> 4] * PAIR + L2[of_filter >> 4]) * DECISIONS
+            c = min(spot, 7) if spots > 1 else L1[recent >> 4]
+            c = c * 27 + min(left >> UNIT, 2) * 9 + min(above >> UNIT, 2) * 3 + min(beside >> UNIT, 2)
+            c = (FINE + PAIR * PAIR + c) * DECISIONS
             negative = False
             if not decoding:
                 if at > room:

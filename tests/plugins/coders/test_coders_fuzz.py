@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nqbench_coders import nqbench_plugins
 
 from nqbench.api import Coder, CorruptFile, Encoded, StreamSpec
 
@@ -18,7 +17,7 @@ assert _spec.loader is not None
 fuzz_coders = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fuzz_coders)
 
-OWN = [cls() for cls in nqbench_plugins() if issubclass(cls, Coder) and cls.name in fuzz_coders.OWN]
+OWN = [coder for name in fuzz_coders.OWN for coder in fuzz_coders.configurations(name)]
 
 
 @pytest.mark.parametrize("coder", OWN, ids=str)

@@ -15,7 +15,7 @@ from nqbench_coders.lzw import Lzw
 from nqbench_coders.rans import Rans, quantized_frequencies
 from nqbench_coders.raw import Raw
 
-from nqbench.api import Coder, Encoded, Stream
+from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 
 
 def laplace(scale: float, count: int) -> Stream:
@@ -234,6 +234,13 @@ def test_a_dictionary_that_stops_paying_is_emptied() -> None:
     assert cleared
     assert max(cleared) < 1 << 16
     assert len(encoded.payload) < len(Lzw(dictionary_bits=9).encode(Stream.of(row, 28)).payload)
+
+
+def test_a_dictionary_without_roots_is_refused() -> None:
+    """Its one code, the clear code, would take no bits: a decoder could read it for ever."""
+    for table in (b"\0\0", b"\0\0\0"):
+        with pytest.raises(CorruptFile, match="no symbols"):
+            Lzw(when_full="reset").decode(Encoded(table, b"\7" * 9), StreamSpec(5, 9))
 
 
 def test_prices_are_the_code_lengths() -> None:

@@ -1,0 +1,122 @@
+"""What ``nqbench_coders.context`` reads a stream as: chunks, in each the pieces of tensors, and bitmaps of positions.
+
+Its docstring is the specification.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nqbench.api import Stream, StreamSpec, StreamTensor
+
+CHUNK = 1 << 20
+"""Symbols a chunk, at least: each learns anew, which costs a few hundred bytes, and is coded on a core of its own."""
+
+WIDEST = 4096
+"""Places of a kernel; a tensor of more, or of fewer than two dimensions, is taken for rows of so many places."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Symbols [start, stop) of the stream, those of a tensor from its given place on."""
+
+    start: int
+    stop: int
+    place: int
+    inputs: int
+    height: int
+    width: int
+    zero: int
+    mask: np.ndarray
+
+
+def as_bitmap(stream: Stream) -> Stream | None:
+    """The places of a bitmap one by one, if the stream may be one."""
+    each = places_a_symbol(stream.spec)
+    if not each:
+        return None
+    bits = np.unpackbits(stream.symbols.astype("<u2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
+    row, of = bits[:, :each].reshape(-1), bitmap_spec(stream.spec)
+    return None if row[of.count :].any() else Stream(row[: of.count].astype(np.int32), of)
+
+
+def places_a_symbol(spec: StreamSpec) -> int:
+    """How many places of the tensors each symbol holds, one bit each, if it may be so; else 0."""
+    each = spec.alphabet.bit_length() - 1
+    if not 1 <= each <= 16 or spec.alphabet != 1 << each or any(t.stop for t in spec.tensors):
+        return 0
+    places = sum(math.prod(tensor.shape) for tensor in spec.tensors)
+    return each if places and -(-places // each) == spec.count else 0
+
+
+def bitmap_spec(spec: StreamSpec) -> StreamSpec:
+    tensors, start = [], 0
+    for tensor in spec.tensors:
+        stop = start + math.prod(tensor.shape)
+        tensors.append(StreamTensor(tensor.name, tensor.shape, start, stop, zero=0))
+        start = stop
+    return StreamSpec(start, 2, ordered=True, tensors=tuple(tensors))
+
+
+def borders_of(count: int) -> list[int]:
+    chunks = max(1, count // CHUNK)
+    return [i * count // chunks for i in range(chunks + 1)]
+
+
+def zero_named(spec: StreamSpec) -> bool:
+    """Whether the specification says each symbol's zero."""
+    return _fits(spec) and all(t.zero is not None and 0 <= t.zero < spec.alphabet for t in spec.tensors)
+
+
+def _fits(spec: StreamSpec) -> bool:
+    """Whether the tensors are just the stream."""
+    at = 0
+    for tensor in spec.tensors:
+        size = math.prod(tensor.shape)
+        if tensor.mask is not None:
+            size = int(np.count_nonzero(tensor.mask)) if tensor.mask.size == size else -1
+        if tensor.start != at or tensor.stop - at != size:
+            return False
+        at = tensor.stop
+    return bool(spec.tensors) and at == spec.count
+
+
+def pieces(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece]:
+    """A chunk's tensors. zero: for those whose specification has none."""
+    nothing = np.zeros(0, dtype=np.bool_)
+    if not _fits(spec):
+        yield Piece(first, last, first, 1, 1, WIDEST, zero, nothing)
+        return
+    for tensor in spec.tensors:
+        start, stop = max(first, tensor.start), min(last, tensor.stop)
+        if start >= stop:
+            continue
+        place, mask = start - tensor.start, nothing
+        if tensor.mask is not None:
+            mask = np.require(tensor.mask, np.bool_, ("C", "W")).reshape(-1)
+            place = int(np.flatnonzero(mask)[place]) if place else 0
+        own = tensor.zero if tensor.zero is not None and 0 <= tensor.zero < spec.alphabet else zero
+        yield Piece(start, stop, place, *_geometry(tensor.shape), own, mask)
+
+
+def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Inputs of a filter, height and width of its kernels."""
+    if len(shape) < 2 or shape[0] < 2:
+        return 1, 1, WIDEST
+    height, width = math.prod(shape[2:-1]), shape[-1] if len(shape) > 2 else 1
+    return (shape[1], height, width) if height * width <= WIDEST else (1, 1, WIDEST)
+
+
+def packed(places: np.ndarray, spec: StreamSpec) -> np.ndarray:
+    """(count,) int32: so many places a symbol, the first in the lowest bit."""
+    each = places_a_symbol(spec)
+    padded = np.zeros(spec.count * each, dtype=np.int32)
+    padded[: places.size] = places
+    symbols = np.zeros(spec.count, dtype=np.int32)
+    for bit in range(each):
+        symbols |= padded[bit::each] << bit
+    return symbols
