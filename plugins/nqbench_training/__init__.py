@@ -20,8 +20,9 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson
     from nqbench_training.sequential import Sequential
     from nqbench_training.straight_through import StraightThrough
+    from nqbench_training.surgeon import Surgeon
 
-    pruners: list[type[Plugin]] = [NoPruner, Magnitude]
+    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Pruned, Pruner, Task
 from nqbench_training.masking import hold
-from nqbench_training.optimised import Optimised, fit_network
+from nqbench_training.optimised import Distilled, fit_network
 
 
-class Magnitude(Optimised, Pruner, name="magnitude", paper="arXiv:1506.02626; gradual: arXiv:1710.01878"):
+class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gradual: arXiv:1710.01878"):
     """Keep the largest weights, fine-tune the kept ones.
 
     One-shot (``ramp: 0``): pruned before the first epoch. Gradual: before epoch t = 1, 2, ... ``ramp`` the sparsity is
@@ -44,7 +44,13 @@ class Magnitude(Optimised, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
         if self.epochs:
             recipe = self.recipe(task.seed)
             moments = fit_network(
-                task, recipe, masks=lambda: masks, before_epoch=raise_sparsity, checkpoint="prune.safetensors"
+                task,
+                recipe,
+                masks=lambda: masks,
+                teacher=self.teacher(task),
+                distill=self,
+                before_epoch=raise_sparsity,
+                checkpoint="prune.safetensors",
             )
         # the same masks again, since pruned weights are 0; and the only time where there is no epoch or no ramp is run
         raise_sparsity(max(self.epochs, self.ramp))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nqbench.api import Group, QuantizedModel, Task
+from nqbench.api import Batch, Group, QuantizedModel, Task
 from nqbench.api.toolkit.optimise import Recipe, Steps, fit
 from nqbench_training.masking import hold, mask_gradients
 
@@ -33,19 +35,55 @@ class Optimised(Steps):
         return Recipe.model_validate(fields | {"seed": seed} | changes)
 
 
+class Distilled(Optimised):
+    """Mixed in where the trained network, as it was, may teach the one that is fine-tuned (arXiv:1503.02531)."""
+
+    distill: float = Field(0.0, ge=0, le=1)
+    """The teacher's share of the loss, (1 - a) L + a T^2 KL(teacher || network), both softened by T; for outputs that
+    are logits. 0: no teacher."""
+    temperature: float = Field(4.0, gt=0)
+    """T, which logits are divided by."""
+
+    def teacher(self, task: Task) -> nn.Module | None:
+        """A frozen copy of the network as it stands, or None."""
+        return copy.deepcopy(task.module).eval().requires_grad_(False) if self.distill else None
+
+    def taught(self, loss: Tensor, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """The whole loss. loss: the mean on the true labels; outputs, wanted: (B, classes) logits."""
+        t = self.temperature
+        apart = functional.kl_div(
+            functional.log_softmax(outputs / t, 1),
+            functional.log_softmax(wanted / t, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - self.distill) * loss + self.distill * t**2 * apart
+
+
 def fit_network(
     task: Task,
     recipe: Recipe,
     *,
     masks: Callable[[], Mapping[str, Tensor]],
+    teacher: nn.Module | None = None,
+    distill: Distilled | None = None,
     before_step: Callable[[], None] | None = None,
     before_epoch: Callable[[int], None] | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | Path | None = None,
 ) -> dict[str, Tensor]:
     """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
 
-    masks: asked anew at each step, since a pruner's grow. checkpoint: a file name in the task's workdir.
+    masks: asked anew at each step, since a pruner's grow. teacher: what ``distill`` learns from. checkpoint: a file,
+    by its name in the task's workdir or by its path.
     """
+
+    def loss(batch: Batch) -> Tensor:
+        if teacher is None or distill is None:
+            return task.loss(batch)
+        with torch.no_grad():
+            wanted = task.predict(batch, teacher)
+        outputs = task.predict(batch)
+        return distill.taught(task.losses(outputs, batch).mean(), outputs, wanted)
 
     def before() -> None:
         mask_gradients(task, masks())
@@ -57,12 +95,12 @@ def fit_network(
             recipe,
             {name: p for name, p in task.module.named_parameters() if p.requires_grad},
             lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-            task.loss,
+            loss,
             state=dict(task.module.named_buffers()),
             before_step=before,
             after_step=lambda: hold(task, masks()),
             before_epoch=before_epoch,
-            checkpoint=workfile(task, checkpoint),
+            checkpoint=checkpoint if isinstance(checkpoint, Path) else workfile(task, checkpoint),
         )
 
 

@@ -58,6 +58,15 @@ class Tape:
         outputs: (B, ...) of the recorded forward pass. cotangent: the same shape, v_n in row n; samples must not mix
         in the network (batch norm in evaluation mode). May be called again on the same pass.
         """
+        by_layer = self._output_gradients(outputs, cotangent)
+        return {name: self._one(name, layer, by_layer[layer]) for name, layer in self.owners.items()}
+
+    def output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[str, list[Tensor]]:
+        """name -> per call of its layer, (B, O, L): J_n^T v_n for the layer's outputs at L places; see ``squared``."""
+        by_layer = self._output_gradients(outputs, cotangent)
+        return {name: [_rows(layer, g) for g in by_layer[layer]] for name, layer in self.owners.items()}
+
+    def _output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[nn.Module, list[Tensor]]:
         flat = [call for calls in self.calls.values() for call in calls]
         gradients = torch.autograd.grad(outputs, [out for _, out in flat], cotangent, retain_graph=True)
         by_layer: dict[nn.Module, list[Tensor]] = {}
@@ -65,7 +74,7 @@ class Tape:
         for layer, calls in self.calls.items():
             by_layer[layer] = list(gradients[position : position + len(calls)])
             position += len(calls)
-        return {name: self._one(name, layer, by_layer[layer]) for name, layer in self.owners.items()}
+        return by_layer
 
     def _one(self, name: str, layer: nn.Module, gradients: list[Tensor]) -> Tensor:
         if name.rpartition(".")[2] == "bias":

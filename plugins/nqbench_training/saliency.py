@@ -1,0 +1,120 @@
+"""What removing a weight costs, by Kronecker factors of the Gauss-Newton matrix, and how the rest make up for it.
+
+For one layer the matrix is taken for G x H: H = E[x x^T] over its input vectors, G the mean over samples of the
+squared gradients of its outputs, of which only the diagonal is kept (arXiv:1503.05671; arXiv:1602.01407 for
+convolutions). Weights of different outputs o then do not interact, and the surgeon's cost of removing weight j of
+output o, the others of its row moved to make up for it, is
+
+    w_oj^2 G_o / (2 [H_o^-1]_jj),        H_o: rows and columns of H that the row still keeps
+
+(Hassibi and Stork 1993, equation 5; arXiv:2208.11580, section 3, with G = I). Costs of different layers are in one
+unit, the loss's, so that one threshold serves all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nqbench.api import Task
+from nqbench.api.toolkit.curvature import evaluating, first_samples, output_factor
+from nqbench.api.toolkit.persample import Tape
+from nqbench_training.correction import conjugate_gradients
+
+_MOST_WORK = 1e12  # multiplications of all rows' own inverses, a tensor: a minute or so on one core
+_CHUNK_ENTRIES = 1 << 24
+
+
+def output_curvature(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
+    """name -> (O,) float64: G's diagonal for the layer that owns the parameter, summed over an output's places, the
+    mean over samples, exact over classes."""
+    total = {name: torch.zeros(len(task.parameter(name)), dtype=torch.float64, device=task.device) for name in names}
+    seen = 0
+    with evaluating(task.module), Tape(task.module, names) as tape:
+        for batch, size in first_samples(task, samples):
+            outputs = task.predict(batch)
+            for factor in output_factor(task, outputs):
+                for name, rows in tape.output_gradients(outputs, factor).items():
+                    total[name] += sum(g.double().square().sum((0, 2)) for g in rows)
+            tape.forget()
+            seen += size
+    return {name: value / seen for name, value in total.items()}
+
+
+def damped(h: Tensor, damping: float) -> Tensor:
+    """(G, m, m) float64: H + damping * mean diagonal * I; a matrix of zeros becomes the identity."""
+    h = h.double()
+    mean = h.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = torch.where(mean > 0, max(damping, 1e-6) * mean, 1.0)
+    return h + ridge[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+
+
+def removal_costs(weight: Tensor, mask: Tensor, h: Tensor, g: Tensor) -> Tensor:
+    """What removing each kept weight costs; 0 where a weight is pruned already.
+
+    weight, mask: (O, ...); h: (G, m, m) float64 positive definite; g: (O,). Returns (O, ...) float64.
+    """
+    groups, m = h.shape[:2]
+    rows = weight.detach().double().reshape(groups, -1, m)
+    kept = mask.reshape(rows.shape)
+    if rows.shape[0] * rows.shape[1] * m**3 <= _MOST_WORK:
+        spread = torch.stack([_inverse_diagonals(h[i], kept[i]) for i in range(groups)])
+    else:
+        spread = torch.linalg.inv(h).diagonal(dim1=1, dim2=2)[:, None, :].expand(rows.shape)
+    costs = rows.square() * g.reshape(groups, -1, 1) / (2 * spread)
+    return torch.where(kept, costs, 0.0).reshape(weight.shape)
+
+
+def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
+    """(R, m): the diagonal of each row's own inverse, of h's kept rows and columns; anything where it keeps none.
+
+    h: (m, m) positive definite; kept: (R, m) bool.
+    """
+    m = len(h)
+    eye = torch.eye(m, dtype=h.dtype, device=h.device)
+    found = torch.empty(kept.shape, dtype=h.dtype, device=h.device)
+    for start in range(0, len(kept), max(1, _CHUNK_ENTRIES // m**2)):
+        part = slice(start, start + max(1, _CHUNK_ENTRIES // m**2))
+        both = kept[part, :, None] & kept[part, None, :]
+        root = torch.linalg.cholesky(torch.where(both, h, eye))
+        # H^-1 = L^-T L^-1: its diagonal is the sum of squares of L^-1's columns
+        found[part] = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).square().sum(1)
+    return found
+
+
+def refitted(
+    weight: Tensor,
+    mask: Tensor,
+    h: Tensor,
+    damping: float,
+    cross: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """The rows, 0 where pruned, whose outputs come nearest to those of ``weight``, without going far from ``start``:
+
+        argmin E (w x - w' x')^2 + ridge |w' - start|^2,   that is   (w' - start) (H + ridge I) = w C - start H
+
+    inside the mask; H = E[x' x'^T], C = E[x x'^T], ridge = damping * H's mean diagonal.
+
+    weight: (O, ...), what gave the outputs to meet; mask: the same shape; h, cross: (G, m, m) H and C, cross None where
+    x = x' (C = H). start: (O, ...), its pruned places are taken for 0; default: ``weight``.
+    """
+    groups, m = h.shape[:2]
+    h = h.double()
+    rows = weight.detach().double().reshape(groups, -1, m)
+    kept = mask.reshape(rows.shape)
+    begin = (weight if start is None else start).detach().double().reshape(rows.shape) * kept
+    wanted = rows @ (h if cross is None else cross.double()) - begin @ h
+    moved = conjugate_gradients(damped(h, damping), wanted, kept)
+    return (begin + moved).reshape(weight.shape).to(weight.dtype)
+
+
+def cheapest_removed(costs: Mapping[str, Tensor], masks: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
+    """Masks that keep the ``keep`` weights, of those kept so far over all tensors, that cost most to remove."""
+    flat = torch.cat([torch.where(masks[name], costs[name], -1.0).reshape(-1) for name in costs])
+    chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
+    chosen[torch.argsort(flat, descending=True, stable=True)[:keep]] = True
+    parts = torch.split(chosen, [c.numel() for c in costs.values()])
+    return {name: part.reshape(c.shape) for (name, c), part in zip(costs.items(), parts, strict=True)}

@@ -1,0 +1,140 @@
+"""Pruning by the optimal brain surgeon: what costs least is removed, and the rest moves to make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nqbench.api import BadInput, Pruned, Pruner, Task
+from nqbench.api.toolkit.optimise import one_thread
+from nqbench.api.toolkit.persample import owner
+from nqbench.api.toolkit.store import Trained, trained
+from nqbench_training.beside import walk_beside
+from nqbench_training.grams import Products
+from nqbench_training.masking import hold
+from nqbench_training.optimised import Distilled, fit_network
+from nqbench_training.saliency import cheapest_removed, damped, output_curvature, refitted, removal_costs
+from nqbench_training.second_moments import SecondMoments
+from nqbench_training.sequential import layer_uses
+
+MASK = "mask:"
+
+
+class Surgeon(
+    Distilled, Pruner, name="surgeon", paper="Hassibi and Stork 1993; arXiv:2208.11580; factors: arXiv:1503.05671"
+):
+    """Removes, over all layers, the weights whose loss by Kronecker factors is least; refits the others; fine-tunes.
+
+    In ``rounds``, between which kept weights are refitted to their layer's outputs. Then layers are refitted once more,
+    in forward order, each to the outputs that it had in the network as it was, from inputs of the network as it has
+    become. ``through`` makes pruned networks on the way, each fine-tuned; they are kept in the store of trained
+    networks, where pruners that begin alike find them.
+    """
+
+    VERSION: ClassVar[int] = 1
+    """Raised when the code changes what it gives."""
+
+    keep: float = Field(gt=0, le=1, examples=[0.1])
+    """The share of weights that stays, over all tensors."""
+    through: tuple[float, ...] = ()
+    """Larger shares at which the network is fine-tuned on the way, in falling order: [0.2, 0.1]."""
+    samples: int = Field(2000, ge=1)
+    """Training samples for the layers' inputs, the first in stored order."""
+    scored: int = Field(500, ge=1)
+    """Training samples for the curvature of the layers' outputs."""
+    rounds: int = Field(6, ge=1)
+    """Removals between which the kept weights are refitted; the kept share falls by one factor each time."""
+    damping: float = Field(0.01, ge=0)
+    """Added to the second moments, as a share of their mean diagonal."""
+    epochs: int = Field(0, ge=0)
+    """Passes of fine-tuning, after every share of ``through`` and at the end."""
+
+    def uses_seed(self) -> bool:
+        return self.epochs > 0
+
+    def prune(self, task: Task) -> Pruned:
+        shares = (*self.through, self.keep)
+        if any(a <= b for a, b in zip((1.0 + 1e-9, *shares), shares, strict=False)):
+            raise BadInput(f"pruner 'surgeon': {list(shares)} (through, then keep) must fall from at most 1")
+        teacher = self.teacher(task)
+        done = None
+        for count in range(1, len(shares) + 1):
+            done = self._stage(task, shares[:count], teacher)
+        assert done is not None
+        return done
+
+    def _stage(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None) -> Pruned:
+        """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
+        fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares}
+        recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
+
+        def make(workdir: Path) -> Trained:
+            # one thread: the bits do not depend on how many a worker has
+            with one_thread():
+                return self._make(task, shares, teacher, workdir)
+
+        found = trained(f"{self.name}-{task.model.name}", recipe, make) if self.epochs else make(Path())
+        state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
+        masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
+        task.module.load_state_dict(state)
+        return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
+
+    def _make(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None, workdir: Path) -> Trained:
+        before = shares[-2] if len(shares) > 1 else 1.0
+        masks = self._cut(task, before, shares[-1])
+        moments: Mapping[str, Tensor] = {}
+        if self.epochs:
+            moments = fit_network(
+                task,
+                self.recipe(task.seed + len(shares)),
+                masks=lambda: masks,
+                teacher=teacher,
+                distill=self,
+                checkpoint=workdir / "epoch.safetensors",
+            )
+        hold(task, masks)
+        state = {n: t.detach().clone() for n, t in task.module.state_dict().items()}
+        return Trained(state | {MASK + n: m for n, m in masks.items()}, moments)
+
+    def _cut(self, task: Task, before: float, keep: float) -> dict[str, Tensor]:
+        """Prune the task's network, which keeps a share ``before``, to ``keep``, and refit it. Returns the masks."""
+        was = task.weights()
+        names = task.names
+        moments = SecondMoments(samples=self.samples).sense(task, names)
+        g = output_curvature(task, names, self.scored)
+        n = sum(w.numel() for w in was.values())
+        masks = {name: torch.ones_like(w, dtype=torch.bool) if before == 1 else w != 0 for name, w in was.items()}
+        weights = dict(was)
+        for step in range(1, self.rounds + 1):
+            share = before * (keep / before) ** (step / self.rounds)
+            costs = {
+                name: removal_costs(weights[name], masks[name], damped(moments[name], self.damping), g[name])
+                for name in names
+            }
+            masks = cheapest_removed(costs, masks, round(share * n))
+            weights = {name: refitted(was[name], masks[name], moments[name], self.damping) for name in names}
+        self._refit(task, masks, weights)
+        return masks
+
+    def _refit(self, task: Task, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+        """Layer by layer, to the outputs of the network as it stands, from ``weights``."""
+        if any(count > 1 for count in layer_uses(task).values()):
+            task.assign(weights)
+            return
+        names = {owner(task.module, name): name for name in task.names}
+
+        def visit(layer: nn.Module, x: Tensor, seen: Tensor) -> None:
+            name = names[layer]
+            moments, cross = Products(layer), Products(layer)
+            moments.add(seen)
+            cross.add(x, seen)
+            was = task.parameter(name).detach().clone()
+            best = refitted(was, masks[name], moments.mean(), self.damping, cross.mean(), weights[name])
+            task.assign({name: best})
+
+        walk_beside(task, names, SecondMoments(samples=self.samples).calibration(task), visit)

@@ -1,0 +1,211 @@
+"""The surgeon's costs and refits against least squares, its factors against explicit Jacobians, its stages by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from nqbench_training import surgeon
+from nqbench_training.magnitude import Magnitude
+from nqbench_training.optimised import Distilled
+from nqbench_training.saliency import cheapest_removed, damped, output_curvature, refitted, removal_costs
+from nqbench_training.surgeon import Surgeon
+from tiny_network import Tiny, make_task
+from torch import Tensor, nn
+from torch.func import jacrev
+
+from nqbench.api import BadInput, Task
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "trained"
+
+
+def problem(groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """(4, 6) weights, (groups, 100, 6) inputs, (4, 6) mask with an empty row; float64."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(4, 6, generator=generator).double()
+    x = (torch.randn(groups, 100, 6, generator=generator) @ torch.randn(6, 6, generator=generator)).double()
+    mask = torch.rand(4, 6, generator=generator) < 0.7
+    mask[3] = False
+    return w, x, mask
+
+
+def moments(x: Tensor) -> Tensor:
+    return x.mT @ x / x.shape[1]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_weights_cost_is_the_least_rise_of_the_error_with_the_others_refitted(groups: int) -> None:
+    w, x, mask = problem(groups)
+    w = w * mask
+    g = torch.tensor([1.0, 2.0, 0.5, 3.0]).double()
+    costs = removal_costs(w, mask, moments(x), g)
+    for o in range(4):
+        inputs = x[o * groups // 4]
+        for j in range(6):
+            if not mask[o, j]:
+                assert costs[o, j] == 0
+                continue
+            rest = mask[o].clone()
+            rest[j] = False
+            # the kept weights give zero error now; without j the best others do
+            best = torch.linalg.lstsq(inputs[:, rest], inputs @ w[o]).solution
+            rise = (inputs @ w[o] - inputs[:, rest] @ best).square().mean()
+            torch.testing.assert_close(costs[o, j], 0.5 * g[o] * rise)
+
+
+def test_one_inverse_serves_all_rows_where_their_own_would_cost_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, x, _ = problem()
+    everything, g = torch.ones(4, 6, dtype=torch.bool), torch.ones(4).double()
+    own = removal_costs(w, everything, moments(x), g)
+    monkeypatch.setattr("nqbench_training.saliency._MOST_WORK", 0)
+    torch.testing.assert_close(removal_costs(w, everything, moments(x), g), own)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_refitted_rows_are_the_ridge_regression_on_their_kept_columns(moved: bool) -> None:
+    w, x, mask = problem()
+    now = x[0] + 0.3 * torch.randn(100, 6, generator=torch.Generator().manual_seed(5)).double() if moved else x[0]
+    h = now.T @ now / 100
+    start = 0.9 * w
+    got = refitted(w, mask, h[None], 0.05, (x[0].T @ now / 100)[None] if moved else None, start)
+    ridge = 0.05 * float(h.diagonal().mean())
+    assert bool((got[~mask] == 0).all())
+    for row, result, begin, kept in zip(w, got, start, mask, strict=True):
+        root = (ridge * 100) ** 0.5 * torch.eye(int(kept.sum()), dtype=torch.float64)
+        stacked = torch.cat([now[:, kept], root])
+        wanted = torch.cat([x[0] @ row, root @ begin[kept]])[:, None]
+        best = torch.linalg.lstsq(stacked, wanted).solution[:, 0]
+        torch.testing.assert_close(result[kept], best, rtol=1e-4, atol=1e-5)
+
+
+def test_masks_keep_exactly_what_costs_most_and_never_bring_a_weight_back() -> None:
+    costs = {"a": torch.tensor([5.0, 1.0, 4.0]), "b": torch.tensor([[3.0, 2.0], [9.0, 0.0]])}
+    masks = {"a": torch.tensor([True, True, True]), "b": torch.tensor([[True, True], [False, True]])}
+    chosen = cheapest_removed(costs, masks, 3)
+    assert chosen["a"].tolist() == [True, False, True]
+    assert chosen["b"].tolist() == [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_output_curvature_is_the_gauss_newton_diagonal_of_a_layers_outputs(kind: str) -> None:
+    task = make_task(Tiny(kind_of_loss=kind))
+    x, _ = next(task.batches("train", batch_size=1000))
+    found = output_curvature(task, task.names, 24)
+    # the third layer's outputs, shifted: per sample and place J^T A J, J the Jacobian of what follows
+    module = task.module
+    before, after = nn.Sequential(*module[:4]), nn.Sequential(*module[4:])
+    with torch.no_grad():
+        z = before(x)
+        total = torch.zeros(4, dtype=torch.float64)
+        for one in z:
+            j = jacrev(lambda v: after(v[None])[0])(one).flatten(2).double()
+            p = after(one[None])[0].double().softmax(0)
+            a = torch.diag(p) - p[:, None] * p if kind == "categorical" else torch.eye(3, dtype=torch.float64)
+            total += torch.einsum("ckl,cd,dkl->k", j, a, j)
+    torch.testing.assert_close(found["3.weight"], total / 24, rtol=1e-4, atol=1e-9)
+
+
+def layer_error(task: Task, weights: dict[str, Tensor], name: str) -> float:
+    """The mean squared error of the first layer's outputs on the training images."""
+    x, _ = next(task.batches("train", batch_size=1000))
+    old, new = (nn.functional.conv2d(x, w[name], padding=1) for w in (make_task().weights(), weights))
+    return float((old - new).square().mean())
+
+
+def test_it_keeps_exactly_its_share_and_moves_the_rest_to_make_up_for_it() -> None:
+    task = make_task()
+    pruned = Surgeon(keep=0.3, samples=24, scored=24).prune(task)
+    n = sum(m.numel() for m in pruned.masks.values())
+    assert sum(int(m.sum()) for m in pruned.masks.values()) == round(0.3 * n)
+    for name, mask in pruned.masks.items():
+        assert bool((pruned.state[name][~mask] == 0).all())
+    refit = layer_error(task, dict(pruned.state), "0.weight")
+    left = make_task().weights()["0.weight"] * pruned.masks["0.weight"]
+    assert refit < layer_error(task, {"0.weight": left}, "0.weight")
+    assert set(pruned.state) == set(make_task().module.state_dict())
+
+
+def test_its_loss_is_below_magnitudes() -> None:
+    """Of both, without any training, on the images that it looked at."""
+    losses = []
+    for pruner in (Surgeon(keep=0.4, samples=24, scored=24), Magnitude(keep=0.4, epochs=0)):
+        task = make_task()
+        batch = next(task.batches("train", batch_size=1000))
+        before = task.predict(batch).detach()
+        pruner.prune(task)
+        losses.append(float((task.predict(batch) - before).square().mean()))
+    assert losses[0] < 0.5 * losses[1]
+
+
+TUNED = {"samples": 24, "scored": 24, "epochs": 2, "lr": 0.01, "batch_size": 8, "distill": 0.5}
+
+
+def test_pruned_weights_stay_zero_while_the_others_train() -> None:
+    plain = Surgeon(keep=0.3, samples=24, scored=24).prune(make_task())
+    tuned = Surgeon(keep=0.3, **TUNED).prune(make_task())
+    for name, mask in tuned.masks.items():
+        assert torch.equal(mask, plain.masks[name])
+        assert bool((tuned.state[name][~mask] == 0).all())
+        assert not torch.equal(tuned.state[name], plain.state[name])
+
+
+def test_networks_on_the_way_are_kept_and_found_again(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    first = Surgeon(keep=0.4, **TUNED).prune(make_task())
+    whole = Surgeon(keep=0.2, through=(0.6, 0.4), **TUNED).prune(make_task())
+    for name, mask in whole.masks.items():
+        assert int(mask.sum()) <= mask.numel()
+    assert len(list(store.glob("surgeon-tiny-*.safetensors"))) == 4
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(surgeon, "fit_network", never)
+    for pruner, known in ((Surgeon(keep=0.4, **TUNED), first), (Surgeon(keep=0.2, through=(0.6, 0.4), **TUNED), whole)):
+        again = pruner.prune(make_task())
+        assert all(torch.equal(again.state[n], known.state[n]) for n in known.state)
+        assert all(torch.equal(again.masks[n], known.masks[n]) for n in known.masks)
+    # a network on the way serves another end
+    monkeypatch.undo()
+    cuts: list[float] = []
+    cut = Surgeon._cut
+    monkeypatch.setenv("NQBENCH_CACHE", str(store.parent))
+    monkeypatch.setattr(Surgeon, "_cut", lambda self, task, a, b: cuts.append(b) or cut(self, task, a, b))
+    Surgeon(keep=0.1, through=(0.6, 0.4), **TUNED).prune(make_task())
+    assert cuts == [0.1]
+
+
+def test_the_teachers_part_of_the_loss_is_the_softened_divergence() -> None:
+    outputs, wanted = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]]), torch.tensor([[0.5, 2.5, 0.0], [1.0, 0.0, 2.0]])
+    loss = torch.tensor(0.7)
+    p, q = (wanted / 2).softmax(1), (outputs / 2).softmax(1)
+    apart = (p * (p.log() - q.log())).sum(1).mean()
+    got = Distilled(distill=0.25, temperature=2).taught(loss, outputs, wanted)
+    torch.testing.assert_close(got, 0.75 * loss + 0.25 * 4 * apart)
+    assert Distilled(distill=1).taught(loss, wanted, wanted) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_holds_the_network_near_the_trained_one() -> None:
+    def apart(distill: float) -> float:
+        task = make_task()
+        batch = next(task.batches("train", batch_size=1000))
+        before = task.predict(batch).detach()
+        Surgeon(keep=0.4, **(TUNED | {"distill": distill, "epochs": 30, "lr": 0.05})).prune(task)
+        return float((task.predict(batch) - before).square().mean())
+
+    assert apart(1.0) < 0.5 * apart(0.0)
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(BadInput, match=r"\[0.2, 0.3\] \(through, then keep\) must fall"):
+        Surgeon(keep=0.3, through=(0.2,)).prune(make_task())
+
+
+def test_damping_is_a_share_of_the_mean_diagonal() -> None:
+    h = torch.diag(torch.tensor([1.0, 3.0]))[None]
+    assert torch.equal(damped(h, 0.5)[0], torch.diag(torch.tensor([2.0, 4.0]).double()))
+    assert torch.equal(damped(torch.zeros(1, 2, 2), 0.5)[0], torch.eye(2).double())
