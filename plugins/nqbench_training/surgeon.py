@@ -42,7 +42,8 @@ class Surgeon(
     keep: float = Field(gt=0, le=1, examples=[0.1])
     """The share of weights that stays, over all tensors."""
     through: tuple[float, ...] = ()
-    """Larger shares at which the network is fine-tuned on the way, in falling order: [0.2, 0.1]."""
+    """Shares at which the network is fine-tuned on the way, none below the next: [0.2, 0.1]. One that is named twice,
+    or is ``keep`` itself, is fine-tuned twice: its learning rate starts anew (warm restarts, arXiv:1608.03983)."""
     samples: int = Field(2000, ge=1)
     """Training samples for the layers' inputs, the first in stored order."""
     scored: int = Field(500, ge=1)
@@ -59,8 +60,8 @@ class Surgeon(
 
     def prune(self, task: Task) -> Pruned:
         shares = (*self.through, self.keep)
-        if any(a <= b for a, b in zip((1.0 + 1e-9, *shares), shares, strict=False)):
-            raise BadInput(f"pruner 'surgeon': {list(shares)} (through, then keep) must fall from at most 1")
+        if any(a < b for a, b in zip((1.0, *shares), shares, strict=False)):
+            raise BadInput(f"pruner 'surgeon': {list(shares)} (through, then keep) must not rise, or be above 1")
         teacher = self.teacher(task)
         done = None
         for count in range(1, len(shares) + 1):
@@ -86,7 +87,9 @@ class Surgeon(
 
     def _make(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None, workdir: Path) -> Trained:
         before = shares[-2] if len(shares) > 1 else 1.0
-        masks = self._cut(task, before, shares[-1])
+        masks = {name: w != 0 for name, w in task.weights().items()}
+        if len(shares) == 1 or before != shares[-1]:
+            masks = self._cut(task, before, shares[-1])
         moments: Mapping[str, Tensor] = {}
         if self.epochs:
             moments = fit_network(

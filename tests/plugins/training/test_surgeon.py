@@ -201,8 +201,16 @@ def test_a_teacher_holds_the_network_near_the_trained_one() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(BadInput, match=r"\[0.2, 0.3\] \(through, then keep\) must fall"):
-        Surgeon(keep=0.3, through=(0.2,)).prune(make_task())
+    for shares in ((0.2, 0.3), (1.5, 0.3)):
+        with pytest.raises(BadInput, match=r"0.3\] \(through, then keep\) must not rise, or be above 1"):
+            Surgeon(keep=shares[1], through=shares[:1]).prune(make_task())
+
+
+def test_a_share_named_twice_is_fine_tuned_twice_with_the_same_masks() -> None:
+    once, twice = (Surgeon(keep=0.3, through=t, **TUNED).prune(make_task()) for t in ((), (0.3,)))
+    for name, mask in once.masks.items():
+        assert torch.equal(mask, twice.masks[name])
+        assert not torch.equal(once.state[name], twice.state[name])
 
 
 def test_damping_is_a_share_of_the_mean_diagonal() -> None:
