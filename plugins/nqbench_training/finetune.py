@@ -16,13 +16,14 @@ from torch import Tensor
 from nqbench.api import Batch, Group, QuantizedModel, Quantizer, Task, Training, begin
 from nqbench.api.toolkit.curvature import evaluating
 from nqbench.api.toolkit.optimise import fit
-from nqbench_training.optimised import Optimised, install, workfile
+from nqbench_training.optimised import Distilled, install, workfile
 
 
-class FineTune(Optimised, Training, name="finetune", paper="arXiv:1612.01543, section 3.6; arXiv:1802.02271, III-C"):
+class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, section 3.6; arXiv:1802.02271, III-C"):
     """Moves codebooks, scales and steps to lower the loss; symbols, masks and dither stay as they are.
 
-    Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has nothing to move.
+    Batch norm is in evaluation mode. The teacher, where there is one, is the network as this training finds it: before
+    quantization, if it is the first. A quantizer whose values are all fixed by definition has nothing to move.
     """
 
     lr: float = Field(0.1, gt=0)
@@ -33,6 +34,7 @@ class FineTune(Optimised, Training, name="finetune", paper="arXiv:1612.01543, se
     """Whether the unquantized parameters (biases, batch-norm weights) move too."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        teacher = self.teacher(task)
         start = begin(task, start)
         install(task, start)
         leaves = [
@@ -50,7 +52,8 @@ class FineTune(Optimised, Training, name="finetune", paper="arXiv:1612.01543, se
             return start
 
         def loss(batch: Batch) -> Tensor:
-            return task.loss(batch, tensors=task.reconstruct(start.groups, leaves))
+            outputs = task.predict(batch, tensors=task.reconstruct(start.groups, leaves))
+            return self.loss(task, batch, outputs, teacher)
 
         def average() -> None:
             for name, divisor in divisors.items():

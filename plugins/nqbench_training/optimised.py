@@ -48,6 +48,15 @@ class Distilled(Optimised):
         """A frozen copy of the network as it stands, or None."""
         return copy.deepcopy(task.module).eval().requires_grad_(False) if self.distill else None
 
+    def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
+        """The mean loss of a batch with these outputs of the network, the teacher's part in it where there is one."""
+        hard = task.losses(outputs, batch).mean()
+        if teacher is None:
+            return hard
+        with torch.no_grad():
+            wanted = task.predict(batch, teacher)
+        return self.taught(hard, outputs, wanted)
+
     def taught(self, loss: Tensor, outputs: Tensor, wanted: Tensor) -> Tensor:
         """The whole loss. loss: the mean on the true labels; outputs, wanted: (B, classes) logits."""
         t = self.temperature
@@ -78,12 +87,7 @@ def fit_network(
     """
 
     def loss(batch: Batch) -> Tensor:
-        if teacher is None or distill is None:
-            return task.loss(batch)
-        with torch.no_grad():
-            wanted = task.predict(batch, teacher)
-        outputs = task.predict(batch)
-        return distill.taught(task.losses(outputs, batch).mean(), outputs, wanted)
+        return task.loss(batch) if distill is None else distill.loss(task, batch, task.predict(batch), teacher)
 
     def before() -> None:
         mask_gradients(task, masks())
