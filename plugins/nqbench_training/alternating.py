@@ -69,7 +69,13 @@ class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1
         while (j := state.iteration) < self.iterations:
             task.assign(state.deployed)
             recipe = self.recipe(task.seed + j, lr=self.lr * self.decay**j)
-            fit_network(task, recipe, masks=lambda: task.masks, checkpoint=f"iteration-{j}.safetensors")
+            fit_network(
+                task,
+                recipe,
+                masks=lambda: task.masks,
+                checkpoint=f"iteration-{j}.safetensors",
+                second_moments=False,
+            )
             state.groups = task.quantize(task.weights(), previous=state.groups)
             state.iteration += 1
             state.save()
@@ -132,21 +138,27 @@ class LearningCompression(
 
     def _l_step(self, task: Task, state: Alternation, mu: float) -> None:
         j = state.iteration
-        targets = {name: q + state.multipliers[name] / mu for name, q in state.deployed.items()}
+        targets = [
+            (task.parameter(name), q + state.multipliers[name] / mu, task.masks.get(name))
+            for name, q in state.deployed.items()
+        ]
 
         def penalize() -> None:
-            for name, target in targets.items():
-                p = task.parameter(name)
+            for p, target, mask in targets:
                 assert p.grad is not None
                 p.grad.add_(p.detach() - target, alpha=mu)
-                mask = task.masks.get(name)
                 if mask is not None:
                     p.grad.mul_(mask)
 
         epochs = self.first_epochs if j == 0 else self.epochs
         recipe = self.recipe(task.seed + j, lr=min(self.lr * self.decay**j, 1 / mu), epochs=epochs)
         fit_network(
-            task, recipe, masks=lambda: task.masks, before_step=penalize, checkpoint=f"iteration-{j}.safetensors"
+            task,
+            recipe,
+            masks=lambda: task.masks,
+            before_step=penalize,
+            checkpoint=f"iteration-{j}.safetensors",
+            second_moments=False,
         )
 
     def _c_step(self, task: Task) -> Callable[[float, dict[str, Tensor], tuple[Group, ...] | None], tuple[Group, ...]]:

@@ -41,10 +41,12 @@ def fit_network(
     before_step: Callable[[], None] | None = None,
     before_epoch: Callable[[int], None] | None = None,
     checkpoint: str | None = None,
+    second_moments: bool = True,
 ) -> dict[str, Tensor]:
     """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
 
     masks: asked anew at each step, since a pruner's grow. checkpoint: a file name in the task's workdir.
+    second_moments: off where nobody asks for them.
     """
 
     def before() -> None:
@@ -63,6 +65,7 @@ def fit_network(
             after_step=lambda: hold(task, masks()),
             before_epoch=before_epoch,
             checkpoint=workfile(task, checkpoint),
+            second_moments=second_moments,
         )
 
 
