@@ -225,7 +225,8 @@ def _resume(
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         names = set(file.keys())
-        if json.loads(metadata.get("recipe", "{}")) != recipe.model_dump(mode="json") or not names >= set(keep):
+        needed = {*keep, *(f"moments/{name}" for name in tracker.values)}
+        if json.loads(metadata.get("recipe", "{}")) != recipe.model_dump(mode="json") or not names >= needed:
             return 0
         with torch.no_grad():
             for name, tensor in keep.items():
