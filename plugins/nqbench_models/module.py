@@ -23,9 +23,11 @@ and in the suite::
 
 The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch -> a loss per example) and
 ``score`` (module, batches -> {name: value}) name functions of yours. ``outputs`` (module, batch -> outputs) is for
-batches that are not (inputs, labels). A TorchScript file serves for what leaves the weights in the network (direct
-compression, retraining); fine-tuning and predicted loss increases need a function or a torch.export file. A Hugging
-Face model is a network function of one line,
+batches that are not (inputs, labels).
+
+A TorchScript or torch.export file (with a free batch size: ``dynamic_shapes``) serves as a function does, but keeps its
+layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms, and
+methods with error feedback (``second-moments``) do not take it. A Hugging Face model is a network function of one line,
 ``return AutoModelForSequenceClassification.from_pretrained(...)``, an ``outputs`` of one line,
 ``return module(**batch[0]).logits``, and no checkpoint.
 """

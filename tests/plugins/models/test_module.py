@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from nqbench_models.module import Module
+from nqbench_training.second_moments import SecondMoments
 from safetensors.torch import save_file
 from torch import nn
 
 from nqbench.api import BadInput, DataMissing, Task
-from nqbench.api.toolkit.curvature import empirical_fisher, mean_loss
+from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal, mean_loss
 
 SOURCE = """
 import torch
@@ -127,8 +128,13 @@ def test_exported_files_build_the_network(folder: tuple[Path, str], kind: str) -
     assert model.compressible(module) == ("1.weight", "3.weight")
     task = Task(model, module, model.compressible(module))
     zero = {n: torch.zeros_like(w) for n, w in task.weights().items()}
-    if kind == "pt2":
-        assert mean_loss(task, 20, zero) != mean_loss(task, 20)
+    assert mean_loss(task, 20, zero) != mean_loss(task, 20)
+    own = Task(model, network(), task.names)
+    for estimate in (empirical_fisher, gauss_newton_diagonal):
+        for n, expected in estimate(own, own.names, 20).items():
+            torch.testing.assert_close(estimate(task, task.names, 20)[n], expected, rtol=1e-4, atol=1e-8)
+    with pytest.raises(BadInput, match=r"only linear|does not show its layers"):
+        SecondMoments(samples=10).sense(task, task.names)
     task.assign(zero)
     plain = network()
     with torch.no_grad():
