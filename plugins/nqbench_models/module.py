@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.download import digest_of
-from nqbench_models.alexnet import read_state
+from nqbench_models.checkpoint import fill, read_state
 
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
@@ -59,7 +59,8 @@ class Module(Model, name="module"):
     network: str
     """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file."""
     checkpoint: str | None = None
-    """A state dict: .safetensors, or a PyTorch file of tensors only. None: the network comes with its weights."""
+    """A state dict: .safetensors, or a PyTorch file of tensors only, alone or under ``state_dict``. None: the network
+    comes with its weights."""
     data: str | None = Field(None, pattern=FUNCTION)
     """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
     score: str | None = Field(None, pattern=FUNCTION)
@@ -104,7 +105,8 @@ class Module(Model, name="module"):
     def load(self, device: torch.device) -> nn.Module:
         module = self._build()
         if self.checkpoint is not None:
-            module.load_state_dict(read_state(self._path(self.checkpoint)))
+            path = self._path(self.checkpoint)
+            fill(module, read_state(path), path)
         return module.to(device).eval()
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
