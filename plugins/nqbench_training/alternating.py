@@ -7,7 +7,7 @@ task's workdir, and inside a pass of training the loop keeps its own checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -56,7 +56,19 @@ class Alternation:
         self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
 
 
-class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
+class Alternating(Optimised):
+    """What both share beside the loop's recipe."""
+
+    resense: bool = False
+    """Whether the sensitivity is sensed anew before each quantization, on the network as it stands then; else it stays
+    that of the network before the first. Costs what the sensitivity costs, each time."""
+
+    def sensed(self, task: Task) -> Mapping[str, Tensor] | None:
+        """The sensitivity of the network as it stands; None: the trial's own serves."""
+        return task.sense() if self.resense else None
+
+
+class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
     """iDC: train from the quantized weights, quantize, and again; ends on a quantization."""
 
     iterations: int = Field(10, ge=1)
@@ -76,7 +88,7 @@ class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1
                 checkpoint=f"iteration-{j}.safetensors",
                 second_moments=False,
             )
-            state.groups = task.quantize(task.weights(), previous=state.groups)
+            state.groups = task.quantize(task.weights(), sensed=self.sensed(task), previous=state.groups)
             state.iteration += 1
             state.save()
         task.assign(state.deployed)
@@ -84,7 +96,7 @@ class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1
 
 
 class LearningCompression(
-    Optimised, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
+    Alternating, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
 ):
     """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
 
@@ -173,6 +185,7 @@ class LearningCompression(
                     raise BadInput(f"quantizer '{plain.name}' has no parameter '{self.lambda_field}' for alpha to set")
                 fields = plain.model_dump() | {self.lambda_field: 2 * self.alpha / (mu * n)}
                 task.quantizer = type(plain).model_validate(fields)
-            return task.quantize(weights, previous=previous)
+            sensed = None if previous is None else self.sensed(task)
+            return task.quantize(weights, sensed=sensed, previous=previous)
 
         return compress
