@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split
 from nqbench.api.toolkit.download import Remote, digest_of, fetch, verified
 from nqbench.api.toolkit.paths import cache_dir, data_dir, find_data
+from nqbench_models.checkpoint import fill, read_state
 from nqbench_models.folder import Folder
 from nqbench_models.synthetic import sample
 
@@ -85,12 +86,10 @@ class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv
         with torch.device("meta"):  # 61 million initial values would be drawn for nothing
             module = network()
         if self.weights == "random":
-            state = random_state(module, self.draw)
-        elif self.weights == "imagenet":
-            state = read_state(verified(OFFICIAL, fetch(OFFICIAL)))
+            module.load_state_dict(random_state(module, self.draw), assign=True)
         else:
-            state = read_state(self._own())
-        module.load_state_dict(state, assign=True)
+            path = verified(OFFICIAL, fetch(OFFICIAL)) if self.weights == "imagenet" else self._own()
+            fill(module, read_state(path), path, assign=True)
         for parameter in module.parameters():
             parameter.requires_grad_()
         return module.to(device).eval()
@@ -169,16 +168,6 @@ def random_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return state
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from a .pth that holds tensors only."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
 @cache
 def _digest(path: Path, _: int) -> str:
     return digest_of(path, "sha256")
@@ -204,7 +193,11 @@ def _imagenette(split: Split) -> Folder:
         archive = verified(IMAGENETTE, fetch(IMAGENETTE))
         with tarfile.open(archive) as tar:
             tar.extractall(cache_dir() / "data", filter="data")
-    root = find_data(f"imagenette2-320/{'val' if split == 'test' else 'train'}")
-    if root is None:
-        raise DataMissing(f"{IMAGENETTE.name} does not hold imagenette2-320/val and train")
+    name = f"imagenette2-320/{'val' if split == 'test' else 'train'}"
+    root = find_data(name)
+    absent = [folder for folder, _ in IMAGENETTE_CLASSES if root is None or not (root / folder).is_dir()]
+    if root is None or absent:
+        raise DataMissing(
+            f"{root or data_dir() / name} has no folder {absent[0]}: unpack all of {IMAGENETTE.name} there"
+        )
     return Folder.of(root, IMAGENETTE_CLASSES)

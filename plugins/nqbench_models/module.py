@@ -23,9 +23,11 @@ and in the suite::
 
 The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch -> a loss per example) and
 ``score`` (module, batches -> {name: value}) name functions of yours. ``outputs`` (module, batch -> outputs) is for
-batches that are not (inputs, labels). A TorchScript file serves for what leaves the weights in the network (direct
-compression, retraining); fine-tuning and predicted loss increases need a function or a torch.export file. A Hugging
-Face model is a network function of one line,
+batches that are not (inputs, labels).
+
+A TorchScript or torch.export file (with a free batch size: ``dynamic_shapes``) serves as a function does, but keeps its
+layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms, and
+methods with error feedback (``second-moments``) do not take it. A Hugging Face model is a network function of one line,
 ``return AutoModelForSequenceClassification.from_pretrained(...)``, an ``outputs`` of one line,
 ``return module(**batch[0]).logits``, and no checkpoint.
 """
@@ -46,7 +48,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.download import digest_of
-from nqbench_models.alexnet import read_state
+from nqbench_models.checkpoint import fill, read_state
 
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
@@ -57,7 +59,8 @@ class Module(Model, name="module"):
     network: str
     """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file."""
     checkpoint: str | None = None
-    """A state dict: .safetensors, or a PyTorch file of tensors only. None: the network comes with its weights."""
+    """A state dict: .safetensors, or a PyTorch file of tensors only, alone or under ``state_dict``. None: the network
+    comes with its weights."""
     data: str | None = Field(None, pattern=FUNCTION)
     """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
     score: str | None = Field(None, pattern=FUNCTION)
@@ -102,7 +105,8 @@ class Module(Model, name="module"):
     def load(self, device: torch.device) -> nn.Module:
         module = self._build()
         if self.checkpoint is not None:
-            module.load_state_dict(read_state(self._path(self.checkpoint)))
+            path = self._path(self.checkpoint)
+            fill(module, read_state(path), path)
         return module.to(device).eval()
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:

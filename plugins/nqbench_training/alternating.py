@@ -7,7 +7,7 @@ task's workdir, and inside a pass of training the loop keeps its own checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -56,7 +56,19 @@ class Alternation:
         self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
 
 
-class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
+class Alternating(Optimised):
+    """What both share beside the loop's recipe."""
+
+    resense: bool = False
+    """Whether the sensitivity is sensed anew before each quantization, on the network as it stands then; else it stays
+    that of the network before the first. Costs what the sensitivity costs, each time."""
+
+    def sensed(self, task: Task) -> Mapping[str, Tensor] | None:
+        """The sensitivity of the network as it stands; None: the trial's own serves."""
+        return task.sense() if self.resense else None
+
+
+class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
     """iDC: train from the quantized weights, quantize, and again; ends on a quantization."""
 
     iterations: int = Field(10, ge=1)
@@ -69,8 +81,14 @@ class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1
         while (j := state.iteration) < self.iterations:
             task.assign(state.deployed)
             recipe = self.recipe(task.seed + j, lr=self.lr * self.decay**j)
-            fit_network(task, recipe, masks=lambda: task.masks, checkpoint=f"iteration-{j}.safetensors")
-            state.groups = task.quantize(task.weights(), previous=state.groups)
+            fit_network(
+                task,
+                recipe,
+                masks=lambda: task.masks,
+                checkpoint=f"iteration-{j}.safetensors",
+                second_moments=False,
+            )
+            state.groups = task.quantize(task.weights(), sensed=self.sensed(task), previous=state.groups)
             state.iteration += 1
             state.save()
         task.assign(state.deployed)
@@ -78,7 +96,7 @@ class IteratedDirect(Optimised, Training, name="iterated-direct", paper="arXiv:1
 
 
 class LearningCompression(
-    Optimised, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
+    Alternating, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
 ):
     """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
 
@@ -132,21 +150,27 @@ class LearningCompression(
 
     def _l_step(self, task: Task, state: Alternation, mu: float) -> None:
         j = state.iteration
-        targets = {name: q + state.multipliers[name] / mu for name, q in state.deployed.items()}
+        targets = [
+            (task.parameter(name), q + state.multipliers[name] / mu, task.masks.get(name))
+            for name, q in state.deployed.items()
+        ]
 
         def penalize() -> None:
-            for name, target in targets.items():
-                p = task.parameter(name)
+            for p, target, mask in targets:
                 assert p.grad is not None
                 p.grad.add_(p.detach() - target, alpha=mu)
-                mask = task.masks.get(name)
                 if mask is not None:
                     p.grad.mul_(mask)
 
         epochs = self.first_epochs if j == 0 else self.epochs
         recipe = self.recipe(task.seed + j, lr=min(self.lr * self.decay**j, 1 / mu), epochs=epochs)
         fit_network(
-            task, recipe, masks=lambda: task.masks, before_step=penalize, checkpoint=f"iteration-{j}.safetensors"
+            task,
+            recipe,
+            masks=lambda: task.masks,
+            before_step=penalize,
+            checkpoint=f"iteration-{j}.safetensors",
+            second_moments=False,
         )
 
     def _c_step(self, task: Task) -> Callable[[float, dict[str, Tensor], tuple[Group, ...] | None], tuple[Group, ...]]:
@@ -161,6 +185,7 @@ class LearningCompression(
                     raise BadInput(f"quantizer '{plain.name}' has no parameter '{self.lambda_field}' for alpha to set")
                 fields = plain.model_dump() | {self.lambda_field: 2 * self.alpha / (mu * n)}
                 task.quantizer = type(plain).model_validate(fields)
-            return task.quantize(weights, previous=previous)
+            sensed = None if previous is None else self.sensed(task)
+            return task.quantize(weights, sensed=sensed, previous=previous)
 
         return compress

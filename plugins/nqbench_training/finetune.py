@@ -70,6 +70,7 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
                 loss,
                 before_step=average,
                 checkpoint=workfile(task, "finetune.safetensors"),
+                second_moments=False,
             )
         groups = tuple(
             Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))

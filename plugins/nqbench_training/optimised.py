@@ -79,11 +79,12 @@ def fit_network(
     before_step: Callable[[], None] | None = None,
     before_epoch: Callable[[int], None] | None = None,
     checkpoint: str | Path | None = None,
+    second_moments: bool = True,
 ) -> dict[str, Tensor]:
     """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
 
     masks: asked anew at each step, since a pruner's grow. teacher: what ``distill`` learns from. checkpoint: a file,
-    by its name in the task's workdir or by its path.
+    by its name in the task's workdir or by its path. second_moments: off where nobody asks for them.
     """
 
     def loss(batch: Batch) -> Tensor:
@@ -105,6 +106,7 @@ def fit_network(
             after_step=lambda: hold(task, masks()),
             before_epoch=before_epoch,
             checkpoint=checkpoint if isinstance(checkpoint, Path) else workfile(task, checkpoint),
+            second_moments=second_moments,
         )
 
 

@@ -64,6 +64,7 @@ class StraightThrough(Optimised, Training, name="straight-through", paper="arXiv
                 after_step=requantize,
                 before_epoch=quantize,
                 checkpoint=workfile(task, "straight-through.safetensors"),
+                second_moments=False,
             )
         quantize()
         task.assign(deployed)

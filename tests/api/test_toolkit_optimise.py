@@ -54,6 +54,21 @@ def test_adam_is_its_recurrence_with_decoupled_decay() -> None:
     torch.testing.assert_close(moments["w"], v / (1 - 0.999**4))
 
 
+def test_moments_are_kept_only_where_asked_and_change_nothing(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, lr=0.05)
+    with_moments, kept = run(recipe, checkpoint=tmp_path / "c.safetensors")
+    without, none = run(recipe, second_moments=False)
+    assert torch.equal(with_moments, without)
+    assert set(kept) == {"w"}
+    assert none == {}
+
+
+def test_a_checkpoint_without_the_moments_that_are_asked_for_is_ignored(tmp_path: Path) -> None:
+    recipe, path = Recipe(epochs=2, lr=0.05), tmp_path / "c.safetensors"
+    run(recipe, checkpoint=path, second_moments=False)
+    assert torch.equal(run(recipe, checkpoint=path)[1]["w"], run(recipe)[1]["w"])
+
+
 def test_schedules() -> None:
     cosine = Recipe(epochs=4, lr=2.0, schedule="cosine")
     assert [cosine.rate(e) for e in range(4)] == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])

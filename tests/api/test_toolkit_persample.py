@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nqbench.api import BadInput
-from nqbench.api.toolkit.persample import Tape, columns, owner
+from nqbench.api.toolkit.persample import Tape, columns, owner, squares
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), ((1, 2), (2, 0), (2, 1)), (3, 2, 2)])
@@ -38,6 +38,22 @@ def test_squares_are_those_of_one_sample_at_a_time(layer: nn.Module, shape: tupl
         total = torch.zeros_like(p)
         for i in range(len(x)):
             total += torch.autograd.grad((layer(x[i : i + 1]) * cotangent[i : i + 1]).sum(), p)[0].square()
+        torch.testing.assert_close(got[name], total)
+
+
+def test_embeddings_and_norms_take_a_backward_pass_a_sample() -> None:
+    module = nn.Sequential(nn.Embedding(7, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(12, 3))
+    x = torch.randint(0, 7, (5, 3))
+    names = [name for name, _ in module.named_parameters()]
+    with squares(module, names) as sums:
+        outputs = module(x)
+        cotangent = torch.randn_like(outputs)
+        got = sums.squared(outputs, cotangent)
+    for name in names:
+        p = module.get_parameter(name)
+        total = torch.zeros_like(p)
+        for i in range(len(x)):
+            total += torch.autograd.grad((module(x[i : i + 1]) * cotangent[i : i + 1]).sum(), p)[0].square()
         torch.testing.assert_close(got[name], total)
 
 

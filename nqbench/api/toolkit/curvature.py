@@ -19,10 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Batch
 from nqbench.api.task import Task
-from nqbench.api.toolkit.persample import Tape, accumulate
+from nqbench.api.toolkit.persample import accumulate, squares
 
 BATCH = 50
-"""Samples a pass: unfolded inputs of a whole batch are held at once."""
+"""Samples a pass, where nothing else decides."""
 
 
 def first_samples(task: Task, samples: int, batch_size: int = BATCH) -> Iterator[tuple[Batch, int]]:
@@ -104,8 +104,8 @@ def gauss_newton_diagonal(
     generator = torch.Generator().manual_seed(seed)
     total: dict[str, Tensor] = {}
     seen = 0
-    with evaluating(task.module), Tape(task.module, names) as tape:
-        for batch, size in first_samples(task, samples):
+    with evaluating(task.module), squares(task.module, names) as tape:
+        for batch, size in first_samples(task, samples, tape.batch):
             outputs = task.predict(batch)
             factors = (
                 (drawn_factor(task, outputs, generator) / draws**0.5 for _ in range(draws))
@@ -123,8 +123,8 @@ def empirical_fisher(task: Task, names: Sequence[str], samples: int) -> dict[str
     """name -> float32 mean over samples of the squared gradient of each sample's own loss."""
     total: dict[str, Tensor] = {}
     seen = 0
-    with evaluating(task.module), Tape(task.module, names) as tape:
-        for batch, size in first_samples(task, samples):
+    with evaluating(task.module), squares(task.module, names) as tape:
+        for batch, size in first_samples(task, samples, tape.batch):
             outputs = task.predict(batch)
             at = outputs.detach().requires_grad_()
             (score,) = torch.autograd.grad(task.losses(at, batch).sum(), at)

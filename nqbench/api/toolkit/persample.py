@@ -1,16 +1,19 @@
-"""Sums over samples of squared per-sample gradients, without a loop over samples.
+"""Sums over samples of squared per-sample gradients, without a loop over samples where the layers are known.
 
 For one sample a linear layer's weight gradient is the outer product g x^T of its output's gradient and its input, a
 convolution's the product of the output's gradient (O, L) with the unfolded input (K, L) over its L places. Where a
 layer sees one vector a sample, the sum of squares is (g^2)^T x^2 and the per-sample gradients are never formed.
+Parameters of other layers (embeddings, norms, a layer of one's own), and networks that do not show their layers
+(TorchScript, torch.export), take a backward pass a sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +22,71 @@ from torch.utils.hooks import RemovableHandle
 from nqbench.api.errors import BadInput
 
 
+class Squares(Protocol):
+    """What both ways of summing squares offer, inside a ``with`` block around the forward pass."""
+
+    batch: int
+    """Samples that a pass should hold."""
+
+    def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+        """name -> sum over samples n of (J_n^T v_n)^2, of the parameter's shape.
+
+        outputs: (B, ...) of the forward pass. cotangent: the same shape, v_n in row n; samples must not mix in the
+        network (batch norm in evaluation mode). May be called again on the same pass.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop what is kept of the last batch."""
+        ...
+
+
+@contextmanager
+def squares(module: nn.Module, names: Sequence[str]) -> Iterator[Squares]:
+    """The quicker way that serves all of these parameters."""
+    try:
+        tape = Tape(module, names)
+    except BadInput:
+        yield OneByOne(module, names)
+        return
+    with tape:
+        yield tape
+
+
+class OneByOne:
+    """Per-sample gradients by a backward pass a sample: for every kind of parameter, and slow."""
+
+    # a pass goes through the whole batch each time, so it is small; more than one, since an exported network with a
+    # free batch size takes 2 and up
+    batch = 2
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        parameters = dict(module.named_parameters())
+        self.parameters = {name: parameters[name] for name in names}
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+    def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+        total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        for row, v in zip(outputs, cotangent, strict=True):
+            gradients = torch.autograd.grad(
+                row, list(self.parameters.values()), v, retain_graph=True, allow_unused=True
+            )
+            for name, g in zip(self.parameters, gradients, strict=True):
+                if g is not None:
+                    total[name].addcmul_(g, g)
+        return total
+
+
 class Tape:
     """Inside the block, records what goes in and out of the layers that own the parameters ``names``.
 
     Linear and 1-, 2-dimensional convolution layers (zero padding) are known; any other owner is refused with BadInput.
     """
+
+    # unfolded inputs of a whole batch are held at once
+    batch = 50
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         self.owners = {name: owner(module, name) for name in names}
@@ -53,11 +116,7 @@ class Tape:
         self._columns.clear()
 
     def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
-        """name -> sum over samples n of (J_n^T v_n)^2, of the parameter's shape.
-
-        outputs: (B, ...) of the recorded forward pass. cotangent: the same shape, v_n in row n; samples must not mix
-        in the network (batch norm in evaluation mode). May be called again on the same pass.
-        """
+        """See ``Squares.squared``; the pass is the recorded one."""
         by_layer = self._output_gradients(outputs, cotangent)
         return {name: self._one(name, layer, by_layer[layer]) for name, layer in self.owners.items()}
 
@@ -99,6 +158,8 @@ class Tape:
 
 def owner(module: nn.Module, name: str) -> nn.Module:
     """The layer that owns a parameter, if it is of a kind whose gradients are known here."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise BadInput(f"'{name}' belongs to a TorchScript file, which does not show its layers")
     layer = module.get_submodule(name.rpartition(".")[0])
     known = isinstance(layer, nn.Linear) or (
         isinstance(layer, nn.Conv1d | nn.Conv2d)

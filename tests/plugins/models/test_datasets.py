@@ -13,7 +13,7 @@ import torch
 from nqbench_models import cifar, mnist
 from nqbench_models.digits import digits
 from nqbench_models.folder import Folder, prepared
-from nqbench_models.lenet import LeNet300
+from nqbench_models.lenet import LeNet5, LeNet300
 
 from nqbench.api import DataMissing
 from nqbench.api.toolkit.download import Remote
@@ -123,6 +123,26 @@ def test_shuffled_batches_hold_every_image_once_in_an_order_of_the_seed() -> Non
     assert sorted(rows(3)) == sorted(rows(None))
     assert rows(3) == rows(3)
     assert rows(3) != rows(4)
+
+
+def test_shuffled_batches_are_the_normalised_images_in_the_order_of_the_seed() -> None:
+    for model in (LeNet300(data="digits", holdout=100), LeNet5(data="digits", holdout=100)):
+        data = model.examples("train")
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5))
+        for start, (x, y) in enumerate(model.batches("train", batch_size=100, shuffle=5)):
+            chosen = order[100 * start : 100 * start + 100]
+            expected = model.normalise(data.pixels[chosen])
+            assert torch.equal(x, expected)
+            assert x.stride() == expected.stride()  # convolutions round by them
+            assert torch.equal(y, data.labels[chosen])
+
+
+def test_a_batch_is_a_copy_that_a_network_may_spoil() -> None:
+    model = LeNet300(data="digits")
+    (first, _), *_ = model.batches("train", batch_size=100, shuffle=1)
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(next(model.batches("train", batch_size=100, shuffle=1))[0], kept)
 
 
 def test_images_are_resized_on_the_short_side_and_cropped_at_the_centre(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from nqbench_models.module import Module
+from nqbench_training.second_moments import SecondMoments
 from safetensors.torch import save_file
 from torch import nn
 
 from nqbench.api import BadInput, DataMissing, Task
-from nqbench.api.toolkit.curvature import empirical_fisher, mean_loss
+from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal, mean_loss
 
 SOURCE = """
 import torch
@@ -78,8 +79,38 @@ def test_a_torch_checkpoint_is_read_without_running_its_code(folder: tuple[Path,
     assert torch.equal(good.load(torch.device("cpu")).state_dict()["1.weight"], network().state_dict()["1.weight"])
     torch.save(network(), path / "evil.pth")  # a whole pickled module
     evil = Module(folder=str(path), network=f"{name}:network", checkpoint="evil.pth")
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(BadInput, match="weights_only") as caught:
         evil.load(torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_checkpoint_serves_by_its_state_dict(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    torch.save({"epoch": 3, "state_dict": network().state_dict()}, path / "run.pth")
+    model = Module(folder=str(path), network=f"{name}:network", checkpoint="run.pth")
+    assert torch.equal(model.load(torch.device("cpu")).state_dict()["3.weight"], network().state_dict()["3.weight"])
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    state = network().state_dict()
+    short = {key: value for key, value in state.items() if key != "3.bias"}
+    wide = {**state, "3.bias": torch.zeros(4)}
+    cases = [
+        (short, "has no '3.bias'"),
+        (wide, r"'3.bias' has the shape \(4,\), not \(3,\)"),
+        ({**state, "5.bias": torch.zeros(1)}, "holds '5.bias', which the network has not"),
+        ({"w": [1, 2]}, "holds more than tensors"),
+    ]
+    for content, text in cases:
+        torch.save(content, path / "bad.pth")
+        with pytest.raises(BadInput, match=text) as caught:
+            Module(folder=str(path), network=f"{name}:network", checkpoint="bad.pth").load(torch.device("cpu"))
+        assert "\n" not in str(caught.value)
+    for file in ("bad.safetensors", "broken.pth"):
+        (path / file).write_bytes(b"no such format")
+        with pytest.raises(BadInput, match=file):
+            Module(folder=str(path), network=f"{name}:network", checkpoint=file).load(torch.device("cpu"))
 
 
 def test_functions_for_loss_outputs_and_score(folder: tuple[Path, str]) -> None:
@@ -127,8 +158,13 @@ def test_exported_files_build_the_network(folder: tuple[Path, str], kind: str) -
     assert model.compressible(module) == ("1.weight", "3.weight")
     task = Task(model, module, model.compressible(module))
     zero = {n: torch.zeros_like(w) for n, w in task.weights().items()}
-    if kind == "pt2":
-        assert mean_loss(task, 20, zero) != mean_loss(task, 20)
+    assert mean_loss(task, 20, zero) != mean_loss(task, 20)
+    own = Task(model, network(), task.names)
+    for estimate in (empirical_fisher, gauss_newton_diagonal):
+        for n, expected in estimate(own, own.names, 20).items():
+            torch.testing.assert_close(estimate(task, task.names, 20)[n], expected, rtol=1e-4, atol=1e-8)
+    with pytest.raises(BadInput, match=r"only linear|does not show its layers"):
+        SecondMoments(samples=10).sense(task, task.names)
     task.assign(zero)
     plain = network()
     with torch.no_grad():

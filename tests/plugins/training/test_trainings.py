@@ -253,6 +253,31 @@ def test_alpha_sets_the_price_of_a_bit_in_the_c_step() -> None:
         training.train(make_task(quantizer=Levels()), None)
 
 
+@pytest.mark.parametrize("resense", [False, True])
+@pytest.mark.parametrize("training", [IteratedDirect, LearningCompression])
+def test_a_sensitivity_is_that_of_the_first_network_unless_sensed_anew(
+    training: type[IteratedDirect] | type[LearningCompression], resense: bool
+) -> None:
+    seen: list[Tensor] = []
+
+    class Squares(Sensitivity, name="squares"):
+        def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+            return {name: task.parameter(name).detach().square() for name in names}
+
+    class Watching(Levels, name="watching"):
+        def quantize(self, source: Source) -> Quantized:
+            assert source.h is not None
+            seen.append(source.h.clone())
+            return super().quantize(source)
+
+    task = make_task(quantizer=Watching(), sensitivity=Squares())
+    task.sensed = Squares().sense(task, task.names)
+    training(iterations=2, epochs=1, lr=0.05, resense=resense).train(task, None)
+    first, *later = seen
+    assert len(later) == 2
+    assert all(torch.equal(first, h) != resense for h in later)
+
+
 def test_iterated_direct_trains_from_the_quantized_weights_and_quantizes() -> None:
     got = IteratedDirect(iterations=2, lr=0.05, momentum=0.0, batch_size=1000, decay=0.5).train(
         make_task(quantizer=Levels(k=3)), None
