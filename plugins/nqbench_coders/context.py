@@ -2,7 +2,8 @@
 
 Binarization and adaptive contexts as in CABAC (Marpe, Schwarz, Wiegand 2003) and DeepCABAC (Wiedemann et al. 2020,
 arXiv:1907.11900), mixing as in PAQ (Mahoney 2005). What a quantized network gives away is the scale of its weights: by
-input channel, by filter, by layer, and by the weights nearby. Their signs and values say nothing of their neighbours.
+input channel, by filter, by layer, and by the weights nearby; and, kernels being smooth, their signs, by those of the
+weights beside them in the kernel, at its place in the kernel before, and at theirs in the filter before.
 
 Bitstream
 =========
@@ -14,8 +15,9 @@ Nothing for an empty stream. Else the first byte says what the rest is:
 
 - 0 ... 28: table and payload are those of ``rans`` (whose own first byte this is);
 - 29: then those of ``huffman`` follow; 64 ... 255: they are those of ``huffman`` from this byte on;
-- 32 + 1 [mixed] + 2 [a zero symbol is named] + 4 [bitmap]: then come the zero symbol, if named, and the sizes in bytes
-  of all chunks but the last, all as varints; the payload is the chunks. Other values are none.
+- 32 + 1 [mixed] + 2 [a zero symbol is named] + 4 [bitmap] + 8 [signed]: then come the zero symbol, if named, and the
+  sizes in bytes of all chunks but the last, all as varints; the payload is the chunks. Other values are none. (The
+  encoder writes signed ones; there are older files of others.)
 
 A *bitmap* (positions of pruned weights): the alphabet is 2^b, 1 <= b <= 16, the specification's tensors have empty
 parts, and their T places, row-major one after the other, b to a symbol from its lowest bit up, are ceil(T / b) symbols;
@@ -61,6 +63,16 @@ L(x; y, q, k): with z = x / 16 * 16, how many j of 0 ... k - 2 have z^q >= y^q 2
 - c = 288 + 27 v + 9 min(left / 4096, 2) + 3 min(above / 4096, 2) + min(beside / 4096, 2), with v = min(s, 7) if H W >
   1, else L(recent; 1024, 1, 8)
 
+And, if signed, with V(k) the symbol k places before, less zero, held within [-15, 15], or 0 where that is masked or
+before the filter's or the piece's first place:
+
+- v1 = V(1) if H = 1 or s mod W > 0; v2 = V(W) if s >= W; v3 = V(H W); v4 the same at this column in the filter before,
+  0 if that is not of the piece; v5 = V(W + 1) if v1 and v2 are so; v6 = V(W - 1) if s >= W and s mod W < W - 1; else 0.
+- v = 3 v1 + 3 v2 + v5 + v6; U = L(min(65535, 2^21 |v| / (scale + 1024)); 256, 2, 16), less than 0 if v is.
+- d = 504 + 31 L(scale; 1024, 1, 8) + 15 + |U| for decision 0; for the others + U, or - U if the symbol is below zero.
+- e = 792 + 27 sgn v1 + 9 sgn v2 + 3 sgn v3 + sgn v4
+- g = 833 + 8 (U + 15) + min(s, 7)
+
 Decisions
 ---------
 A symbol is zero + x or zero - x, x <= alphabet - 1 - zero or x <= zero. Decision f, in this order, left out where the
@@ -68,15 +80,23 @@ alphabet leaves no choice: 0: x > 0; 15: it is below zero; 1 ... 14: x > f, unti
 r = x - 14 in Exp-Golomb form: 16 + min(j, 15), j = 0, 1, ...: r >= 2^(j + 1), until one is 0; then the j bits of r
 after its leading one, highest first, each with the chance 32768. (x beyond the alphabet is an error.)
 
+If signed, x = 1 + q 2^t + r, t = min(max(0, a - 15) / 3, floor(log2 X)) with the a above and X the most that x may be
+with its sign. After the sign comes q as if it were x - 1 and the most X - 1, over 2^t, but that 16 + min(j, 7) stands
+for 16 + min(j, 15); then the t bits of r, highest first: the first is decision 24 + min(q, 7), the others have the
+chance 32768.
+
 Each context has for each f a state: slow = fast = 2^21 and n = 0. Its chance is (slow + fast) / 128. After a decision d
 (0 or 1), with r = R(n): slow += (2^22 d - slow) r / 65536, fast += (2^22 d - fast) max(r, 2048) / 65536, and n grows by
 1 up to 800.
 
-Not mixed: P = the chance in context a, held within [4, 65532]; only that state learns.
+Not mixed: P = the chance in context a, held within [4, 65532]; only that state learns. If signed, decision 15 is in
+context e instead.
 Mixed: the chances p of a, b, c give s = round(256 ln((h + 1/2) / (4095.5 - h))), h = min(p / 16, 4095). With weights
 w, three for each f, 419430 to begin with: y = (w_a s_a + w_b s_b + w_c s_c) / 2^20, held within [-3072, 3071], and
 P = round(65536 / (1 + exp(-y / 256))), held within [4, 65532]. (Nothing here is near a half that might be rounded
-either way.) Afterwards each w += (s (65536 d - P) + 8192) / 16384, and the three states learn.
+either way.) Afterwards each w += (s (65536 d - P) + 8192) / 16384, and the three states learn. If signed, decisions 0
+and 1 have four contexts, a, b, c, d, of weights 314572 to begin with, and decision 15 two, e and g, of weights 629145;
+the others are not mixed.
 
 Arithmetic coder
 ----------------
@@ -106,7 +126,7 @@ FEW = 1 << 8
 
 HUFFMAN = MOST_PRECISION + 1
 CONTEXT = 32
-MIXED, NAMES_ZERO, BITMAP = 1, 2, 4
+MIXED, NAMES_ZERO, BITMAP, SIGNED = 1, 2, 4, 8
 VERBATIM = 64
 
 _REASONS = {-2: "a magnitude lies beyond the alphabet"}
@@ -116,7 +136,7 @@ class Context(Coder, name="context", paper="Wiedemann et al. 2020, arXiv:1907.11
     """Adaptive binary arithmetic coding with contexts from the weights around, on a static code where that is less."""
 
     mixing: bool = Field(True)
-    """Weigh three models by how well each has done: about 1 % fewer bytes, at 60 % of the speed."""
+    """Weigh several models by how well each has done: 1 to 2 % fewer bytes, at 60 % of the speed."""
 
     def encode(self, stream: Stream) -> Encoded:
         if not stream.symbols.size:
@@ -127,7 +147,7 @@ class Context(Coder, name="context", paper="Wiedemann et al. 2020, arXiv:1907.11
         if stream.spec.dimension == 1 and (stream.spec.ordered or stream.spec.alphabet <= FEW):
             readings.append((0, stream))
         for flags, levels in readings:
-            encoded = None if levels is None else _encode(levels, CONTEXT | flags | MIXED * self.mixing, size)
+            encoded = None if levels is None else _encode(levels, CONTEXT | SIGNED | flags | MIXED * self.mixing, size)
             if encoded is not None and len(encoded.table) + len(encoded.payload) < size:
                 best, size = encoded, len(encoded.table) + len(encoded.payload)
         return best
@@ -162,10 +182,10 @@ def _static(stream: Stream) -> Encoded:
     return min(rans, huffman, key=lambda encoded: len(encoded.table) + len(encoded.payload))
 
 
-def _model() -> tuple[np.ndarray, ...]:
+def _model(signed: bool) -> tuple[np.ndarray, ...]:
     from nqbench_coders.kernels.context import fresh_model
 
-    return np.full(2, 1 << 11, dtype=np.int64), *fresh_model()
+    return np.full(2, 1 << 11, dtype=np.int64), *fresh_model(signed)
 
 
 def _in_parallel(task: Callable[[int], object], chunks: int) -> list[object]:
@@ -193,11 +213,11 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
     def chunk(i: int) -> bytes | None:
         room = min(most // 4, borders[i + 1] - borders[i]) + 100 + 64
         words, state = np.empty(room, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
-        model = _model()
+        model = _model(bool(flags & SIGNED))
         for p in pieces(spec, borders[i], borders[i + 1], zero):
             status = code_tensor(
                 symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, spec.alphabet,
-                bool(flags & MIXED), False, words, state, *model,
+                bool(flags & MIXED), bool(flags & SIGNED), False, words, state, *model,
             )  # fmt: skip
             if status:
                 return None
@@ -231,7 +251,7 @@ def _ended(words: np.ndarray, state: np.ndarray) -> bytes:
 def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
     flags, reader = encoded.table[0], ByteReader(encoded.table)
     reader.take(1)
-    if flags & ~(CONTEXT | MIXED | NAMES_ZERO | BITMAP):
+    if flags & ~(CONTEXT | MIXED | NAMES_ZERO | BITMAP | SIGNED):
         raise CorruptFile(f"the table begins with {flags}", section="coder_table", offset=0)
     levels = spec
     if flags & BITMAP:
@@ -257,14 +277,14 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
 
     def chunk(i: int) -> None:
         held = pieces(levels, borders[i], borders[i + 1], zero)
-        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, bool(flags & MIXED), symbols)
+        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, flags, symbols)
 
     _in_parallel(chunk, len(borders) - 1)
     return packed(symbols, spec) if flags & BITMAP else symbols
 
 
 def _decode_chunk(
-    payload: bytes, start: int, stop: int, pieces: Iterator[Piece], alphabet: int, mixed: bool, symbols: np.ndarray
+    payload: bytes, start: int, stop: int, pieces: Iterator[Piece], alphabet: int, flags: int, symbols: np.ndarray
 ) -> None:
     from nqbench_coders.kernels.context import code_tensor
 
@@ -273,11 +293,12 @@ def _decode_chunk(
     words.view(np.uint8)[:size] = np.frombuffer(payload, dtype=np.uint8)[start:stop]
     words.byteswap(inplace=True)
     state = np.array([int(words[0]) << 32 | int(words[1]), (1 << 64) - 1, 2], dtype=np.uint64)
-    model = _model()
+    mixed, signed = bool(flags & MIXED), bool(flags & SIGNED)
+    model = _model(signed)
     for p in pieces:
         status = code_tensor(
             symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, alphabet,
-            mixed, True, words, state, *model,
+            mixed, signed, True, words, state, *model,
         )  # fmt: skip
         if status:
             raise CorruptFile(_REASONS[status], offset=start + min(4 * int(state[2]), size))

@@ -38,6 +38,11 @@ _CLEARS = b"\0"
 _PART = 1 << 16
 """Symbols that are renamed at a time: numpy takes 8 bytes for each index."""
 
+_WORTH = 16
+"""Symbols for each place of the dictionary from which a full one is laid out anew."""
+_ROOM = 4
+"""Places for each of the dictionary's that the layout may take."""
+
 _REASONS = {
     -1: "the codes run out before the symbols",
     -2: "a code is not in the dictionary",
@@ -55,7 +60,7 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
     """A full dictionary stays; or it is emptied, then and whenever it stops paying."""
 
     def encode(self, stream: Stream) -> Encoded:
-        from nqbench_coders.kernels.lzw import WINDOW, encode_lzw
+        from nqbench_coders.kernels.lzw import WINDOW
 
         if not stream.symbols.size:
             return Encoded(b"", b"")
@@ -71,12 +76,36 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         else:
             root_of = np.arange(roots, dtype=np.int32)
         limit = self._limit(roots + clears)
-        firsts = np.zeros(limit, dtype=np.uint32)
-        slots = np.zeros(2 * (1 << self.dictionary_bits), dtype=np.uint64)
         codes = symbols.size + clears * (symbols.size // min(WINDOW, max(limit - roots - 1, 1)) + 1)
         out = np.empty(codes * bit_width(limit) // 64 + 2, dtype=np.uint64)
-        bits = int(encode_lzw(symbols, root_of, roots, limit, clears, firsts, slots, out))
+        bits = self._fill(symbols, root_of, roots, out)
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
+
+    def _fill(self, symbols: np.ndarray, root_of: np.ndarray, roots: int, out: np.ndarray) -> int:
+        """Fills ``out`` with the payload; returns its bits."""
+        from nqbench_coders.kernels import lzw as growing
+        from nqbench_coders.kernels import lzw_full as full
+
+        clears = self.when_full == "reset"
+        limit = self._limit(roots + clears)
+        firsts = np.zeros(limit, dtype=np.uint32)
+        slots = np.zeros(2 << self.dictionary_bits, dtype=np.uint64)
+        state = np.zeros(5, dtype=np.uint64)
+        # a full dictionary is laid out anew where that is soon made good, and where it is small beside the stream
+        many = not clears and roots <= limit // 2 and symbols.size >= _WORTH * limit
+        read = growing.encode_lzw(symbols, root_of, roots, limit, clears, many, firsts, slots, state, out)
+        if read < symbols.size:
+            steps = np.empty(limit, dtype=np.uint64)
+            places = full.rows_of(limit, roots, firsts, slots, steps)
+            if places <= min(_ROOM * limit, 1 << full.SLOT_BITS):
+                entries = np.zeros(places, dtype=np.uint64)
+                full.lay_out(firsts, slots, steps, entries)
+                found = np.empty(4 * full.LANE, dtype=np.uint64)
+                full.encode_full(symbols, root_of, read, entries, steps, found, state, out)
+            else:
+                firsts[:], slots[:] = 0, 0
+                growing.encode_lzw(symbols, root_of, roots, limit, clears, False, firsts, slots, state, out)
+        return int(growing.last_code(state, out))
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
         if not spec.count:

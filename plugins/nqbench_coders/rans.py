@@ -39,7 +39,7 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
     """Range asymmetric numeral system with the symbols' frequencies in the file."""
 
     def encode(self, stream: Stream) -> Encoded:
-        from nqbench_coders.kernels.rans import encode_rans
+        from nqbench_coders.kernels.rans import MULTIPLIED, encode_rans, encode_rans_of_eight, reciprocals
 
         if not stream.symbols.size:
             return Encoded(b"", b"")
@@ -48,16 +48,16 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
         if used.size == 1:
             return Encoded(table, b"")
         symbols, size = ranked(stream, used)
-        entries = _entries(frequencies)
-        if size != used.size:
-            spread = np.ones(size, dtype=np.uint64)
-            spread[used] = entries
-            entries = spread
         # what a symbol can cost beyond its share: the states hold at least 31 - precision bits more than the frequency
         bits = _bits(counts, frequencies, precision) + symbols.size * 1.5 * 2.0 ** (precision - 31)
         words = np.empty(int(bits) // 32 + 16, dtype=np.uint32)
         states = _first_states(symbols.size)
-        first = int(encode_rans(symbols, entries, np.uint64(precision), states, words))
+        if states.size == 8 and size <= MULTIPLIED:
+            rows = _spread(reciprocals(frequencies, precision), used, size)
+            first = int(encode_rans_of_eight(symbols, rows, states, words))
+        else:
+            rows = _spread(_entries(frequencies), used, size)
+            first = int(encode_rans(symbols, rows, np.uint64(precision), states, words))
         tail = words[first:].astype("<u4").tobytes()
         if states.size > 1:
             return Encoded(table, states.astype("<u8").tobytes() + tail)
@@ -127,6 +127,15 @@ def _first_states(count: int) -> np.ndarray:
 def _entries(frequencies: np.ndarray) -> np.ndarray:
     """(m,) uint64: cumulative frequency << 32 | frequency."""
     return ((np.cumsum(frequencies) - frequencies) << 32 | frequencies).astype(np.uint64)
+
+
+def _spread(rows: np.ndarray, used: np.ndarray, size: int) -> np.ndarray:
+    """What stands by rank, by symbol: (m w,) uint64 -> (size w,), ones for symbols that do not occur."""
+    if size == used.size:
+        return rows
+    spread = np.ones((size, rows.size // used.size), dtype=np.uint64)
+    spread[used] = rows.reshape(used.size, -1)
+    return spread.reshape(-1)
 
 
 def _bits(counts: np.ndarray, frequencies: np.ndarray, precision: int) -> float:

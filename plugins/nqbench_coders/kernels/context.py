@@ -12,12 +12,16 @@ import numpy as np
 from nqbench_coders.kernels import inlined, kernel
 
 DECISIONS = 32
-"""Per context: 0 ... 14 "larger than", 15 sign, 16 ... 31 prefix of the rest."""
-UNARY, SIGN, PREFIX = 15, 15, 16
+"""Per context: 0 ... 14 "larger than", 15 sign, 16 ... 31 prefix of the rest; with signs
+that ends at 23, and 24 ... 31 are the first bits of r."""
+UNARY, SIGN, PREFIX, HALVES = 15, 15, 16, 24
 FINE, PAIR, NEAR = 32, 16, 8
 """Levels of averages."""
-CONTEXTS = FINE + PAIR * PAIR + NEAR * 27
-"""Of the three models, one after the other."""
+AHEAD = FINE + PAIR * PAIR + NEAR * 27
+AROUND = AHEAD + NEAR * 31
+EXPECTED = AROUND + 81
+CONTEXTS = EXPECTED + NEAR * 31
+"""Of the models, one after the other."""
 UNIT = 12
 """A magnitude of 1 is 2^UNIT in averages."""
 ONE = 1 << 22
@@ -38,20 +42,27 @@ def _levels(octave: int, lowest: int, count: int) -> np.ndarray:
 L3 = _levels(3, 128, FINE)
 L2 = _levels(2, 256, PAIR)
 L1 = _levels(1, 1024, NEAR)
+STEP = np.maximum(np.arange(FINE) - 15, 0) // 3
+"""By level of L3, thirds of an octave: the bits of a magnitude that are not told in unary."""
 RATE = 131072 // (2 * np.arange(1024) + 3)
 """65536 / (n + 1.5)"""
 STRETCH = np.array([round(256 * math.log((i + 0.5) / (4095.5 - i))) for i in range(4096)])
 SQUASH = np.array([round(65536 / (1 + math.exp(-i / 256))) for i in range(-3072, 3072)]).clip(4, 65532)
 
 LOW = np.uint64(1 << 32)
-U0, U16, U32 = (np.uint64(i) for i in (0, 16, 32))
+U0, U1, U2, U3, U16, U32 = (np.uint64(i) for i in (0, 1, 2, 3, 16, 32))
 FULL = np.uint32(0xFFFFFFFF)
 
 
-def fresh_model() -> tuple[np.ndarray, np.ndarray]:
-    """chances: (contexts * 32,) int64; weights: (32 * 3,) int64."""
+def fresh_model(signed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """chances: (contexts * 32,) int64; weights: (32 * 4,) int64, the fourth of no use where it is 0."""
     chances = np.full(CONTEXTS * DECISIONS, (ONE // 2) << 24 | ONE // 2, dtype=np.int64)
-    return chances, np.full(DECISIONS * 3, (1 << 20) * 2 // 5, dtype=np.int64)
+    weights = np.full((DECISIONS, 4), (1 << 20) * 3 // 10 if signed else (1 << 20) * 2 // 5, dtype=np.int64)
+    if signed:
+        weights[SIGN] = (1 << 20) * 3 // 5
+    else:
+        weights[:, 3] = 0
+    return chances, weights.reshape(-1)
 
 
 @inlined
@@ -63,7 +74,7 @@ def _chance(state: int) -> int:
 @inlined
 def _learnt(state: int, target: int) -> int:
     slow, fast, seen = state & CHANCE, state >> 24 & CHANCE, state >> 48
-    rate = RATE[seen]
+    rate = RATE[np.uint64(seen)]
     slow += ((target - slow) * rate) >> 16
     fast += ((target - fast) * max(rate, 2048)) >> 16
     return slow | fast << 24 | min(seen + 1, 800) << 48
@@ -107,39 +118,82 @@ def _coded(
 
 
 @inlined
+def _way(level: int) -> int:
+    return int(level > 0) - int(level < 0)
+
+
+@inlined
+def _stretched(state: int) -> int:
+    return STRETCH[np.uint64(min(_chance(state) >> 4, 4095))]
+
+
+@inlined
+def _squashed(dot: int) -> int:
+    return SQUASH[np.uint64(min(max(dot >> 20, -3072), 3071) + 3072)]
+
+
+@inlined
 def _decided(
-    bit: bool, a: int, b: int, c: int, w: int, mixing: bool, chances: np.ndarray, weights: np.ndarray,
-    decoding: bool, x: np.uint64, span: np.uint64, at: int, words: np.ndarray,
+    bit: bool, a: int, b: int, c: int, d: int, f: int, mixing: bool, fourth: bool, chances: np.ndarray,
+    weights: np.ndarray, decoding: bool, x: np.uint64, span: np.uint64, at: int, words: np.ndarray,
 ) -> tuple[bool, np.uint64, np.uint64, int]:  # fmt: skip
-    """One decision by the states a, b, c and the weights from w on (by a alone without mixing)."""
-    sa, sb, sc = 0, 0, 0
-    p = _chance(chances[a])
+    """Decision f by the states of the contexts a, b, c and, of four models, d (by a alone without mixing)."""
+    of_a, of_b, of_c, of_d = np.uint64(a + f), np.uint64(b + f), np.uint64(c + f), np.uint64(d + f)
+    w = np.uint64(4 * f)
+    sa, sb, sc, sd = 0, 0, 0, 0
     if mixing:
-        sa = STRETCH[min(p >> 4, 4095)]
-        sb = STRETCH[min(_chance(chances[b]) >> 4, 4095)]
-        sc = STRETCH[min(_chance(chances[c]) >> 4, 4095)]
-        dot = (weights[w] * sa + weights[w + 1] * sb + weights[w + 2] * sc) >> 20
-        p = SQUASH[min(max(dot, -3072), 3071) + 3072]
+        sa, sb, sc = _stretched(chances[of_a]), _stretched(chances[of_b]), _stretched(chances[of_c])
+        if fourth:
+            sd = _stretched(chances[of_d])
+        p = _squashed(weights[w] * sa + weights[w + U1] * sb + weights[w + U2] * sc + weights[w + U3] * sd)
     else:
-        p = min(max(p, 4), 65532)
+        p = min(max(_chance(chances[of_a]), 4), 65532)
     bit, x, span, at = _coded(bit, p, decoding, x, span, at, words)
     target = ONE if bit else 0
-    chances[a] = _learnt(chances[a], target)
+    chances[of_a] = _learnt(chances[of_a], target)
     if mixing:
-        chances[b] = _learnt(chances[b], target)
-        chances[c] = _learnt(chances[c], target)
+        chances[of_b] = _learnt(chances[of_b], target)
+        chances[of_c] = _learnt(chances[of_c], target)
         error = (65536 if bit else 0) - p
         weights[w] += (sa * error + 8192) >> 14
-        weights[w + 1] += (sb * error + 8192) >> 14
-        weights[w + 2] += (sc * error + 8192) >> 14
+        weights[w + U1] += (sb * error + 8192) >> 14
+        weights[w + U2] += (sc * error + 8192) >> 14
+        if fourth:
+            chances[of_d] = _learnt(chances[of_d], target)
+            weights[w + U3] += (sd * error + 8192) >> 14
     return bit, x, span, at
+
+
+@inlined
+def _sign(
+    negative: bool, a: int, b: int, mixing: bool, chances: np.ndarray, weights: np.ndarray,
+    decoding: bool, x: np.uint64, span: np.uint64, at: int, words: np.ndarray,
+) -> tuple[bool, np.uint64, np.uint64, int]:  # fmt: skip
+    """A sign, by two models."""
+    of_a, of_b = np.uint64(a + SIGN), np.uint64(b + SIGN)
+    w = np.uint64(4 * SIGN)
+    sa, sb = 0, 0
+    if mixing:
+        sa, sb = _stretched(chances[of_a]), _stretched(chances[of_b])
+        p = _squashed(weights[w] * sa + weights[w + U1] * sb)
+    else:
+        p = min(max(_chance(chances[of_a]), 4), 65532)
+    negative, x, span, at = _coded(negative, p, decoding, x, span, at, words)
+    target = ONE if negative else 0
+    chances[of_a] = _learnt(chances[of_a], target)
+    if mixing:
+        chances[of_b] = _learnt(chances[of_b], target)
+        error = (65536 if negative else 0) - p
+        weights[w] += (sa * error + 8192) >> 14
+        weights[w + U1] += (sb * error + 8192) >> 14
+    return negative, x, span, at
 
 
 @kernel
 def code_tensor(
     symbols: np.ndarray, mask: np.ndarray, place: int, inputs: int, height: int, width: int, zero: int, alphabet: int,
-    mixing: bool, decoding: bool, words: np.ndarray, state: np.ndarray, averages: np.ndarray, chances: np.ndarray,
-    weights: np.ndarray,
+    mixing: bool, signed: bool, decoding: bool, words: np.ndarray, state: np.ndarray, averages: np.ndarray,
+    chances: np.ndarray, weights: np.ndarray,
 ) -> int:  # fmt: skip
     """Codes symbols (n,) int32 of a tensor from the given place on, or fills them."""
     x, span, at = state[0], state[1], np.int64(state[2])
@@ -156,88 +210,143 @@ def code_tensor(
             above_back[i] = width if i >= width else pad
             beside_back[i] = 1 if i % width else pad
     row = np.full(pad + length, mean)
+    levels = np.zeros(pad + length, dtype=np.int64)  # from this column on, of the filter before
     of_input = np.zeros(inputs, dtype=np.int64)
     times = np.zeros(inputs, dtype=np.int64)
     of_filter, times_filter = mean, 3
     inverse = (1 << 24) // (mean + 82)
     column = place % length
     channel, spot = column // spots, column % spots
+    across = column % width
     masked, room = mask.size > 0, words.size - 100
     done, n = 0, symbols.size
     while done < n:
-        magnitude = 0
-        if times[channel] == 0:
-            of_input[channel] = recent
-            times[channel] = 1
-        if not masked or mask[place]:
-            here = pad + column
-            left, above = row[here - 1], row[here - above_back[spot]]
-            beside, of_channel = row[here - beside_back[spot]], of_input[channel]
-            near = (2 * left + row[here - 2] + 3 * above + 2 * beside) >> 3
-            product = min(((of_channel + 82) * ((of_filter + 82) * inverse >> 8)) >> 16, 65535)
-            a = L3[(9 * product + 5 * near + 2 * recent) >> 8] * DECISIONS
-            b = (FINE + L2[of_channel >> 4] * PAIR + L2[of_filter >> 4]) * DECISIONS
-            c = min(spot, 7) if spots > 1 else L1[recent >> 4]
+        magnitude, level = 0, 0
+        if times[np.uint64(channel)] == 0:
+            of_input[np.uint64(channel)] = recent
+            times[np.uint64(channel)] = 1
+        here = pad + column
+        if not masked or mask[np.uint64(place)]:
+            left, above = row[np.uint64(here - 1)], row[np.uint64(here - above_back[np.uint64(spot)])]
+            beside, of_channel = row[np.uint64(here - beside_back[np.uint64(spot)])], of_input[np.uint64(channel)]
+            near = (2 * left + row[np.uint64(here - 2)] + 3 * above + 2 * beside) >> 3
+            scale = min(((of_channel + 82) * ((of_filter + 82) * inverse >> 8)) >> 16, 65535)
+            fine = L3[np.uint64((9 * scale + 5 * near + 2 * recent) >> 8)]
+            a = fine * DECISIONS
+            b = (FINE + L2[np.uint64(of_channel >> 4)] * PAIR + L2[np.uint64(of_filter >> 4)]) * DECISIONS
+            c = min(spot, 7) if spots > 1 else L1[np.uint64(recent >> 4)]
             c = c * 27 + min(left >> UNIT, 2) * 9 + min(above >> UNIT, 2) * 3 + min(beside >> UNIT, 2)
             c = (FINE + PAIR * PAIR + c) * DECISIONS
+            d, expected, before, upper, step = 0, 0, 0, 0, 0
+            if signed:
+                step = STEP[np.uint64(fine)]
+                inner = height == 1 or across > 0
+                before = levels[np.uint64(here - 1)] if inner else 0
+                upper = levels[np.uint64(here - width)] if spot >= width else 0
+                if mixing:
+                    expected = 3 * (before + upper)
+                    if spot >= width:
+                        if inner:
+                            expected += levels[np.uint64(here - width - 1)]
+                        if across < width - 1:
+                            expected += levels[np.uint64(here - width + 1)]
+                    size = L2[np.uint64(min((abs(expected) << 21) // (scale + 1024), 65535) >> 4)]
+                    expected = -size if expected < 0 else size
+                    d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + size) * DECISIONS
             negative = False
             if not decoding:
                 if at > room:
                     return OUT_OF_ROOM
-                magnitude = symbols[done] - zero
+                magnitude = symbols[np.uint64(done)] - zero
                 if magnitude < 0:
                     negative, magnitude = True, -magnitude
             larger, most = 0, max(most_up, most_down)
-            while larger < min(most, UNARY):
+            if most > 0:
                 flag, x, span, at = _decided(
-                    magnitude > larger, a + larger, b + larger, c + larger, 3 * larger, mixing, chances, weights,
-                    decoding, x, span, at, words,
+                    magnitude > 0, a, b, c, d, 0, mixing, signed, chances, weights, decoding, x, span, at, words,
                 )  # fmt: skip
-                if not flag:
-                    break
-                larger += 1
-                if larger == 1:
-                    if most_up > 0 and most_down > 0:
-                        negative, x, span, at = _decided(
-                            negative, a + SIGN, b + SIGN, c + SIGN, 3 * SIGN, mixing, chances, weights,
-                            decoding, x, span, at, words,
-                        )  # fmt: skip
-                    else:
-                        negative = most_up == 0
-                    most = most_down if negative else most_up
-            if larger == UNARY and most > UNARY:
-                rest, bits = magnitude - UNARY + 1, 0
-                while (most - UNARY + 1) >> (bits + 1):
-                    f = PREFIX + min(bits, 15)
-                    flag, x, span, at = _decided(
-                        rest >> (bits + 1) > 0, a + f, b + f, c + f, 3 * f, mixing, chances, weights,
+                larger = 1 if flag else 0
+            if larger > 0:
+                if most_up == 0 or most_down == 0:
+                    negative = most_up == 0
+                elif signed:
+                    other = levels[np.uint64(here - spots)] if column >= spots else 0
+                    e = (_way(before) * 27 + _way(upper) * 9 + _way(other) * 3 + _way(levels[np.uint64(here)])) + 40
+                    g = (expected + 15) * NEAR + min(spot, 7)
+                    negative, x, span, at = _sign(
+                        negative, (AROUND + e) * DECISIONS, (EXPECTED + g) * DECISIONS, mixing, chances, weights,
                         decoding, x, span, at, words,
+                    )  # fmt: skip
+                    along = -expected if negative else expected
+                    d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + along) * DECISIONS
+                else:
+                    negative, x, span, at = _decided(
+                        negative, a, b, c, d, SIGN, mixing, False, chances, weights, decoding, x, span, at, words,
+                    )  # fmt: skip
+            if larger > 0:
+                most = most_down if negative else most_up
+                while most >> step == 0:
+                    step -= 1
+                reach, whole, told = (most - 1) >> step, (magnitude - 1) >> step, 0
+                while told < min(reach, UNARY - 1):
+                    flag, x, span, at = _decided(
+                        whole > told, a, b, c, d, 1 + told, mixing and (told == 0 or not signed), signed, chances,
+                        weights, decoding, x, span, at, words,
                     )  # fmt: skip
                     if not flag:
                         break
-                    bits += 1
-                value = 1
-                for i in range(bits - 1, -1, -1):
-                    flag, x, span, at = _coded(rest >> i & 1 > 0, 32768, decoding, x, span, at, words)
-                    value = value << 1 | flag
-                larger = value + UNARY - 1
+                    told += 1
+                if told == UNARY - 1 and reach > UNARY - 1:
+                    rest, bits = whole - UNARY + 2, 0
+                    while (reach - UNARY + 2) >> (bits + 1):
+                        flag, x, span, at = _decided(
+                            rest >> (bits + 1) > 0, a, b, c, d, PREFIX + min(bits, 7 if signed else 15),
+                            mixing and not signed, False,
+                            chances, weights, decoding, x, span, at, words,
+                        )  # fmt: skip
+                        if not flag:
+                            break
+                        bits += 1
+                    value = 1
+                    for i in range(bits - 1, -1, -1):
+                        flag, x, span, at = _coded(rest >> i & 1 > 0, 32768, decoding, x, span, at, words)
+                        value = value << 1 | flag
+                    told = value + UNARY - 2
+                larger = told
+                for i in range(step - 1, -1, -1):
+                    half = (magnitude - 1) >> i & 1 > 0
+                    if i == step - 1:
+                        half, x, span, at = _decided(
+                            half, a, a, a, a, HALVES + min(told, 7), False, False, chances, weights,
+                            decoding, x, span, at, words,
+                        )  # fmt: skip
+                    else:
+                        half, x, span, at = _coded(half, 32768, decoding, x, span, at, words)
+                    larger = larger << 1 | half
+                larger += 1
                 if larger > most:
                     return TOO_LARGE
             if decoding:
-                symbols[done] = zero - larger if negative else zero + larger
+                symbols[np.uint64(done)] = zero - larger if negative else zero + larger
             done += 1
-            magnitude = min(larger, 15) << UNIT
-        row[pad + column] = magnitude
-        s = times[channel]
-        of_input[channel] += ((magnitude - of_input[channel]) * RATE[s]) >> 16
-        times[channel] = min(s + 1, 200)
-        of_filter += ((magnitude - of_filter) * RATE[times_filter]) >> 16
+            level = min(larger, 15)
+            magnitude = level << UNIT
+            level = -level if negative else level
+        row[np.uint64(here)] = magnitude
+        levels[np.uint64(here)] = level
+        s = times[np.uint64(channel)]
+        of_input[np.uint64(channel)] += ((magnitude - of_input[np.uint64(channel)]) * RATE[np.uint64(s)]) >> 16
+        times[np.uint64(channel)] = min(s + 1, 200)
+        of_filter += ((magnitude - of_filter) * RATE[np.uint64(times_filter)]) >> 16
         times_filter = min(times_filter + 1, 1023)
         recent += (magnitude - recent) >> 5
         mean += (magnitude - mean) >> 8
         place += 1
         column += 1
         spot += 1
+        across += 1
+        if across == width:
+            across = 0
         if column & 15 == 0:
             inverse = (1 << 24) // (mean + 82)
         if spot == spots:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nqbench_coders.kernels import kernel
+from nqbench_coders.kernels import inlined, kernel
 
 LOOKUP = 12
 """Bits of the decoder's first look-up; 2^12 entries of four symbols are 64 kB."""
@@ -87,7 +87,7 @@ def build_lookup(
         info[prefix] = found << 5 | bits
 
 
-@kernel
+@inlined
 def _window(words: np.ndarray, bit: np.uint64) -> np.uint64:
     """64 bits from ``bit`` on, the first highest."""
     at = bit >> U6
@@ -95,17 +95,16 @@ def _window(words: np.ndarray, bit: np.uint64) -> np.uint64:
     return (words[at] << shift) | ((words[at + U1] >> U1) >> (U63 - shift))
 
 
-@kernel
+@inlined
 def _copy(table: np.ndarray, prefix: np.uint64, at: np.uint64, out: np.ndarray) -> None:
-    """The four symbols of a prefix, whether it has four or not: what follows is written later."""
+    """The four symbols of a prefix, whether it has four or not: what follows is written later. All are read before one
+    is written, since they might be the same memory for all a compiler knows: so they move as one."""
     place = prefix << U2
-    out[at] = table[place]
-    out[at + U1] = table[place + U1]
-    out[at + U2] = table[place + U2]
-    out[at + U3] = table[place + U3]
+    first, second, third, fourth = table[place], table[place + U1], table[place + U2], table[place + U3]
+    out[at], out[at + U1], out[at + U2], out[at + U3] = first, second, third, fourth
 
 
-@kernel
+@inlined
 def _again(
     prefix: np.uint64, bit: np.uint64, place: np.uint64, table: np.ndarray, info: np.ndarray, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64]:

@@ -1,4 +1,4 @@
-"""The inner loops of ``nqbench_coders.lzw``."""
+"""The inner loops of ``nqbench_coders.lzw``, but for an encoder's full dictionary: that is ``lzw_full``'s."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bits_for(size: int) -> int:
 
 
 @inlined
-def _put(
+def put(
     code: np.uint64, width: np.uint64, acc: np.uint64, held: np.uint64, at: np.uint64, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64, np.uint64]:
     acc |= code << held
@@ -46,12 +46,17 @@ def encode_lzw(
     roots: int,
     limit: int,
     clears: bool,
+    stops: bool,
     firsts: np.ndarray,
     slots: np.ndarray,
+    state: np.ndarray,
     out: np.ndarray,
-) -> np.uint64:
-    """symbols: (n,) int32, n >= 1; root_of: int32, a symbol's root in [0, roots); out: uint64 words. Returns the
-    number of bits. clears: the code ``roots`` empties the dictionary, which happens when it is full, and when the last
+) -> int:
+    """symbols: (n,) int32, n >= 1; root_of: int32, a symbol's root in [0, roots); out: uint64 words. Returns how many
+    symbols are read: all, or, where it stops once the dictionary is full, so many. state: (5,) uint64, filled with the
+    bits not yet in ``out``, their number, the number of whole words, the code of the phrase begun, a code's width.
+
+    clears: the code ``roots`` empties the dictionary, which happens when it is full, and when the last
     ``WINDOW`` symbols took an eighth more bits each than those of the best window since it was emptied.
 
     The first phrase made from another by one more symbol is mostly the one met again, so it stands with that other one:
@@ -83,7 +88,7 @@ def encode_lzw(
         if entry != U0:
             prefix = entry & CODE
             continue
-        acc, held, at = _put(prefix, width, acc, held, at, out)
+        acc, held, at = put(prefix, width, acc, held, at, out)
         if size < most:
             if first == U0 and symbol < np.uint64(4096):
                 firsts[prefix] = np.uint32(symbol << CODE_BITS | size)
@@ -92,6 +97,9 @@ def encode_lzw(
             size += U1
             if size > U1 << width:
                 width += U1
+            if stops and size == most:
+                state[0], state[1], state[2], state[3], state[4] = acc, held, at, symbol, width
+                return i + 1
         full = clears and size == most and most > bottom
         if full or i >= window_end:
             bits = np.int64(at * np.uint64(64) + held)
@@ -100,7 +108,7 @@ def encode_lzw(
             if pays and (best_symbols == 0 or spent * best_symbols < best_bits * read):
                 best_bits, best_symbols = spent, read
             if full or not pays:
-                acc, held, at = _put(np.uint64(roots), width, acc, held, at, out)
+                acc, held, at = put(np.uint64(roots), width, acc, held, at, out)
                 firsts[:] = np.uint32(0)
                 slots[:] = U0
                 size = bottom
@@ -109,13 +117,15 @@ def encode_lzw(
             window_start, window_end = i, i + WINDOW
             bits_before = np.int64(at * np.uint64(64) + held)
         prefix = symbol
-    acc |= prefix << held
-    held += width
+    state[0], state[1], state[2], state[3], state[4] = acc, held, at, prefix, width
+    return symbols.size
+
+
+@kernel
+def last_code(state: np.ndarray, out: np.ndarray) -> np.uint64:
+    """Writes the code of the phrase begun and what is not yet in ``out``; returns the number of bits."""
+    acc, held, at = put(state[3], state[4], state[0], state[1], state[2], out)
     out[at] = acc
-    if held >= np.uint64(64):
-        at += U1
-        held -= np.uint64(64)
-        out[at] = prefix >> (width - held)
     return at * np.uint64(64) + held
 
 

@@ -1,15 +1,17 @@
 """The inner loops of ``nqbench_coders.rans``.
 
-Eight states by turns hide the latency of the division (encoder) and of the look-ups (decoder); they are written out,
-because in an array they would live in memory. All that is indexed or added is uint64: a signed index would be tested
-for counting from the end, and signed with unsigned gives floats.
+Eight states by turns hide the latency of the products (encoder) and of the look-ups (decoder); they are written out,
+because in an array they would live in memory. The encoder of eight multiplies by reciprocals instead of dividing
+(Granlund and Montgomery 1994, Division by invariant integers using multiplication). A word is read or written whether
+it is wanted or not: where it is depends on the states, which no processor predicts. All that is indexed or added is
+uint64: a signed index would be tested for counting from the end, and signed with unsigned gives floats.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nqbench_coders.kernels import kernel
+from nqbench_coders.kernels import high_product, inlined, kernel
 
 LOW = np.uint64(1 << 31)
 """A state that has written a word lies in [2^31, 2^63)."""
@@ -18,7 +20,49 @@ WORD = np.uint64(32)
 ONE = np.uint64(1)
 
 
-@kernel
+MULTIPLIED = 1 << 14
+"""Symbols up to which the encoder has reciprocals, 32 bytes each."""
+
+
+def reciprocals(frequencies: np.ndarray, precision: int) -> np.ndarray:
+    """frequencies: (m,) int64, of the sum 2^precision -> (4 m,) uint64, for each F: the least state that must write a
+    word first; R; C, the sum of the frequencies before it; s | (2^precision - F) << 8.
+
+    R = ceil(2^(63 + k) / F), k = ceil(log2 F), s = k - 1: then x R >> 64 + s is x // F for each x < 2^63. For F = 1,
+    R = 2^64 - 1 gives x - 1 for x > 0, which C makes good.
+    """
+    f = frequencies.astype(np.uint64)
+    one, word = np.uint64(1), np.uint64(32)
+    k = np.frexp(frequencies - 1)[1].astype(np.uint64)  # bits of F - 1
+    # a division of 2^(63 + k) in two steps: F is under 2^29, so each fits
+    upper, rest = np.divmod(one << (k + np.uint64(31)), f)
+    table = np.empty((frequencies.size, 4), dtype=np.uint64)
+    table[:, 0] = f << np.uint64(63 - precision)
+    table[:, 1] = (upper << word) + ((rest << word) + f - one) // f
+    table[:, 2] = np.cumsum(f) - f
+    table[:, 3] = (np.maximum(k, one) - one) | (np.uint64(1 << precision) - f) << np.uint64(8)
+    single = frequencies == 1
+    table[single, 1] = np.uint64((1 << 64) - 1)
+    table[single, 2] += np.uint64((1 << precision) - 1)
+    return table.reshape(-1)
+
+
+@inlined
+def _pushed(
+    x: np.uint64, row: np.uint64, table: np.ndarray, at: np.uint64, out: np.ndarray
+) -> tuple[np.uint64, np.uint64]:
+    """One symbol onto a state, by its row of ``reciprocals``. ``at``: the place after the next word."""
+    row <<= np.uint64(2)
+    out[at - ONE] = np.uint32(x & FREQUENCY)
+    full = x >= table[row]
+    at -= np.uint64(full)
+    x = x >> WORD if full else x
+    last = table[row + np.uint64(3)]
+    q = high_product(x, table[row + ONE]) >> (last & np.uint64(63))
+    return x + table[row + np.uint64(2)] + q * (last >> np.uint64(8)), at
+
+
+@inlined
 def _push(
     x: np.uint64, entry: np.uint64, precision: np.uint64, at: np.uint64, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64]:
@@ -38,34 +82,44 @@ def encode_rans(
 ) -> np.uint64:
     """Last symbol first, words from the end of ``out`` (uint32) to its front; returns the place of the first.
 
-    entries: uint64 by symbol; states: (1,) or (8,) uint64, changed in place; symbol i is pushed onto state i mod N.
+    entries: uint64 by symbol; states: (N,) uint64, changed in place; symbol i is pushed onto state i mod N.
     """
     at = np.uint64(out.size)
     turns = np.uint64(states.size)
     i = np.uint64(symbols.size)
-    while i % np.uint64(8) != 0 or (turns == ONE and i > 0):
+    while i > 0:
         i -= ONE
         states[i % turns], at = _push(states[i % turns], entries[np.uint64(symbols[i])], precision, at, out)
-    if i == 0:
-        return at
+    return at
+
+
+@kernel
+def encode_rans_of_eight(symbols: np.ndarray, table: np.ndarray, states: np.ndarray, out: np.ndarray) -> np.uint64:
+    """The same for N = 8 and ``reciprocals`` by symbol."""
+    at = np.uint64(out.size)
+    i = np.uint64(symbols.size)
+    while i % np.uint64(8) != 0:
+        i -= ONE
+        turn = i % np.uint64(8)
+        states[turn], at = _pushed(states[turn], np.uint64(symbols[i]), table, at, out)
     a, b, c, d = states[0], states[1], states[2], states[3]
     e, f, g, h = states[4], states[5], states[6], states[7]
     while i > 0:
         i -= np.uint64(8)
-        h, at = _push(h, entries[np.uint64(symbols[i + np.uint64(7)])], precision, at, out)
-        g, at = _push(g, entries[np.uint64(symbols[i + np.uint64(6)])], precision, at, out)
-        f, at = _push(f, entries[np.uint64(symbols[i + np.uint64(5)])], precision, at, out)
-        e, at = _push(e, entries[np.uint64(symbols[i + np.uint64(4)])], precision, at, out)
-        d, at = _push(d, entries[np.uint64(symbols[i + np.uint64(3)])], precision, at, out)
-        c, at = _push(c, entries[np.uint64(symbols[i + np.uint64(2)])], precision, at, out)
-        b, at = _push(b, entries[np.uint64(symbols[i + np.uint64(1)])], precision, at, out)
-        a, at = _push(a, entries[np.uint64(symbols[i])], precision, at, out)
+        h, at = _pushed(h, np.uint64(symbols[i + np.uint64(7)]), table, at, out)
+        g, at = _pushed(g, np.uint64(symbols[i + np.uint64(6)]), table, at, out)
+        f, at = _pushed(f, np.uint64(symbols[i + np.uint64(5)]), table, at, out)
+        e, at = _pushed(e, np.uint64(symbols[i + np.uint64(4)]), table, at, out)
+        d, at = _pushed(d, np.uint64(symbols[i + np.uint64(3)]), table, at, out)
+        c, at = _pushed(c, np.uint64(symbols[i + np.uint64(2)]), table, at, out)
+        b, at = _pushed(b, np.uint64(symbols[i + np.uint64(1)]), table, at, out)
+        a, at = _pushed(a, np.uint64(symbols[i]), table, at, out)
     states[0], states[1], states[2], states[3] = a, b, c, d
     states[4], states[5], states[6], states[7] = e, f, g, h
     return at
 
 
-@kernel
+@inlined
 def _pop(
     x: np.uint64,
     entries: np.ndarray,
@@ -79,9 +133,10 @@ def _pop(
     slot = x & mask
     rank = np.uint64(ranks[slot])
     entry = entries[rank]
+    word = np.uint64(words[at])
     x = (entry & FREQUENCY) * (x >> precision) + slot - (entry >> WORD)
     low = x < LOW
-    x = (x << WORD) | np.uint64(words[at]) if low else x
+    x = (x << WORD) | word if low else x
     return rank, x, at + np.uint64(low)
 
 

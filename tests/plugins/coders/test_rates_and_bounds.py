@@ -165,11 +165,21 @@ def lzw_rows(period: int) -> list[list[int]]:
 
 def little_endian(codes: list[tuple[int, int]]) -> bytes:
     """(code, width) pairs, each from its lowest bit up."""
-    number, place = 0, 0
-    for code, width in codes:
-        number |= code << place
-        place += width
-    return number.to_bytes((place + 7) // 8, "little")
+    bits = "".join(f"{code:0{width}b}"[::-1] for code, width in codes)
+    return int(bits[::-1], 2).to_bytes((len(bits) + 7) // 8, "little")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.001, 0.3])
+@pytest.mark.parametrize(("period", "alphabet"), [(1, 7), (3, 7), (700, 7), (700, 250)])
+def test_lzw_writes_them_also_when_long_full(period: int, alphabet: int, noise: float) -> None:
+    """Long enough to be read from four places at once: where phrases soon begin together (noise), where they never do
+    (a single symbol again and again), and where the dictionary's rows are too long to be laid out (250 symbols)."""
+    rng = np.random.default_rng(period)
+    row = np.resize(rng.integers(0, alphabet, period), 50_000)
+    row = np.where(rng.random(row.size) < noise, rng.integers(0, alphabet, row.size), row)
+    row[:alphabet] = np.arange(alphabet)
+    encoded = Lzw(dictionary_bits=9).encode(Stream.of(row, alphabet))
+    assert encoded.payload == little_endian(reference_lzw(row.tolist(), alphabet, 512, reset=False))
 
 
 @pytest.mark.parametrize("period", [1, 2, 3, 50])

@@ -1,0 +1,152 @@
+"""``lzw``'s encoder once its dictionary is full and stays as it is.
+
+The dictionary is a tree, and reading a phrase is walking down it, each step waiting for the one before. While
+it grows it is in a hash table. Full, it is laid out anew, so that a step is one look-up
+without a search (a trie by rows, after Aoe 1989, An efficient digital search algorithm by using a double-array
+structure), and several parts of the stream are read side by side, each from a place where a phrase may not begin.
+Phrases soon begin at the same places wherever one has started, and from there on a part's phrases are the stream's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nqbench_coders.kernels import inlined, kernel
+from nqbench_coders.kernels.lzw import CODE, CODE_BITS, U0, U1, U2, U3, U4, put
+
+LANE = 1 << 12
+"""Symbols that each of the four readers of a full dictionary reads on its own."""
+SLOT_BITS = 22
+"""Of a place in a laid out dictionary. A phrase's step is its code + 1 << 22 | the place of the row of what continues
+it; an entry is, above a step (43 bits), code + 1 of the phrase that it continues, so that 0 continues none."""
+PLACE, WORD = np.uint64((1 << SLOT_BITS) - 1), np.uint64(32)
+STEP, TO_CODE, TO_OWNER = np.uint64((1 << 43) - 1), np.uint64(SLOT_BITS), np.uint64(43)
+
+
+@kernel
+def rows_of(limit: int, roots: int, firsts: np.ndarray, slots: np.ndarray, steps: np.ndarray) -> int:
+    """Fills steps (limit,) uint64 of the phrases of a full dictionary; returns how many places their rows take.
+
+    A phrase's row is as long as the symbols that continue it lie apart; rows follow each other without overlapping,
+    behind as many places as there are roots, so that no symbol leads to a place before the first.
+    """
+    low, high = np.full(limit, 0xFFFFFFFF, dtype=np.uint32), np.zeros(limit, dtype=np.uint32)
+    for phrase in range(limit):
+        if firsts[phrase] != 0:
+            symbol = firsts[phrase] >> np.uint32(20)
+            low[phrase], high[phrase] = min(low[phrase], symbol), max(high[phrase], symbol)
+    for entry in slots:
+        if entry != U0:
+            phrase = np.int64(entry >> np.uint64(44))
+            symbol = np.uint32((entry >> CODE_BITS) & np.uint64(0xFFFFFF))
+            low[phrase], high[phrase] = min(low[phrase], symbol), max(high[phrase], symbol)
+    place = np.int64(roots)
+    for phrase in range(limit):
+        steps[phrase] = np.uint64(phrase + 1) << TO_CODE
+        if low[phrase] <= high[phrase]:
+            # beyond the place's bits it is of no use, and the caller sees so from what is returned
+            steps[phrase] |= np.uint64(place - low[phrase]) & PLACE
+            place += np.int64(high[phrase]) - low[phrase] + 1
+    return place + roots
+
+
+@kernel
+def lay_out(firsts: np.ndarray, slots: np.ndarray, steps: np.ndarray, entries: np.ndarray) -> None:
+    """Fills entries, uint64, zeros, as many as ``rows_of`` said."""
+    for phrase in range(steps.size):
+        first = np.uint64(firsts[phrase])
+        if first != U0:
+            place = (steps[phrase] & PLACE) + (first >> CODE_BITS)
+            entries[place] = np.uint64(phrase + 1) << TO_OWNER | steps[first & CODE]
+    for entry in slots:
+        if entry != U0:
+            phrase = entry >> np.uint64(44)
+            place = (steps[phrase] & PLACE) + ((entry >> CODE_BITS) & np.uint64(0xFFFFFF))
+            entries[place] = (phrase + U1) << TO_OWNER | steps[entry & CODE]
+
+
+@inlined
+def _walk(
+    symbol: np.uint64,
+    step: np.uint64,
+    place: np.uint64,
+    at: np.uint64,
+    entries: np.ndarray,
+    steps: np.ndarray,
+    found: np.ndarray,
+) -> tuple[np.uint64, int]:
+    """One symbol further. Where the phrase ends before it, found[at] becomes code + 1 << 32 | place; it is written
+    anyway, and what depends on the symbol are two values, not a branch."""
+    entry, root = entries[(step & PLACE) + symbol], steps[symbol]
+    code = step >> TO_CODE
+    found[at] = code << WORD | place
+    longer = entry >> TO_OWNER == code
+    return (entry & STEP) if longer else root, at + np.uint64(not longer)
+
+
+@kernel
+def encode_full(
+    symbols: np.ndarray,
+    root_of: np.ndarray,
+    start: int,
+    entries: np.ndarray,
+    steps: np.ndarray,
+    found: np.ndarray,
+    state: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Goes on from ``start`` with a dictionary that stays as it is. found: (4 LANE,) uint64, for the work."""
+    acc, held, at, wide = state[0], state[1], state[2], state[4]
+    step = steps[state[3]]
+    lane, place = np.uint64(LANE), np.uint64(start)
+    counts, last = np.zeros(4, dtype=np.uint64), np.zeros(4, dtype=np.uint64)
+    low = np.uint64(0xFFFFFFFF)
+    while place + U4 * lane <= np.uint64(symbols.size):
+        p, q, r, s = place, place + lane, place + U2 * lane, place + U3 * lane
+        a, i = _walk(np.uint64(root_of[np.uint64(symbols[p])]), step, U0, U0, entries, steps, found)
+        b, c = steps[np.uint64(root_of[np.uint64(symbols[q])])], steps[np.uint64(root_of[np.uint64(symbols[r])])]
+        d = steps[np.uint64(root_of[np.uint64(symbols[s])])]
+        j, k, m = lane, U2 * lane, U3 * lane
+        for n in range(U1, lane):
+            a, i = _walk(np.uint64(root_of[np.uint64(symbols[p + n])]), a, n, i, entries, steps, found)
+            b, j = _walk(np.uint64(root_of[np.uint64(symbols[q + n])]), b, n, j, entries, steps, found)
+            c, k = _walk(np.uint64(root_of[np.uint64(symbols[r + n])]), c, n, k, entries, steps, found)
+            d, m = _walk(np.uint64(root_of[np.uint64(symbols[s + n])]), d, n, m, entries, steps, found)
+        counts[0], counts[1], counts[2], counts[3] = i, j - lane, k - U2 * lane, m - U3 * lane
+        last[0], last[1], last[2], last[3] = a, b, c, d
+        for one in range(4):
+            begin, count, known = np.uint64(one) * lane, counts[one], U0
+            if one == 0:
+                step = a
+            else:
+                # go on where the lane before has ended, until a phrase begins where one of this lane does
+                known, n = count + U1, U0
+                own, seen = U0, U0  # the own-th phrase of this lane begins at seen
+                while n < lane:
+                    symbol = np.uint64(root_of[np.uint64(symbols[place + begin + n])])
+                    entry = entries[(step & PLACE) + symbol]
+                    if entry >> TO_OWNER == step >> TO_CODE:
+                        step = entry & STEP
+                    else:
+                        acc, held, at = put((step >> TO_CODE) - U1, wide, acc, held, at, out)
+                        step = steps[symbol]
+                        while seen < n and own < count:
+                            seen = found[begin + own] & low
+                            own += U1
+                        if seen == n:
+                            known, step = own, last[one]
+                            break
+                    n += U1
+            while known < count:
+                acc, held, at = put((found[begin + known] >> WORD) - U1, wide, acc, held, at, out)
+                known += U1
+        place += U4 * lane
+    for n in range(place, np.uint64(symbols.size)):
+        symbol = np.uint64(root_of[np.uint64(symbols[n])])
+        entry = entries[(step & PLACE) + symbol]
+        if entry >> TO_OWNER == step >> TO_CODE:
+            step = entry & STEP
+        else:
+            acc, held, at = put((step >> TO_CODE) - U1, wide, acc, held, at, out)
+            step = steps[symbol]
+    state[0], state[1], state[2], state[3] = acc, held, at, (step >> TO_CODE) - U1
