@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -66,7 +67,7 @@ class Stream:
         array = np.asarray(symbols, dtype=np.int32).reshape(-1)
         return Stream(array, StreamSpec(array.size, alphabet, **spec))  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def counts(self) -> np.ndarray:
         """(alphabet,) int64: how often each symbol occurs."""
         return np.bincount(self.symbols, minlength=self.spec.alphabet)

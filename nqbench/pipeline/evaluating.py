@@ -116,9 +116,7 @@ class Evaluating:
     def _once(
         self, context: Context, cache: Cache, stage: str, shown: str, key: str, make: Callable[[Path | None], Json]
     ) -> Json:
-        result, hit = cache.once(
-            stage, key, load=lambda entry: entry.meta, make=make, save=lambda result, folder: None, meta=lambda r: r
-        )
+        result, hit = cache.once(stage, key, load=lambda entry: entry.meta, make=make, meta=lambda r: r)
         if hit:
             context.watch.hit(shown)
         return result
