@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -35,7 +36,8 @@ class StreamSpec:
     count: number of symbols; checked by the container against the file's own sizes and the caller's size limit, so a
     decoder may allocate ``4 * count`` bytes, and no more than a small multiple of that. alphabet: symbols lie in
     [0, alphabet), 1 <= alphabet <= 2^24. ordered: larger symbols stand for larger values. dimension: weights a symbol.
-    tensors: the parts in order; may be empty (a stream of no tensor, such as positions).
+    tensors: the parts in order. Of a stream of positions: the pruned tensors' shapes in order, each part empty
+    (start = stop = 0), since which symbols are whose only the positions know. May be empty (a stream of no tensor).
     """
 
     count: int
@@ -66,7 +68,7 @@ class Stream:
         array = np.asarray(symbols, dtype=np.int32).reshape(-1)
         return Stream(array, StreamSpec(array.size, alphabet, **spec))  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def counts(self) -> np.ndarray:
         """(alphabet,) int64: how often each symbol occurs."""
         return np.bincount(self.symbols, minlength=self.spec.alphabet)

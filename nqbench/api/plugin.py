@@ -7,7 +7,11 @@ look the class up themselves, so an instance never carries tensors or open files
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import textwrap
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -24,9 +28,8 @@ class Plugin(BaseModel):
     A class without ``name`` is abstract and is never registered.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
-    )
+    # not use_attribute_docstrings: reading every class's source takes most of the time that importing plugins takes
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     kind: ClassVar[str] = ""
     name: ClassVar[str] = ""
@@ -41,6 +44,23 @@ class Plugin(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Class keywords are read above; pydantic passes them here as well."""
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """What each parameter means: its ``Field``'s description, else the docstring below it; empty if it has none."""
+        found: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            found |= _docstrings(base)
+        return {name: info.description or found.get(name, "") for name, info in cls.model_fields.items()}
+
+    @classmethod
+    def documented_schema(cls) -> dict[str, Any]:
+        """The parameters' JSON schema, with what they mean."""
+        schema = cls.model_json_schema()
+        for name, meaning in cls.meanings().items():
+            if meaning and name in schema.get("properties", {}):
+                schema["properties"][name].setdefault("description", meaning)
+        return schema
 
     def uses_seed(self) -> bool:
         """Whether the result depends on the trial's seed. Only then do repeats over seeds become separate trials."""
@@ -58,6 +78,23 @@ class Plugin(BaseModel):
             if info.is_required() or value != info.get_default(call_default_factory=True):
                 shown.append(f"{field}={_short(value)}")
         return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+def _docstrings(cls: type) -> dict[str, str]:
+    """A class's own annotated fields with the strings below them."""
+    if cls.__module__ in ("builtins", "pydantic.main"):
+        return {}
+    try:
+        (defined,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):  # no source to read: made at a prompt, or compiled
+        return {}
+    found = {}
+    for field, below in pairwise(getattr(defined, "body", [])):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            text = below.value.value if isinstance(below.value, ast.Constant) else None
+            if isinstance(text, str):
+                found[field.target.id] = inspect.cleandoc(text)
+    return found
 
 
 def _short(value: object) -> str:

@@ -112,7 +112,9 @@ class Quantized:
         else:
             table = q.table
             assert table is not None
-            values = table[q.symbols.long()].reshape(-1)[:n]
+            # index_select is twice as fast, but its gradient on a GPU adds in any order
+            chosen = table[q.symbols.long()] if table.requires_grad else table.index_select(0, q.symbols)
+            values = chosen.reshape(-1)[:n]
             scale = q._find("scale")
         if scale is not None:
             values = values * q._per_weight(scale)

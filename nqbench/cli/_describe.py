@@ -43,10 +43,10 @@ def parameters_of(cls: type[Plugin]) -> list[Parameter]:
     """The parameters in the order of their declaration."""
     schema = cls.model_json_schema()
     definitions = schema.get("$defs", {})
-    rows = []
+    rows, meanings = [], cls.meanings()
     for name, field in schema.get("properties", {}).items():
         required = name in schema.get("required", [])
-        meaning = " ".join((cls.model_fields[name].description or "").split())
+        meaning = " ".join(meanings[name].split())
         kind, bounds = _type(field, definitions), ", ".join(_bounds(field, definitions))
         rows.append(Parameter(name, kind, field.get("default"), required, bounds, meaning))
     return rows

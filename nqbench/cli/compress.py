@@ -79,7 +79,7 @@ def command(
 
         click.get_current_context().exit(INTERRUPTED)
     best = _smallest(result.records, max_drop)
-    place(folder / FILES / file_name(best.key), target)
+    place((folder / FILES / file_name(best.key)).read_bytes(), target)
     click.echo(_told(best, target))
 
 

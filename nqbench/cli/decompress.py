@@ -33,7 +33,7 @@ def command(file: Path, output: Path | None, limit: str, force: bool) -> None:
         raise BadInput(f"{file}: a tensor is called '__metadata__', a name that safetensors keeps for itself")
     try:
         with written_whole(target) as temporary:
-            save_tensors(temporary, tensors)
+            save_tensors(tensors, temporary)
     except OSError as error:
         raise BadInput(f"{target} cannot be written: {error}") from None
     numbers = sum(tensor.numel() for tensor in tensors.values())

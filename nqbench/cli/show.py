@@ -29,7 +29,7 @@ def command(plugin: tuple[str, ...], as_json: bool) -> None:
             "kind": cls.kind, "name": cls.name, "distribution": entry.distribution, "version": entry.version,
             "class": f"{cls.__module__}.{cls.__qualname__}", "paper": cls.paper, "documentation": document(entry),
             "parameters": [asdict(parameter) for parameter in parameters], "habits": habits(cls),
-            "schema": cls.model_json_schema(),
+            "schema": cls.documented_schema(),
         }  # fmt: skip
         click.echo(json.dumps(page, indent=2))
         return

@@ -53,10 +53,11 @@ class Fields:
         return len(self.data) - self.at
 
     def take(self, size: int) -> bytes:
-        if size > self.left:
+        start, end = self.at, self.at + size
+        if end > len(self.data):
             raise self.corrupt(f"{size} bytes expected, {self.left} left")
-        self.at += size
-        return self.data[self.at - size : self.at]
+        self.at = end
+        return self.data[start:end]
 
     def uint(self, most: int = 2**63 - 1, what: str = "a number") -> int:
         """An unsigned integer of at most ``most``."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from nqbench.pipeline.decoder import Decoder
     from nqbench.pipeline.workbench import Workbench
     from nqbench.suite.trial import Trial
 
@@ -65,14 +64,11 @@ def start(settings: WorkerSettings) -> None:
     # this process is killed, never asked to clean up after itself
     tempfile.tempdir = settings.scratch
     os.environ["NUMBA_NUM_THREADS"] = str(settings.threads)
-    decoding = subprocess.Popen(
-        [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    bench = _bench(settings)
-    bench.decoder._process = decoding
+    from nqbench.pipeline.decoder import Decoder
+
+    decoder = Decoder()
+    decoder.start()
+    bench = _bench(settings, decoder)
     from nqbench.api.errors import NqbenchError
 
     with contextlib.suppress(NqbenchError):  # there is no such file: an answer means that all is imported
@@ -80,7 +76,7 @@ def start(settings: WorkerSettings) -> None:
     _worker = _Worker(bench, settings, STARTING)
 
 
-def _bench(settings: WorkerSettings) -> Workbench:
+def _bench(settings: WorkerSettings, decoder: Decoder) -> Workbench:
     import torch
 
     from nqbench.pipeline.cache import Cache
@@ -101,7 +97,7 @@ def _bench(settings: WorkerSettings) -> Workbench:
     note(STARTING)
     cache = Cache(Path(settings.cache) if settings.cache else None)
     measure = None if settings.measure is None else Measure(*settings.measure)
-    return Workbench(registry(), cache, torch.device(settings.device), measure=measure, on_stage=note)
+    return Workbench(registry(), cache, torch.device(settings.device), measure=measure, on_stage=note, decoder=decoder)
 
 
 def run_trial(trial: Trial, key: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""The content-addressed cache between stages: ``<root>/<stage>/<two digits>/<key>/`` with ``meta.json`` and files.
+"""The content-addressed cache between stages: ``<root>/<stage>/<one digit>/<key>.json`` and, where a result has more
+than JSON can say, ``<key>.data`` beside it.
 
-An entry appears whole (written beside, then renamed) or not at all, and is never changed; ``meta.json`` has the size
-and CRC-32 of every file, so that a damaged entry is noticed, dropped and made again. Its last use is the mtime of its
-``meta.json``, so that pruning drops what was not used for longest. Only successes are stored.
+An entry appears whole (its data first, its JSON by a rename) or not at all, and is never changed; the JSON has the size
+and CRC-32 of the data and of itself, so that a damaged entry is noticed, dropped and made again. Its last use is the
+mtime of its JSON, so that pruning drops what was not used for longest. Only successes are stored. Few files and few
+calls an entry: making a file costs more than most of what is written.
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
-import tempfile
 import time
 import warnings
 import zlib
@@ -34,21 +34,23 @@ RESULTS = ("prune", "sense", "knob", "quantize", "file", "evaluate", "loss", "tr
 WORK = "work"
 """Checkpoints of stages that were interrupted."""
 STAGES = (*RESULTS, WORK)
+_META = ".json"
+_DATA = ".data"
 _NEW = ".new-"
-_META = "meta.json"
 _ABANDONED = 3600.0
 """Seconds after which a half-written entry belongs to a process that died: writing one takes moments."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored result: ``meta`` (JSON) and the folder that holds its files."""
+    """A stored result: ``meta`` (JSON), and the file of the rest, where it has one."""
 
-    folder: Path
     meta: dict[str, Any]
+    path: Path
 
-    def file(self, name: str) -> Path:
-        return self.folder / name
+    @property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
 
 
 class Cache:
@@ -62,36 +64,37 @@ class Cache:
         """NQBENCH_CACHE, or the user's cache folder."""
         return Cache(cache_dir() / "stages")
 
-    def folder(self, stage: str, key: str) -> Path | None:
-        return None if self.root is None else self.root / stage / key[:2] / key
+    def _place(self, stage: str, key: str) -> str:
+        """The entry's path without its suffix."""
+        return f"{self.root}/{stage}/{key[:1]}/{key}"
 
     # -- looking up and keeping --------------------------------------------------------------------------------------
     def get(self, stage: str, key: str) -> Entry | None:
         """The entry, its last use noted; None where there is none, or a damaged one (which is dropped)."""
-        folder = self.folder(stage, key)
-        if folder is None:
+        if self.root is None:
             return None
-        meta = folder / _META
+        place = self._place(stage, key)
         try:
-            stored = json.loads(meta.read_bytes())
-            for name, told in stored["files"].items():
-                if _checksum(folder / name) != tuple(told):
-                    raise ValueError(f"{name} is not what was written")
-            entry = Entry(folder, dict(stored["result"]))
-            os.utime(meta)
-        except FileNotFoundError:
-            if folder.is_dir():  # a file of it is gone
-                self.drop(stage, key)
+            with open(place + _META, "rb") as file:
+                text = file.read()
+        except OSError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        try:
+            crc, _, stored = text.partition(b"\n")
+            if int(crc, 16) != zlib.crc32(stored):
+                raise ValueError("not what was written")
+            told = json.loads(stored)
+            if told["data"] is not None and _checksum(place + _DATA) != tuple(told["data"]):
+                raise ValueError("not what was written")
+            os.utime(place + _META)
+        except (OSError, ValueError):
             self.drop(stage, key)
             return None
-        return entry
+        return Entry(told["result"], Path(place + _DATA))
 
     def drop(self, stage: str, key: str) -> None:
-        folder = self.folder(stage, key)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if self.root is not None:
+            _remove(self._place(stage, key))
 
     def recall(self, stage: str, key: str, load: Callable[[Entry], T]) -> T | None:
         """``load`` of the entry; None where there is none that can be loaded."""
@@ -104,37 +107,35 @@ class Cache:
             self.drop(stage, key)
             return None
 
-    @contextlib.contextmanager
-    def put(self, stage: str, key: str, meta: Mapping[str, Any]) -> Iterator[Path]:
-        """Write files into the folder given; the entry appears when the block ends without an exception.
+    def put(self, stage: str, key: str, meta: Mapping[str, Any], save: Callable[[Path], object] | None = None) -> None:
+        """Keep a result. save: writes what JSON cannot say into the file it is given.
 
         An OSError (a full disk, a folder that cannot be written) costs the entry, not the result: it is a warning.
-        Without a cache the folder is a temporary one and vanishes.
         """
-        target = self.folder(stage, key)
-        if target is None:
-            with tempfile.TemporaryDirectory(prefix="nqbench-") as temporary:
-                yield Path(temporary)
+        if self.root is None:
             return
-        made = None
+        place = self._place(stage, key)
+        if os.path.exists(place + _META):  # another worker was faster: its entry is as good as this one
+            return
+        folder, name = os.path.split(place)
+        new = f"{folder}/{_NEW}{os.getpid()}-{name}"
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made = target.parent / f"{_NEW}{os.getpid()}-{secrets.token_hex(4)}"
-            made.mkdir()
-            yield made
-            files = {path.name: _checksum(path) for path in made.iterdir()}
-            (made / _META).write_text(json.dumps({"result": dict(meta), "files": files}))
-            # where another worker was faster, its entry is as good as this one
-            with contextlib.suppress(FileExistsError, NotADirectoryError):
-                _rename(made, target)
-        except OSError as error:
-            warnings.warn(f"{target.parent}: a result is not cached: {error}", stacklevel=3)
-            if made is None:  # the block has not run yet, and must
-                with tempfile.TemporaryDirectory(prefix="nqbench-") as temporary:
-                    yield Path(temporary)
-        finally:
-            if made is not None:
-                shutil.rmtree(made, ignore_errors=True)
+            _make(folder)
+            data = None
+            if save is not None:
+                save(Path(new))
+                data = _checksum(new)
+                os.replace(new, place + _DATA)
+            stored = json.dumps({"result": dict(meta), "data": data}).encode()
+            with open(new, "wb") as file:
+                file.write(b"%08x\n" % zlib.crc32(stored) + stored)
+            os.replace(new, place + _META)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            if not isinstance(error, OSError):
+                raise
+            warnings.warn(f"{folder}: a result is not cached: {error}", stacklevel=3)
 
     def once(
         self,
@@ -143,7 +144,7 @@ class Cache:
         *,
         load: Callable[[Entry], T],
         make: Callable[[Path | None], T],
-        save: Callable[[T, Path], None],
+        save: Callable[[T, Path], object] | None = None,
         meta: Callable[[T], Mapping[str, Any]],
         checkpoints: bool = False,
         first: Callable[[], object] = lambda: None,
@@ -168,8 +169,7 @@ class Cache:
             if workdir is not None:
                 workdir.mkdir(parents=True, exist_ok=True)
             value = make(workdir)
-            with self.put(stage, key, meta(value)) as folder:
-                save(value, folder)
+            self.put(stage, key, meta(value), None if save is None else lambda path: save(value, path))
             if workdir is not None:
                 shutil.rmtree(workdir, ignore_errors=True)
         return value, False
@@ -180,7 +180,7 @@ class Cache:
         ``wait`` is not set. Released when its process dies; its file goes with it."""
         assert self.root is not None
         path = self.root / "locks" / f"{stage}-{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         held = _acquire(path, wait=wait)
         if held is None:
             yield False
@@ -193,20 +193,19 @@ class Cache:
 
     # -- upkeep --------------------------------------------------------------------------------------------------
     def entries(self) -> Iterator[tuple[str, Path, int, float]]:
-        """(stage, folder, bytes, last use) of every entry."""
+        """(stage, path, bytes, last use) of every entry. path: its JSON, or a folder of checkpoints."""
         if self.root is None or not self.root.is_dir():
             return
-        for stage in STAGES:
-            for folder in (self.root / stage).glob("*" if stage == WORK else "??/*"):
-                if folder.name.startswith(_NEW):
-                    continue
-                try:
-                    stats = [path.stat() for path in (folder, *folder.rglob("*"))]
-                    meta = folder / _META
-                    used = meta.stat().st_mtime if stage != WORK else max(s.st_mtime for s in stats)
-                except OSError:  # another process is dropping it
-                    continue
-                yield stage, folder, sum(s.st_size for s in stats[1:]), used
+        for stage in RESULTS:
+            for folder in (self.root / stage).glob("?"):
+                for place, size, used in _kept(folder):
+                    yield stage, Path(place + _META), size, used
+        for work in (self.root / WORK).glob("*"):
+            try:
+                stats = [path.stat() for path in (work, *work.rglob("*"))]
+            except OSError:  # another process is dropping it
+                continue
+            yield WORK, work, sum(s.st_size for s in stats[1:]), max(s.st_mtime for s in stats)
 
     def info(self) -> dict[str, tuple[int, int]]:
         """stage -> (entries, bytes), for stages that have any."""
@@ -233,37 +232,63 @@ class Cache:
     def _drop(self, entries: list[tuple[str, Path, int, float]]) -> tuple[int, int]:
         self._drop_abandoned()
         dropped, size = 0, 0
-        for stage, folder, bytes_, _ in entries:
+        for stage, path, bytes_, _ in entries:
             if stage == WORK:
-                of, _, key = folder.name.partition("-")
+                of, _, key = path.name.partition("-")
                 with self.lock(of, key, wait=False) as free:
                     if not free:  # a training is at it
                         continue
-                    shutil.rmtree(folder, ignore_errors=True)
+                    shutil.rmtree(path, ignore_errors=True)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(str(path).removesuffix(_META))
             dropped, size = dropped + 1, size + bytes_
         return dropped, size
 
     def _drop_abandoned(self) -> None:
-        """What processes that were killed left half written."""
+        """What processes that were killed left half written, and what an earlier version of this cache kept."""
         if self.root is None:
             return
         for stage in RESULTS:
-            for folder in (self.root / stage).glob(f"??/{_NEW}*"):
-                with contextlib.suppress(OSError):
-                    if time.time() - folder.stat().st_mtime > _ABANDONED:
-                        shutil.rmtree(folder, ignore_errors=True)
+            for folder in (self.root / stage).glob("*"):
+                whole = {place for place, _, _ in _kept(folder)} if len(folder.name) == 1 else set()
+                for path in folder.iterdir():
+                    if path.name.startswith(_NEW) or str(path).removesuffix(_DATA).removesuffix(_META) not in whole:
+                        _drop_old(path)
 
 
-def _rename(made: Path, target: Path) -> None:
-    """Rename a folder; a target that is there already is a FileExistsError on every system."""
+def _make(folder: str | Path) -> None:
+    if not os.path.isdir(folder):  # a quarter of the time of asking for what is there
+        os.makedirs(folder, exist_ok=True)
+
+
+def _kept(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """(path without its suffix, bytes, last use) of every whole entry in a folder."""
     try:
-        os.rename(made, target)
-    except OSError:
-        if target.is_dir():
-            raise FileExistsError(str(target)) from None
-        raise
+        found = {file.name: file.stat() for file in os.scandir(folder)}
+    except OSError:  # another process is dropping it
+        return
+    for name, stat in found.items():
+        if name.endswith(_META) and not name.startswith(_NEW):
+            place = name.removesuffix(_META)
+            data = found.get(place + _DATA)
+            yield f"{folder}/{place}", stat.st_size + (data.st_size if data else 0), stat.st_mtime
+
+
+def _remove(place: str) -> None:
+    """An entry's JSON first: without it there is no entry."""
+    for suffix in (_META, _DATA):
+        with contextlib.suppress(OSError):
+            os.unlink(place + suffix)
+
+
+def _drop_old(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime <= _ABANDONED:
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _acquire(path: Path, *, wait: bool) -> int | None:
@@ -285,10 +310,10 @@ def _acquire(path: Path, *, wait: bool) -> int | None:
         os.close(descriptor)
 
 
-def _checksum(path: Path) -> tuple[int, int]:
+def _checksum(path: str) -> tuple[int, int]:
     """(bytes, CRC-32) of a file."""
     size = crc = 0
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:
         while block := file.read(1 << 20):
             size += len(block)
             crc = zlib.crc32(block, crc)

@@ -1,9 +1,12 @@
-"""The decoder process: it never held a source, gets a path, and writes what it decoded to another path.
+"""The decoder process: it never held a source, gets a path, and writes what it decoded to a file of the other end's.
 
-``python -m nqbench.pipeline.decoder`` reads requests, a line of JSON each: ``{"path", "out", "limit", "repeats"}``, and
-answers a line each: ``{"samples", "tensors"}`` or ``{"error", "kind"}``. ``tensors`` lists the state in its order as
-[name, key]: what lies under that key in the safetensors file at ``out``; names that share a tensor share a key.
-``Decoder`` is the other end. The process is kept alive between trials and dies with its parent.
+``python -m nqbench.pipeline.decoder PARENT DESCRIPTOR`` reads requests, a line of JSON each: ``{"path", "limit",
+"repeats"}``, and answers a line each: ``{"samples", "tensors", "stored"}`` or ``{"error", "kind"}``. ``tensors`` lists
+the state in its order as [name, number]; ``stored`` has for each number [dtype, shape, offset]: where its bytes,
+row-major, lie in the nameless file that both ends hold open. Names that share a tensor share a number. ``Decoder`` is
+the other end. The process is kept alive between trials and dies with its parent.
+
+Nothing heavy is imported with this module, so that who needs the process later can start it before all else.
 """
 
 from __future__ import annotations
@@ -11,21 +14,26 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nqbench.api.errors import BadInput, CorruptFile, NotRegistered, NqbenchError
-from nqbench.container import LIMIT
-from nqbench.pipeline.artifacts import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LINE = 64
+"""Tensors begin at multiples of this many bytes."""
+_KEPT = 1 << 26
+"""The shared file keeps so many bytes between two decodings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +48,22 @@ class DecodedFile:
 class Decoder:
     """A decoder process, started on first use. ``close`` it, or let it die with this process."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        """limit: bytes of tensors that a file may stand for; None: the container's own."""
         self.limit = limit
         self._process: subprocess.Popen[str] | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="nqbench-decoder-")
+        self._shared = tempfile.TemporaryFile(prefix="nqbench-decoder-", buffering=0)  # noqa: SIM115 - closed in close
 
     def decode(self, path: Path, *, repeats: int = 1) -> DecodedFile:
         """Raises what ``nqbench.container.read`` raised there (CorruptFile, NotRegistered, BadInput)."""
-        out = Path(self._folder.name) / "decoded.safetensors"
         # absolute: the process stays in the folder that it was started in
-        request = {"path": os.path.abspath(path), "out": str(out), "limit": self.limit, "repeats": repeats}
-        answer = self._ask(request)
+        answer = self._ask({"path": os.path.abspath(path), "limit": self.limit, "repeats": repeats})
         if "error" in answer:
             raise _error(answer)
-        tensors, _ = load_tensors(out)
-        out.unlink()
-        state = {name: tensors[key] for name, key in answer["tensors"]}
+        stored = [self._take(*place) for place in answer["stored"]]
+        if self._shared.tell() > _KEPT:
+            self._shared.truncate(0)
+        state = {name: stored[number] for name, number in answer["tensors"]}
         return DecodedFile(state, min(answer["samples"]), answer["samples"])
 
     def start(self) -> None:
@@ -63,12 +71,27 @@ class Decoder:
         if self._process is not None and self._process.poll() is not None:
             self._forget()
         if self._process is None:
+            shared = self._shared.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid())],
+                [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid()), str(shared)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                pass_fds=(shared,),
             )
+
+    def _take(self, dtype: str, shape: Sequence[int], at: int) -> Tensor:
+        import torch
+
+        tensor = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+        left = memoryview(_bytes(tensor))
+        self._shared.seek(at)
+        while left:
+            read = self._shared.readinto(left)
+            if not read:
+                raise NqbenchError("the decoder process wrote less than it says")
+            left = left[read:]
+        return tensor
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self.start()
@@ -103,7 +126,14 @@ class Decoder:
             self._process.kill()
             self._process.wait()
             self._forget()
-        self._folder.cleanup()
+        self._shared.close()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The bytes of a contiguous tensor on the CPU, without a copy."""
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
 
 
 def _ending(code: int) -> str:
@@ -121,8 +151,8 @@ def _error(answer: Mapping[str, Any]) -> NqbenchError:
 
 
 # -- the process itself --------------------------------------------------------------------------------------------
-def serve(parent: int) -> None:
-    """Answer requests until standard input ends."""
+def serve(parent: int, shared: int) -> None:
+    """Answer requests until standard input ends. shared: a descriptor of the file for what was decoded."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
@@ -134,7 +164,7 @@ def serve(parent: int) -> None:
     torch.set_num_threads(1)
     for line in requests:
         try:
-            answer = _decode(json.loads(line))
+            answer = _decode(json.loads(line), shared)
         except CorruptFile as error:
             place = {"section": error.section, "offset": error.offset, "path": error.path}
             answer = {"kind": "CorruptFile", "error": {"reason": error.reason, **place}}
@@ -146,23 +176,32 @@ def serve(parent: int) -> None:
         replies.flush()
 
 
-def _decode(request: Mapping[str, Any]) -> dict[str, Any]:
-    from nqbench.container import read
+def _decode(request: Mapping[str, Any], shared: int) -> dict[str, Any]:
+    from nqbench.container import LIMIT, read
     from nqbench.registry import registry
 
     samples = []
     for _ in range(request["repeats"]):
-        decoded = read(request["path"], registry(), limit=request["limit"])
+        decoded = read(request["path"], registry(), limit=LIMIT if request["limit"] is None else request["limit"])
         samples.append(decoded.decode_seconds)
-    # keys of our own: a state may have names that safetensors keeps for itself
-    keys: dict[int, str] = {}
-    unique, tensors = {}, []
+    numbers: dict[int, int] = {}
+    stored: list[tuple[str, tuple[int, ...], int]] = []
+    tensors, end = [], 0
     for name, tensor in decoded.tensors.items():
-        key = keys.setdefault(id(tensor), str(len(keys)))
-        unique[key] = tensor
-        tensors.append((name, key))
-    save_tensors(Path(request["out"]), unique)
-    return {"samples": samples, "tensors": tensors}
+        number = numbers.setdefault(id(tensor), len(stored))
+        if number == len(stored):
+            stored.append((str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), end))
+            end = _put(shared, memoryview(_bytes(tensor.contiguous())), end)
+        tensors.append((name, number))
+    return {"samples": samples, "tensors": tensors, "stored": stored}
+
+
+def _put(shared: int, data: memoryview, at: int) -> int:
+    """Write bytes at an offset; the next one's."""
+    while data:
+        written = os.pwrite(shared, data, at)
+        data, at = data[written:], at + written
+    return math.ceil(at / _LINE) * _LINE
 
 
 def die_with_parent(parent: int) -> None:
@@ -176,4 +215,4 @@ def die_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), int(sys.argv[2]))

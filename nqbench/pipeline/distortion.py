@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from nqbench.api import QuantizedModel, Quantizer
+from nqbench.api import QuantizedModel
 
 _CHUNK = 1 << 17  # weights at a time: the float64 temporaries stay in the processor's cache
 
 
-def distortions(quantizer: Quantizer, model: QuantizedModel, weights: Tensor, h: Tensor | None) -> dict[str, Any]:
+def distortions(model: QuantizedModel, deployed: Sequence[Tensor], weights: Tensor, h: Tensor | None) -> dict[str, Any]:
     """``mse`` = mean (w_i - q_i)^2 and, with h, ``weighted_mse`` = mean h_i (w_i - q_i)^2, over the kept weights.
 
-    weights, h: (n,) float32 in the groups' order. ``statistics``: the quantizer's own figures, averaged over
-    the groups by their weights.
+    weights, h: (n,) float32 in the groups' order; deployed: q, a tensor a group. ``statistics``: the quantizer's own
+    figures, averaged over the groups by their weights.
     """
     square, weighted, start = 0.0, 0.0, 0
-    for group in model.groups:
-        q = group.quantized
-        values = (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach()
-        for at in range(0, q.n, _CHUNK):
-            stop = min(at + _CHUNK, q.n)
-            d = (weights[start + at : start + stop].double() - values[at:stop].double()).square()
-            square += float(d.sum())
+    for values in deployed:
+        n = values.numel()
+        for at in range(0, n, _CHUNK):
+            stop = min(at + _CHUNK, n)
+            d = weights[start + at : start + stop].double() - values[at:stop]
+            square += float(d @ d)
             if h is not None:
-                weighted += float((d * h[start + at : start + stop]).sum())
-        start += q.n
+                weighted += float(d @ (d * h[start + at : start + stop]))
+        start += n
     n = max(weights.numel(), 1)
     figures: dict[str, Any] = {"mse": square / n, "statistics": _statistics(model)}
     if h is not None:

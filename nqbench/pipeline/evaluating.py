@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, Evaluation, Split
-from nqbench.pipeline.artifacts import content_hash
-from nqbench.pipeline.cache import Cache
+from nqbench.api import BadInput, Evaluation, Split, Task
+from nqbench.pipeline.artifacts import content_hash, load_tensors, save_tensors
+from nqbench.pipeline.cache import Cache, Entry
 from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.filing import Filed
 from nqbench.pipeline.network import fill
 from nqbench.pipeline.preparation import Preparation
 from nqbench.results.record import pack_correct
+
+if TYPE_CHECKING:
+    from nqbench.api.toolkit.curvature import Expansion
 
 Json = dict[str, Any]
 
@@ -27,6 +31,7 @@ class Evaluating:
         self.preparation = preparation
         self.decoder = decoder
         self._floats = Recent(4)
+        self._loss_around = Recent(1)
 
     def metrics(self, context: Context, filed: Filed) -> dict[str, Any]:
         """The metric fields of a record; nothing for a model without data."""
@@ -99,29 +104,64 @@ class Evaluating:
         from nqbench.api.toolkit.curvature import loss_increase
 
         def make(_: Path | None) -> dict[str, Any]:
-            prepare = self.preparation
-            network, pruned = prepare.network(context), prepare.pruned(context)
-            task = prepare.task(context, module=network.variant(pruned.state), masks=pruned.masks)
+            network = self.preparation.network(context)
             around, tensors = context.around, self._tensors(filed)
             # every float tensor: biases and statistics that a training changed count in what is measured
             deployed = {n: t.to(around.device) for n, t in tensors.items() if t.is_floating_point()}
             deployed = {n: t for n, t in deployed.items() if n not in network.aliases}
+            task, expansion = self._loss_around.find(context.keys.prune, lambda: self._expand(context))
             with context.watch.stage("loss"):
-                return dict(loss_increase(task, deployed))
+                return dict(loss_increase(task, deployed, around=expansion))
 
         content = filed.figures["decoded_sha256"]
         key = context.around.maker.loss(context.trial, context.keys, content)
         return self._once(context, context.around.results, "loss", "loss", key, make)
 
+    def _expand(self, context: Context) -> tuple[Task, Expansion]:
+        """The pruned network and the loss around it: of all trials that start there, the first computes it."""
+        from nqbench.api.toolkit.curvature import expand
+
+        prepare, around = self.preparation, context.around
+        pruned = prepare.pruned(context)
+        task = prepare.task(context, module=prepare.network(context).variant(pruned.state), masks=pruned.masks)
+
+        def make(_: Path | None) -> Expansion:
+            with context.watch.stage("loss"):
+                return expand(task, task.names)
+
+        # as the float network's evaluation it is a reference, not a result
+        expansion, _ = around.cache.once(
+            "loss",
+            around.maker.loss(context.trial, context.keys, "the loss around the network"),
+            load=lambda entry: load_expansion(entry, around.device),
+            make=make,
+            save=save_expansion,
+            meta=lambda made: {"samples": made.samples, "loss": made.loss},
+        )
+        return task, expansion
+
     def _once(
         self, context: Context, cache: Cache, stage: str, shown: str, key: str, make: Callable[[Path | None], Json]
     ) -> Json:
-        result, hit = cache.once(
-            stage, key, load=lambda entry: entry.meta, make=make, save=lambda result, folder: None, meta=lambda r: r
-        )
+        result, hit = cache.once(stage, key, load=lambda entry: entry.meta, make=make, meta=lambda r: r)
         if hit:
             context.watch.hit(shown)
         return result
+
+
+def save_expansion(made: Expansion, path: Path) -> None:
+    parts = {"gradient": made.gradient, "diagonal": made.diagonal}
+    save_tensors({f"{part}.{n}": t for part, tensors in parts.items() for n, t in tensors.items()}, path)
+
+
+def load_expansion(entry: Entry, device: torch.device) -> Expansion:
+    from nqbench.api.toolkit.curvature import Expansion
+
+    parts: dict[str, dict[str, Tensor]] = {"gradient": {}, "diagonal": {}}
+    for name, tensor in load_tensors(entry.path, device)[0].items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    return Expansion(entry.meta["samples"], entry.meta["loss"], parts["gradient"], parts["diagonal"])
 
 
 def evaluation_fields(evaluation: Evaluation) -> dict[str, Any]:

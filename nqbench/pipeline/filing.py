@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
-from nqbench.container import Contents, Written, cpu, stored_dtype, write
+from nqbench.container import Contents, Written, cpu, encode, stored_dtype
 from nqbench.pipeline.artifacts import content_hash, first_difference
 from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.decoder import DecodedFile, Decoder
-from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed
+from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed, values_of
 from nqbench.pipeline.quantization import Quantization
 
 
@@ -31,6 +31,17 @@ class Filed:
     figures: dict[str, Any]
     path: Path
     tensors: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """The whole state in its order, as a decoder must give it back."""
+
+    tensors: Mapping[str, Tensor]
+
+    @cached_property
+    def sha256(self) -> str:
+        return content_hash(self.tensors)
 
 
 class Filing:
@@ -49,23 +60,23 @@ class Filing:
         entry = context.around.results.get("file", context.keys.file)
         if entry is not None:
             context.watch.hit("file")
-            return Filed(entry.meta, entry.file("file.nqz"))
-        contents, expected, figures = self._contents(context)
+            return Filed(entry.meta, entry.path)
+        contents, deployed, figures = self._contents(context)
         path = Path(self._folder.name) / "file.nqz"
         written = self._write(path, contents, context)
         decoded = self._decode(path, context)
-        difference = first_difference(expected, decoded.tensors)
+        difference = first_difference(deployed.tensors, decoded.tensors)
         if difference is not None:
             raise BadInput(f"what was decoded is not what was encoded: {difference}")
         figures |= _sizes(contents, written, decoded, self.preparation.network(context))
-        figures["decoded_sha256"] = content_hash(decoded.tensors)
+        figures["decoded_sha256"] = deployed.sha256
         if context.around.measure is None:
-            with context.around.results.put("file", context.keys.file, figures) as folder:
-                shutil.copyfile(path, folder / "file.nqz")
+            data = path.read_bytes()
+            context.around.results.put("file", context.keys.file, figures, lambda kept: kept.write_bytes(data))
         return Filed(figures, path, decoded.tensors)
 
     # -- what goes in ------------------------------------------------------------------------------------------------
-    def _contents(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
+    def _contents(self, context: Context) -> tuple[Contents, Deployed, dict[str, Any]]:
         """What to write, the state that a decoder must give back, and the quantization's figures."""
         if context.trial.codec is not None:
             return self._codec(context)
@@ -75,14 +86,14 @@ class Filing:
         quantizer = context.plugin(trial.quantizer, Quantizer)
         like = {name: pruned.state[name] for name in network.names}
         raw = raw_as_deployed(network, model.raw_state, others=trial.others, fold=trial.fold_batchnorm)
-        model = on_cpu(model)
+        on_cpu = model if context.around.device.type == "cpu" else moved(model)
         contents = Contents(
             order=network.order,
             shapes={name: tuple(t.shape) for name, t in like.items()},
             dtypes={name: t.dtype for name, t in like.items()},
             raw=raw,
             parameters=network.parameters,
-            groups=model.groups,
+            groups=on_cpu.groups,
             masks={name: mask.cpu() for name, mask in pruned.masks.items()},
             aliases=network.aliases,
             quantizer=quantizer,
@@ -91,14 +102,19 @@ class Filing:
             streams=trial.streams,
             others=trial.others,
         )
-        # trials that differ in the coder alone deploy the same weights
-        deployed = self._deployed.find(
-            context.keys.quantize, lambda: deployed_weights(quantizer, model, pruned.masks, like)
-        )
-        weights = sum(t.numel() for t in like.values())
-        return contents, _in_order(network, deployed | raw), {**figures, "weights": weights}
 
-    def _codec(self, context: Context) -> tuple[Contents, dict[str, Tensor], dict[str, Any]]:
+        def deploy() -> Deployed:
+            # reconstructed on the CPU, as the decoder does it
+            values = self.quantization.values(context, model) if on_cpu is model else values_of(quantizer, on_cpu)
+            return Deployed(_in_order(network, deployed_weights(on_cpu, values, pruned.masks, like) | raw))
+
+        # trials that differ in the coder alone deploy the same weights
+        how = f"{context.keys.quantize} {trial.others} {trial.fold_batchnorm}"
+        deployed = deploy() if context.around.measure else self._deployed.find(how, deploy)
+        weights = sum(t.numel() for t in like.values())
+        return contents, deployed, {**figures, "weights": weights}
+
+    def _codec(self, context: Context) -> tuple[Contents, Deployed, dict[str, Any]]:
         """A codec takes every float tensor that is not one constant; its own decoding is what is expected.
 
         The constants, and what is no float, are stored beside it as other trials store theirs.
@@ -133,7 +149,7 @@ class Filing:
             others=others,
         )
         figures = {"mse": error / weights, "kept": weights, "weights": weights, "knob": knob.field if knob else None}
-        return contents, _in_order(network, values), figures
+        return contents, Deployed(_in_order(network, values)), figures
 
     def _compress(self, codec: Codec, arrays: Mapping[str, np.ndarray], context: Context) -> bytes:
         measure, samples = context.around.measure, []
@@ -155,7 +171,8 @@ class Filing:
         for index in range(measure.runs if measure else 1):
             with watch.stage("write"):
                 start = time.perf_counter()
-                written = write(path, contents, context.around.registry, read_back=False)
+                data, written = encode(contents, context.around.registry, read_back=False)
+                path.write_bytes(data)
                 seconds = time.perf_counter() - start
             if measure is None or index >= measure.warmup:
                 samples.append(written.encode_seconds)
@@ -178,7 +195,8 @@ class Filing:
         return DecodedFile(decoded.tensors, min(samples), samples)
 
 
-def on_cpu(model: QuantizedModel) -> QuantizedModel:
+def moved(model: QuantizedModel) -> QuantizedModel:
+    """The same on the CPU."""
     groups = tuple(Group(group.names, cpu(group.quantized)) for group in model.groups)
     return QuantizedModel(groups, model.raw_state)
 

@@ -18,7 +18,7 @@ _CORE = {
     "load": (),
     "prune": ("preparation",),
     "sense": ("preparation",),
-    "quantize": ("quantization", "distortion"),
+    "quantize": ("quantization", "distortion", "network"),
     "codec": ("filing",),
     "file": ("filing", "network", "decoder"),
     "evaluate": ("evaluating",),

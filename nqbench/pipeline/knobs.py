@@ -23,7 +23,6 @@ class Knobs:
             context.around.maker.knob(context.trial, context.keys),
             load=_from_json,
             make=lambda _: (self._ask(context),),
-            save=lambda found, folder: None,
             meta=lambda found: {"knob": None if found[0] is None else asdict(found[0])},
             first=lambda: None if context.trial.codec else self._prepare(context),
         )

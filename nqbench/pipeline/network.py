@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -124,18 +124,21 @@ def raw_as_deployed(network: Network, raw: Mapping[str, Tensor], *, others: str,
     return {name: t.to(stored_dtype(t, others)).to(t.dtype) for name, t in plain.items()}
 
 
+def values_of(quantizer: Quantizer, model: QuantizedModel) -> list[Tensor]:
+    """Each group's weights as deployed: (n,) float32 on its device, -0 nowhere."""
+    return [
+        (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach().to(torch.float32) + 0.0
+        for q in (group.quantized for group in model.groups)
+    ]
+
+
 def deployed_weights(
-    quantizer: Quantizer,
-    model: QuantizedModel,
-    masks: Mapping[str, Tensor],
-    like: Mapping[str, Tensor],
+    model: QuantizedModel, values: Sequence[Tensor], masks: Mapping[str, Tensor], like: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """name -> tensor on the CPU with the dtype and shape of ``like``: pruned places +0, and -0 nowhere."""
+    """name -> tensor on the CPU with the dtype and shape of ``like``: pruned places +0. values: ``values_of`` it."""
     deployed = {}
-    for group in model.groups:
-        q = group.quantized
-        flat = (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach().to(torch.float32) + 0.0
-        for name, kept in zip(group.names, torch.split(flat, list(q.sizes)), strict=True):
+    for group, flat in zip(model.groups, values, strict=True):
+        for name, kept in zip(group.names, torch.split(flat, list(group.quantized.sizes)), strict=True):
             shape, dtype = like[name].shape, like[name].dtype
             mask = masks.get(name)
             whole = kept.reshape(shape) if mask is None else torch.zeros(shape).masked_scatter_(mask.cpu(), kept)

@@ -54,9 +54,9 @@ class Preparation:
         pruned, hit = context.around.cache.once(
             "prune",
             context.keys.prune,
-            load=lambda entry: _load_pruned(entry.file("pruned.safetensors"), context.around.device),
+            load=lambda entry: _load_pruned(entry.path, context.around.device),
             make=make,
-            save=lambda pruned, folder: _save_pruned(folder / "pruned.safetensors", pruned),
+            save=_save_pruned,
             meta=lambda _: {"seconds": context.watch.seconds["prune"]},
             checkpoints=True,
         )
@@ -87,9 +87,9 @@ class Preparation:
         sensed, hit = context.around.cache.once(
             "sense",
             context.keys.sense,
-            load=lambda entry: load_tensors(entry.file("sensed.safetensors"), context.around.device)[0],
+            load=lambda entry: load_tensors(entry.path, context.around.device)[0],
             make=make,
-            save=lambda sensed, folder: save_tensors(folder / "sensed.safetensors", sensed),
+            save=save_tensors,
             meta=lambda _: {"seconds": context.watch.seconds["sense"]},
         )
         if hit:
@@ -115,9 +115,9 @@ def _checked(pruned: Pruned, network: Network, pruner: str) -> Pruned:
     return Pruned({n: t.detach() for n, t in state.items() if n not in network.aliases}, masks, pruned.moments)
 
 
-def _save_pruned(path: Path, pruned: Pruned) -> None:
+def _save_pruned(pruned: Pruned, path: Path) -> None:
     parts = {"state": pruned.state, "masks": pruned.masks, "moments": pruned.moments or {}}
-    save_tensors(path, {f"{part}.{n}": t for part, tensors in parts.items() for n, t in tensors.items()})
+    save_tensors({f"{part}.{n}": t for part, tensors in parts.items() for n, t in tensors.items()}, path)
 
 
 def _load_pruned(path: Path, device: torch.device) -> Pruned:

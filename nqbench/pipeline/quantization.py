@@ -28,6 +28,7 @@ from nqbench.pipeline.artifacts import load_quantized, names_of, save_quantized
 from nqbench.pipeline.cache import Entry
 from nqbench.pipeline.context import Context, Measure, Recent
 from nqbench.pipeline.distortion import distortions
+from nqbench.pipeline.network import values_of
 from nqbench.pipeline.preparation import Preparation
 
 _SAMPLE = 4096
@@ -42,6 +43,7 @@ class Quantization:
         self._views = Recent(1)
         self._untouched = Recent(1)
         self._results = Recent(1)
+        self._values = Recent(1)
 
     def result(self, context: Context) -> Result:
         if context.around.measure is not None:
@@ -50,6 +52,14 @@ class Quantization:
             context.keys.quantize, lambda: self._quantize(context), lambda: context.watch.hit("quantize")
         )
         return found
+
+    def values(self, context: Context, model: QuantizedModel) -> list[Tensor]:
+        """``values_of`` the trial's result, computed once: for its distortion, and for what is deployed."""
+        quantizer = context.plugin(context.trial.quantizer, Quantizer)
+        # what is measured is another result each time; what is deployed is never computed on a GPU
+        if context.around.measure is not None or context.around.device.type != "cpu":
+            return values_of(quantizer, model)
+        return self._values.find(context.keys.quantize, lambda: values_of(quantizer, model))
 
     def _quantize(self, context: Context) -> Result:
         def make(workdir: Path | None) -> Result:
@@ -60,14 +70,14 @@ class Quantization:
 
         def load(entry: Entry) -> Result:
             figures = {k: v for k, v in entry.meta.items() if k != "seconds"}
-            return load_quantized(entry.file("quantized.safetensors"), context.around.device), figures
+            return load_quantized(entry.path, context.around.device), figures
 
         result, hit = context.around.cache.once(
             "quantize",
             context.keys.quantize,
             load=load,
             make=make,
-            save=lambda result, folder: save_quantized(folder / "quantized.safetensors", result[0]),
+            save=lambda result, path: save_quantized(result[0], path),
             meta=lambda result: {"seconds": context.watch.seconds["quantize"], **result[1]},
             checkpoints=bool(context.trial.training),
             first=lambda: (self.preparation.pruned(context), self.preparation.sensed(context)),
@@ -141,7 +151,7 @@ class Quantization:
             h = Diagonal(torch.cat([task.kept(n, sensed[n]) for n in names])).values
         weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
         figures = {"kept": weights.numel(), "knob": _knob(quantizer, weights, h)}
-        return figures | distortions(quantizer, model, weights, h)
+        return figures | distortions(model, self.values(context, model), weights, h)
 
 
 def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None:

@@ -6,8 +6,8 @@ bit -> evaluate the decoded network``. Each stage's result is looked up in the w
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ class Workbench:
         *,
         measure: Measure | None = None,
         on_stage: Callable[[str], None] | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
+        """decoder: one that was started already; it is closed with the bench."""
         results = cache if measure is None else Cache(None)
         self.around = Surroundings(registry, cache, results, device, KeyMaker(registry, device.type), measure)
         self.on_stage = on_stage or (lambda stage: None)
-        self.decoder = Decoder()
+        self.decoder = decoder or Decoder()
         preparation = Preparation()
         self.knobs = Knobs(preparation)
         self.filing = Filing(Quantization(preparation), self.decoder)
@@ -62,11 +64,10 @@ class Workbench:
         figures = {**filed.figures, **self.evaluating.metrics(context, filed)}
         if trial.loss_increase:
             figures["loss_increase"] = self.evaluating.loss_increase(context, filed)
-        place(filed.path, folder / file_name(keys.trial))
+        place(filed.path.read_bytes(), folder / file_name(keys.trial))
         figures["device"] = str(self.around.device)
         if self.around.measure is None:
-            with self.around.results.put("trial", keys.trial, figures):
-                pass
+            self.around.results.put("trial", keys.trial, figures)
         return figures | {
             "seconds": watch.seconds,
             "samples": watch.samples,
@@ -90,9 +91,12 @@ class Workbench:
 def restore(cache: Cache, trial_key: str, file_key: str, folder: Path) -> dict[str, Any] | None:
     """A whole trial from the cache: its figures, its file put in place; None unless all of it is there."""
     entry, file = cache.get("trial", trial_key), cache.get("file", file_key)
-    if entry is None or file is None or not file.file("file.nqz").is_file():
+    if entry is None or file is None:
         return None
-    place(file.file("file.nqz"), folder / file_name(trial_key))
+    try:
+        place(file.data, folder / file_name(trial_key))
+    except FileNotFoundError:  # dropped by another process meanwhile
+        return None
     return {**entry.meta, "cached": ["trial"], "seconds": {}, "measured": False}
 
 
@@ -101,12 +105,16 @@ def file_name(trial_key: str) -> str:
     return f"{trial_key[:32]}.nqz"
 
 
-def place(source: Path, target: Path) -> None:
-    """Copy whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+def place(data: bytes, target: Path) -> None:
+    """Write whole or not at all."""
+    temporary = f"{target.parent}/.{target.name}.{os.getpid()}"
+    if not os.path.isdir(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copyfile(source, temporary)
+        with open(temporary, "wb") as file:
+            file.write(data)
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.report.data import ReportData, load
-from nqbench.report.figures import Figure, figures
+from nqbench.report.drawing import drawn as drawn_once
+from nqbench.report.figures import Figure
 from nqbench.report.html import page
 from nqbench.report.latex import latex
 from nqbench.report.payload import datasets
@@ -56,7 +57,7 @@ def write_reports(folder: str | Path, data: ReportData, *, images: bool = False)
     """
     folder = Path(folder)
     named = datasets(data)
-    drawn = figures(data, named)
+    drawn = drawn_once(data, named)
     texts = {
         "records.json": records_json(data.records),
         "records.csv": records_csv(data.records),

@@ -17,14 +17,14 @@ def javascript() -> str:
 
     Bundling takes seconds, so the result is kept in the cache folder by vl-convert's version.
     """
-    import vl_convert
-
     version = importlib.metadata.version("vl-convert-python")
     kept = cache_dir() / "report" / f"vega-{version}-{VEGA_LITE}.js"
     try:
         return kept.read_text(encoding="utf-8")
     except OSError:
         pass
+    import vl_convert
+
     text = str(vl_convert.javascript_bundle(None, VEGA_LITE))  # type: ignore[arg-type]
     if "</script" in text.lower():  # it would end the element that it is inlined in
         text = text.replace("</script", "<\\/script")

@@ -1,14 +1,17 @@
-"""The statistics that tables and comparisons rest on: pure functions of arrays. scipy is imported on the first call."""
+"""The statistics that tables and comparisons rest on: pure functions of arrays. scipy is imported by the rank
+test alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from nqbench.api.errors import BadInput
+from nqbench.results.pchip import integral
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,24 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Paired:
     """
     if a.shape != b.shape:
         raise BadInput(f"a paired test needs the same examples: {a.size} and {b.size}")
-    from scipy.special import bdtr
-
     gained, lost = int(np.sum(~a & b)), int(np.sum(a & ~b))
     n, examples = gained + lost, int(a.size)
-    p = min(1.0, 2.0 * float(bdtr(min(gained, lost), n, 0.5))) if n else 1.0
+    p = min(1.0, 2.0 * _fair_tail(min(gained, lost), n)) if n else 1.0
     up, down, total = gained + 0.5, lost + 0.5, examples + 2.0
     middle = (up - down) / total
     half = 1.959963984540054 * math.sqrt(max(0.0, up + down - (up - down) ** 2 / total)) / total
     difference = (gained - lost) / examples if examples else 0.0
     return Paired(gained, lost, examples, difference, p, middle - half, middle + half)
+
+
+@cache
+def _fair_tail(k: int, n: int) -> float:
+    """P(X <= k) for X of Binomial(n, 1/2): counted in whole numbers, rounded once."""
+    ways, total = 1, 1
+    for i in range(k):
+        ways = ways * (n - i) // (i + 1)
+        total += ways
+    return total / (1 << n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -130,8 +141,6 @@ def bd_rate(
     the four-point polynomial was found to overshoot) and averaged over the qualities that both cover. None where they
     share no interval, or a front has fewer than two points. floor: qualities below it do not count.
     """
-    from scipy.interpolate import PchipInterpolator
-
     fronts = [pareto(anchor), pareto(test)]
     if any(len(front) < 2 for front in fronts):
         return None
@@ -142,8 +151,7 @@ def bd_rate(
     means = []
     for front in fronts:
         size, quality = np.array(front, dtype=np.float64).T
-        curve = PchipInterpolator(quality, np.log(size))
-        means.append(float(curve.integrate(low, high)) / (high - low))
+        means.append(integral(quality, np.log(size), low, high) / (high - low))
     return math.expm1(means[1] - means[0])
 
 

@@ -64,6 +64,7 @@ class Store:
         self.path = path
         self._engine = engine
         self._lock = lock
+        self._covered: set[tuple[str, str]] = set()  # what this process has said already
 
     # -- opening -------------------------------------------------------------------------------------------------
     @classmethod
@@ -148,19 +149,19 @@ class Store:
                     started=utc_now(),
                 )
             )
-            _cover(connection, run, keys)
+            self._cover(connection, run, keys)
         return run
 
     def add(self, record: Record) -> None:
         """Write one record, at once and durably. One of the same run and key is replaced."""
         with self._begin() as connection:
-            _cover(connection, record.run, [record.key])
+            self._cover(connection, record.run, [record.key])
             _put(connection, [record])
 
     def reuse(self, run: str, keys: Iterable[str]) -> None:
         """This run takes over the records that earlier runs left under these keys."""
         with self._begin() as connection:
-            _cover(connection, run, keys)
+            self._cover(connection, run, keys)
 
     def end_run(self, run: str, outcome: str = "ok") -> None:
         with self._begin() as connection:
@@ -184,7 +185,7 @@ class Store:
             # an end that came after the last merge is news; everything else of a run never changes
             news = {"ended": statement.excluded.ended, "outcome": statement.excluded.outcome}
             connection.execute(statement.on_conflict_do_update(["run"], set_=news, where=runs.c.ended.is_(None)))
-            _cover(connection, run.run, keys)
+            self._cover(connection, run.run, keys)
             _put(connection, found)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -254,8 +255,27 @@ class Store:
         except BadInput as error:
             raise StoreError(f"{self.path}: {error}") from None
 
+    def _cover(self, connection: sa.Connection, run: str, keys: Iterable[str]) -> None:
+        new = [(run, key) for key in keys if (run, key) not in self._covered]
+        if new:
+            connection.execute(_COVER, [{"run": run, "key": key} for run, key in new])
+            self._covered.update(new)
+
     def _begin(self) -> AbstractContextManager[sa.Connection]:
         return transaction(self.path, self._engine)
+
+
+def _put_statement() -> sa.Executable:
+    statement = insert(records)
+    changed = {name: statement.excluded[name] for name in ("trial", "status", "time", "data")}
+    # of two records of the same run and key the later one counts, whichever comes first
+    newer = records.c.time <= statement.excluded.time
+    return statement.on_conflict_do_update(["run", "key"], set_=changed, where=newer)
+
+
+# to build and compile a statement takes longer than to execute it
+_PUT = _put_statement()
+_COVER = insert(covers).on_conflict_do_nothing()
 
 
 def _put(connection: sa.Connection, found: Iterable[Record]) -> None:
@@ -265,17 +285,7 @@ def _put(connection: sa.Connection, found: Iterable[Record]) -> None:
     ]
     if not rows:
         return
-    statement = insert(records)
-    changed = {name: statement.excluded[name] for name in ("trial", "status", "time", "data")}
-    # of two records of the same run and key the later one counts, whichever comes first
-    newer = records.c.time <= statement.excluded.time
-    connection.execute(statement.on_conflict_do_update(["run", "key"], set_=changed, where=newer), rows)
-
-
-def _cover(connection: sa.Connection, run: str, keys: Iterable[str]) -> None:
-    rows = [{"run": run, "key": key} for key in keys]
-    if rows:
-        connection.execute(insert(covers).on_conflict_do_nothing(), rows)
+    connection.execute(_PUT, rows)
 
 
 def _run(row: sa.RowMapping) -> Run:

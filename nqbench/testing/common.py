@@ -15,7 +15,7 @@ from nqbench.testing.elsewhere import call_elsewhere
 def described(plugin: Plugin) -> None:
     """Its class has a docstring, and each parameter a description."""
     require((type(plugin).__doc__ or "").strip(), "its class has no docstring")
-    bare = [name for name, info in type(plugin).model_fields.items() if not info.description]
+    bare = [name for name, meaning in type(plugin).meanings().items() if not meaning]
     require(not bare, f"no docstring below the parameter {', '.join(repr(name) for name in bare)}")
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -192,20 +193,29 @@ def test_a_death_between_two_requests_goes_unnoticed(decoder, make):
     assert first_difference(expected, decoder.decode(path).tensors) is None
 
 
-def test_close_ends_the_process_and_its_folder(make):
+def test_what_was_decoded_stays_when_the_next_file_is(decoder, make):
+    path, expected = make(recipe=STATE)
+    first = decoder.decode(path).tensors
+    decoder.decode(make("print", name="other")[0])
+    assert first_difference(expected, first) is None
+
+
+def test_close_ends_the_process_and_leaves_no_file(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     decoder = Decoder()
-    decoder.start()
-    process, folder = decoder._process, Path(decoder._folder.name)
+    decoder.decode(make()[0])
+    assert not list((tmp_path / "temporary").iterdir())  # it has no name from the start: a kill leaves none either
+    process = decoder._process
     decoder.close()
     assert process.poll() is not None
-    assert not folder.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for it")
 def test_it_dies_with_its_parent_even_by_kill_9():
     code = (
         "import time\nfrom nqbench.pipeline.decoder import Decoder\nd = Decoder()\nd.start()\n"
-        "print(d._process.pid, d._folder.name, flush=True)\ntime.sleep(60)"
+        "print(d._process.pid, flush=True)\ntime.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline().split()[0])

@@ -20,8 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 def fill(cache: Cache) -> int:
     """Two entries; their bytes."""
     for stage, key in (("file", "aa"), ("quantize", "bb")):
-        with cache.put(stage, key, {}) as folder:
-            (folder / "data").write_bytes(bytes(3000))
+        cache.put(stage, key, {}, lambda path: path.write_bytes(bytes(3000)))
     return sum(size for _, size in cache.info().values())
 
 

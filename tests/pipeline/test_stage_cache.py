@@ -93,11 +93,11 @@ def test_a_damaged_entry_is_made_again(bench: Bench, tmp_path: Path, log: Log, s
     one = trial(pruner={}, positions="zero", sensitivity="squares")
     wanted = bench().run(one, tmp_path)
     cache = Cache(tmp_path / "cache")
-    for _, folder, _, _ in list(cache.entries()):
-        if folder.parent.parent.name in (stage, "trial", "file", "quantize"):
-            damaged = next((p for p in folder.iterdir() if p.name != "meta.json"), folder / "meta.json")
-            if damage == "meta":
-                damaged = folder / "meta.json"
+    for found, path, _, _ in list(cache.entries()):
+        if found in (stage, "trial", "file", "quantize"):
+            damaged = path.with_suffix(".data")
+            if damage == "meta" or not damaged.exists():
+                damaged = path
             data = bytearray(damaged.read_bytes())
             data[len(data) // 2] ^= 0x10
             damaged.write_bytes(data[: len(data) // 2] if damage == "truncated" else data)
@@ -145,11 +145,12 @@ def test_a_full_disk_costs_the_entry_and_not_the_result(
         raise OSError(28, "No space left on device")
 
     one = bench()
-    monkeypatch.setattr("nqbench.pipeline.cache.os.rename", full)
+    monkeypatch.setattr("nqbench.pipeline.cache._checksum", full)
     with pytest.warns(UserWarning, match="not cached: .*No space left"):
         figures = one.run(trial(), tmp_path / "files")
     assert figures["file_bytes"] == next((tmp_path / "files").iterdir()).stat().st_size
-    assert Cache(tmp_path / "cache").info() == {}
+    assert not {"quantize", "file"} & Cache(tmp_path / "cache").info().keys()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.startswith(".new-")]
 
 
 def test_no_lock_and_no_checkpoint_is_left_behind(bench: Bench, tmp_path: Path) -> None:
@@ -160,12 +161,10 @@ def test_no_lock_and_no_checkpoint_is_left_behind(bench: Bench, tmp_path: Path) 
 
 # -- the store itself ------------------------------------------------------------------------------------------------
 def entry(cache: Cache, stage: str, key: str, size: int, used: float) -> Path:
-    with cache.put(stage, key, {"n": size}) as folder:
-        (folder / "data").write_bytes(bytes(size))
-    found = cache.folder(stage, key)
-    assert found is not None
-    os.utime(found / "meta.json", (used, used))
-    return found
+    cache.put(stage, key, {"n": size}, lambda path: path.write_bytes(bytes(size)))
+    (path,) = (path for _, path, _, _ in cache.entries() if path.stem == key)
+    os.utime(path, (used, used))
+    return path
 
 
 def test_pruning_drops_what_was_not_used_for_longest(tmp_path: Path) -> None:
@@ -173,32 +172,52 @@ def test_pruning_drops_what_was_not_used_for_longest(tmp_path: Path) -> None:
     old, new = entry(cache, "file", "aa1", 1000, 100.0), entry(cache, "quantize", "bb1", 1000, 300.0)
     middle = entry(cache, "file", "cc1", 1000, 200.0)
     assert cache.get("file", "aa1") is not None  # and so used last
-    sizes = {folder: size for _, folder, size, _ in cache.entries()}
+    sizes = {path: size for _, path, size, _ in cache.entries()}
+    assert all(size == sum(f.stat().st_size for f in p.parent.glob(f"{p.stem}.*")) for p, size in sizes.items())
     assert cache.prune(sizes[old] + sizes[new]) == (1, sizes[middle])
-    assert [folder.exists() for folder in (old, middle, new)] == [True, False, True]
+    assert [path.exists() for path in (old, middle, new)] == [True, False, True]
+    assert not middle.with_suffix(".data").exists()
     assert cache.prune(0)[0] == 2
     assert cache.info() == {}
 
 
 def test_an_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    with suppress(ZeroDivisionError), cache.put("file", "aa1", {}) as folder:
-        (folder / "data").write_bytes(b"half")
+
+    def half(path: Path) -> None:
+        path.write_bytes(b"half")
         raise ZeroDivisionError
+
+    with suppress(ZeroDivisionError):
+        cache.put("file", "aa1", {}, half)
     assert cache.get("file", "aa1") is None
-    assert not list((tmp_path / "file" / "aa").iterdir())
+    assert not list((tmp_path / "file" / "a").iterdir())
+
+
+def test_an_entry_is_never_changed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for text in (b"first", b"second"):
+        cache.put("file", "aa1", {"text": text.decode()}, lambda path, text=text: path.write_bytes(text))
+    found = cache.get("file", "aa1")
+    assert found is not None
+    assert (found.meta, found.path.read_bytes()) == ({"text": "first"}, b"first")
 
 
 def test_what_a_killed_writer_left_is_cleared_once_it_is_old(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    for name, age in (("old", 1e6), ("young", 0.0)):
-        folder = tmp_path / "file" / "aa" / f".new-{name}"
-        folder.mkdir(parents=True)
-        then = folder.stat().st_mtime - age
-        os.utime(folder, (then, then))
-    assert list(cache.entries()) == []
+    here, before = tmp_path / "file" / "a", tmp_path / "file" / "aa" / "aa1"  # before: a folder an entry, once
+    cache.put("file", "aa1", {}, lambda path: path.write_bytes(b"whole"))
+    before.mkdir(parents=True)
+    for name in (".new-1-aa2", "aa3.data"):
+        for age in ("old", "young"):
+            (here / f"{age}{name}" if name[0] != "." else here / f"{name}{age}").write_bytes(b"half")
+    for path in (*here.iterdir(), before):
+        if "young" not in path.name:
+            os.utime(path, (0, 0))
+    assert len(list(cache.entries())) == 1
     cache.prune(1 << 30)
-    assert [path.name for path in (tmp_path / "file" / "aa").iterdir()] == [".new-young"]
+    assert {path.name for path in here.iterdir()} == {"aa1.json", "aa1.data", ".new-1-aa2young", "youngaa3.data"}
+    assert not before.exists()
 
 
 def test_checkpoints_are_listed_and_cleared_unless_a_training_is_at_them(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trials import choice, trial
 
 from nqbench.api import BadInput, Model
+from nqbench.api.toolkit import curvature
 from nqbench.container import read
 from nqbench.pipeline.context import Measure
 from nqbench.pipeline.network import Network, fill
@@ -265,6 +266,27 @@ def test_the_measured_loss_increase_is_the_difference_of_two_mean_losses(bench: 
     fill(module, read(path, registry()).tensors)
     assert figures["loss_increase"]["measured"] == pytest.approx(loss(module) - before, rel=1e-4)
     assert all(math.isfinite(value) for value in figures["loss_increase"].values())
+
+
+def test_the_loss_around_a_network_is_computed_once_for_all_its_trials(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    expand = curvature.expand
+
+    def counted(*arguments: Any) -> curvature.Expansion:
+        made.append(expand(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(curvature, "expand", counted)
+    trials = [trial(loss_increase=True, quantizer=("levels", {"k": k})) for k in (2, 3, 4)]
+    one = bench()
+    figures = [one.run(t, tmp_path)["loss_increase"] for t in trials[:2]]
+    figures.append(bench().run(trials[2], tmp_path)["loss_increase"])  # another worker finds it in the cache
+    assert len(made) == 1
+    alone = bench(cache=None).run(trials[2], tmp_path)["loss_increase"]
+    assert figures[2] == pytest.approx(alone)
+    assert len({f["diagonal"] for f in figures}) == 3
 
 
 def test_measuring_keeps_every_sample_and_takes_nothing_from_the_cache(bench: Bench, tmp_path: Path, log: Log) -> None:

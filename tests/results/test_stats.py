@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import PchipInterpolator
+from scipy.stats import binom
 
 from nqbench.api import BadInput
+from nqbench.results.pchip import integral, slopes
 from nqbench.results.stats import bd_rate, compare_times, holm, mcnemar, pareto, rank_counts
 
 
@@ -158,3 +161,21 @@ def test_the_front_is_what_no_point_beats(points: list[tuple[int, int]]) -> None
 
 def test_a_quality_that_is_no_number_is_not_on_the_front() -> None:
     assert pareto([(1.0, math.nan), (2.0, 3.0)]) == [(2.0, 3.0)]
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(3, 40), (150, 210), (4000, 6000)])
+def test_mcnemar_of_many_examples_equals_scipys_binomial(gained: int, lost: int) -> None:
+    assert mcnemar(*pair(gained, lost)).p == pytest.approx(2 * binom.cdf(gained, gained + lost, 0.5), rel=1e-9)
+
+
+@pytest.mark.parametrize("points", range(2, 9))
+@pytest.mark.parametrize("monotone", [True, False])
+def test_the_monotone_cubic_is_scipys(points: int, monotone: bool) -> None:
+    rng = np.random.default_rng(points)
+    for _ in range(20):
+        x, y = np.sort(rng.random(points)) * 10, rng.normal(size=points)
+        y = np.sort(y) if monotone else y
+        low, high = np.sort(rng.uniform(x[0], x[-1], 2))
+        theirs = PchipInterpolator(x, y)
+        np.testing.assert_allclose(slopes(x, y), theirs.derivative()(x), rtol=1e-9, atol=1e-9)
+        assert integral(x, y, low, high) == pytest.approx(float(theirs.integrate(low, high)), rel=1e-9, abs=1e-9)

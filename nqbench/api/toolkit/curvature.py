@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -159,34 +160,64 @@ def gauss_newton_product(task: Task, direction: Mapping[str, Tensor], samples: i
     return total / seen
 
 
-def linear_term(task: Task, direction: Mapping[str, Tensor], samples: int) -> float:
-    """g^T d, g the gradient of the mean loss over the samples."""
-    names = list(direction)
-    total, seen = 0.0, 0
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """The mean training loss of the first ``samples`` around a network, which any number of quantizations of it share.
+
+    loss: L(w). gradient: name -> its gradient. diagonal: name -> the exact diagonal of G. Both float32.
+    """
+
+    samples: int
+    loss: float
+    gradient: Mapping[str, Tensor]
+    diagonal: Mapping[str, Tensor]
+
+
+def expand(task: Task, names: Sequence[str], samples: int = 1000) -> Expansion:
+    """The loss around the task's network as it stands."""
+    return Expansion(
+        samples,
+        mean_loss(task, samples),
+        mean_gradient(task, names, samples),
+        gauss_newton_diagonal(task, names, samples),
+    )
+
+
+def mean_gradient(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
+    """name -> float32 gradient of the mean loss over the samples."""
+    total: dict[str, Tensor] = {}
+    seen = 0
     with evaluating(task.module):
         for batch, size in first_samples(task, samples, 250):
             loss = task.losses(task.predict(batch), batch).sum()
             gradients = torch.autograd.grad(loss, [task.parameter(name) for name in names])
-            total += sum(float((g.double() * direction[n]).sum()) for n, g in zip(names, gradients, strict=True))
+            accumulate(total, {name: gradient.double() for name, gradient in zip(names, gradients, strict=True)})
             seen += size
-    return total / seen
+    return {name: (value / seen).float() for name, value in total.items()}
 
 
-def loss_increase(task: Task, deployed: Mapping[str, Tensor], samples: int = 1000) -> dict[str, float]:
+def dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """The sum of products over all entries of tensors of the same names, in float64."""
+    return sum(float((one[name].double() * other[name].double()).sum()) for name in other)
+
+
+def loss_increase(
+    task: Task, deployed: Mapping[str, Tensor], samples: int = 1000, *, around: Expansion | None = None
+) -> dict[str, float]:
     """What quantizing does to the mean training loss of the first samples, predicted and measured.
 
     deployed: name -> tensor as deployed. Predictions are about the compressible tensors; ``measured`` puts every given
     tensor into the network (so biases and statistics that a training changed count there alone). The task's network
-    must be the one before quantization. Keys: ``linear`` g^T d, ``diagonal`` 1/2 sum h d^2 with h the exact
-    Gauss-Newton diagonal, ``gauss_newton`` 1/2 d^T G d, ``measured`` L(q) - L(w).
+    must be the one before quantization, and ``around`` its expansion (default: made here). Keys: ``linear`` g^T d,
+    ``diagonal`` 1/2 sum h d^2 with h the exact Gauss-Newton diagonal, ``gauss_newton`` 1/2 d^T G d, ``measured``
+    L(q) - L(w).
     """
     names = [name for name in task.names if name in deployed]
+    around = expand(task, names, samples) if around is None else around
     direction = {name: (deployed[name] - task.parameter(name)).detach() for name in names}
-    h = gauss_newton_diagonal(task, names, samples)
-    diagonal = sum(float((h[name].double() * direction[name].double().square()).sum()) for name in names)
     return {
-        "linear": linear_term(task, direction, samples),
-        "diagonal": 0.5 * diagonal,
-        "gauss_newton": 0.5 * gauss_newton_product(task, direction, samples),
-        "measured": mean_loss(task, samples, deployed) - mean_loss(task, samples),
+        "linear": dot(around.gradient, direction),
+        "diagonal": 0.5 * dot(around.diagonal, {name: d.double().square() for name, d in direction.items()}),
+        "gauss_newton": 0.5 * gauss_newton_product(task, direction, around.samples),
+        "measured": mean_loss(task, around.samples, deployed) - around.loss,
     }

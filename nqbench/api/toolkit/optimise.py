@@ -29,7 +29,7 @@ class Steps(BaseModel):
     Plugins that train have these fields by inheriting from it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(ge=0)
     """Passes over the training data."""
