@@ -21,6 +21,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, views
+from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import cells, feedback
 from nqbench_quantizers.feedback import Rows
 
@@ -116,19 +117,25 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             parts = list(feedback.masked_rows(matrix, h, self.damping, descending, mask))
         else:
             parts = [feedback.whole_rows(matrix, h, self.damping, descending, mask)]
-        if self.lam == 0 or rate is None:
-            for part in parts:
-                part.sweep(nearest)
-                for _ in range(self.descents):
-                    part.descend(nearest)
-        else:
-            self._priced(parts, rate, step)
+        # a column is little work, and each waits for the one before: threads that meet after each would take longer
+        # than one alone, and many times as long where another process has one of their cores
+        with one_thread():
+            self._choose(parts, rate, step)
         # one column more for padding
         levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
         for part in parts:
             assert part.levels is not None
             levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
         return levels[:, :-1]
+
+    def _choose(self, parts: list[Rows], rate: Rate | None, step: float) -> None:
+        if self.lam > 0 and rate is not None:
+            self._priced(parts, rate, step)
+            return
+        for part in parts:
+            part.sweep(nearest)
+            for _ in range(self.descents):
+                part.descend(nearest)
 
     def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
         # lambda where the squared error is in steps^2 times gain
