@@ -5,8 +5,8 @@
 
 Each line: seconds of wall clock and of CPU time, and the bits that the levels' own entropies stand for. ResNet-32 needs
 CIFAR-10 and the given weights (NQBENCH_DATA); its line is quantization as a trial does it: one forward pass of the
-training samples with each layer corrected and quantized on the way. The linear layers are square, their inputs drawn
-with a spectrum that falls as 1/k, which is what makes feedback matter.
+training samples with each layer corrected and quantized on the way. The linear layers are square; inputs i and j are
+correlated by 0.9^|i - j|.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 from nqbench_models.resnet import ResNet32  # noqa: E402
 from nqbench_quantizers.obs import OBS  # noqa: E402
-from nqbench_training.second_moments import SecondMoments  # noqa: E402
+from nqbench_training import second_moments  # noqa: E402
 from nqbench_training.sequential import Sequential  # noqa: E402
 
-from nqbench.api import Coder, Quantized, Source, SourceTensor, Task  # noqa: E402
-from nqbench.api import SecondMoments as Moments  # noqa: E402
+from nqbench.api import Coder, Quantized, SecondMoments, Source, SourceTensor, Task  # noqa: E402
 
 CASES = ("resnet32", "linear")
 WIDTH = 2048
@@ -55,7 +53,7 @@ def resnet(samples: int, lam: float) -> None:
         tuple(model.compressible(module)),
         quantizer=OBS(step=0.12, lam=lam),
         scope="layer",
-        sensitivity=SecondMoments(samples=samples),
+        sensitivity=second_moments.SecondMoments(samples=samples),
         rate=Coder().rate,
     )
     results: list[Quantized] = []
@@ -64,7 +62,7 @@ def resnet(samples: int, lam: float) -> None:
 
 
 def linear(weights: int, lam: float) -> None:
-    """Layer after layer, each with moments of its own; drawing them is not timed."""
+    """Layer after layer; drawing their weights is not timed."""
     generator = torch.Generator().manual_seed(0)
     layers = max(1, round(weights / WIDTH**2))
     sources = [source(generator) for _ in range(layers)]
@@ -74,15 +72,11 @@ def linear(weights: int, lam: float) -> None:
 
 
 def source(generator: torch.Generator) -> Source:
-    spectrum = torch.arange(1, WIDTH + 1) ** -0.5
-    turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0] * spectrum
+    place = torch.arange(WIDTH)
+    moments = 0.9 ** (place[:, None] - place).abs().float()
     weights = torch.randn(WIDTH * WIDTH, generator=generator) * 0.02
     tensor = SourceTensor("weight", (WIDTH, WIDTH), 0, weights.numel())
-    return Source(weights, (tensor,), Moments((moments(turned),)), rate=Coder().rate)
-
-
-def moments(root: Tensor) -> Tensor:
-    return (root @ root.T)[None]
+    return Source(weights, (tensor,), SecondMoments((moments[None],)), rate=Coder().rate)
 
 
 def main() -> None:
