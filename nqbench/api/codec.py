@@ -19,8 +19,13 @@ class Codec(Plugin):
 
     kind: ClassVar[str] = "codec"
 
+    def weights_alone(self) -> bool:
+        """Whether it takes only the tensors that a quantizer would; the others are then stored as other trials store
+        theirs. By default it takes every float tensor that is not one constant."""
+        return False
+
     def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
-        """tensors: every float tensor of the state, float32, by name, in order (pruned weights are 0 in them)."""
+        """tensors: those that it takes, float32, by name, in order (pruned weights are 0 in them)."""
         raise NotImplementedError
 
     def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:

@@ -115,14 +115,16 @@ class Filing:
         return contents, deployed, {**figures, "weights": weights}
 
     def _codec(self, context: Context) -> tuple[Contents, Deployed, dict[str, Any]]:
-        """A codec takes every float tensor that is not one constant; its own decoding is what is expected.
+        """A codec takes every float tensor that is not one constant, or the compressible ones alone; its own decoding
+        is what is expected.
 
-        The constants, and what is no float, are stored beside it as other trials store theirs.
+        The constants, what is no float, and what it does not take are stored beside it as other trials store theirs.
         """
         codec = context.plugin(context.trial.codec, Codec)
         network, pruned = self.preparation.network(context), self.preparation.pruned(context)
         state = raw_as_deployed(network, pruned.state, others="float32", fold=context.trial.fold_batchnorm)
-        coded = {n: t for n, t in state.items() if t.is_floating_point() and not _constant(t)}
+        chosen = network.names if codec.weights_alone() else state
+        coded = {n: state[n] for n in chosen if state[n].is_floating_point() and not _constant(state[n])}
         arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
         data = self._compress(codec, arrays, context)
         back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})

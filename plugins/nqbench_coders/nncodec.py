@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,17 +24,27 @@ from pydantic import Field
 from nqbench.api import Codec, CorruptFile, Knob
 
 _CHECKSUM = 4
+_FINE = -75
+"""The library's own qp of tensors of one dimension, at density 2."""
 
 
 class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NNCodec, ICML 2023 workshop"):
     """Neural network coding by the package nncodec: trellis quantization and DeepCABAC, every tensor at one qp."""
 
-    qp: int = Field(-38, ge=-80, le=0)
-    """Quantization parameter: the step doubles about every four."""
+    qp: int = Field(-38, ge=-320, le=0)
+    """Quantization parameter: the step doubles every 2^density."""
+    density: int = Field(2, ge=2, le=4)
+    """How finely steps can be chosen: 2^density an octave. The standard's own choice is 2."""
     dependent: bool = True
     """Dependent quantization with eight states instead of a uniform grid."""
     lambda_scale: float = Field(0.0, ge=0)
     """How much the choice of levels minds their rate."""
+    tensors: Literal["all", "weights"] = "all"
+    """``weights``: only what a quantizer would take; the library gives tensors of one dimension a fine grid of its own,
+    19 bits or so a number, which float16 beats."""
+
+    def weights_alone(self) -> bool:
+        return self.tensors == "weights"
 
     def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
         plain = {name: np.array(array, dtype=np.float32) for name, array in tensors.items()}
@@ -43,6 +54,8 @@ class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NN
                 bitstream_path=None,
                 return_bitstream=True,
                 qp=self.qp,
+                qp_density=self.density,
+                nonweight_qp=_FINE * self._octave // 4,
                 use_dq=self.dependent,
                 lambda_scale=self.lambda_scale,
             )
@@ -61,7 +74,11 @@ class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NN
         return {name: np.array(array, dtype=np.float32) for name, array in back.items()}
 
     def knob(self) -> Knob:
-        return Knob("qp", -48, -12, "linear", integer=True, more_bytes="down")
+        return Knob("qp", -12 * self._octave, -3 * self._octave, "linear", integer=True, more_bytes="down")
+
+    @property
+    def _octave(self) -> int:
+        return 1 << self.density
 
 
 @cache

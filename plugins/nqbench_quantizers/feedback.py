@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +76,18 @@ class Rows:
                 levels[:, j] = level
                 torch.sub(self.weights[:, j], level, out=errors[:, j])
         self.levels = levels
+
+    def search(self, price: np.ndarray, reach: int, survivors: int) -> None:
+        """Choose every level, with the cheapest ``survivors`` beginnings of each row kept at every column: see
+        ``survivors``, whose prices these are. On the CPU, wherever the weights are."""
+        from nqbench_quantizers.survivors import best_rows
+
+        weights, lower, gain = (part.cpu().numpy() for part in (self.weights, self.lower, self.gain))
+        kept = np.ones(weights.shape, dtype=np.bool_) if self.kept is None else self.kept.cpu().numpy()
+        levels = np.empty_like(weights)
+        for b in range(len(weights)):
+            best_rows(weights[b], lower[b], gain[b], kept[b], price, reach, survivors, levels[b])
+        self.levels = torch.from_numpy(levels).to(self.weights.device)
 
     def descend(self, choose: Choose, block: int = BLOCK) -> None:
         """Choose every level again, all others held: coordinate descent. With H = M D M^T the best number in column

@@ -8,7 +8,7 @@ for the errors of the columns before it (``feedback``), and minimizes
 
 d_j the gain of column j and bits(q) the coder's own price (``source.rate``) under the symbols' counts. The first sweep
 takes its prices from plain rounding. Each further one begins with the counts of the one before and exchanges them,
-column by column, for its own.
+column by column, for its own. With ``survivors`` several beginnings of a row are held against each other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, views
+from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import cells, feedback
 from nqbench_quantizers.feedback import Rows
 
@@ -44,7 +46,11 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
     sweeps: int = Field(2, ge=1)
     """Passes over a layer where bits have a price: static prices in the first, adaptive ones in the others."""
     reach: int = Field(1, ge=0)
-    """Points on each side of the nearest one that are looked at, beside zero, where bits have a price."""
+    """Points on each side of the nearest one that are looked at, beside zero, where bits have a price or more than one
+    beginning survives."""
+    survivors: int = Field(1, ge=1, le=256)
+    """Beginnings of a row that are kept from column to column, where 1 never looks back: fewer errors for this many
+    times the time. Prices then stay as they are within a sweep."""
     damping: float = Field(0.01, ge=0)
     """What is added to H's diagonal, as a share of its mean."""
     descents: int = Field(0, ge=0)
@@ -116,19 +122,28 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             parts = list(feedback.masked_rows(matrix, h, self.damping, descending, mask))
         else:
             parts = [feedback.whole_rows(matrix, h, self.damping, descending, mask)]
-        if self.lam == 0 or rate is None:
-            for part in parts:
-                part.sweep(nearest)
-                for _ in range(self.descents):
-                    part.descend(nearest)
-        else:
-            self._priced(parts, rate, step)
+        # a column is little work, and each waits for the one before: threads that meet after each would take longer
+        # than one alone, and many times as long where another process has one of their cores
+        with one_thread():
+            self._choose(parts, rate, step)
         # one column more for padding
         levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
         for part in parts:
             assert part.levels is not None
             levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
         return levels[:, :-1]
+
+    def _choose(self, parts: list[Rows], rate: Rate | None, step: float) -> None:
+        if self.lam > 0 and rate is not None:
+            self._priced(parts, rate, step)
+            return
+        for part in parts:
+            if self.survivors > 1:
+                part.search(np.zeros(1), self.reach, self.survivors)
+            else:
+                part.sweep(nearest)
+            for _ in range(self.descents):
+                part.descend(nearest)
 
     def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
         # lambda where the squared error is in steps^2 times gain
@@ -139,7 +154,10 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
         for sweep in range(self.sweeps):
             prices.adaptive = sweep > 0
             for part in parts:
-                part.sweep(prices)
+                if self.survivors > 1:
+                    part.search(prices.price.cpu().numpy(), self.reach, self.survivors)
+                else:
+                    part.sweep(prices)
             prices.count(parts)
         for _ in range(self.descents):
             for part in parts:

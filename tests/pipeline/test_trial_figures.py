@@ -246,6 +246,24 @@ def test_constants_beside_a_codec_are_stored_as_other_trials_store_them(bench: B
     assert float(read(path, registry()).tensors["norm1.running_var"][0]) == 1.0
 
 
+def test_what_a_codec_of_weights_alone_leaves_is_stored_as_other_trials_store_it(bench: Bench, tmp_path: Path) -> None:
+    fields = {"model": {"net": "conv"}, "fold_batchnorm": True}
+    alone, path = run(bench(), trial(codec="halves", alone=True, **fields), tmp_path)
+    state = read(path, registry()).tensors
+    _, other = run(bench(), trial(quantizer=("levels", {"k": 300}), **fields), tmp_path)
+    theirs = read(other, registry()).tensors
+    vectors = [name for name, tensor in theirs.items() if tensor.is_floating_point() and tensor.dim() < 2]
+    assert vectors
+    assert all(torch.equal(state[name], theirs[name]) for name in vectors)
+    convolution = network(net="conv").state_dict()
+    for name, tensor in convolution.items():
+        if tensor.dim() > 1:
+            assert torch.equal(state[name], tensor.half().float())
+    whole, _ = run(bench(), trial(codec="halves", **fields), tmp_path)
+    assert alone["parts"]["raw_parameters"] > whole["parts"]["raw_parameters"]
+    assert alone["parts"]["symbols"] < whole["parts"]["symbols"]
+
+
 def test_a_model_without_data_has_rates_and_no_metric(bench: Bench, tmp_path: Path, log: Log) -> None:
     figures, _ = run(bench(), trial(model={"data": False}), tmp_path)
     assert figures["mse"] > 0

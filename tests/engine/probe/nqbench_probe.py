@@ -346,6 +346,11 @@ class Shifted(Training, name="shifted"):
 class Halves(Codec, name="halves"):
     """Two bytes a number."""
 
+    alone: bool = False
+
+    def weights_alone(self) -> bool:
+        return self.alone
+
     def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
         note("compress")
         parts = []

@@ -273,3 +273,55 @@ def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
     assert not OBS().uses_rate()
     assert OBS(lam=0.1).uses_rate()
     assert OBS.model_validate({"step": 0.1, "lambda": 0.2}).lam == 0.2
+
+
+def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, survivors: int) -> Tensor:
+    """(R, m) levels; w: (R, m) in steps."""
+    rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
+    rows.search(price, reach, survivors)
+    assert rows.levels is not None
+    return rows.levels[0].T
+
+
+def test_one_survivor_is_rounding_with_feedback() -> None:
+    w, h = weights(9, 20) / 0.1, moments(20)
+    rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
+    rows.sweep(lambda rows, j, target, gain: target.round())
+    assert rows.levels is not None
+    assert torch.equal(searched(w, h, np.zeros(1), 1, 1), rows.levels[0].T)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3])
+def test_where_no_beginning_is_dropped_the_cheapest_of_all_rows_is_found(lam: float) -> None:
+    m, span = 4, 4
+    h = moments(m, seed=3)
+    price = lam * np.abs(np.arange(-span, span + 1)) ** 0.5
+    for seed in range(6):
+        w = weights(1, m, seed=seed) / 0.1
+        got = searched(w, h, price, 2, 256)
+        around = itertools.product(*[[int(v) + k for k in range(-2, 3)] for v in w[0].round()])
+        points = torch.tensor([p for p in around if max(map(abs, p)) <= span], dtype=torch.float64)
+        e = w.double() - torch.cat([points, got])
+        total = ((e @ damped(h[0], 0.01)) * e).sum(1)
+        total += torch.from_numpy(price)[(torch.cat([points, got]) + span).long()].sum(1)
+        assert float(total[-1]) == pytest.approx(float(total[:-1].min()), rel=1e-9)
+
+
+def test_more_survivors_leave_smaller_errors() -> None:
+    w, h = weights(30, 24), moments(24)
+    errors = []
+    for survivors in (1, 4, 16):
+        q = OBS(step=0.2, survivors=survivors).quantize(source(w, h))
+        errors.append(cost(w, q.reconstruct().reshape(30, 24), damped(h[0], 0.01)))
+    assert errors[0] > 1.05 * errors[1] > errors[2]
+
+
+def test_survivors_mind_masks_and_prices() -> None:
+    w = weights(12, 10)
+    mask = torch.rand(12, 10, generator=torch.Generator().manual_seed(2)) < 0.6
+    w = w * mask
+    few = OBS(step=0.05, survivors=8).quantize(source(w, moments(10), mask))
+    assert few.n == int(mask.sum())
+    assert torch.equal(levels(few), levels(OBS(step=0.05, survivors=8).quantize(source(w, moments(10), mask))))
+    priced = OBS(step=0.05, survivors=8, lam=0.3).quantize(source(w, moments(10), mask))
+    assert (priced.statistics or {})["entropy"] < (few.statistics or {})["entropy"]

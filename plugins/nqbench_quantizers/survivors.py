@@ -1,0 +1,83 @@
+"""Error feedback that looks ahead: of each row the K best beginnings are kept, not one.
+
+With H = M D M^T (``feedback``) the error of a row's first columns, sum_{i<j} d_i (...)^2, no longer changes with what
+comes after: choosing q is a walk through a tree whose branches are levels, with costs that only grow. Rounding to the
+nearest level at each column is the walk that never looks back (Babai's nearest plane). Keeping the K cheapest walks at
+each depth is the M-algorithm (Anderson and Mohan 1984), the K-best sphere decoder of MIMO receivers (Guo and Nilsson
+2006): a level that is farther off, or dearer in bits, may make later columns cheaper.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nqbench_quantizers.kernels import Array, jit
+
+
+@jit
+def best_rows(
+    weights: Array,
+    lower: Array,
+    gain: Array,
+    kept: Array,
+    price: Array,
+    reach: int,
+    survivors: int,
+    levels: Array,
+) -> None:
+    """Fill levels (m, R) for the forms that ``Rows`` describes: weights (m, R), lower (m, m), gain (m,), kept (m, R).
+
+    price: (2 span + 1,), what levels from -span to span cost beside gain * (target - level)^2; those beyond cost what
+    the last does. Looked at: the nearest level, ``reach`` on each side of it, and 0.
+    """
+    m, rows = weights.shape
+    span = price.size // 2
+    errors, moved = np.empty((survivors, m)), np.empty((survivors, m))
+    parent, chosen = np.empty((m, survivors), np.int64), np.empty((m, survivors))
+    cost, total = np.empty(survivors), np.empty(survivors)
+    for r in range(rows):
+        count, cost[0] = 1, 0.0
+        for j in range(m):
+            found = 0
+            for s in range(count):
+                target = weights[j, r]
+                for i in range(j):
+                    target += lower[j, i] * errors[s, i]
+                nearest = np.round(target)
+                free = kept[j, r] and gain[j] > 0
+                for k in range(2 * reach + 2):
+                    # the nearest first, and 0 last: of equal walks the first is kept
+                    level = nearest + (k + 1) // 2 * (1 - 2 * (k % 2))
+                    if k > 2 * reach or not free:
+                        if free and abs(nearest) <= reach:
+                            break
+                        level = 0.0
+                    place = int(min(max(level, -span), span)) + span
+                    price_here = price[place] if free else 0.0
+                    walk = cost[s] + gain[j] * (target - level) ** 2 + price_here
+                    if found < survivors or walk < total[found - 1]:
+                        # sorted, the cheapest first
+                        at = found if found < survivors else survivors - 1
+                        while at > 0 and walk < total[at - 1]:
+                            total[at], parent[j, at], chosen[j, at] = (
+                                total[at - 1],
+                                parent[j, at - 1],
+                                chosen[j, at - 1],
+                            )
+                            at -= 1
+                        total[at], parent[j, at], chosen[j, at] = walk, s, level
+                        found = min(found + 1, survivors)
+                    if not free:
+                        break
+            for n in range(found):
+                before = parent[j, n]
+                for i in range(j):
+                    moved[n, i] = errors[before, i]
+                moved[n, j] = weights[j, r] - chosen[j, n]
+                cost[n] = total[n]
+            errors, moved = moved, errors
+            count = found
+        n = 0
+        for j in range(m - 1, -1, -1):
+            levels[j, r] = chosen[j, n]
+            n = parent[j, n]
