@@ -1,7 +1,8 @@
-"""``nqbench cache info|prune|clear``: the store of stage results."""
+"""``nqbench cache info|prune|clear|add``: the store of stage results, and of trained networks."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ def command() -> None:
     """Show, prune or clear the cache of stages.
 
     It lies in NQBENCH_CACHE (default: the user's cache folder) and is pruned after each run to NQBENCH_CACHE_LIMIT
-    (default: 20G). Trained weights are kept apart from it and are not touched.
+    (default: 20G). Trained networks are kept apart from it, under ``trained``, and are not touched but by ``add``.
     """
 
 
@@ -54,6 +55,25 @@ def clear(stage: str | None) -> None:
     if stage is not None and stage not in STAGES:
         raise BadInput(f"unknown stage '{stage}'{did_you_mean(stage, list(STAGES))}")
     _dropped(*_cache().clear(stage))
+
+
+@command.command("add")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def add(paths: tuple[Path, ...]) -> None:
+    """Take trained networks from elsewhere: files of a store, or folders of them.
+
+    A run that would train a network by the same recipe then takes it instead. The project's own, hours of training:
+    reports/reference/networks.
+    """
+    from nqbench.api.errors import BadInput
+    from nqbench.api.toolkit.store import adopt
+
+    for path in paths:
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not files:
+            raise BadInput(f"{path}: no *.safetensors file in this folder")
+        for file in files:
+            click.echo(f"added {adopt(file)}")
 
 
 def _cache() -> Cache:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from nqbench.api.toolkit.store import Trained, trained
 from nqbench.cli import invoke
 from nqbench.pipeline.cache import Cache
 
@@ -78,3 +81,36 @@ def test_bad_input_is_a_line_and_exit_code_1(
     errors = capsys.readouterr().err
     assert words in errors
     assert errors.count("\n") == 1
+
+
+def test_add_takes_a_trained_network_of_another_store(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setenv("NQBENCH_CACHE", str(elsewhere))
+    trained("net", {"lr": 0.1}, lambda _: Trained({"w": torch.tensor([3.0])}))
+    (file,) = (elsewhere / "trained").glob("*.safetensors")
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "mine"))
+    assert invoke(["cache", "add", str(elsewhere / "trained")]) == 0
+    assert f"added {tmp_path / 'mine' / 'trained' / file.name}" in capsys.readouterr().out
+    known = trained("net", {"lr": 0.1}, lambda _: pytest.fail("trained again"))
+    assert known.state["w"].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("damage", ["renamed", "cut", "another", "missing", "empty"])
+def test_add_refuses_what_is_no_trained_network_in_one_line(
+    damage: str, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained("net", {"lr": 0.1}, lambda _: Trained({"w": torch.tensor([3.0])}))
+    (file,) = (tmp_path / "trained").glob("*.safetensors")
+    given = tmp_path / "given" / (file.name if damage != "renamed" else "net-0123456789abcdef.safetensors")
+    given.parent.mkdir()
+    if damage == "another":
+        save_file({"w": torch.zeros(2)}, given)
+    elif damage in ("renamed", "cut"):
+        given.write_bytes(file.read_bytes()[: 40 if damage == "cut" else None])
+    assert invoke(["cache", "add", str(given.parent if damage == "empty" else given)]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert str(given.parent) in lines[0]
+    assert "expected a file of a store" in lines[0] or damage == "empty"

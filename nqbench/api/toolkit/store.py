@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import cache_dir, written_whole
 
 
@@ -57,6 +58,31 @@ def trained(name: str, recipe: Mapping[str, Any], train: Callable[[Path], Traine
                 save_trained(path, train(workdir), recipe)
                 shutil.rmtree(workdir)
     return load_trained(path)
+
+
+def adopt(source: Path) -> Path:
+    """Copy weights that were trained elsewhere, a file of another store, into this one; returns where they lie.
+
+    BadInput where the file is none of a store's: its name ends in the digest of the recipe inside it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    wanted = "expected a file of a store of trained networks, <name>-<digest of its recipe>.safetensors"
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
+            strange = [key for key in file.keys() if key.partition("/")[0] not in ("state", "moments")]  # noqa: SIM118
+        recipe = json.loads(metadata["recipe"])
+        fits = source.stem.endswith(f"-{recipe_digest(recipe)}") and not strange
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"{source}: {wanted}: {str(error).splitlines()[0] if str(error) else error!r}") from None
+    if not fits:
+        raise BadInput(f"{source}: {wanted}; this one's name or content says another")
+    path = cache_dir() / "trained" / source.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        shutil.copyfile(source, temporary)
+    return path
 
 
 def save_trained(path: Path, result: Trained, recipe: Mapping[str, Any]) -> None:
