@@ -18,21 +18,43 @@ _ITERATIONS = 200
 _TOLERANCE = 1e-5
 
 
-def corrected(weight: Tensor, moments: Tensor, shift: Tensor, damping: float, mask: Tensor | None = None) -> Tensor:
-    """w' of a layer's weight, pruned places left 0. weight: (O, ...); moments: (G, m, m) E[x' x'^T]; shift: (G, m, m)
-    E[(x - x') x'^T]; damping: a share of the moments' mean diagonal. Without inputs the weight stays as it is."""
+def corrected(
+    weight: Tensor,
+    moments: Tensor,
+    shift: Tensor | None,
+    damping: float,
+    mask: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """w' of a layer's weight, 0 in pruned places: argmin E (w x - w' x')^2 + ridge |w' - start|^2.
+
+    weight: (O, ...), what gave the outputs to come near to; moments: (G, m, m) E[x' x'^T]; shift: (G, m, m)
+    E[(x - x') x'^T], None for 0; damping: ridge as a share of the moments' mean diagonal; mask: of weight's shape, True
+    where kept; start: of weight's shape, its pruned places count as 0; default: ``weight``. Without inputs the kept
+    weights stay as they are.
+    """
     groups, m = moments.shape[:2]
     h = moments.double()
+    rows = weight.detach().double().reshape(groups, -1, m)
+    kept = None if mask is None else mask.reshape(rows.shape)
+    begin = rows if start is None else start.detach().double().reshape(rows.shape)
+    begin = begin if kept is None else begin * kept
+    wanted = (rows - begin) @ h
+    if shift is not None:
+        wanted = wanted + rows @ shift.double()
+    if kept is None:
+        moved = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(damped(h, damping))).mT
+    else:
+        moved = conjugate_gradients(damped(h, damping), wanted, kept)
+    return (begin + moved).reshape(weight.shape).to(weight.dtype)
+
+
+def damped(h: Tensor, damping: float) -> Tensor:
+    """(G, m, m) float64: H + damping * mean diagonal * I; the identity is added to a matrix of zeros."""
+    h = h.double()
     mean = h.diagonal(dim1=1, dim2=2).mean(1)
     ridge = torch.where(mean > 0, max(damping, 1e-6) * mean, 1.0)
-    h = h + ridge[:, None, None] * torch.eye(m, dtype=h.dtype, device=h.device)
-    rows = weight.detach().double().reshape(groups, -1, m)
-    wanted = rows @ shift.double()
-    if mask is None:
-        moved = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(h)).mT
-    else:
-        moved = conjugate_gradients(h, wanted, mask.reshape(rows.shape))
-    return (rows + moved).reshape(weight.shape).to(weight.dtype)
+    return h + ridge[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
 
 
 def conjugate_gradients(h: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What removing a weight costs, by Kronecker factors of the Gauss-Newton matrix, and how the rest make up for it.
+"""What removing a weight costs, by Kronecker factors of the Gauss-Newton matrix.
 
 For one layer the matrix is taken for G x H: H = E[x x^T] over its input vectors, G the mean over samples of the
 squared gradients of its outputs, of which only the diagonal is kept (arXiv:1503.05671; arXiv:1602.01407 for
@@ -21,7 +21,6 @@ from torch import Tensor
 from nqbench.api import Task
 from nqbench.api.toolkit.curvature import evaluating, first_samples, output_factor
 from nqbench.api.toolkit.persample import Tape
-from nqbench_training.correction import conjugate_gradients
 
 _MOST_WORK = 1e12  # multiplications of all rows' own inverses, a tensor: a minute or so on one core
 _CHUNK_ENTRIES = 1 << 24
@@ -41,14 +40,6 @@ def output_curvature(task: Task, names: Sequence[str], samples: int) -> dict[str
             tape.forget()
             seen += size
     return {name: value / seen for name, value in total.items()}
-
-
-def damped(h: Tensor, damping: float) -> Tensor:
-    """(G, m, m) float64: H + damping * mean diagonal * I; a matrix of zeros becomes the identity."""
-    h = h.double()
-    mean = h.diagonal(dim1=1, dim2=2).mean(1)
-    ridge = torch.where(mean > 0, max(damping, 1e-6) * mean, 1.0)
-    return h + ridge[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
 
 
 def removal_costs(weight: Tensor, mask: Tensor, h: Tensor, g: Tensor) -> Tensor:
@@ -82,33 +73,6 @@ def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
         # H^-1 = L^-T L^-1: its diagonal is the sum of squares of L^-1's columns
         found[part] = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).square().sum(1)
     return found
-
-
-def refitted(
-    weight: Tensor,
-    mask: Tensor,
-    h: Tensor,
-    damping: float,
-    cross: Tensor | None = None,
-    start: Tensor | None = None,
-) -> Tensor:
-    """The rows, 0 where pruned, whose outputs come nearest to those of ``weight``, without going far from ``start``:
-
-        argmin E (w x - w' x')^2 + ridge |w' - start|^2,   that is   (w' - start) (H + ridge I) = w C - start H
-
-    inside the mask; H = E[x' x'^T], C = E[x x'^T], ridge = damping * H's mean diagonal.
-
-    weight: (O, ...), what gave the outputs to meet; mask: the same shape; h, cross: (G, m, m) H and C, cross None where
-    x = x' (C = H). start: (O, ...), its pruned places are taken for 0; default: ``weight``.
-    """
-    groups, m = h.shape[:2]
-    h = h.double()
-    rows = weight.detach().double().reshape(groups, -1, m)
-    kept = mask.reshape(rows.shape)
-    begin = (weight if start is None else start).detach().double().reshape(rows.shape) * kept
-    wanted = rows @ (h if cross is None else cross.double()) - begin @ h
-    moved = conjugate_gradients(damped(h, damping), wanted, kept)
-    return (begin + moved).reshape(weight.shape).to(weight.dtype)
 
 
 def cheapest_removed(costs: Mapping[str, Tensor], masks: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench.api.toolkit.persample import owner
+from nqbench_training.beside import walk_beside
 from nqbench_training.correction import corrected
 from nqbench_training.grams import Products
 from nqbench_training.merging import merged
 from nqbench_training.optimised import finished, install
-from nqbench_training.second_moments import SecondMoments, inputs_of, joined
+from nqbench_training.second_moments import SecondMoments, inputs_of
 
 
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
@@ -54,43 +55,30 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
 
 
 class OnePass:
-    """Quantizes each tensor, in place, when the calibration samples reach its layer.
-
-    With a correction the samples go through twice, side by side in one batch: the first half meets each layer as it
-    was, the second as it is quantized.
-    """
+    """Quantizes each tensor, in place, when the calibration samples reach its layer; with a correction they go through
+    the network as it was, too."""
 
     def __init__(self, task: Task, correction: float, ridge: float) -> None:
         self.task, self.correction, self.ridge = task, correction, ridge
         self.names = {owner(task.module, name): name for name in task.names}
-        self._real: dict[nn.Module, Tensor] = {}
 
     def run(self, samples: Batch, done: dict[str, Group]) -> None:
-        twice = self.correction > 0
+        if self.correction > 0:
+            walk_beside(self.task, self.names, samples, lambda layer, was, now: self._reached(layer, now, was, done))
+            return
+        with (
+            evaluating(self.task.module),
+            torch.no_grad(),
+            inputs_of(self.names, lambda layer, now: self._reached(layer, now, None, done)),
+        ):
+            self.task.predict(samples)
 
-        def reached(layer: nn.Module, x: Tensor) -> None:
-            name = self.names[layer]
-            real, seen = torch.tensor_split(x, 2) if twice else (None, x)
-            moments = Products(layer)
-            moments.add(seen)
-            weights = None
-            if real is not None:
-                self._real[layer] = layer.forward(real)
-                weights = {name: self._corrected(layer, real - seen, seen, moments.mean())}
-            done[name] = _quantized(self.task, name, {name: moments.mean()}, weights)
-
-        def left(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            real = self._real.pop(layer)
-            return torch.cat([real, output[len(real) :]])
-
-        module = self.task.module
-        handles = [layer.register_forward_hook(left) for layer in self.names] if twice else []
-        try:
-            with evaluating(module), torch.no_grad(), inputs_of(self.names, reached):
-                self.task.predict(joined([samples, samples]) if twice else samples)
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _reached(self, layer: nn.Module, now: Tensor, was: Tensor | None, done: dict[str, Group]) -> None:
+        name = self.names[layer]
+        moments = Products(layer)
+        moments.add(now)
+        weights = None if was is None else {name: self._corrected(layer, was - now, now, moments.mean())}
+        done[name] = _quantized(self.task, name, {name: moments.mean()}, weights)
 
     def _corrected(self, layer: nn.Module, apart: Tensor, seen: Tensor, moments: Tensor) -> Tensor:
         name = self.names[layer]

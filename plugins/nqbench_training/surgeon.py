@@ -15,10 +15,11 @@ from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.persample import owner
 from nqbench.api.toolkit.store import Trained, trained
 from nqbench_training.beside import walk_beside
+from nqbench_training.correction import corrected, damped
 from nqbench_training.grams import Products
 from nqbench_training.masking import hold
 from nqbench_training.optimised import Distilled, fit_network
-from nqbench_training.saliency import cheapest_removed, damped, output_curvature, refitted, removal_costs
+from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
 
@@ -120,7 +121,7 @@ class Surgeon(
                 for name in names
             }
             masks = cheapest_removed(costs, masks, round(share * n))
-            weights = {name: refitted(was[name], masks[name], moments[name], self.damping) for name in names}
+            weights = {name: corrected(was[name], moments[name], None, self.damping, masks[name]) for name in names}
         self._refit(task, masks, weights)
         return masks
 
@@ -133,11 +134,11 @@ class Surgeon(
 
         def visit(layer: nn.Module, x: Tensor, seen: Tensor) -> None:
             name = names[layer]
-            moments, cross = Products(layer), Products(layer)
+            moments, shift = Products(layer), Products(layer)
             moments.add(seen)
-            cross.add(x, seen)
+            shift.add(x - seen, seen)
             was = task.parameter(name).detach().clone()
-            best = refitted(was, masks[name], moments.mean(), self.damping, cross.mean(), weights[name])
+            best = corrected(was, moments.mean(), shift.mean(), self.damping, masks[name], weights[name])
             task.assign({name: best})
 
         walk_beside(task, names, SecondMoments(samples=self.samples).calibration(task), visit)

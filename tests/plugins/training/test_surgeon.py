@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from nqbench_training import surgeon
+from nqbench_training.correction import corrected, damped
 from nqbench_training.magnitude import Magnitude
 from nqbench_training.optimised import Distilled
-from nqbench_training.saliency import cheapest_removed, damped, output_curvature, refitted, removal_costs
+from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.surgeon import Surgeon
 from tiny_network import Tiny, make_task
 from torch import Tensor, nn
@@ -67,12 +68,13 @@ def test_one_inverse_serves_all_rows_where_their_own_would_cost_too_much(monkeyp
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_refitted_rows_are_the_ridge_regression_on_their_kept_columns(moved: bool) -> None:
+def test_rows_refitted_from_elsewhere_are_the_ridge_regression_on_their_kept_columns(moved: bool) -> None:
     w, x, mask = problem()
     now = x[0] + 0.3 * torch.randn(100, 6, generator=torch.Generator().manual_seed(5)).double() if moved else x[0]
     h = now.T @ now / 100
     start = 0.9 * w
-    got = refitted(w, mask, h[None], 0.05, (x[0].T @ now / 100)[None] if moved else None, start)
+    shift = ((x[0] - now).T @ now / 100)[None] if moved else None
+    got = corrected(w, h[None], shift, 0.05, mask, start)
     ridge = 0.05 * float(h.diagonal().mean())
     assert bool((got[~mask] == 0).all())
     for row, result, begin, kept in zip(w, got, start, mask, strict=True):
