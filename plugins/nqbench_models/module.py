@@ -193,7 +193,8 @@ def _import(text: str, folder: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"model 'module': {text} cannot be imported from {folder}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise BadInput(f"model 'module': {text} cannot be imported from {folder}: {reason}") from None
     if not callable(found):
         raise BadInput(f"model 'module': {text} is not a function")
     checked: Callable[..., Any] = found

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nqbench.api import Sensitivity, Task
 from nqbench.api.toolkit.curvature import (
@@ -126,7 +127,8 @@ def mean_sign_products(
         v = [sign[name] for name in names]
         seen = 0
         product = [torch.zeros_like(t) for t in total]
-        with evaluating(task.module):
+        # fused attention has no second derivative
+        with evaluating(task.module), sdpa_kernel(SDPBackend.MATH):
             for batch, size in first_samples(task, samples, 250):
                 loss = task.losses(task.predict(batch), batch).sum()
                 gradients = torch.autograd.grad(loss, parameters, create_graph=True)
