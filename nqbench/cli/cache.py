@@ -62,8 +62,7 @@ def clear(stage: str | None) -> None:
 def add(paths: tuple[Path, ...]) -> None:
     """Take trained networks from elsewhere: files of a store, or folders of them.
 
-    A run that would train a network by the same recipe then takes it instead. The project's own, hours of training:
-    reports/reference/networks.
+    A run that would train a network by the same recipe then takes it instead.
     """
     from nqbench.api.errors import BadInput
     from nqbench.api.toolkit.store import adopt
