@@ -40,8 +40,8 @@ class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NN
     lambda_scale: float = Field(0.0, ge=0)
     """How much the choice of levels minds their rate."""
     tensors: Literal["all", "weights"] = "all"
-    """``weights``: only what a quantizer would take; the library gives tensors of one dimension a fine grid of its own,
-    19 bits or so a number, which float16 beats."""
+    """``weights``: only what a quantizer would take. The library gives tensors of one dimension a fine grid of its own:
+    on ResNet-32 they take twice the bytes of float16."""
 
     def weights_alone(self) -> bool:
         return self.tensors == "weights"
