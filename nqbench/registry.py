@@ -217,4 +217,6 @@ def _complaint(cls: type[Plugin], error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return f"unknown parameter '{place}'{did_you_mean(place, list(cls.model_fields))}"
+    if first["type"] == "missing":
+        return f"{place}: is required; nqbench show {cls.name} tells what it takes"
     return f"{place}: {first['msg']}" if place else first["msg"]

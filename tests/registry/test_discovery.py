@@ -193,3 +193,8 @@ def test_wrong_parameters_are_refused_in_a_line(small: Registry, parameters: obj
         small.make("coder", "stepped", parameters)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_a_required_parameter_that_is_not_given_is_told_with_where_to_read_of_it() -> None:
+    with pytest.raises(BadInput, match=r"model 'module': network: is required; nqbench show module tells"):
+        discover().make("model", "module", {})
