@@ -22,8 +22,8 @@ from nqbench.api import Task
 from nqbench.api.toolkit.curvature import evaluating, first_samples, output_factor
 from nqbench.api.toolkit.persample import Tape
 
-_MOST_WORK = 1e12  # multiplications of all rows' own inverses, a tensor: a minute or so on one core
-_CHUNK_ENTRIES = 1 << 24
+_MOST_WORK = 4e11  # multiplications of all rows' own inverses, a tensor: half a minute or so on one core
+_CHUNK_ENTRIES = 1 << 23
 
 
 def output_curvature(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
@@ -50,10 +50,7 @@ def removal_costs(weight: Tensor, mask: Tensor, h: Tensor, g: Tensor) -> Tensor:
     groups, m = h.shape[:2]
     rows = weight.detach().double().reshape(groups, -1, m)
     kept = mask.reshape(rows.shape)
-    if rows.shape[0] * rows.shape[1] * m**3 <= _MOST_WORK:
-        spread = torch.stack([_inverse_diagonals(h[i], kept[i]) for i in range(groups)])
-    else:
-        spread = torch.linalg.inv(h).diagonal(dim1=1, dim2=2)[:, None, :].expand(rows.shape)
+    spread = torch.stack([_inverse_diagonals(h[i], kept[i]) for i in range(groups)])
     costs = rows.square() * g.reshape(groups, -1, 1) / (2 * spread)
     return torch.where(kept, costs, 0.0).reshape(weight.shape)
 
@@ -61,17 +58,27 @@ def removal_costs(weight: Tensor, mask: Tensor, h: Tensor, g: Tensor) -> Tensor:
 def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
     """(R, m): the diagonal of each row's own inverse, of h's kept rows and columns; anything where it keeps none.
 
-    h: (m, m) positive definite; kept: (R, m) bool.
+    Rows that keep all share one inverse, and all rows do where their own would cost too much. h: (m, m) positive
+    definite; kept: (R, m) bool.
     """
-    m = len(h)
-    eye = torch.eye(m, dtype=h.dtype, device=h.device)
-    found = torch.empty(kept.shape, dtype=h.dtype, device=h.device)
-    for start in range(0, len(kept), max(1, _CHUNK_ENTRIES // m**2)):
-        part = slice(start, start + max(1, _CHUNK_ENTRIES // m**2))
-        both = kept[part, :, None] & kept[part, None, :]
-        root = torch.linalg.cholesky(torch.where(both, h, eye))
-        # H^-1 = L^-T L^-1: its diagonal is the sum of squares of L^-1's columns
-        found[part] = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).square().sum(1)
+    found = torch.linalg.inv(h).diagonal().expand(kept.shape).clone()
+    counts = kept.sum(1)
+    if float((counts.double() ** 3).sum()) > _MOST_WORK:
+        return found
+    ranked = torch.argsort(counts, descending=True, stable=True)
+    ranked = ranked[(counts[ranked] < len(h)) & (counts[ranked] > 0)]
+    while ranked.numel():
+        # rows of similar length together; what pads the shorter ones is the identity
+        longest = int(counts[ranked[0]])
+        chunk = max(1, _CHUNK_ENTRIES // longest**2)
+        rows, ranked = ranked[:chunk], ranked[chunk:]
+        columns = torch.argsort(~kept[rows], dim=1, stable=True)[:, :longest]
+        real = torch.arange(longest, device=h.device) < counts[rows][:, None]
+        eye = torch.eye(longest, dtype=h.dtype, device=h.device)
+        own = torch.where(real[:, :, None] & real[:, None, :], h[columns[:, :, None], columns[:, None, :]], eye)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(own)).diagonal(dim1=1, dim2=2)
+        places = (rows[:, None].expand_as(columns)[real], columns[real])
+        found[places] = inverse[real]
     return found
 
 

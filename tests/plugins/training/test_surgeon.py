@@ -60,11 +60,27 @@ def test_a_weights_cost_is_the_least_rise_of_the_error_with_the_others_refitted(
 
 
 def test_one_inverse_serves_all_rows_where_their_own_would_cost_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    w, x, _ = problem()
-    everything, g = torch.ones(4, 6, dtype=torch.bool), torch.ones(4).double()
-    own = removal_costs(w, everything, moments(x), g)
+    w, x, mask = problem()
+    g = torch.ones(4).double()
+    shared = torch.linalg.inv(moments(x)[0]).diagonal()
     monkeypatch.setattr("nqbench_training.saliency._MOST_WORK", 0)
-    torch.testing.assert_close(removal_costs(w, everything, moments(x), g), own)
+    expected = torch.where(mask, w.square() / (2 * shared), 0.0)
+    torch.testing.assert_close(removal_costs(w, mask, moments(x), g), expected)
+
+
+def test_rows_of_many_lengths_and_pieces_have_their_own_inverses(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(200, 12, generator=generator).double()
+    h = x.T @ x / 200 + 0.1 * torch.ones(12, 12).double()
+    mask = torch.rand(30, 12, generator=generator) < torch.linspace(0, 1, 30)[:, None]
+    mask[7], mask[8] = True, False
+    w = torch.randn(30, 12, generator=generator).double()
+    monkeypatch.setattr("nqbench_training.saliency._CHUNK_ENTRIES", 300)
+    costs = removal_costs(w, mask, h[None], torch.ones(30).double())
+    for row, kept, cost in zip(w, mask, costs, strict=True):
+        inverse = torch.linalg.inv(h[kept][:, kept]).diagonal()
+        torch.testing.assert_close(cost[kept], row[kept].square() / (2 * inverse))
+        assert bool((cost[~kept] == 0).all())
 
 
 @pytest.mark.parametrize("moved", [False, True])
