@@ -35,11 +35,17 @@ def recorded(folder: Path) -> int:
     return 0
 
 
+def interruptible() -> None:
+    """Where the tests run as a shell's background job, interrupts are ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(path: Path, out: Path, jobs: int) -> subprocess.Popen[str]:
     """The run in a process group of its own, once it has recorded two trials."""
     process = subprocess.Popen(
         command("run", path, "--output", out, "--jobs", jobs),
         start_new_session=True,
+        preexec_fn=interruptible,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
