@@ -63,12 +63,7 @@ class Surgeon(
         shares = (*self.through, self.keep)
         if any(a < b for a, b in zip((1.0, *shares), shares, strict=False)):
             raise BadInput(f"pruner 'surgeon': {list(shares)} (through, then keep) must not rise, or be above 1")
-        teacher = self.teacher(task)
-        done = None
-        for count in range(1, len(shares) + 1):
-            done = self._stage(task, shares[:count], teacher)
-        assert done is not None
-        return done
+        return self._stage(task, shares, self.teacher(task))
 
     def _stage(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None) -> Pruned:
         """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
@@ -76,6 +71,8 @@ class Surgeon(
         recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
 
         def make(workdir: Path) -> Trained:
+            if len(shares) > 1:
+                self._stage(task, shares[:-1], teacher)
             # one thread: the bits do not depend on how many a worker has
             with one_thread():
                 return self._make(task, shares, teacher, workdir)
@@ -87,10 +84,11 @@ class Surgeon(
         return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
 
     def _make(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None, workdir: Path) -> Trained:
+        """From the task's network, which is at the last but one of ``shares``, or not pruned where there is none."""
         before = shares[-2] if len(shares) > 1 else 1.0
-        masks = {name: w != 0 for name, w in task.weights().items()}
+        masks = {name: (w != 0) | (before == 1) for name, w in task.weights().items()}
         if len(shares) == 1 or before != shares[-1]:
-            masks = self._cut(task, before, shares[-1])
+            masks = self._cut(task, masks, before, shares[-1])
         moments: Mapping[str, Tensor] = {}
         if self.epochs:
             moments = fit_network(
@@ -105,15 +103,14 @@ class Surgeon(
         state = {n: t.detach().clone() for n, t in task.module.state_dict().items()}
         return Trained(state | {MASK + n: m for n, m in masks.items()}, moments)
 
-    def _cut(self, task: Task, before: float, keep: float) -> dict[str, Tensor]:
-        """Prune the task's network, which keeps a share ``before``, to ``keep``, and refit it. Returns the masks."""
+    def _cut(self, task: Task, kept: Mapping[str, Tensor], before: float, keep: float) -> dict[str, Tensor]:
+        """Prune the task's network, of which a share ``before`` is ``kept``, to ``keep``, and refit it; the masks."""
         was = task.weights()
         names = task.names
         moments = SecondMoments(samples=self.samples).sense(task, names)
         g = output_curvature(task, names, self.scored)
         n = sum(w.numel() for w in was.values())
-        masks = {name: torch.ones_like(w, dtype=torch.bool) if before == 1 else w != 0 for name, w in was.items()}
-        weights = dict(was)
+        masks, weights = dict(kept), dict(was)
         for step in range(1, self.rounds + 1):
             share = before * (keep / before) ** (step / self.rounds)
             costs = {

@@ -192,7 +192,7 @@ def test_networks_on_the_way_are_kept_and_found_again(monkeypatch: pytest.Monkey
     cuts: list[float] = []
     cut = Surgeon._cut
     monkeypatch.setenv("NQBENCH_CACHE", str(store.parent))
-    monkeypatch.setattr(Surgeon, "_cut", lambda self, task, a, b: cuts.append(b) or cut(self, task, a, b))
+    monkeypatch.setattr(Surgeon, "_cut", lambda self, *rest: cuts.append(rest[-1]) or cut(self, *rest))
     Surgeon(keep=0.1, through=(0.6, 0.4), **TUNED).prune(make_task())
     assert cuts == [0.1]
 
