@@ -24,12 +24,9 @@ class Knobs:
             load=_from_json,
             make=lambda _: (self._ask(context),),
             meta=lambda found: {"knob": None if found[0] is None else asdict(found[0])},
-            first=lambda: None if context.trial.codec else self._prepare(context),
+            first=lambda: None if context.trial.codec else self.preparation.pruned(context),
         )
         return found[0]
-
-    def _prepare(self, context: Context) -> object:
-        return self.preparation.pruned(context), self.preparation.sensed(context)
 
     def _ask(self, context: Context) -> Knob | None:
         trial, prepare = context.trial, self.preparation

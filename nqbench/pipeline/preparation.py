@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,25 @@ from nqbench.api import BadInput, Pruned, Pruner, Sensitivity, Task
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
 from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.network import Network
+
+
+class Sensed(Mapping[str, Tensor]):
+    """A sensitivity, sensed when a value is first asked for: a training that senses by itself never asks."""
+
+    def __init__(self, names: tuple[str, ...], sense: Callable[[], Mapping[str, Tensor]]) -> None:
+        self.names = names
+        self.sense = sense
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.sense()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class Preparation:
@@ -65,10 +84,17 @@ class Preparation:
         return pruned
 
     def sensed(self, context: Context) -> Mapping[str, Tensor] | None:
-        """The sensitivity of the pruned network; None where the trial has none."""
+        """The sensitivity of the pruned network, sensed when it is used; None where the trial has none."""
         if context.trial.sensitivity is None:
             return None
-        return self._sensed.find(context.keys.sense, lambda: self._sense(context), lambda: context.watch.hit("sense"))
+
+        def sense() -> Mapping[str, Tensor]:
+            found: Mapping[str, Tensor] = self._sensed.find(
+                context.keys.sense, lambda: self._sense(context), lambda: context.watch.hit("sense")
+            )
+            return found
+
+        return Sensed(self.network(context).names, sense)
 
     def _sense(self, context: Context) -> dict[str, Tensor]:
         pruned, network = self.pruned(context), self.network(context)

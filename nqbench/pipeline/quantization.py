@@ -80,7 +80,7 @@ class Quantization:
             save=lambda result, path: save_quantized(result[0], path),
             meta=lambda result: {"seconds": context.watch.seconds["quantize"], **result[1]},
             checkpoints=bool(context.trial.training),
-            first=lambda: (self.preparation.pruned(context), self.preparation.sensed(context)),
+            first=lambda: self.preparation.pruned(context),
         )
         if hit:
             context.watch.hit("quantize")
@@ -91,6 +91,7 @@ class Quantization:
         samples = []
         for index in range(measure.runs):
             task = self._task(context)
+            task.sensed = None if task.sensed is None else dict(task.sensed)
             task.shared = {}
             context.around.synchronize()
             start = time.perf_counter()

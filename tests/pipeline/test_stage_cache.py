@@ -9,12 +9,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from probe_distribution import Log, install, installed
-from trials import trial
+from trials import choice, trial
 
 from nqbench.api import BadInput
 from nqbench.pipeline import fingerprint, syntax
@@ -331,3 +331,11 @@ def test_only_what_depends_on_edited_code_gets_new_keys(tmp_path: Path) -> None:
         assert edit(package / "helper.py", "SHIFT = 0", "SHIFT = 0 * 7") == ["quantize", "file", "trial"]
         assert edit(package / "__init__.py", "coder, quantizer", "coder") == []
         assert edit(source, "1 + task.", "2 + task.") == ["load", "prune", "sense", "quantize", "file", "trial"]
+
+
+def test_a_sensitivity_that_no_one_asks_for_is_not_sensed(bench: Bench, tmp_path: Path) -> None:
+    """`sequential` senses layer by layer, on the network as it stands by then; the plain quantizer asks for it."""
+    plain = trial(quantizer=("obs", {"step": 0.1}), coder=("raw", {}), scope="layer")
+    one = replace(plain, sensitivity=choice("sensitivity", "second-moments"))
+    assert "sense" in bench().run(one, tmp_path)["seconds"]
+    assert "sense" not in bench().run(replace(one, training=(choice("training", "sequential"),)), tmp_path)["seconds"]
