@@ -166,7 +166,10 @@ class Module(Model, name="module"):
             return module
         path = self._path(self.network)
         if path.suffix == ".pt2":
-            return _with_modes(torch.export.load(path).module())
+            program = torch.export.load(path)
+            if self.data is not None:
+                _check_batch(program, path)
+            return _with_modes(program.module())
         scripted: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         return scripted
 
@@ -199,6 +202,18 @@ def _import(text: str, folder: str) -> Callable[..., Any]:
         raise BadInput(f"model 'module': {text} is not a function")
     checked: Callable[..., Any] = found
     return checked
+
+
+def _check_batch(program: torch.export.ExportedProgram, path: Path) -> None:
+    """BadInput where the program takes batches of one size alone: a benchmark's have many."""
+    inputs = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" and node.name in inputs else None
+        if isinstance(value, Tensor) and value.ndim and isinstance(value.shape[0], int):
+            raise BadInput(
+                f"model 'module': {path} takes batches of exactly {value.shape[0]}, expected any size: export it with "
+                f"dynamic_shapes=({{0: torch.export.Dim('batch')}},)"
+            )
 
 
 def _with_modes(module: nn.Module) -> nn.Module:

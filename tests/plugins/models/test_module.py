@@ -173,6 +173,16 @@ def test_exported_files_build_the_network(folder: tuple[Path, str], kind: str) -
     torch.testing.assert_close(module(example), plain(example))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_export_for_one_batch_size_is_refused_where_there_are_data(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    torch.export.save(torch.export.export(network(), (torch.randn(5, 2, 3),)), path / "five.pt2")
+    without = Module(folder=str(path), network="five.pt2")
+    assert without.compressible(without.load(torch.device("cpu"))) == ("1.weight", "3.weight")
+    with pytest.raises(BadInput, match=r"five\.pt2 takes batches of exactly 5, expected any size: export it with dyn"):
+        Module(folder=str(path), network="five.pt2", data=f"{name}:batches").load(torch.device("cpu"))
+
+
 def test_a_networks_sensitivity_can_be_sensed(folder: tuple[Path, str]) -> None:
     path, name = folder
     model = Module(folder=str(path), network=f"{name}:network", data=f"{name}:batches")
