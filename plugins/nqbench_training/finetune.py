@@ -22,8 +22,7 @@ from nqbench_training.optimised import Distilled, install, workfile
 class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, section 3.6; arXiv:1802.02271, III-C"):
     """Moves codebooks, scales and steps to lower the loss; symbols, masks and dither stay as they are.
 
-    Batch norm is in evaluation mode. The teacher, where there is one, is the network as this training finds it: before
-    quantization, if it is the first. A quantizer whose values are all fixed by definition has nothing to move.
+    Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has nothing to move.
     """
 
     lr: float = Field(0.1, gt=0)

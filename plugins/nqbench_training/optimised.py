@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +35,8 @@ class Optimised(Steps):
 
 
 class Distilled(Optimised):
-    """Mixed in where the trained network, as it was, may teach the one that is fine-tuned (arXiv:1503.02531)."""
+    """Mixed in where the trained network, as it was before anything was pruned or quantized, may teach the one that is
+    fine-tuned (arXiv:1503.02531)."""
 
     distill: float = Field(0.0, ge=0, le=1)
     """The teacher's share of the loss, (1 - a) L + a T^2 KL(teacher || network), both softened by T; for outputs that
@@ -45,8 +45,8 @@ class Distilled(Optimised):
     """T, which logits are divided by."""
 
     def teacher(self, task: Task) -> nn.Module | None:
-        """A frozen copy of the network as it stands, or None."""
-        return copy.deepcopy(task.module).eval().requires_grad_(False) if self.distill else None
+        """The model's network as it was trained, frozen, whatever has become of the task's own; or None."""
+        return task.model.load(task.device).eval().requires_grad_(False) if self.distill else None
 
     def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
         """The mean loss of a batch with these outputs of the network, the teacher's part in it where there is one."""

@@ -207,6 +207,18 @@ def test_the_teachers_part_of_the_loss_is_the_softened_divergence() -> None:
     assert Distilled(distill=1).taught(loss, wanted, wanted) == pytest.approx(0, abs=1e-6)
 
 
+def test_the_teacher_is_the_trained_network_whatever_has_become_of_it() -> None:
+    task = make_task()
+    batch = next(task.batches("train", batch_size=1000))
+    before = task.predict(batch).detach()
+    task.assign({name: torch.zeros_like(w) for name, w in task.weights().items()})
+    teacher = Distilled(distill=0.5).teacher(task)
+    assert teacher is not None
+    assert not any(p.requires_grad for p in teacher.parameters())
+    torch.testing.assert_close(task.predict(batch, teacher), before)
+    assert Distilled().teacher(task) is None
+
+
 def test_a_teacher_holds_the_network_near_the_trained_one() -> None:
     def apart(distill: float) -> float:
         task = make_task()
