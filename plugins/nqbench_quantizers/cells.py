@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -116,3 +117,15 @@ def entropy(counts: Tensor) -> float:
     """Zeroth-order entropy of (k,) counts, in bits a symbol."""
     p = counts.double() / counts.double().sum()
     return float(torch.special.entr(p).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))
+
+
+def step_scales(source: Source, steps: Literal["shared", "std"]) -> Tensor:
+    """(1,) or, for ``std``, (tensors,) float64 on the CPU: what each tensor's step is a multiple of.
+
+    1, or the standard deviation of the tensor's weights; that of all weights where it has none.
+    """
+    if steps == "shared":
+        return torch.ones(1, dtype=torch.float64)
+    std = [views.moments(Source(source.weights[t.start : t.stop]))[1] if t.size else 0.0 for t in source.tensors]
+    shared = views.moments(source)[1] or 1.0
+    return torch.tensor([s or shared for s in std], dtype=torch.float64)

@@ -38,7 +38,9 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
     takes = frozenset({"second-moments"})
 
     step: float = Field(0.05, gt=0)
-    """Distance of the grid's points, in the weights' unit. Zero is one of them."""
+    """Distance of the grid's points, in the weights' unit (for ``steps: std``, in standard deviations). Zero is one."""
+    steps: Literal["shared", "std"] = "shared"
+    """One step for all tensors, or one per tensor proportional to the standard deviation of its kept weights."""
     lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
     """The price lambda of a bit; 0: every target goes to its nearest point. In a suite it may be written ``lambda``."""
     unit: Literal["step", "absolute"] = "step"
@@ -63,12 +65,9 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
 
     def quantize(self, source: Source) -> Quantized:
         moments = self.needs(source, SecondMoments)
-        # what the decoder multiplies with
-        step = float(torch.tensor(self.step, dtype=torch.float32))
-        if step == 0:
-            raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
+        steps = self._steps(source)
         parts, error, power = [], 0.0, 0.0
-        for tensor, h in zip(source.tensors, moments.matrices, strict=True):
+        for tensor, h, step in zip(source.tensors, moments.matrices, steps.double().tolist(), strict=True):
             levels, figures = self._tensor(source, tensor, h.double(), step)
             parts.append(levels)
             error, power = error + figures[0], power + figures[1]
@@ -82,14 +81,21 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             "entropy": cells.entropy(torch.bincount(symbols)),
             "output_error": error / power if power else 0.0,
         }
-        parameters = {"step": torch.tensor([step], dtype=torch.float32, device=source.device)}
+        parameters = {"step": (steps if self.steps == "std" else steps[:1]).to(source.device)}
         return Quantized(
             symbols, high - low + 1, source.sizes, parameters, {"offset": low}, "grid", statistics=statistics
         )
 
     def knob(self, source: Source) -> Knob:
-        deviation = views.moments(source)[1] or 1.0
+        deviation = (views.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0
         return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down")
+
+    def _steps(self, source: Source) -> Tensor:
+        """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""
+        steps = (self.step * cells.step_scales(source, self.steps)).float().expand(len(source.tensors))
+        if bool((steps == 0).any()):
+            raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
+        return steps
 
     def _tensor(
         self, source: Source, tensor: SourceTensor, h: Tensor, step: float

@@ -63,7 +63,7 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
-        scales = self._scales(source)
+        scales = cells.step_scales(source, self.steps)
         step = self._step(source, scales)
         steps = (step * scales).float()
         cell, low, high = grid_cells(source, steps.double().tolist(), self.zero)
@@ -87,14 +87,6 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         low, high = views.extremes(source)
         finest = (high - low) / (deviation if self.steps == "shared" else high - low or 1.0) / 2**20
         return Knob("step", deviation * max(1 / 256, finest), deviation * 4, "log", more_bytes="down")
-
-    def _scales(self, source: Source) -> Tensor:
-        """(1,) or (T,) float64 on the CPU: what each tensor's step is a multiple of."""
-        if self.steps == "shared":
-            return torch.ones(1, dtype=torch.float64)
-        std = [views.moments(Source(source.weights[t.start : t.stop]))[1] if t.size else 0.0 for t in source.tensors]
-        shared = views.moments(source)[1] or 1.0
-        return torch.tensor([s or shared for s in std], dtype=torch.float64)
 
     def _step(self, source: Source, scales: Tensor) -> float:
         if self.step is not None:

@@ -201,6 +201,21 @@ def test_groups_are_layers_of_their_own() -> None:
         assert torch.equal(got[g].reshape(-1), levels(alone))
 
 
+def test_a_step_per_tensor_is_a_multiple_of_its_deviation() -> None:
+    first, second = weights(4, 6), 10 * weights(3, 5, seed=1)
+    h = (moments(6), moments(5))
+    tensors = (SourceTensor("a", (4, 6), 0, 24, None), SourceTensor("b", (3, 5), 24, 39, None))
+    both = Source(torch.cat([first.reshape(-1), second.reshape(-1)]), tensors, SecondMoments(h))
+    q = OBS(step=0.5, steps="std").quantize(both)
+    for name, w, moment, part in (("a", first, h[0], slice(0, 24)), ("b", second, h[1], slice(24, 39))):
+        step = float(np.float32(0.5 * w.double().std(correction=0)))
+        alone = OBS(step=step).quantize(source(w, moment))
+        assert torch.equal(levels(q)[part], levels(alone)), name
+        torch.testing.assert_close(q.reconstruct()[part], alone.reconstruct())
+    one = OBS(step=0.5, steps="std").quantize(source(first, h[0]))
+    assert torch.equal(levels(one), levels(q)[:24])
+
+
 @pytest.mark.parametrize("order", ["natural", "decreasing"])
 def test_a_pruned_row_is_a_layer_of_its_kept_columns(order: str) -> None:
     w, h = weights(8, 12), moments(12)
