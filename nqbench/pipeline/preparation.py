@@ -24,8 +24,6 @@ class Sensed(Mapping[str, Tensor]):
         self.sense = sense
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
         return self.sense()[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -91,6 +91,7 @@ class Quantization:
         samples = []
         for index in range(measure.runs):
             task = self._task(context)
+            # sensed before the clock starts
             task.sensed = None if task.sensed is None else dict(task.sensed)
             task.shared = {}
             context.around.synchronize()

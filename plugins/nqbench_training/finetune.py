@@ -33,7 +33,6 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
     """Whether the unquantized parameters (biases, batch-norm weights) move too."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
-        teacher = self.teacher(task)
         start = begin(task, start)
         install(task, start)
         leaves = [
@@ -49,6 +48,7 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
             moved |= {k: p for k, p in task.module.named_parameters() if k not in task.names and p.requires_grad}
         if not moved:
             return start
+        teacher = self.teacher(task)
 
         def loss(batch: Batch) -> Tensor:
             outputs = task.predict(batch, tensors=task.reconstruct(start.groups, leaves))

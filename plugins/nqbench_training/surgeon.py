@@ -62,19 +62,19 @@ class Surgeon(
         shares = (*self.through, self.keep)
         if any(a < b for a, b in zip((1.0, *shares), shares, strict=False)):
             raise BadInput(f"pruner 'surgeon': {list(shares)} (through, then keep) must not rise, or be above 1")
-        return self._stage(task, shares, self.teacher(task))
+        return self._stage(task, shares)
 
-    def _stage(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None) -> Pruned:
+    def _stage(self, task: Task, shares: tuple[float, ...]) -> Pruned:
         """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
         fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares}
         recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
 
         def make(workdir: Path) -> Trained:
             if len(shares) > 1:
-                self._stage(task, shares[:-1], teacher)
+                self._stage(task, shares[:-1])
             # one thread: the bits do not depend on how many a worker has
             with one_thread():
-                return self._make(task, shares, teacher, workdir)
+                return self._make(task, shares, workdir)
 
         found = trained(f"{self.name}-{task.model.name}", recipe, make) if self.epochs else make(Path())
         state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
@@ -82,7 +82,7 @@ class Surgeon(
         task.module.load_state_dict(state)
         return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
 
-    def _make(self, task: Task, shares: tuple[float, ...], teacher: nn.Module | None, workdir: Path) -> Trained:
+    def _make(self, task: Task, shares: tuple[float, ...], workdir: Path) -> Trained:
         """From the task's network, which is at the last but one of ``shares``, or not pruned where there is none."""
         before = shares[-2] if len(shares) > 1 else 1.0
         masks = {name: (w != 0) | (before == 1) for name, w in task.weights().items()}
@@ -94,7 +94,7 @@ class Surgeon(
                 task,
                 self.recipe(task.seed + len(shares)),
                 masks=lambda: masks,
-                teacher=teacher,
+                teacher=self.teacher(task),
                 distill=self,
                 checkpoint=workdir / "epoch.safetensors",
             )

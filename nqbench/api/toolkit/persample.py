@@ -169,7 +169,7 @@ def owner(module: nn.Module, name: str) -> nn.Module:
     if not known or name.rpartition(".")[2] not in ("weight", "bias"):
         raise BadInput(
             f"'{name}' belongs to a {type(layer).__name__}: only linear and convolution layers are known here; "
-            "leave it out of what is compressed (`tensors` of the model 'module'), or take another sensitivity"
+            "take another sensitivity, or leave it out of the model's compressible tensors"
         )
     return layer
 
