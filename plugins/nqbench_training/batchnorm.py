@@ -27,20 +27,23 @@ class BatchNorm(Training, name="batchnorm"):
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         start = begin(task, start)
         install(task, start)
-        norms = [m for m in task.module.modules() if isinstance(m, NORMS) and m.track_running_stats]
-        if not norms:
-            return start
-        momenta = [m.momentum for m in norms]
-        with evaluating(task.module), torch.no_grad():
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the average of all batches
-                norm.train()
-            first = True
-            for batch, size in first_samples(task, self.samples, self.batch_size):
-                if first or size == self.batch_size:
-                    task.predict(batch)
-                first = False
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        return finished(task, start.groups)
+        return finished(task, start.groups) if reestimate(task, self.samples, self.batch_size) else start
+
+
+def reestimate(task: Task, samples: int, batch_size: int) -> bool:
+    """Set the running statistics of the task's network to what the first training samples give; whether it has any."""
+    norms = [m for m in task.module.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    with evaluating(task.module), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the average of all batches
+            norm.train()
+        first = True
+        for batch, size in first_samples(task, samples, batch_size) if norms else ():
+            if first or size == batch_size:
+                task.predict(batch)
+            first = False
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return bool(norms)

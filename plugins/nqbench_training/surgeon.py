@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from nqbench_training.optimised import Distilled, fit_network
 from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
+from nqbench_training.soup import averaged
 
 MASK = "mask:"
 
@@ -54,6 +55,10 @@ class Surgeon(
     """Added to the second moments, as a share of their mean diagonal."""
     epochs: int = Field(0, ge=0)
     """Passes of fine-tuning, after every share of ``through`` and at the end."""
+    replicas: int = Field(1, ge=1)
+    """Fine-tunings of each cut network, in orders of their own. Their weights are averaged (model soups,
+    arXiv:2203.05482; arXiv:2306.16788 for pruned ones), and batch norms re-estimated. Each is kept in the store, so
+    that processes that begin alike may make one each."""
 
     def uses_seed(self) -> bool:
         return self.epochs > 0
@@ -66,24 +71,43 @@ class Surgeon(
 
     def _stage(self, task: Task, shares: tuple[float, ...]) -> Pruned:
         """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
-        fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares}
-        recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
-
-        def make(workdir: Path) -> Trained:
-            if len(shares) > 1:
-                self._stage(task, shares[:-1])
-            # one thread: the bits do not depend on how many a worker has
-            with one_thread():
-                return self._make(task, shares, workdir)
-
-        found = trained(f"{self.name}-{task.model.name}", recipe, make) if self.epochs else make(Path())
+        found = self._kept(task, shares, {}, lambda workdir: self._make(task, shares, workdir))
         state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
         masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
         task.module.load_state_dict(state)
         return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
 
+    def _kept(
+        self, task: Task, shares: tuple[float, ...], more: Mapping[str, int], make: Callable[[Path], Trained]
+    ) -> Trained:
+        """What ``make`` gives, kept in the store where it trains."""
+        fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares}
+        if self.replicas == 1:  # networks that were kept before there were replicas are still found
+            del fields["replicas"]
+        recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
+        return trained(f"{self.name}-{task.model.name}", recipe | more, make) if self.epochs else make(Path())
+
     def _make(self, task: Task, shares: tuple[float, ...], workdir: Path) -> Trained:
-        """From the task's network, which is at the last but one of ``shares``, or not pruned where there is none."""
+        if self.replicas == 1 or not self.epochs:
+            return self._replica(task, shares, 0, workdir)
+        return averaged(task, [self.replica(task, shares, number) for number in range(self.replicas)])
+
+    def replica(self, task: Task, shares: tuple[float, ...], number: int) -> Trained:
+        """One of ``replicas`` fine-tunings at the last of ``shares``, from the store or made."""
+        more = {"replica": number}
+        return self._kept(task, shares, more, lambda workdir: self._replica(task, shares, number, workdir))
+
+    def _replica(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path) -> Trained:
+        """From the network at the last but one of ``shares``, or the trained one where there is none."""
+        if len(shares) > 1:
+            self._stage(task, shares[:-1])
+        elif number:  # the one before has moved the task's network
+            task.module.load_state_dict(task.model.load(task.device).state_dict())
+        # one thread: the bits do not depend on how many a worker has
+        with one_thread():
+            return self._tuned(task, shares, task.seed + len(shares) + 1000 * number, workdir)
+
+    def _tuned(self, task: Task, shares: tuple[float, ...], seed: int, workdir: Path) -> Trained:
         before = shares[-2] if len(shares) > 1 else 1.0
         masks = {name: (w != 0) | (before == 1) for name, w in task.weights().items()}
         if len(shares) == 1 or before != shares[-1]:
@@ -92,7 +116,7 @@ class Surgeon(
         if self.epochs:
             moments = fit_network(
                 task,
-                self.recipe(task.seed + len(shares)),
+                self.recipe(seed),
                 masks=lambda: masks,
                 teacher=self.teacher(task),
                 distill=self,

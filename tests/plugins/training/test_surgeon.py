@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import jacrev
 
 from nqbench.api import BadInput, Task
+from nqbench.api.toolkit.store import load_trained
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +242,22 @@ def test_a_share_named_twice_is_fine_tuned_twice_with_the_same_masks() -> None:
     for name, mask in once.masks.items():
         assert torch.equal(mask, twice.masks[name])
         assert not torch.equal(once.state[name], twice.state[name])
+
+
+def test_replicas_are_kept_and_their_average_is_what_comes_of_them(store: Path) -> None:
+    several = Surgeon(keep=0.3, replicas=2, **TUNED)
+    pruned = several.prune(make_task())
+    kept = {path.name: load_trained(path).state for path in store.glob("surgeon-tiny-*.safetensors")}
+    assert len(kept) == 3  # the two, and their average
+    one, other = (several.replica(make_task(), (0.3,), number).state for number in (0, 1))
+    assert len(list(store.glob("*.safetensors"))) == 3
+    alone = Surgeon(keep=0.3, **TUNED).prune(make_task())
+    for name, mask in pruned.masks.items():
+        assert not torch.equal(one[name], other[name])
+        assert torch.equal(one[name], alone.state[name])  # the first is what it would be alone
+        torch.testing.assert_close(pruned.state[name], (one[name] + other[name]) / 2)
+        assert torch.equal(mask, alone.masks[name])
+        assert bool((pruned.state[name][~mask] == 0).all())
 
 
 def test_damping_is_a_share_of_the_mean_diagonal() -> None:
