@@ -17,6 +17,26 @@ from nqbench.api.toolkit.trellis import NEXT
 from nqbench_quantizers.kernels import Array, jit
 
 
+_LOOK_BACK = 8
+"""Columns between two looks at where walks part: what they have in common is worked out once."""
+
+
+@jit
+def _meeting(parent: Array, back: Array, count: int, last: int, common: int) -> int:
+    """How many columns, at least ``common``, all ``count`` walks that end at column ``last`` have in common."""
+    for n in range(count):
+        back[n] = n
+    for j in range(last, common - 1, -1):
+        apart = False
+        for n in range(count):
+            apart = apart or back[n] != back[0]
+        if not apart:
+            return j + 1
+        for n in range(count):
+            back[n] = parent[j, back[n]]
+    return common
+
+
 @jit
 def best_rows(
     weights: Array,
@@ -46,14 +66,19 @@ def best_rows(
     cost, total = np.empty(survivors), np.empty(survivors)
     state, after = np.zeros(survivors, np.int64), np.zeros((m, survivors), np.int64)
     was_odd = np.zeros((m, survivors), np.bool_)
+    back = np.empty(survivors, np.int64)
     for r in range(rows):
         count, cost[0], state[0] = 1, 0.0, 0
+        common = 0  # columns in which all walks are one; their errors are in the first row of ``errors``
         for j in range(m):
             found = 0
+            base = weights[j, r]
+            for i in range(common):
+                base += lower[j, i] * errors[0, i]
             free = kept[j, r] and gain[j] > 0
             for s in range(count):
-                target = weights[j, r]
-                for i in range(j):
+                target = base
+                for i in range(common, j):
                     target += lower[j, i] * errors[s, i]
                 # skipped places have index 0, which four steps on is where it was
                 now = state[s]
@@ -93,13 +118,19 @@ def best_rows(
                         break
             for n in range(found):
                 before = parent[j, n]
-                for i in range(j):
+                for i in range(common, j):
                     moved[n, i] = errors[before, i]
                 moved[n, j] = weights[j, r] - chosen[j, n]
                 cost[n] = total[n]
                 state[n] = after[j, n]
             errors, moved = moved, errors
             count = found
+            if j % _LOOK_BACK == 0:
+                met = _meeting(parent, back, count, j, common)
+                # both arrays take turns, and only the first row is read
+                for i in range(common, met):
+                    moved[0, i] = errors[0, i]
+                common = met
         n = 0
         for j in range(m - 1, -1, -1):
             levels[j, r] = chosen[j, n]
