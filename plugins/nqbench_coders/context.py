@@ -15,11 +15,9 @@ Nothing for an empty stream. Else the first byte says what the rest is:
 
 - 0 ... 28: table and payload are those of ``rans`` (whose own first byte this is);
 - 29: then those of ``huffman`` follow; 64 ... 255: they are those of ``huffman`` from this byte on;
-- 32 + 1 [mixed] + 2 [a zero symbol is named] + 4 [bitmap] + 8 [signed] + 16 [trellis]: then come the zero symbol, if
-  named, the sizes in bytes of all chunks but the last, and, if there is a trellis, its state (0 ... 7) at the first
-  place of each chunk but the first, all as varints; the payload is the chunks. Other values are none, nor is a trellis
-  with a named zero symbol, with a bitmap, or not signed. (The encoder writes signed ones; there are older files of
-  others.)
+- 32 + 1 [mixed] + 2 [a zero symbol is named] + 4 [bitmap] + 8 [signed]: then come the zero symbol, if named, and the
+  sizes in bytes of all chunks but the last, all as varints; the payload is the chunks. Other values are none. (The
+  encoder writes signed ones; there are older files of others.)
 
 A *bitmap* (positions of pruned weights): the alphabet is 2^b, 1 <= b <= 16, the specification's tensors have empty
 parts, and their T places, row-major one after the other, b to a symbol from its lowest bit up, are ceil(T / b) symbols;
@@ -100,15 +98,6 @@ either way.) Afterwards each w += (s (65536 d - P) + 8192) / 16384, and the thre
 and 1 have four contexts, a, b, c, d, of weights 314572 to begin with, and decision 15 two, e and g, of weights 629145;
 the others are not mixed.
 
-Trellis
--------
-A trellis of 8 states says which levels may come (``nqbench.api.toolkit.trellis``): T = [[0, 2], [7, 5], [1, 3], [6, 4],
-[2, 0], [5, 7], [3, 1], [4, 6]]. The state w is 0 at the first place of each entry of a tensor's first dimension, and
-after each place T[w][k mod 2]. There, with o = w mod 2, a symbol is zero + u or zero - u, u = 2 k - o [k > 0], and k is
-coded in place of x, where x may be at most X as one of at most (X + o) / 2; where masked, k = 0. If o = 1, the contexts
-a, b, c, d are others of their own, with the same weights. t is (max(0, a - 15) / 3) - 1, if that is not below 0. All
-averages and levels are u's as before.
-
 Arithmetic coder
 ----------------
 A chunk is a number in [0, 1), its bytes the digits after the point, the highest first, without 0s at the end. The
@@ -127,7 +116,6 @@ from pydantic import Field
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, varint
-from nqbench.api.toolkit.trellis import STATES
 from nqbench_coders.huffman import Huffman
 from nqbench_coders.pieces import Piece, as_bitmap, bitmap_spec, borders_of, packed, pieces, places_a_symbol, zero_named
 from nqbench_coders.rans import MOST_PRECISION, Rans
@@ -138,7 +126,7 @@ FEW = 1 << 8
 
 HUFFMAN = MOST_PRECISION + 1
 CONTEXT = 32
-MIXED, NAMES_ZERO, BITMAP, SIGNED, TRELLIS = 1, 2, 4, 8, 16
+MIXED, NAMES_ZERO, BITMAP, SIGNED = 1, 2, 4, 8
 VERBATIM = 64
 
 _REASONS = {-2: "a magnitude lies beyond the alphabet"}
@@ -194,24 +182,10 @@ def _static(stream: Stream) -> Encoded:
     return min(rans, huffman, key=lambda encoded: len(encoded.table) + len(encoded.payload))
 
 
-def _model(flags: int) -> tuple[np.ndarray, ...]:
+def _model(signed: bool) -> tuple[np.ndarray, ...]:
     from nqbench_coders.kernels.context import fresh_model
 
-    return np.full(2, 1 << 11, dtype=np.int64), *fresh_model(bool(flags & SIGNED), bool(flags & TRELLIS))
-
-
-def trellis_states(stream: Stream) -> np.ndarray | None:
-    """(count,) uint8, the trellis's state at each symbol, where all are on it and its rows are known."""
-    from nqbench_coders.kernels.context import follow
-
-    states = np.empty(stream.spec.count, dtype=np.uint8)
-    symbols = np.require(stream.symbols, requirements="W")
-    if not zero_named(stream.spec):
-        return None
-    for p in pieces(stream.spec, 0, stream.spec.count, 0):
-        if not follow(symbols[p.start : p.stop], p.mask, p.period, p.zero, states[p.start : p.stop]):
-            return None
-    return states
+    return np.full(2, 1 << 11, dtype=np.int64), *fresh_model(signed)
 
 
 def _in_parallel(task: Callable[[int], object], chunks: int) -> list[object]:
@@ -234,21 +208,16 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
         zero = int(used[np.argmax(counts)])
         table = bytes([flags | NAMES_ZERO]) + varint(zero)
     borders = borders_of(spec.count)
-    states = trellis_states(stream) if flags & SIGNED and not flags & BITMAP else None
-    if states is not None:
-        flags, table = flags | TRELLIS, bytes([table[0] | TRELLIS]) + table[1:]
-    walks = [0] * len(borders) if states is None else [int(states[at]) for at in borders[:-1]]
     symbols = np.require(stream.symbols, requirements="W")  # compiled once, for arrays that may be written to
 
     def chunk(i: int) -> bytes | None:
         room = min(most // 4, borders[i + 1] - borders[i]) + 100 + 64
         words, state = np.empty(room, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
-        model = _model(flags)
+        model = _model(bool(flags & SIGNED))
         for p in pieces(spec, borders[i], borders[i + 1], zero):
             status = code_tensor(
                 symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, spec.alphabet,
-                bool(flags & MIXED), bool(flags & SIGNED), p.period if flags & TRELLIS else 0, walks[i],
-                False, words, state, *model,
+                bool(flags & MIXED), bool(flags & SIGNED), False, words, state, *model,
             )  # fmt: skip
             if status:
                 return None
@@ -259,8 +228,7 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
         if not isinstance(part, bytes):
             return None
         parts.append(part)
-    sizes = b"".join(varint(len(part)) for part in parts[:-1])
-    return Encoded(table + sizes + bytes(walks[1:] if flags & TRELLIS else ()), b"".join(parts))
+    return Encoded(table + b"".join(varint(len(part)) for part in parts[:-1]), b"".join(parts))
 
 
 def _ended(words: np.ndarray, state: np.ndarray) -> bytes:
@@ -283,8 +251,7 @@ def _ended(words: np.ndarray, state: np.ndarray) -> bytes:
 def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
     flags, reader = encoded.table[0], ByteReader(encoded.table)
     reader.take(1)
-    strange = flags & ~(CONTEXT | MIXED | NAMES_ZERO | BITMAP | SIGNED | TRELLIS)
-    if strange or (flags & TRELLIS and (flags & (NAMES_ZERO | BITMAP) or not flags & SIGNED)):
+    if flags & ~(CONTEXT | MIXED | NAMES_ZERO | BITMAP | SIGNED):
         raise CorruptFile(f"the table begins with {flags}", section="coder_table", offset=0)
     levels = spec
     if flags & BITMAP:
@@ -297,7 +264,6 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
     try:
         zero = reader.varint(levels.alphabet - 1, "the zero symbol") if flags & NAMES_ZERO else 0
         sizes = [reader.varint(len(encoded.payload), "a chunk's size") for _ in borders[2:]]
-        walks = [0] + [reader.varint(STATES - 1, "a chunk's state") for _ in borders[2:] if flags & TRELLIS]
     except CorruptFile as error:
         raise error.at(section="coder_table") from None
     if reader.left:
@@ -311,22 +277,14 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
 
     def chunk(i: int) -> None:
         held = pieces(levels, borders[i], borders[i + 1], zero)
-        walk = walks[i] if flags & TRELLIS else 0
-        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, flags, walk, symbols)
+        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, flags, symbols)
 
     _in_parallel(chunk, len(borders) - 1)
     return packed(symbols, spec) if flags & BITMAP else symbols
 
 
 def _decode_chunk(
-    payload: bytes,
-    start: int,
-    stop: int,
-    pieces: Iterator[Piece],
-    alphabet: int,
-    flags: int,
-    walk: int,
-    symbols: np.ndarray,
+    payload: bytes, start: int, stop: int, pieces: Iterator[Piece], alphabet: int, flags: int, symbols: np.ndarray
 ) -> None:
     from nqbench_coders.kernels.context import code_tensor
 
@@ -336,11 +294,11 @@ def _decode_chunk(
     words.byteswap(inplace=True)
     state = np.array([int(words[0]) << 32 | int(words[1]), (1 << 64) - 1, 2], dtype=np.uint64)
     mixed, signed = bool(flags & MIXED), bool(flags & SIGNED)
-    model = _model(flags)
+    model = _model(signed)
     for p in pieces:
         status = code_tensor(
             symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, alphabet,
-            mixed, signed, p.period if flags & TRELLIS else 0, walk, True, words, state, *model,
+            mixed, signed, True, words, state, *model,
         )  # fmt: skip
         if status:
             raise CorruptFile(_REASONS[status], offset=start + min(4 * int(state[2]), size))

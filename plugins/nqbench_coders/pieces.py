@@ -22,8 +22,7 @@ WIDEST = 4096
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Symbols [start, stop) of the stream, those of a tensor from its given place on. period: places of each entry of
-    its first dimension."""
+    """Symbols [start, stop) of the stream, those of a tensor from its given place on."""
 
     start: int
     stop: int
@@ -33,7 +32,6 @@ class Piece:
     width: int
     zero: int
     mask: np.ndarray
-    period: int
 
 
 def as_bitmap(stream: Stream) -> Stream | None:
@@ -91,7 +89,7 @@ def pieces(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece
     """A chunk's tensors. zero: for those whose specification has none."""
     nothing = np.zeros(0, dtype=np.bool_)
     if not _fits(spec):
-        yield Piece(first, last, first, 1, 1, WIDEST, zero, nothing, 0)
+        yield Piece(first, last, first, 1, 1, WIDEST, zero, nothing)
         return
     for tensor in spec.tensors:
         start, stop = max(first, tensor.start), min(last, tensor.stop)
@@ -102,7 +100,7 @@ def pieces(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece
             mask = np.require(tensor.mask, np.bool_, ("C", "W")).reshape(-1)
             place = int(np.flatnonzero(mask)[place]) if place else 0
         own = tensor.zero if tensor.zero is not None and 0 <= tensor.zero < spec.alphabet else zero
-        yield Piece(start, stop, place, *_geometry(tensor.shape), own, mask, math.prod(tensor.shape[1:]))
+        yield Piece(start, stop, place, *_geometry(tensor.shape), own, mask)
 
 
 def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int]:

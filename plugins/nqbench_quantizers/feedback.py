@@ -45,7 +45,7 @@ class Rows:
     weights: (B, m, R) float64, in steps, columns in the order in which they are taken. lower: (B, m, m), lower[j, i] =
     M_ij. gain: (B, m), D's diagonal; 0 where an input is dead. kept: (B, m, R) bool, False where a weight is pruned or
     padding; None: all are kept. rows: (B, R) and columns: (B, m), the places in the layer's matrix.
-    levels: (B, m, R), the last choice. odd: (B, m, R) bool, on a trellis: the state there was odd.
+    levels: (B, m, R), the last choice.
     """
 
     weights: Tensor
@@ -55,7 +55,6 @@ class Rows:
     columns: Tensor
     kept: Tensor | None = None
     levels: Tensor | None = None
-    odd: Tensor | None = None
 
     def sweep(self, choose: Choose, block: int = BLOCK) -> None:
         """Choose every level, in order. Left-looking: a block's targets are one matrix product with all errors before
@@ -78,22 +77,17 @@ class Rows:
                 torch.sub(self.weights[:, j], level, out=errors[:, j])
         self.levels = levels
 
-    def search(self, price: np.ndarray, reach: int, survivors: int, trellis: bool = False) -> None:
+    def search(self, price: np.ndarray, reach: int, survivors: int) -> None:
         """Choose every level, with the cheapest ``survivors`` beginnings of each row kept at every column: see
-        ``survivors``, whose prices these are. On a trellis the columns must be in their natural order. On the CPU,
-        wherever the weights are."""
+        ``survivors``, whose prices these are. On the CPU, wherever the weights are."""
         from nqbench_quantizers.survivors import best_rows
 
         weights, lower, gain = (part.cpu().numpy() for part in (self.weights, self.lower, self.gain))
         kept = np.ones(weights.shape, dtype=np.bool_) if self.kept is None else self.kept.cpu().numpy()
-        # padding comes after all columns that are, so what is said of it changes nothing
-        gaps = (np.diff(self.columns.cpu().numpy(), axis=1, prepend=-1) - 1).clip(0)
-        levels, odd = np.empty_like(weights), np.empty(weights.shape, dtype=np.bool_)
+        levels = np.empty_like(weights)
         for b in range(len(weights)):
-            form = weights[b], lower[b], gain[b], kept[b], gaps[b]
-            best_rows(*form, price, trellis, reach, survivors, levels[b], odd[b])
+            best_rows(weights[b], lower[b], gain[b], kept[b], price, reach, survivors, levels[b])
         self.levels = torch.from_numpy(levels).to(self.weights.device)
-        self.odd = torch.from_numpy(odd).to(self.weights.device)
 
     def descend(self, choose: Choose, block: int = BLOCK) -> None:
         """Choose every level again, all others held: coordinate descent. With H = M D M^T the best number in column

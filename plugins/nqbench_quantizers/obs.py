@@ -8,18 +8,17 @@ for the errors of the columns before it (``feedback``), and minimizes
 
 d_j the gain of column j and bits(q) the coder's own price (``source.rate``) under the symbols' counts. The first sweep
 takes its prices from plain rounding. Each further one begins with the counts of the one before and exchanges them,
-column by column, for its own. With ``survivors`` several beginnings of a row are held against each other, and with
-``states: 8`` each moves through a trellis, whose state says which of the grid's points come next.
+column by column, for its own. With ``survivors`` several beginnings of a row are held against each other.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import AliasChoices, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, views
@@ -54,22 +53,12 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
     survivors: int = Field(1, ge=1, le=256)
     """Beginnings of a row that are kept from column to column, where 1 never looks back: fewer errors for this many
     times the time. Prices then stay as they are within a sweep."""
-    states: Literal[1, 8] = 1
-    """8: dependent quantization, by a trellis of 8 states that allows a weight every other point of the grid: for the
-    coder ``context``, which codes among the allowed ones. Best at half the step; wants some 16 ``survivors``. The
-    first sweep is then unpriced, so that with a price there are at least two."""
     damping: float = Field(0.01, ge=0)
     """What is added to H's diagonal, as a share of its mean."""
     descents: int = Field(0, ge=0)
     """Passes of coordinate descent after the feedback: each weight again, now that all others are known."""
     order: Literal["natural", "decreasing"] = "natural"
     """The order of a layer's columns: as stored, or by decreasing H_jj."""
-
-    @model_validator(mode="after")
-    def _walks(self) -> Self:
-        if self.states > 1 and (self.survivors < self.states or self.order != "natural" or self.descents):
-            raise ValueError(f"states: {self.states} takes survivors of at least as many, order: natural, descents: 0")
-        return self
 
     def uses_rate(self) -> bool:
         return self.lam > 0
@@ -151,29 +140,28 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
         return levels[:, :-1]
 
     def _choose(self, parts: list[Rows], rate: Rate | None, step: float) -> None:
-        if self.states > 1:
-            self._walked(parts, rate, step)
-            return
         if self.lam > 0 and rate is not None:
             self._priced(parts, rate, step)
             return
         for part in parts:
             if self.survivors > 1:
-                part.search(np.zeros((1, 1)), self.reach, self.survivors)
+                part.search(np.zeros(1), self.reach, self.survivors)
             else:
                 part.sweep(nearest)
             for _ in range(self.descents):
                 part.descend(nearest)
 
     def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
+        # lambda where the squared error is in steps^2 times gain
+        lam = self.lam * (mean_gain(parts) if self.unit == "step" else 1 / step**2)
         for part in parts:
             part.levels = part.weights.round()
-        prices = Prices(parts, rate, self._lam(parts, step), self.reach)
+        prices = Prices(parts, rate, lam, self.reach)
         for sweep in range(self.sweeps):
             prices.adaptive = sweep > 0
             for part in parts:
                 if self.survivors > 1:
-                    part.search(prices.price[None].cpu().numpy(), self.reach, self.survivors)
+                    part.search(prices.price.cpu().numpy(), self.reach, self.survivors)
                 else:
                     part.sweep(prices)
             prices.count(parts)
@@ -181,32 +169,6 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             for part in parts:
                 part.descend(prices)
             prices.count(parts)
-
-    def _lam(self, parts: list[Rows], step: float) -> float:
-        """Lambda where the squared error is in steps^2 times gain."""
-        return self.lam * (mean_gain(parts) if self.unit == "step" else 1 / step**2)
-
-    def _walked(self, parts: list[Rows], rate: Rate | None, step: float) -> None:
-        """On the trellis; each sweep at the prices of the one before, the first at none."""
-        span = min(math.ceil(max(float(p.weights.abs().max()) for p in parts) / 2) + 2, _MOST_PRICED)
-        price = np.zeros((2, 2 * span + 1))
-        priced = self.lam > 0 and rate is not None
-        for sweep in range(max(self.sweeps, 2) if priced else 1):
-            if sweep and rate is not None:
-                counts = np.sum([index_counts(part, span) for part in parts], axis=0)
-                price = self._lam(parts, step) * np.stack([np.asarray(rate(row), dtype=np.float64) for row in counts])
-            for part in parts:
-                part.search(price, self.reach, self.survivors, trellis=True)
-
-
-def index_counts(part: Rows, span: int) -> np.ndarray:
-    """(2, 2 span + 1) int64: how often kept weights have the indices from -span to span in even and in odd states."""
-    assert part.levels is not None
-    assert part.odd is not None
-    index = (part.levels.sign() * ((part.levels.abs() + 1) / 2).floor()).clamp(-span, span) + span
-    place = index.long() + (2 * span + 1) * part.odd
-    chosen = place if part.kept is None else place[part.kept]
-    return torch.bincount(chosen.reshape(-1), minlength=4 * span + 2).reshape(2, -1).cpu().numpy()
 
 
 def nearest(rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:

@@ -5,17 +5,13 @@ comes after: choosing q is a walk through a tree whose branches are levels, with
 nearest level at each column is the walk that never looks back (Babai's nearest plane). Keeping the K cheapest walks at
 each depth is the M-algorithm (Anderson and Mohan 1984), the K-best sphere decoder of MIMO receivers (Guo and Nilsson
 2006): a level that is farther off, or dearer in bits, may make later columns cheaper.
-
-On a trellis (``nqbench.api.toolkit.trellis``) a walk also has a state, which says the levels that it may take next.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nqbench.api.toolkit.trellis import NEXT
 from nqbench_quantizers.kernels import Array, jit
-
 
 _LOOK_BACK = 8
 """Columns between two looks at where walks part: what they have in common is worked out once."""
@@ -43,76 +39,57 @@ def best_rows(
     lower: Array,
     gain: Array,
     kept: Array,
-    gaps: Array,
     price: Array,
-    trellis: bool,
     reach: int,
     survivors: int,
     levels: Array,
-    odd: Array,
 ) -> None:
-    """Fill levels (m, R), and odd (m, R): the state at a column was odd.
+    """Fill levels (m, R) for the forms that ``Rows`` describes: weights (m, R), lower (m, m), gain (m,), kept (m, R).
 
-    For the forms that ``Rows`` describes: weights (m, R), lower (m, m), gain (m,), kept (m, R). price: (1, 2 span + 1),
-    what levels from -span to span cost beside gain * (target - level)^2; those beyond cost what the last does. On a
-    trellis (2, 2 span + 1): what indices cost in even and in odd states. gaps: (m,), how many places of the row were
-    left out between the column before and this one. Looked at: the nearest level that may be, ``reach`` on each side
-    of it, and 0.
+    price: (2 span + 1,), what levels from -span to span cost beside gain * (target - level)^2; those beyond cost what
+    the last does. Looked at: the nearest level, ``reach`` on each side of it, and 0.
     """
     m, rows = weights.shape
-    span = price.shape[1] // 2
+    span = price.size // 2
     errors, moved = np.empty((survivors, m)), np.empty((survivors, m))
     parent, chosen = np.empty((m, survivors), np.int64), np.empty((m, survivors))
     cost, total = np.empty(survivors), np.empty(survivors)
-    state, after = np.zeros(survivors, np.int64), np.zeros((m, survivors), np.int64)
-    was_odd = np.zeros((m, survivors), np.bool_)
     back = np.empty(survivors, np.int64)
     for r in range(rows):
-        count, cost[0], state[0] = 1, 0.0, 0
+        count, cost[0] = 1, 0.0
         common = 0  # columns in which all walks are one; their errors are in the first row of ``errors``
         for j in range(m):
             found = 0
             base = weights[j, r]
             for i in range(common):
                 base += lower[j, i] * errors[0, i]
-            free = kept[j, r] and gain[j] > 0
             for s in range(count):
                 target = base
                 for i in range(common, j):
                     target += lower[j, i] * errors[s, i]
-                # skipped places have index 0, which four steps on is where it was
-                now = state[s]
-                for _ in range(gaps[j] % 4 if trellis else 0):
-                    now = NEXT[now, 0]
-                odd_now = now & 1
-                if not trellis:
-                    nearest = np.round(target)
-                elif odd_now:
-                    nearest = np.round((abs(target) + 1) / 2) * np.sign(target)
-                else:
-                    nearest = np.round(target / 2)
+                nearest = np.round(target)
+                free = kept[j, r] and gain[j] > 0
                 for k in range(2 * reach + 2):
                     # the nearest first, and 0 last: of equal walks the first is kept
-                    index = nearest + (k + 1) // 2 * (1 - 2 * (k % 2))
+                    level = nearest + (k + 1) // 2 * (1 - 2 * (k % 2))
                     if k > 2 * reach or not free:
                         if free and abs(nearest) <= reach:
                             break
-                        index = 0.0
-                    level = 2 * index - odd_now * np.sign(index) if trellis else index
-                    place = int(min(max(index, -span), span)) + span
-                    price_here = price[odd_now, place] if free else 0.0
+                        level = 0.0
+                    place = int(min(max(level, -span), span)) + span
+                    price_here = price[place] if free else 0.0
                     walk = cost[s] + gain[j] * (target - level) ** 2 + price_here
                     if found < survivors or walk < total[found - 1]:
                         # sorted, the cheapest first
                         at = found if found < survivors else survivors - 1
                         while at > 0 and walk < total[at - 1]:
-                            total[at], parent[j, at] = total[at - 1], parent[j, at - 1]
-                            chosen[j, at], after[j, at] = chosen[j, at - 1], after[j, at - 1]
-                            was_odd[j, at] = was_odd[j, at - 1]
+                            total[at], parent[j, at], chosen[j, at] = (
+                                total[at - 1],
+                                parent[j, at - 1],
+                                chosen[j, at - 1],
+                            )
                             at -= 1
                         total[at], parent[j, at], chosen[j, at] = walk, s, level
-                        was_odd[j, at] = odd_now > 0
-                        after[j, at] = NEXT[now, int(index) & 1] if trellis else 0
                         found = min(found + 1, survivors)
                     if not free:
                         break
@@ -122,17 +99,15 @@ def best_rows(
                     moved[n, i] = errors[before, i]
                 moved[n, j] = weights[j, r] - chosen[j, n]
                 cost[n] = total[n]
-                state[n] = after[j, n]
             errors, moved = moved, errors
             count = found
             if j % _LOOK_BACK == 0:
                 met = _meeting(parent, back, count, j, common)
-                # both arrays take turns, and only the first row is read
+                # both arrays take turns
                 for i in range(common, met):
                     moved[0, i] = errors[0, i]
                 common = met
         n = 0
         for j in range(m - 1, -1, -1):
             levels[j, r] = chosen[j, n]
-            odd[j, r] = was_odd[j, n]
             n = parent[j, n]

@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 
-from nqbench.api.toolkit.trellis import NEXT
 from nqbench_coders.kernels import inlined, kernel
 
 DECISIONS = 32
@@ -23,8 +22,6 @@ AROUND = AHEAD + NEAR * 31
 EXPECTED = AROUND + 81
 CONTEXTS = EXPECTED + NEAR * 31
 """Of the models, one after the other."""
-OTHER = CONTEXTS * DECISIONS
-"""From the models of a trellis's even states to those of its odd ones."""
 UNIT = 12
 """A magnitude of 1 is 2^UNIT in averages."""
 ONE = 1 << 22
@@ -57,10 +54,9 @@ U0, U1, U2, U3, U16, U32 = (np.uint64(i) for i in (0, 1, 2, 3, 16, 32))
 FULL = np.uint32(0xFFFFFFFF)
 
 
-def fresh_model(signed: bool, trellis: bool) -> tuple[np.ndarray, np.ndarray]:
-    """chances: (contexts * 32,) int64, on a trellis twice; weights: (32 * 4,) int64, the fourth of no use where it
-    is 0."""
-    chances = np.full((1 + trellis) * CONTEXTS * DECISIONS, (ONE // 2) << 24 | ONE // 2, dtype=np.int64)
+def fresh_model(signed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """chances: (contexts * 32,) int64; weights: (32 * 4,) int64, the fourth of no use where it is 0."""
+    chances = np.full(CONTEXTS * DECISIONS, (ONE // 2) << 24 | ONE // 2, dtype=np.int64)
     weights = np.full((DECISIONS, 4), (1 << 20) * 3 // 10 if signed else (1 << 20) * 2 // 5, dtype=np.int64)
     if signed:
         weights[SIGN] = (1 << 20) * 3 // 5
@@ -196,13 +192,13 @@ def _sign(
 @kernel
 def code_tensor(
     symbols: np.ndarray, mask: np.ndarray, place: int, inputs: int, height: int, width: int, zero: int, alphabet: int,
-    mixing: bool, signed: bool, period: int, walk: int, decoding: bool, words: np.ndarray, state: np.ndarray,
-    averages: np.ndarray, chances: np.ndarray, weights: np.ndarray,
+    mixing: bool, signed: bool, decoding: bool, words: np.ndarray, state: np.ndarray, averages: np.ndarray,
+    chances: np.ndarray, weights: np.ndarray,
 ) -> int:  # fmt: skip
-    """Codes symbols (n,) int32 of a tensor from the given place on, or fills them. period: the places of a row of a
-    trellis, of the state ``walk`` at the first place; 0: there is none."""
+    """Codes symbols (n,) int32 of a tensor from the given place on, or fills them."""
     x, span, at = state[0], state[1], np.int64(state[2])
     recent, mean = averages[0], averages[1]
+    most_up, most_down = alphabet - 1 - zero, zero
     spots = height * width
     length = inputs * spots
     pad = spots if inputs > 1 and spots > 3 else max(3, width)
@@ -224,14 +220,7 @@ def code_tensor(
     across = column % width
     masked, room = mask.size > 0, words.size - 100
     done, n = 0, symbols.size
-    along_row = place % period if period else 0
     while done < n:
-        odd, index = 0, 0
-        if period:
-            if along_row == 0:
-                walk = 0
-            along_row = along_row + 1 if along_row + 1 < period else 0
-            odd = walk & 1
         magnitude, level = 0, 0
         if times[np.uint64(channel)] == 0:
             of_input[np.uint64(channel)] = recent
@@ -250,7 +239,7 @@ def code_tensor(
             c = (FINE + PAIR * PAIR + c) * DECISIONS
             d, expected, before, upper, step = 0, 0, 0, 0, 0
             if signed:
-                step = max(STEP[np.uint64(fine)] - 1, 0) if period else STEP[np.uint64(fine)]
+                step = STEP[np.uint64(fine)]
                 inner = height == 1 or across > 0
                 before = levels[np.uint64(here - 1)] if inner else 0
                 upper = levels[np.uint64(here - width)] if spot >= width else 0
@@ -264,8 +253,6 @@ def code_tensor(
                     size = L2[np.uint64(min((abs(expected) << 21) // (scale + 1024), 65535) >> 4)]
                     expected = -size if expected < 0 else size
                     d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + size) * DECISIONS
-            if odd:
-                a, b, c, d = a + OTHER, b + OTHER, c + OTHER, d + OTHER
             negative = False
             if not decoding:
                 if at > room:
@@ -273,11 +260,6 @@ def code_tensor(
                 magnitude = symbols[np.uint64(done)] - zero
                 if magnitude < 0:
                     negative, magnitude = True, -magnitude
-                if period:
-                    magnitude = (magnitude + 1) >> 1
-            most_up, most_down = alphabet - 1 - zero, zero
-            if period:
-                most_up, most_down = (most_up + odd) >> 1, (most_down + odd) >> 1
             larger, most = 0, max(most_up, most_down)
             if most > 0:
                 flag, x, span, at = _decided(
@@ -296,7 +278,7 @@ def code_tensor(
                         decoding, x, span, at, words,
                     )  # fmt: skip
                     along = -expected if negative else expected
-                    d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + along) * DECISIONS + (OTHER if odd else 0)
+                    d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + along) * DECISIONS
                 else:
                     negative, x, span, at = _decided(
                         negative, a, b, c, d, SIGN, mixing, False, chances, weights, decoding, x, span, at, words,
@@ -344,16 +326,12 @@ def code_tensor(
                 larger += 1
                 if larger > most:
                     return TOO_LARGE
-            if period:
-                index, larger = larger, 2 * larger - (odd if larger > 0 else 0)
             if decoding:
                 symbols[np.uint64(done)] = zero - larger if negative else zero + larger
             done += 1
             level = min(larger, 15)
             magnitude = level << UNIT
             level = -level if negative else level
-        if period:
-            walk = NEXT[np.uint64(walk), np.uint64(index & 1)]
         row[np.uint64(here)] = magnitude
         levels[np.uint64(here)] = level
         s = times[np.uint64(channel)]
@@ -382,24 +360,3 @@ def code_tensor(
     state[0], state[1], state[2] = x, span, np.uint64(at)
     averages[0], averages[1] = recent, mean
     return 0
-
-
-@kernel
-def follow(symbols: np.ndarray, mask: np.ndarray, period: int, zero: int, states: np.ndarray) -> bool:
-    """Whether all symbols of a tensor are on the trellis, of rows of ``period`` places; states (n,) uint8: where."""
-    walk, place, along_row = 0, 0, 0
-    for i in range(symbols.size):
-        while True:
-            if along_row == 0:
-                walk = 0
-            along_row = along_row + 1 if along_row + 1 < period else 0
-            place += 1
-            if mask.size == 0 or mask[np.uint64(place - 1)]:
-                break
-            walk = NEXT[np.uint64(walk), U0]
-        level = abs(symbols[i] - zero)
-        if level > 0 and (level & 1) != (walk & 1):
-            return False
-        states[i] = walk
-        walk = NEXT[np.uint64(walk), np.uint64(((level + 1) >> 1) & 1)]
-    return True

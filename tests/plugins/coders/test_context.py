@@ -17,7 +17,6 @@ from nqbench_coders.positions import Bitmap, Gaps
 from nqbench_coders.rans import Rans
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec, StreamTensor
-from nqbench.api.toolkit.trellis import walk
 
 
 # -- a decoder from the docstring ----------------------------------------------------------------------------------
@@ -30,15 +29,11 @@ def level(x: int, y: int, q: int, k: int) -> int:
     return sum(z**q >= y**q * 2**j for j in range(k - 1))
 
 
-T = [[0, 2], [7, 5], [1, 3], [6, 4], [2, 0], [5, 7], [3, 1], [4, 6]]
-
-
 class SlowChunk:
     """One chunk: the arithmetic coder, the states, and the averages that outlive a piece. cost: -sum log2 P, bits."""
 
-    def __init__(self, data: bytes, mixed: bool, signed: bool, trellis: bool = False) -> None:
+    def __init__(self, data: bytes, mixed: bool, signed: bool) -> None:
         self.data, self.mixed, self.signed, self.cost = data, mixed, signed, 0.0
-        self.trellis, self.odd = trellis, 0
         self.x, self.span, self.read = int.from_bytes(data[:8].ljust(8, b"\0"), "big"), 2**64 - 1, 8
         self.states: dict[tuple[int, int], list[int]] = {}
         self.weights: dict[int, list[int]] = {}
@@ -84,21 +79,15 @@ class SlowChunk:
     def symbol(self, abc: list[int], ways: tuple[int, int, int, int], zero: int, alphabet: int) -> int:
         """ways: L of the scale, U, and what e and g are."""
         up, down = alphabet - 1 - zero, zero
-        if self.trellis:
-            up, down = (up + self.odd) // 2, (down + self.odd) // 2
         of_scale, u, e, g = ways
-        t = max(0, abc[0] - 15) // 3
-        t = max(t - 1, 0) if self.trellis else t
-        others = 5000 if self.odd else 0  # contexts of their own
-        abc = [c + others for c in abc]
-        ahead = [504 + 31 * of_scale + 15 + abs(u) + others] if self.signed else []
+        ahead = [504 + 31 * of_scale + 15 + abs(u)] if self.signed else []
         if not max(up, down) or not self.decide(0, abc + ahead):
             return zero
         below = self.decide(15, [e, g] if self.signed else abc) if up and down else not up
-        most = down if below else up
-        t = min(t, most.bit_length() - 1) if self.signed else 0
+        most, t = (down if below else up), 0
         if self.signed:
-            ahead = [504 + 31 * of_scale + 15 + (-u if below else u) + others]
+            t = min(max(0, abc[0] - 15) // 3, most.bit_length() - 1)
+            ahead = [504 + 31 * of_scale + 15 + (-u if below else u)]
         reach, q = (most - 1) >> t, 0
         while q < min(reach, 14) and self.decide(q + 1, abc + ahead):
             q += 1
@@ -113,8 +102,7 @@ class SlowChunk:
         x = q
         for i in range(t):
             x = x << 1 | (self.take(32768) if i else self.decide(24 + min(q, 7), abc + ahead))
-        x = 2 * (x + 1) - self.odd if self.trellis else x + 1
-        return zero - x if below else zero + x
+        return zero - (x + 1) if below else zero + x + 1
 
     def piece(self, shape: tuple[int, ...], mask: list[bool], first: int, zero: int, alphabet: int) -> list[int]:
         """Symbols of the places ``first``, ..., first + len(mask) - 1 of a tensor, where the mask is True."""
@@ -127,11 +115,7 @@ class SlowChunk:
         averages: dict[int, tuple[int, int]] = {}
         of_filter, u, before, begin = self.mean, 3, self.mean, first
         seen, levels, out, inverse = {}, {}, [], 0
-        state, period = 0, math.prod(shape[1:])
         for place, kept in enumerate(mask, first):
-            if self.trellis:
-                state = 0 if place % period == 0 else state
-                self.odd = state % 2
             column = place % (inputs * spots)
             if column == 0 and place != first:
                 of_filter, u, before, begin = self.mean, 3, self.mean, place
@@ -173,8 +157,6 @@ class SlowChunk:
                 out.append(self.symbol(contexts, ways, zero, alphabet))
                 level_here = max(-15, min(out[-1] - zero, 15))
                 magnitude = 4096 * abs(level_here)
-            if self.trellis:
-                state = T[state][(abs(out[-1] - zero) + 1) // 2 % 2 if kept else 0]
             seen[place], levels[place] = magnitude, level_here
             averages[i] = average + (magnitude - average) * rate(t) // 65536, min(t + 1, 200)
             of_filter, u = of_filter + (magnitude - of_filter) * rate(u) // 65536, min(u + 1, 1023)
@@ -186,8 +168,8 @@ class SlowChunk:
 def slowly(encoded: Encoded, spec: StreamSpec) -> tuple[list[int], float]:
     """Symbols of a stream of one chunk, and the bits that its model charges."""
     first, table = encoded.table[0], encoded.table[1:]
-    assert 32 <= first < 64
-    chunk = SlowChunk(encoded.payload, bool(first & 1), bool(first & 8), bool(first & 16))
+    assert 32 <= first < 48
+    chunk = SlowChunk(encoded.payload, bool(first & 1), bool(first & 8))
     zero = 0
     if first & 2:
         zero = sum((byte & 127) << 7 * i for i, byte in enumerate(table))
@@ -227,23 +209,6 @@ def network(rng: np.random.Generator, shapes: list[tuple[int, ...]], spread: flo
         at += piece.size
     symbols = np.concatenate(pieces)
     return Stream(symbols, StreamSpec(symbols.size, 40, ordered=True, tensors=tuple(parts)))
-
-
-def trellised(stream: Stream) -> Stream:
-    """Its levels less their parity, or one less, as the trellis wants them."""
-    parts = []
-    for tensor in stream.spec.tensors:
-        mask = np.ones(tensor.shape, np.bool_) if tensor.mask is None else tensor.mask
-        zero, state = tensor.zero or 0, 0
-        own = iter((stream.symbols[tensor.start : tensor.stop] - zero).tolist())
-        for place, kept in enumerate(mask.reshape(-1).tolist()):
-            state = 0 if place % math.prod(tensor.shape[1:]) == 0 else state
-            level = next(own) if kept else 0
-            k = abs(level) // 2
-            if kept:
-                parts.append(zero + (2 * k - state % 2 * (k > 0)) * (1 if level > 0 else -1))
-            state = T[state][k % 2]
-    return Stream(np.array(parts, dtype=np.int32), stream.spec)
 
 
 SHAPES = [
@@ -360,22 +325,6 @@ def test_that_decoder_agrees_on_the_golden_streams(name: str) -> None:
             assert slowly(adaptively(stream, mixing, signed), stream.spec)[0] == stream.symbols.tolist()
 
 
-@pytest.mark.parametrize("mixing", [False, True])
-@pytest.mark.parametrize(("kept", "spread"), [(None, 1.5), (0.3, 2.0), (None, 12.0)])
-def test_that_decoder_agrees_on_a_trellis(kept: float | None, spread: float, mixing: bool) -> None:
-    stream = trellised(network(np.random.default_rng(3), SHAPES, spread, kept))
-    encoded = adaptively(stream, mixing)
-    assert encoded.table[0] == 32 + mixing + 8 + 16
-    symbols, cost = slowly(encoded, stream.spec)
-    assert symbols == stream.symbols.tolist()
-    assert cost - 8 <= 8 * len(encoded.payload) <= 1.001 * cost + 64  # zeros at the end are left out
-    # not on it: one level of the wrong parity
-    last = next(t for t in stream.spec.tensors if t.shape == (10, 30))
-    other = stream.symbols.copy()
-    other[last.start] = 21
-    assert adaptively(Stream(other, stream.spec), mixing).table[0] == 32 + mixing + 8
-
-
 def test_no_entry_of_the_tables_is_near_a_rounding_border() -> None:
     """So that whatever logarithm and exponential a decoder has, they are the same integers."""
     getcontext().prec = 40
@@ -403,17 +352,6 @@ def test_levels_of_any_tensors_come_back(stream: Stream, mixing: bool) -> None:
     np.testing.assert_array_equal(coder.decode(coder.encode(stream), stream.spec), stream.symbols)
 
 
-@settings(max_examples=100, deadline=None)
-@given(stream=networks(), mixing=st.booleans())
-def test_levels_on_a_trellis_come_back(stream: Stream, mixing: bool) -> None:
-    on_it = trellised(stream)
-    if not on_it.symbols.size:
-        return
-    encoded = adaptively(on_it, mixing)
-    assert encoded.table[0] & 16
-    np.testing.assert_array_equal(Context().decode(encoded, on_it.spec), on_it.symbols)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 9), max_size=4).map(tuple), max_size=4),
@@ -434,31 +372,6 @@ def test_a_stream_of_several_chunks_cut_within_tensors_and_masks() -> None:
         assert encoded.table[0] in (40, 41)
         assert len(encoded.table) > 3
         np.testing.assert_array_equal(coder.decode(encoded, stream.spec), stream.symbols)
-
-
-def test_a_trellis_of_several_chunks_says_where_each_begins() -> None:
-    stream = trellised(network(np.random.default_rng(6), [(700, 900), (300, 1100, 2, 3)], 1.0, 0.9))
-    assert stream.spec.count > 2 << 20
-    encoded = Context().encode(stream)
-    assert encoded.table[0] == 57
-    np.testing.assert_array_equal(Context().decode(encoded, stream.spec), stream.symbols)
-    damaged = Encoded(encoded.table[:-1] + b"\x08", encoded.payload)
-    with pytest.raises(CorruptFile, match="above its limit"):
-        Context().decode(damaged, stream.spec)
-
-
-def test_a_trellis_costs_what_its_indices_do() -> None:
-    """Of independent weights: not more than 2 % beyond the entropy of the index, given the state's parity."""
-    stream = trellised(network(np.random.default_rng(7), [(300, 1000)], 0.0, None))
-    rng = np.random.default_rng(8)
-    zero, levels, spec = 20, np.clip(np.rint(rng.laplace(0, 1.5, (300, 1000))), -19, 19), stream.spec
-    stream = trellised(Stream(levels.astype(np.int32).reshape(-1) + zero, spec))
-    walked = walk((stream.symbols - zero).reshape(300, 1000))
-    assert walked is not None
-    indices, odd = walked
-    least = sum(entropy_bits(indices[odd == way]) for way in (False, True))
-    assert least <= bits_of(Context(), stream) < 1.02 * least
-    assert least < 0.85 * entropy_bits(stream.symbols)
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------

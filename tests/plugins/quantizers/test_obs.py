@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nqbench_quantizers import feedback
 from nqbench_quantizers.obs import OBS, Prices
-from pydantic import ValidationError
 from torch import Tensor
 
 from nqbench.api import BadInput, Coder, Quantized, SecondMoments, Source, SourceTensor
-from nqbench.api.toolkit.trellis import walk
 
 
 def moments(m: int, groups: int = 1, seed: int = 0) -> Tensor:
@@ -297,7 +293,7 @@ def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
 def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, survivors: int) -> Tensor:
     """(R, m) levels; w: (R, m) in steps."""
     rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
-    rows.search(price[None], reach, survivors)
+    rows.search(price, reach, survivors)
     assert rows.levels is not None
     return rows.levels[0].T
 
@@ -344,92 +340,3 @@ def test_survivors_mind_masks_and_prices() -> None:
     assert torch.equal(levels(few), levels(OBS(step=0.05, survivors=8).quantize(source(w, moments(10), mask))))
     priced = OBS(step=0.05, survivors=8, lam=0.3).quantize(source(w, moments(10), mask))
     assert (priced.statistics or {})["entropy"] < (few.statistics or {})["entropy"]
-
-
-# -- on a trellis --------------------------------------------------------------------------------------------------
-def on_trellis(q: Quantized, mask: Tensor | None = None, shape: tuple[int, int] = (12, 10)) -> np.ndarray:
-    """(O, m) indices, pruned places with them."""
-    whole = torch.zeros(shape, dtype=torch.float64)
-    own = levels(q).double().reshape(-1)
-    whole[torch.ones(shape, dtype=torch.bool) if mask is None else mask] = own
-    walked = walk(whole.numpy())
-    assert walked is not None, "a level that its state does not allow"
-    return walked[0]
-
-
-@pytest.mark.parametrize("lam", [0.0, 0.3])
-@pytest.mark.parametrize("kept", [None, 0.5, 0.05])
-def test_levels_follow_the_trellis_through_pruned_places(kept: float | None, lam: float) -> None:
-    w = weights(12, 10)
-    mask = None if kept is None else torch.rand(12, 10, generator=torch.Generator().manual_seed(2)) < kept
-    quantizer = OBS(step=0.05, states=8, survivors=8, lam=lam)
-    q = quantizer.quantize(source(w if mask is None else w * mask, moments(10), mask))
-    indices = on_trellis(q, mask)
-    assert len(np.unique(indices)) >= 3
-    assert mask is None or not indices[~mask.numpy()].any()
-
-
-@pytest.mark.parametrize("shape", [(7,), (1, 9), (4, 3, 2, 2)])
-def test_rows_are_entries_of_the_first_dimension(shape: tuple[int, ...]) -> None:
-    m = math.prod(shape[1:])
-    w = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    q = OBS(step=0.1, states=8, survivors=8).quantize(source(w, moments(m)))
-    on_trellis(q, shape=(shape[0], m))
-
-
-@pytest.mark.parametrize("lam", [0.0, 0.3])
-def test_where_no_beginning_is_dropped_the_cheapest_walk_is_found(lam: float) -> None:
-    m, span = 4, 4
-    h = moments(m, seed=3)
-    price = lam * np.stack([np.abs(np.arange(-span, span + 1)) ** 0.5, np.arange(2 * span + 1.0) % 3])
-    for seed in range(6):
-        w = weights(1, m, seed=seed) / 0.1
-        rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
-        rows.search(price, 3, 4096, trellis=True)
-        assert rows.levels is not None
-        around = itertools.product(*[[int(v) + k for k in range(-3, 4)] for v in w[0].round()])
-        points = torch.tensor([*around, rows.levels[0, :, 0].int().tolist()], dtype=torch.float64)
-        costs = []
-        for point in points:
-            walked = walk(point[None].numpy())
-            if walked is None:
-                continue
-            e = w.double() - point
-            places = np.clip(walked[0][0], -span, span) + span
-            bits = price[walked[1][0].astype(int), places].sum()
-            costs.append(float((e @ damped(h[0], 0.01)) @ e[0]) + bits)
-        assert len(costs) > 20
-        assert costs[-1] == pytest.approx(min(costs), rel=1e-9)
-
-
-def test_a_trellis_leaves_less_error_at_the_same_rate() -> None:
-    """Independent Gaussian weights, eight states: 0.9 dB below the uniform grid's step^2 / 12 at equal entropy (Fischer
-    and Wang 1992 have 0.99 dB at high rates)."""
-    w = torch.randn(100, 100, generator=torch.Generator().manual_seed(0)) * 8
-    q = OBS(step=1.0, states=8, survivors=32, damping=0).quantize(source(w, torch.eye(100)[None]))
-    whole = levels(q).reshape(100, 100).double().numpy()
-    walked = walk(whole)
-    assert walked is not None
-    entropies = [_entropy(walked[0][walked[1] == way]) * (walked[1] == way).mean() for way in (False, True)]
-    step = 2 ** (math.log2(8 * math.sqrt(2 * math.pi * math.e)) - sum(entropies))
-    assert 10 * math.log10(step**2 / 12 / ((w.double().numpy() - whole) ** 2).mean()) > 0.75
-
-
-def _entropy(values: np.ndarray) -> float:
-    counts = np.unique(values, return_counts=True)[1] / values.size
-    return float(-(counts * np.log2(counts)).sum())
-
-
-def test_a_price_lowers_the_trellis_s_rate() -> None:
-    w = weights(30, 24)
-    rates = []
-    for lam in (0.0, 0.5):
-        q = OBS(step=0.1, states=8, survivors=8, lam=lam).quantize(source(w, moments(24)))
-        rates.append(_entropy(on_trellis(q, shape=(30, 24))))
-    assert rates[1] < 0.95 * rates[0]
-
-
-@pytest.mark.parametrize("wrong", [{"survivors": 4}, {"survivors": 8, "order": "decreasing"}, {"descents": 1}])
-def test_what_a_trellis_does_not_go_with(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="states: 8 takes survivors"):
-        OBS(step=0.1, states=8, **wrong)
