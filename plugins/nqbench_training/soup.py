@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Task
+from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
 from nqbench_training.batchnorm import reestimate
 
@@ -25,7 +26,8 @@ def averaged(task: Task, networks: Sequence[Trained]) -> Trained:
     moments = {name: _mean([n.moments[name] for n in networks]) for name in networks[0].moments}
     own = task.module.state_dict()
     task.module.load_state_dict({name: state[name].to(task.device) for name in own})
-    reestimate(task, SAMPLES, BATCH)
+    with one_thread():
+        reestimate(task, SAMPLES, BATCH)
     return Trained(state | {name: tensor.detach().clone() for name, tensor in own.items()}, moments)
 
 

@@ -57,8 +57,8 @@ class Surgeon(
     """Passes of fine-tuning, after every share of ``through`` and at the end."""
     replicas: int = Field(1, ge=1)
     """Fine-tunings of each cut network, in orders of their own. Their weights are averaged (model soups,
-    arXiv:2203.05482; arXiv:2306.16788 for pruned ones), and batch norms re-estimated. Each is kept in the store, so
-    that processes that begin alike may make one each."""
+    arXiv:2203.05482; arXiv:2306.16788 for pruned ones), and batch norms re-estimated. Each is kept in the store: what
+    is interrupted goes on with the one at hand."""
 
     def uses_seed(self) -> bool:
         return self.epochs > 0
