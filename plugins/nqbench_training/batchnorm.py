@@ -33,6 +33,8 @@ class BatchNorm(Training, name="batchnorm"):
 def reestimate(task: Task, samples: int, batch_size: int) -> bool:
     """Set the running statistics of the task's network to what the first training samples give; whether it has any."""
     norms = [m for m in task.module.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    if not norms:
+        return False
     momenta = [m.momentum for m in norms]
     with evaluating(task.module), torch.no_grad():
         for norm in norms:
@@ -40,10 +42,10 @@ def reestimate(task: Task, samples: int, batch_size: int) -> bool:
             norm.momentum = None  # the average of all batches
             norm.train()
         first = True
-        for batch, size in first_samples(task, samples, batch_size) if norms else ():
+        for batch, size in first_samples(task, samples, batch_size):
             if first or size == batch_size:
                 task.predict(batch)
             first = False
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    return bool(norms)
+    return True
