@@ -2,6 +2,7 @@
 """How long `obs` takes: on ResNet-32 inside `sequential`, and on a stack of linear layers of 22 million weights.
 
     python benchmarks/obs.py [--samples 1000] [--threads 2] [--weights 22000000] [--only resnet32 linear]
+        [--device cuda]
 
 Each line: seconds of wall clock and of CPU time, and the bits that the levels' own entropies stand for. ResNet-32 needs
 CIFAR-10 and the given weights (NQBENCH_DATA); its line is quantization as a trial does it: one forward pass of the
@@ -38,43 +39,45 @@ WIDTH = 2048
 def timed(case: str, results: list[Quantized]) -> Iterator[None]:
     wall, cpu = time.perf_counter(), time.process_time()
     yield
+    for q in results:
+        q.symbols.cpu()  # a GPU has to finish first
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     count = sum(q.n for q in results)
     bits = sum(q.n * (q.statistics or {}).get("entropy", 0.0) for q in results) / count
     print(f"{case:<28} {count:>11,} weights  {wall:7.1f} s  {cpu:7.1f} s CPU  {bits:6.3f} bits", flush=True)
 
 
-def resnet(samples: int, lam: float) -> None:
+def resnet(samples: int, lam: float, survivors: int, device: torch.device) -> None:
     model = ResNet32()
-    module = model.load(torch.device("cpu"))
+    module = model.load(device)
     task = Task(
         model,
         module,
         tuple(model.compressible(module)),
-        quantizer=OBS(step=0.12, lam=lam),
+        quantizer=OBS(step=0.12, lam=lam, survivors=survivors),
         scope="layer",
         sensitivity=second_moments.SecondMoments(samples=samples),
         rate=Coder().rate,
     )
     results: list[Quantized] = []
-    with timed(f"resnet32, lambda {lam:g}", results):
+    with timed(f"resnet32, lambda {lam:g}, survivors {survivors}", results):
         results += [group.quantized for group in Sequential().train(task, None).groups]
 
 
-def linear(weights: int, lam: float) -> None:
+def linear(weights: int, lam: float, device: torch.device) -> None:
     """Layer after layer; drawing their weights is not timed."""
     generator = torch.Generator().manual_seed(0)
     layers = max(1, round(weights / WIDTH**2))
-    sources = [source(generator) for _ in range(layers)]
+    sources = [source(generator, device) for _ in range(layers)]
     results: list[Quantized] = []
     with timed(f"{layers} linear layers, lambda {lam:g}", results):
         results += [OBS(step=0.03, lam=lam).quantize(one) for one in sources]
 
 
-def source(generator: torch.Generator) -> Source:
-    place = torch.arange(WIDTH)
+def source(generator: torch.Generator, device: torch.device) -> Source:
+    place = torch.arange(WIDTH, device=device)
     moments = 0.9 ** (place[:, None] - place).abs().float()
-    weights = torch.randn(WIDTH * WIDTH, generator=generator) * 0.02
+    weights = torch.randn(WIDTH * WIDTH, generator=generator).to(device) * 0.02
     tensor = SourceTensor("weight", (WIDTH, WIDTH), 0, weights.numel())
     return Source(weights, (tensor,), SecondMoments((moments[None],)), rate=Coder().rate)
 
@@ -86,13 +89,16 @@ def main() -> None:
     parser.add_argument("--weights", type=int, default=22_000_000, help="of the linear layers together")
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
     parser.add_argument("--lam", nargs="*", type=float, default=[0.0, 0.1])
+    parser.add_argument("--survivors", nargs="*", type=int, default=[1], help="on ResNet-32")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for lam in options.lam:
         if "resnet32" in options.only:
-            resnet(options.samples, lam)
+            for survivors in options.survivors:
+                resnet(options.samples, lam, survivors, options.device)
         if "linear" in options.only:
-            linear(options.weights, lam)
+            linear(options.weights, lam, options.device)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nqbench.api.ahead import ahead
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Batch, Model, Split, device_of, to_device
 from nqbench.api.quantized import Quantized
@@ -72,7 +73,9 @@ class Task:
         """Batches on the task's device; see ``Model.batches``. The test split is refused."""
         if split == "test":
             raise BadInput("a task cannot reach the test split")
-        for batch in self.model.batches(split, batch_size=batch_size, shuffle=shuffle):
+        batches = self.model.batches(split, batch_size=batch_size, shuffle=shuffle)
+        # a GPU would wait as long for a batch to be augmented as it takes for the step
+        for batch in batches if self.device.type == "cpu" else ahead(batches):
             yield to_device(batch, self.device)
 
     def predict(

@@ -53,11 +53,11 @@ class TinyQuantizer(Quantizer, name="tiny-quantizer"):
 
 def tiny_task(
     *, quantizer: Quantizer | None = None, sensitivity: Sensitivity | None = None, scope: Scope = "global",
-    pruned: bool = False, seed: int = 0,
+    pruned: bool = False, seed: int = 0, device: str = "cpu",
 ) -> Task:  # fmt: skip
     """A task on the tiny network. pruned: half of the first linear layer's weights, the smallest, are."""
     model = TinyNet()
-    module = model.load(torch.device("cpu"))
+    module = model.load(torch.device(device))
     names = model.compressible(module)
     moments = {name: 1e-3 + parameter.detach().square() for name, parameter in module.named_parameters()}
     task = Task(model, module, names, _prune(module) if pruned else {}, quantizer, scope, sensitivity,

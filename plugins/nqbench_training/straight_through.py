@@ -8,10 +8,10 @@ from torch import Tensor
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench.api.toolkit.optimise import fit
 from nqbench_training.masking import hold, mask_gradients
-from nqbench_training.optimised import Optimised, finished, install, training, workfile
+from nqbench_training.optimised import Distilled, finished, install, training, workfile
 
 
-class StraightThrough(Optimised, Training, name="straight-through", paper="arXiv:1511.00363"):
+class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv:1511.00363"):
     """Real weights are kept; the loss and its gradient are taken at their quantization and applied to them.
 
     Everything else (biases, batch norm, its statistics) trains along with the quantized weights. Ends on a
@@ -29,6 +29,7 @@ class StraightThrough(Optimised, Training, name="straight-through", paper="arXiv
         groups: tuple[Group, ...] = ()
         deployed: dict[str, Tensor] = {}
         step = 0
+        teacher = self.teacher(task)
 
         def quantize(_: int = 0) -> None:
             # an epoch starts cold, so that a resumed run does as an uninterrupted one
@@ -50,7 +51,7 @@ class StraightThrough(Optimised, Training, name="straight-through", paper="arXiv
         def loss(batch: Batch) -> Tensor:
             # the value is the quantized weight's, the gradient passes to the real one
             passed = {name: q + (task.parameter(name) - task.parameter(name).detach()) for name, q in deployed.items()}
-            return task.loss(batch, tensors=passed)
+            return self.loss(task, batch, task.predict(batch, tensors=passed), teacher)
 
         recipe = self.recipe(task.seed)
         with training(task.module):

@@ -1,0 +1,134 @@
+"""Every plugin on a GPU: its results lie there, and are the CPU's up to rounding. Skipped where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nqbench.api import Plugin, Pruner, QuantizedModel, Quantizer, Sensitivity, Task, Training
+from nqbench.engine import run_suite
+from nqbench.engine.verify import verify
+from nqbench.pipeline.filing import moved
+from nqbench.registry import registry
+from nqbench.testing.around import _Made, _MadeMoments
+from nqbench.testing.check import configurations
+from nqbench.testing.sources import first_form
+from nqbench.testing.tiny import TinyQuantizer, tiny_task
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.timeout(120),
+]
+DEVICE = "cuda"
+SUITES = Path(__file__).parent.parent.parent / "suites"
+
+
+def _all(kind: str) -> list[Any]:
+    plugins = [plugin for entry in registry().all(kind) for plugin in configurations(entry.cls)]
+    return [pytest.param(plugin, id=repr(plugin)[:100]) for plugin in plugins]
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions() -> Iterator[None]:
+    """In float32, not in TF32, so that figures are comparable."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def _task(quantizer: Quantizer, device: str, scope: str = "layer") -> Task:
+    made = {"none": None, "diagonal": _Made(), "second-moments": _MadeMoments(asked="second-moments")}
+    task = tiny_task(quantizer=quantizer, scope=scope, pruned=True)  # type: ignore[arg-type]
+    task.sensitivity = made[first_form(quantizer)]
+    if task.sensitivity is not None:
+        task.sensed = {n: v.to(device) for n, v in task.sensitivity.sense(task, task.names).items()}
+    task.module.to(device)
+    task.masks = {n: m.to(device) for n, m in task.masks.items()}
+    return task
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """The relative distance of two tensors."""
+    a, b = a.double().cpu(), b.double().cpu()
+    return float((a - b).norm() / a.norm().clamp_min(1e-12))
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("plugin", _all("quantizer"))
+def test_a_quantizer_chooses_as_on_the_cpu(plugin: Quantizer, scope: str) -> None:
+    here, there = _task(plugin, "cpu", scope), _task(plugin, DEVICE, scope)
+    expected, found = here.quantize(), there.quantize()
+    for group in found:
+        assert group.quantized.symbols.device.type == DEVICE
+        for name, value in group.quantized.parameters.items():
+            assert value.device.type == DEVICE, name
+    deployed = there.reconstruct(found)
+    for name, value in here.reconstruct(expected).items():
+        assert deployed[name].device.type == DEVICE
+        # a weight on a threshold may fall on either side
+        assert _apart(value, deployed[name]) < 0.05, name
+
+
+@pytest.mark.parametrize("plugin", _all("quantizer"))
+def test_what_a_gpu_quantized_deploys_the_same_bits_on_the_cpu(plugin: Quantizer) -> None:
+    there = _task(plugin, DEVICE)
+    found = there.quantize()
+    on_cpu = moved(QuantizedModel(found, there.raw_state()))
+    decoded = _task(plugin, "cpu").reconstruct(on_cpu.groups)
+    for name, value in there.reconstruct(found).items():
+        assert torch.equal(value.cpu(), decoded[name]), name
+
+
+@pytest.mark.parametrize("plugin", _all("sensitivity"))
+def test_a_sensitivity_senses_as_on_the_cpu(plugin: Sensitivity) -> None:
+    here, there = tiny_task(), tiny_task(device=DEVICE)
+    expected, found = plugin.sense(here, here.names), plugin.sense(there, there.names)
+    assert set(expected) == set(found)
+    for name, value in expected.items():
+        assert found[name].device.type == DEVICE
+        assert _apart(value, found[name]) < 1e-3, name
+
+
+@pytest.mark.parametrize("plugin", _all("pruner"))
+def test_a_pruner_keeps_as_many_as_on_the_cpu(plugin: Pruner) -> None:
+    expected, found = plugin.prune(tiny_task()), plugin.prune(tiny_task(device=DEVICE))
+    assert all(value.device.type == DEVICE for value in (*found.state.values(), *found.masks.values()))
+    assert {n: bool(m.any()) for n, m in expected.masks.items()} == {n: bool(m.any()) for n, m in found.masks.items()}
+    kept = [sum(int(m.sum()) for m in pruned.masks.values()) for pruned in (expected, found)]
+    assert kept[0] == kept[1]
+    for name, mask in found.masks.items():
+        assert bool((found.state[name][~mask] == 0).all())
+
+
+@pytest.mark.parametrize("plugin", _all("training"))
+def test_a_training_ends_as_on_the_cpu(plugin: Training) -> None:
+    here, there = tiny_task(quantizer=TinyQuantizer()), tiny_task(quantizer=TinyQuantizer(), device=DEVICE)
+    losses = []
+    for task in (here, there):
+        result = plugin.train(task, None)
+        task.assign(task.reconstruct(result.groups))
+        task.module.load_state_dict({**task.module.state_dict(), **result.raw_state})
+        assert all(value.device == task.device for value in result.raw_state.values())
+        task.module.eval()
+        losses.append(float(task.loss(next(iter(task.batches("train")))).detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=0.2, abs=0.02)
+
+
+def test_a_run_on_a_gpu_is_verified_on_the_cpu(tmp_path: Path) -> None:
+    result = run_suite(SUITES / "quickstart.yaml", tmp_path / "out", device=DEVICE, jobs=2)
+    assert result.outcome == "ok", [r.error for r in result.records if r.status != "ok"]
+    assert {record.device for record in result.records} == {DEVICE}
+    verdicts = list(verify(tmp_path / "out", device="cpu"))
+    assert verdicts
+    assert [v.fault for v in verdicts if v.fault is not None] == []
+
+
+def test_the_registry_has_plugins_of_each_kind() -> None:
+    kinds: dict[str, list[Plugin]] = {k: [p.values[0] for p in _all(k)] for k in ("quantizer", "training", "pruner")}
+    assert all(kinds.values())
