@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Pruned, Pruner, Task
@@ -53,15 +53,27 @@ class Surgeon(
     """Removals between which the kept weights are refitted; the kept share falls by one factor each time."""
     damping: float = Field(0.01, ge=0)
     """Added to the second moments, as a share of their mean diagonal."""
-    epochs: int = Field(0, ge=0)
-    """Passes of fine-tuning, after every share of ``through`` and at the end."""
+    epochs: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = 0  # type: ignore[assignment]
+    """Passes of fine-tuning after every share of ``through`` and at the end; or a number for each: [22, 22, 0] leaves
+    the last one to the training that follows."""
     replicas: int = Field(1, ge=1)
     """Fine-tunings of each cut network, in orders of their own. Their weights are averaged (model soups,
     arXiv:2203.05482; arXiv:2306.16788 for pruned ones), and batch norms re-estimated. Each is kept in the store: what
     is interrupted goes on with the one at hand."""
 
+    @model_validator(mode="after")
+    def _epochs_for_each(self) -> Surgeon:
+        shares = len(self.through) + 1
+        if isinstance(self.epochs, tuple) and len(self.epochs) != shares:
+            raise ValueError(f"{len(self.epochs)} numbers of epochs for {shares} shares (through, then keep)")
+        return self
+
     def uses_seed(self) -> bool:
-        return self.epochs > 0
+        return any(self._passes(len(self.through) + 1))
+
+    def _passes(self, shares: int) -> tuple[int, ...]:
+        """Epochs after each of the first ``shares``."""
+        return self.epochs[:shares] if isinstance(self.epochs, tuple) else (self.epochs,) * shares
 
     def prune(self, task: Task) -> Pruned:
         shares = (*self.through, self.keep)
@@ -81,14 +93,17 @@ class Surgeon(
         self, task: Task, shares: tuple[float, ...], more: Mapping[str, int], make: Callable[[Path], Trained]
     ) -> Trained:
         """What ``make`` gives, kept in the store where it trains."""
-        fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares}
+        passes = self._passes(len(shares))
+        # one number where it says as much: what is pruned on the way is found whatever comes after
+        epochs = passes[0] if len(set(passes)) == 1 else passes
+        fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares, "epochs": epochs}
         if self.replicas == 1:  # networks that were kept before there were replicas are still found
             del fields["replicas"]
         recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
-        return trained(f"{self.name}-{task.model.name}", recipe | more, make) if self.epochs else make(Path())
+        return trained(f"{self.name}-{task.model.name}", recipe | more, make) if passes[-1] else make(Path())
 
     def _make(self, task: Task, shares: tuple[float, ...], workdir: Path) -> Trained:
-        if self.replicas == 1 or not self.epochs:
+        if self.replicas == 1 or not self._passes(len(shares))[-1]:
             return self._replica(task, shares, 0, workdir)
         return averaged(task, [self.replica(task, shares, number) for number in range(self.replicas)])
 
@@ -113,10 +128,11 @@ class Surgeon(
         if len(shares) == 1 or before != shares[-1]:
             masks = self._cut(task, masks, before, shares[-1])
         moments: Mapping[str, Tensor] = {}
-        if self.epochs:
+        epochs = self._passes(len(shares))[-1]
+        if epochs:
             moments = fit_network(
                 task,
-                self.recipe(seed),
+                self.recipe(seed, epochs=epochs),
                 masks=lambda: masks,
                 teacher=self.teacher(task),
                 distill=self,
