@@ -12,6 +12,7 @@ from nqbench_training.magnitude import Magnitude
 from nqbench_training.optimised import Distilled
 from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.surgeon import Surgeon
+from pydantic import ValidationError
 from tiny_network import Tiny, make_task
 from torch import Tensor, nn
 from torch.func import jacrev
@@ -235,6 +236,10 @@ def test_mistakes_are_told() -> None:
     for shares in ((0.2, 0.3), (1.5, 0.3)):
         with pytest.raises(BadInput, match=r"0.3\] \(through, then keep\) must not rise, or be above 1"):
             Surgeon(keep=shares[1], through=shares[:1]).prune(make_task())
+    with pytest.raises(ValidationError, match="3 numbers of epochs for 2 shares"):
+        Surgeon(keep=0.2, through=(0.4,), epochs=(1, 2, 3))
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Surgeon(keep=0.2, epochs=-1)
 
 
 def test_a_share_named_twice_is_fine_tuned_twice_with_the_same_masks() -> None:
@@ -242,6 +247,25 @@ def test_a_share_named_twice_is_fine_tuned_twice_with_the_same_masks() -> None:
     for name, mask in once.masks.items():
         assert torch.equal(mask, twice.masks[name])
         assert not torch.equal(once.state[name], twice.state[name])
+
+
+def test_each_share_may_have_epochs_of_its_own(store: Path) -> None:
+    whole = Surgeon(keep=0.4, through=(0.6,), **TUNED).prune(make_task())
+    kept = set(store.glob("surgeon-tiny-*.safetensors"))
+    cut = Surgeon(keep=0.2, through=(0.6, 0.4), **TUNED | {"epochs": (2, 2, 0)}).prune(make_task())
+    assert set(store.glob("surgeon-tiny-*.safetensors")) == kept, (
+        "both networks on the way are found, nothing is trained"
+    )
+    n = sum(mask.numel() for mask in cut.masks.values())
+    assert sum(int(mask.sum()) for mask in cut.masks.values()) == round(0.2 * n)
+    assert all(bool((whole.masks[name] | ~mask).all()) for name, mask in cut.masks.items())
+    assert cut.moments is None
+    for name in ("1.weight", "8.bias"):
+        assert torch.equal(cut.state[name], whole.state[name]), "what is not refitted is as it was"
+    longer = Surgeon(keep=0.4, through=(0.6,), **TUNED | {"epochs": (2, 3)}).prune(make_task())
+    assert len(set(store.glob("surgeon-tiny-*.safetensors")) - kept) == 1
+    assert all(torch.equal(longer.masks[name], mask) for name, mask in whole.masks.items())
+    assert not torch.equal(longer.state["8.weight"], whole.state["8.weight"])
 
 
 def test_replicas_are_kept_and_their_average_is_what_comes_of_them(store: Path) -> None:
