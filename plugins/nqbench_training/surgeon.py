@@ -83,36 +83,42 @@ class Surgeon(
 
     def _stage(self, task: Task, shares: tuple[float, ...]) -> Pruned:
         """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
-        found = self._kept(task, shares, {}, lambda workdir: self._make(task, shares, workdir))
+        if self.replicas > 1 and self._passes(len(shares))[-1]:
+            numbers = range(self.replicas)
+            found = self._kept(
+                task, shares, None, lambda _: averaged(task, [self.one(task, shares, n) for n in numbers])
+            )
+        else:
+            found = self.one(task, shares, 0)
         state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
         masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
         task.module.load_state_dict(state)
         return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
 
+    def _average(self, task: Task, shares: tuple[float, ...]) -> Trained:
+        return averaged(task, [self.one(task, shares, number) for number in range(self.replicas)])
+
+    def one(self, task: Task, shares: tuple[float, ...], number: int) -> Trained:
+        """One of ``replicas`` fine-tunings at the last of ``shares``, from the store or made."""
+        return self._kept(task, shares, number, lambda workdir: self._made(task, shares, number, workdir))
+
     def _kept(
-        self, task: Task, shares: tuple[float, ...], more: Mapping[str, int], make: Callable[[Path], Trained]
+        self, task: Task, shares: tuple[float, ...], number: int | None, make: Callable[[Path], Trained]
     ) -> Trained:
-        """What ``make`` gives, kept in the store where it trains."""
+        """What ``make`` gives, kept in the store where it trains. number: the replica's, or None for their average."""
         passes = self._passes(len(shares))
         # one number where it says as much: what is pruned on the way is found whatever comes after
         epochs = passes[0] if len(set(passes)) == 1 else passes
         fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares, "epochs": epochs}
-        if self.replicas == 1:  # networks that were kept before there were replicas are still found
+        replica = {} if number is None else {"replica": number}
+        if number is not None and (self.replicas == 1 or len(shares) == 1):
+            # the same whatever others it is averaged with: the first is found by who asks for one alone
             del fields["replicas"]
+            replica = replica if number else {}
         recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
-        return trained(f"{self.name}-{task.model.name}", recipe | more, make) if passes[-1] else make(Path())
+        return trained(f"{self.name}-{task.model.name}", recipe | replica, make) if passes[-1] else make(Path())
 
-    def _make(self, task: Task, shares: tuple[float, ...], workdir: Path) -> Trained:
-        if self.replicas == 1 or not self._passes(len(shares))[-1]:
-            return self._replica(task, shares, 0, workdir)
-        return averaged(task, [self.replica(task, shares, number) for number in range(self.replicas)])
-
-    def replica(self, task: Task, shares: tuple[float, ...], number: int) -> Trained:
-        """One of ``replicas`` fine-tunings at the last of ``shares``, from the store or made."""
-        more = {"replica": number}
-        return self._kept(task, shares, more, lambda workdir: self._replica(task, shares, number, workdir))
-
-    def _replica(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path) -> Trained:
+    def _made(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path) -> Trained:
         """From the network at the last but one of ``shares``, or the trained one where there is none."""
         if len(shares) > 1:
             self._stage(task, shares[:-1])
@@ -123,6 +129,7 @@ class Surgeon(
             return self._tuned(task, shares, task.seed + len(shares) + 1000 * number, workdir)
 
     def _tuned(self, task: Task, shares: tuple[float, ...], seed: int, workdir: Path) -> Trained:
+        """The task's network cut to the last of ``shares``, if it is not there yet, and fine-tuned."""
         before = shares[-2] if len(shares) > 1 else 1.0
         masks = {name: (w != 0) | (before == 1) for name, w in task.weights().items()}
         if len(shares) == 1 or before != shares[-1]:

@@ -273,15 +273,23 @@ def test_replicas_are_kept_and_their_average_is_what_comes_of_them(store: Path) 
     pruned = several.prune(make_task())
     kept = {path.name: load_trained(path).state for path in store.glob("surgeon-tiny-*.safetensors")}
     assert len(kept) == 3  # the two, and their average
-    one, other = (several.replica(make_task(), (0.3,), number).state for number in (0, 1))
-    assert len(list(store.glob("*.safetensors"))) == 3
+    one, other = (several.one(make_task(), (0.3,), number).state for number in (0, 1))
     alone = Surgeon(keep=0.3, **TUNED).prune(make_task())
+    assert len(list(store.glob("*.safetensors"))) == 3, "who asks for one alone finds the first"
     for name, mask in pruned.masks.items():
         assert not torch.equal(one[name], other[name])
         assert torch.equal(one[name], alone.state[name])  # the first is what it would be alone
         torch.testing.assert_close(pruned.state[name], (one[name] + other[name]) / 2)
         assert torch.equal(mask, alone.masks[name])
         assert bool((pruned.state[name][~mask] == 0).all())
+
+
+def test_what_follows_an_average_is_not_what_follows_one_alone(store: Path) -> None:
+    several = Surgeon(keep=0.3, through=(0.5,), replicas=2, **TUNED).prune(make_task())
+    assert len(list(store.glob("*.safetensors"))) == 6
+    alone = Surgeon(keep=0.3, through=(0.5,), **TUNED).prune(make_task())
+    assert len(list(store.glob("*.safetensors"))) == 7, "the first at 50 % is found"
+    assert not torch.equal(several.state["0.weight"], alone.state["0.weight"])
 
 
 def test_damping_is_a_share_of_the_mean_diagonal() -> None:
