@@ -17,7 +17,7 @@ from nqbench.container import LIMIT, read_sections
 from nqbench.engine.run import resolve_device
 from nqbench.pipeline.artifacts import content_hash
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import evaluation_fields
+from nqbench.pipeline.evaluating import evaluated
 from nqbench.pipeline.network import Network, fill
 from nqbench.registry import registry
 from nqbench.results.environment import environment
@@ -96,7 +96,7 @@ class _Checker:
             model, network = self._network(choice)
             torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
             fill(network.spare, tensors)
-            self._metrics[choice, content] = evaluation_fields(model.evaluate(network.spare, "test"))
+            self._metrics[choice, content] = evaluated(model, network.spare, "test")
         found = self._metrics[choice, content]["metrics"][record.metric_name]
         recorded = record.metric if record.metric is not None else float("nan")
         same = all(record.environment.get(name) == self.here.get(name) for name in _SAME)

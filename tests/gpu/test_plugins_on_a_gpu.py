@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,9 @@ def _all(kind: str) -> list[Any]:
 
 
 @pytest.fixture(autouse=True)
-def exact_convolutions() -> Iterator[None]:
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, not in TF32, so that figures are comparable."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def _task(quantizer: Quantizer, device: str, scope: str = "layer") -> Task:
