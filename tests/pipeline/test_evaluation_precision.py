@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from nqbench.api import Evaluation, Split
 from nqbench.pipeline.evaluating import evaluated
 from nqbench.testing.tiny import TinyNet
+
+
+def _settings() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def _set(*allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed[0], allowed[-1]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Not by monkeypatch, which cannot undo what is no plain attribute."""
+    before = _settings()
+    yield
+    _set(*before)
 
 
 class Watching(TinyNet, name="watching"):
@@ -18,15 +36,13 @@ class Watching(TinyNet, name="watching"):
     def evaluate(self, module: torch.nn.Module, split: Split = "test") -> Evaluation:
         if self.fails:
             raise ZeroDivisionError
-        settings = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        return Evaluation({"tf32": float(any(settings))})
+        return Evaluation({"tf32": float(any(_settings()))})
 
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("fails", [False, True])
-def test_no_tf32_while_a_network_is_evaluated(before: bool, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", before)
+def test_no_tf32_while_a_network_is_evaluated(before: bool, fails: bool) -> None:
+    _set(before)
     model = Watching(fails=fails)
     module = model.load(torch.device("cpu"))
     if fails:
@@ -34,4 +50,4 @@ def test_no_tf32_while_a_network_is_evaluated(before: bool, fails: bool, monkeyp
             evaluated(model, module, "test")
     else:
         assert evaluated(model, module, "test")["metrics"] == {"tf32": 0.0}
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (before, before)
+    assert _settings() == (before, before)
