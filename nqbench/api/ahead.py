@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from queue import Empty, Full, Queue
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,7 +18,8 @@ _PATIENCE = 0.1
 def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
     """The same items in the same order; what drawing one raises is raised where it would have been.
 
-    A caller that leaves early stops the thread: no item is drawn that does not fit into the queue.
+    At most ``depth`` items lie ready and one more waits for room. A caller that leaves early stops the thread after the
+    item that it is drawing.
     """
     ready: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
     left = Event()
@@ -29,7 +30,7 @@ def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
                 ready.put(entry, timeout=_PATIENCE)
             except Full:
                 continue
-            return True
+            return not left.is_set()
         return False
 
     def draw() -> None:
@@ -50,13 +51,17 @@ def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
             if isinstance(error, StopIteration):
                 return
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback holds this frame, which would hold it
             yield item  # type: ignore[misc]
     finally:
         left.set()
-        while True:  # a thread that waits for room finds it, and ends
+        # the garbage collector may close a forgotten generator in any thread, this one too
+        while current_thread() is not thread:  # a thread that waits for room finds it, and ends
             try:
                 ready.get_nowait()
             except Empty:
+                thread.join()
                 break
-        thread.join()

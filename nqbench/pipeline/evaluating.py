@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.filing import Filed
 from nqbench.pipeline.network import fill
+from nqbench.pipeline.precision import whole_float32
 from nqbench.pipeline.preparation import Preparation
 from nqbench.results.record import pack_correct
 
@@ -166,12 +166,8 @@ def load_expansion(entry: Entry, device: torch.device) -> Expansion:
 
 
 def evaluated(model: Model, module: nn.Module, split: Split) -> dict[str, Any]:
-    """The network's evaluation on a split, as JSON, in float32 on every device.
-
-    A GPU's convolutions would by default be in TF32, ten bits of a mantissa: ResNet-32's figures were then off by up to
-    four images in 10,000.
-    """
-    with _whole_float32():
+    """The network's evaluation on a split, as JSON, in float32 on every device."""
+    with whole_float32():
         evaluation = model.evaluate(module, split)
     correct = None if evaluation.correct is None else np.asarray(evaluation.correct.cpu(), dtype=bool)
     return {
@@ -179,14 +175,3 @@ def evaluated(model: Model, module: nn.Module, split: Split) -> dict[str, Any]:
         "correct": None if correct is None else pack_correct(correct),
         "examples": None if correct is None else int(correct.size),
     }
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = False
-    try:
-        yield
-    finally:
-        convolutions.allow_tf32, products.allow_tf32 = before

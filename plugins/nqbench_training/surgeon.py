@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Pruned, Pruner, Task
+from nqbench.api import Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.persample import owner
 from nqbench.api.toolkit.store import Trained, trained
@@ -54,40 +54,44 @@ class Surgeon(
     damping: float = Field(0.01, ge=0)
     """Added to the second moments, as a share of their mean diagonal."""
     epochs: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = 0  # type: ignore[assignment]
-    """Passes of fine-tuning after every share of ``through`` and at the end; or a number for each: [22, 22, 0] leaves
-    the last one to the training that follows."""
+    """Passes of fine-tuning after every share of ``through`` and at the end; or a number for each, in a list:
+    [22, 22, 0] leaves the last one to the training that follows. A list is one setting; a sweep over two of them is
+    [[4, 4], [12, 12]]."""
     replicas: int = Field(1, ge=1)
     """Fine-tunings of each cut network, in orders of their own. Their weights are averaged (model soups,
     arXiv:2203.05482; arXiv:2306.16788 for pruned ones), and batch norms re-estimated. Each is kept in the store: what
     is interrupted goes on with the one at hand."""
 
     @model_validator(mode="after")
-    def _epochs_for_each(self) -> Surgeon:
-        shares = len(self.through) + 1
-        if isinstance(self.epochs, tuple) and len(self.epochs) != shares:
-            raise ValueError(f"{len(self.epochs)} numbers of epochs for {shares} shares (through, then keep)")
+    def _fitting(self) -> Surgeon:
+        shares = self._shares
+        if any(a < b for a, b in zip((1.0, *shares), shares, strict=False)) or min(shares) <= 0:
+            raise ValueError(f"{list(shares)} (through, then keep) must not rise, and lie above 0, at most at 1")
+        if isinstance(self.epochs, tuple) and len(self.epochs) != len(shares):
+            raise ValueError(
+                f"{len(self.epochs)} numbers of epochs for {len(shares)} shares (through, then keep); "
+                "to try several numbers in a suite: [[4], [12]]"
+            )
         return self
 
     def uses_seed(self) -> bool:
-        return any(self._passes(len(self.through) + 1))
+        return any(self._passes(len(self._shares)))
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        return (*self.through, self.keep)
 
     def _passes(self, shares: int) -> tuple[int, ...]:
         """Epochs after each of the first ``shares``."""
         return self.epochs[:shares] if isinstance(self.epochs, tuple) else (self.epochs,) * shares
 
     def prune(self, task: Task) -> Pruned:
-        shares = (*self.through, self.keep)
-        if any(a < b for a, b in zip((1.0, *shares), shares, strict=False)):
-            raise BadInput(f"pruner 'surgeon': {list(shares)} (through, then keep) must not rise, or be above 1")
-        return self._stage(task, shares)
+        return self._stage(task, self._shares)
 
     def _stage(self, task: Task, shares: tuple[float, ...]) -> Pruned:
         """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
         if self.replicas > 1 and self._passes(len(shares))[-1]:
-            numbers = range(self.replicas)
-            found = self._kept(
-                task, shares, None, lambda _: averaged(task, [self.one(task, shares, n) for n in numbers])
-            )
+            found = self._kept(task, shares, None, lambda _: self._average(task, shares))
         else:
             found = self.one(task, shares, 0)
         state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
@@ -122,7 +126,7 @@ class Surgeon(
         """From the network at the last but one of ``shares``, or the trained one where there is none."""
         if len(shares) > 1:
             self._stage(task, shares[:-1])
-        elif number:  # the one before has moved the task's network
+        else:  # a replica before this one has moved the task's network
             task.module.load_state_dict(task.model.load(task.device).state_dict())
         # one thread: the bits do not depend on how many a worker has
         with one_thread():

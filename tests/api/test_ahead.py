@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +32,65 @@ def test_an_error_comes_after_the_items_before_it() -> None:
     assert next(found) == 1
     with pytest.raises(ValueError, match="no more"):
         next(found)
+
+
+def test_an_error_leaves_nothing_of_the_source_behind() -> None:
+    class Data:
+        pass
+
+    kept: list[weakref.ref[Data]] = []
+
+    def items() -> Iterator[int]:
+        data = Data()
+        kept.append(weakref.ref(data))
+        yield 1
+        raise ValueError(str(data))
+
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="Data"):
+            list(ahead(items()))
+        assert kept[0]() is None, "freed without the garbage collector"
+    finally:
+        gc.enable()
+
+
+def test_no_further_item_is_drawn_when_the_caller_has_left() -> None:
+    drawn: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            drawn.append(number)
+            yield number
+
+    found = ahead(items(), depth=1)
+    next(found)
+    deadline = time.monotonic() + 10
+    while len(drawn) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    found.close()  # type: ignore[attr-defined]
+    assert len(drawn) == 3
+
+
+def test_a_forgotten_generator_may_be_closed_by_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    ended = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+            holder.clear()  # the last reference to the generator: it is closed here, in its own thread
+            yield 3
+        finally:
+            ended.set()
+
+    holder = [ahead(items(), depth=1)]
+    assert next(holder[0]) == 1
+    assert ended.wait(10)
+    assert not ignored, "a thread cannot join itself"
 
 
 def test_items_are_drawn_while_the_caller_works_but_not_without_end() -> None:

@@ -1,4 +1,5 @@
-"""Every plugin on a GPU: its results lie there, and are the CPU's up to rounding. Skipped where there is none."""
+"""Quantizers, sensitivities, pruners and trainings on a GPU, each by default and as its examples have it: results lie
+there, and are the CPU's up to rounding. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nqbench.api import Plugin, Pruner, QuantizedModel, Quantizer, Sensitivity, Task, Training
+from nqbench.api import Pruner, QuantizedModel, Quantizer, Sensitivity, Task, Training
 from nqbench.engine import run_suite
 from nqbench.engine.verify import verify
 from nqbench.pipeline.filing import moved
@@ -102,9 +103,28 @@ def test_a_pruner_keeps_as_many_as_on_the_cpu(plugin: Pruner) -> None:
         assert bool((found.state[name][~mask] == 0).all())
 
 
+def test_a_pruner_fine_tunes_and_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
+    fields = {"keep": 0.3, "through": (0.5,), "epochs": (1, 1), "replicas": 2, "distill": 0.5}
+    surgeon = registry().make("pruner", "surgeon", fields)
+    assert isinstance(surgeon, Pruner)
+    task = tiny_task(device=DEVICE)
+    pruned = surgeon.prune(task)
+    again = surgeon.prune(tiny_task(device=DEVICE))  # from the store
+    for name, mask in pruned.masks.items():
+        assert pruned.state[name].device.type == mask.device.type == DEVICE
+        assert bool((pruned.state[name][~mask] == 0).all())
+        assert torch.equal(pruned.state[name], again.state[name])
+
+
+@pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("plugin", _all("training"))
-def test_a_training_ends_as_on_the_cpu(plugin: Training) -> None:
-    here, there = tiny_task(quantizer=TinyQuantizer()), tiny_task(quantizer=TinyQuantizer(), device=DEVICE)
+def test_a_training_ends_as_on_the_cpu(plugin: Training, pruned: bool) -> None:
+    here = tiny_task(quantizer=TinyQuantizer(), pruned=pruned)
+    there = tiny_task(quantizer=TinyQuantizer(), pruned=pruned)
+    there.module.to(DEVICE)
+    there.masks = {name: mask.to(DEVICE) for name, mask in there.masks.items()}
+    there.moments = {name: value.to(DEVICE) for name, value in (there.moments or {}).items()}
     losses = []
     for task in (here, there):
         result = plugin.train(task, None)
@@ -123,8 +143,3 @@ def test_a_run_on_a_gpu_is_verified_on_the_cpu(tmp_path: Path) -> None:
     verdicts = list(verify(tmp_path / "out", device="cpu"))
     assert verdicts
     assert [v.fault for v in verdicts if v.fault is not None] == []
-
-
-def test_the_registry_has_plugins_of_each_kind() -> None:
-    kinds: dict[str, list[Plugin]] = {k: [p.values[0] for p in _all(k)] for k in ("quantizer", "training", "pruner")}
-    assert all(kinds.values())

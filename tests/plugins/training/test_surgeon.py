@@ -17,7 +17,7 @@ from tiny_network import Tiny, make_task
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from nqbench.api import BadInput, Task
+from nqbench.api import Task
 from nqbench.api.toolkit.store import load_trained
 
 
@@ -233,9 +233,9 @@ def test_a_teacher_holds_the_network_near_the_trained_one() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    for shares in ((0.2, 0.3), (1.5, 0.3)):
-        with pytest.raises(BadInput, match=r"0.3\] \(through, then keep\) must not rise, or be above 1"):
-            Surgeon(keep=shares[1], through=shares[:1]).prune(make_task())
+    for through, keep in ((0.2, 0.3), (1.5, 0.3), (-0.1, 0.3)):
+        with pytest.raises(ValidationError, match=r"0.3\] \(through, then keep\) must not rise, and lie above 0"):
+            Surgeon(keep=keep, through=(through,))
     with pytest.raises(ValidationError, match="3 numbers of epochs for 2 shares"):
         Surgeon(keep=0.2, through=(0.4,), epochs=(1, 2, 3))
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
@@ -290,6 +290,17 @@ def test_what_follows_an_average_is_not_what_follows_one_alone(store: Path) -> N
     alone = Surgeon(keep=0.3, through=(0.5,), **TUNED).prune(make_task())
     assert len(list(store.glob("*.safetensors"))) == 7, "the first at 50 % is found"
     assert not torch.equal(several.state["0.weight"], alone.state["0.weight"])
+
+
+def test_replicas_start_alike_after_a_share_that_is_only_cut() -> None:
+    fields = TUNED | {"epochs": (0, 2), "replicas": 2}
+    several = Surgeon(keep=0.5, through=(0.5,), **fields)
+    pruned = several.prune(make_task())
+    one, other = (several.one(make_task(), (0.5, 0.5), number).state for number in (0, 1))
+    for name, mask in pruned.masks.items():
+        assert torch.equal(one["mask:" + name], other["mask:" + name])
+        assert torch.equal(mask, one["mask:" + name])
+        assert bool((pruned.state[name][~mask] == 0).all())
 
 
 def test_damping_is_a_share_of_the_mean_diagonal() -> None:
