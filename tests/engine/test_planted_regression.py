@@ -26,7 +26,7 @@ SUITE = """
     quantizers:
       - steady: {k: [17, 33]}
     coders:
-      - paced: {delay: 0.01}
+      - paced: {delay: 0.08}
     measure: {repeats: 8, rounds: 2, warmup: 0}
     thresholds:
       seconds: {ratio: 1.5}

@@ -48,6 +48,10 @@ from nqbench.api import (
 )
 
 
+PACE = 0.08
+"""Seconds: long beside the time for which a sleeper may wait for a core where all are busy (25 ms were seen)."""
+
+
 def note(word: str) -> None:
     path = os.environ.get("NQBENCH_PROBE_LOG")
     if path:
@@ -172,10 +176,10 @@ class Levels(Quantizer, name="levels"):
 
 
 class Steady(Levels, name="steady"):
-    """As ``levels``, but takes ten milliseconds whatever else the machine does."""
+    """As ``levels``, but takes ``PACE`` whatever else the machine does."""
 
     def quantize(self, source: Source) -> Quantized:
-        time.sleep(0.01)
+        time.sleep(PACE)
         return super().quantize(source)
 
 
@@ -264,10 +268,10 @@ class Plain(Coder, name="plain"):
 
 
 class Paced(Plain, name="paced"):
-    """As ``plain``, but decoding takes ten milliseconds whatever else the machine does."""
+    """As ``plain``, but decoding takes ``PACE`` whatever else the machine does."""
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
-        time.sleep(0.01)
+        time.sleep(PACE)
         return super().decode(encoded, spec)
 
 
