@@ -47,7 +47,6 @@ from nqbench.api import (
     hookimpl,
 )
 
-
 PACE = 0.08
 """Seconds: long beside the time for which a sleeper may wait for a core where all are busy (25 ms were seen)."""
 
