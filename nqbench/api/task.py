@@ -74,8 +74,11 @@ class Task:
         if split == "test":
             raise BadInput("a task cannot reach the test split")
         batches = self.model.batches(split, batch_size=batch_size, shuffle=shuffle)
-        # a GPU would wait as long for a batch to be augmented as it takes for the step
-        for batch in batches if self.device.type == "cpu" else ahead(batches):
+        if shuffle is not None and self.device.type != "cpu":
+            # training: a GPU would wait as long for a batch to be augmented as it takes for the step. Who reads in
+            # stored order often wants the first batch alone
+            batches = ahead(batches)
+        for batch in batches:
             yield to_device(batch, self.device)
 
     def predict(

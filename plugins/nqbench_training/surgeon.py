@@ -114,11 +114,11 @@ class Surgeon(
         # one number where it says as much: what is pruned on the way is found whatever comes after
         epochs = passes[0] if len(set(passes)) == 1 else passes
         fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {"shares": shares, "epochs": epochs}
-        replica = {} if number is None else {"replica": number}
-        if number is not None and (self.replicas == 1 or len(shares) == 1):
-            # the same whatever others it is averaged with: the first is found by who asks for one alone
+        # the same whatever others it is averaged with: the first is found by who asks for one alone
+        alone = number is not None and (self.replicas == 1 or len(shares) == 1)
+        if alone:
             del fields["replicas"]
-            replica = replica if number else {}
+        replica = {} if number is None or (alone and number == 0) else {"replica": number}
         recipe = {"network": task.model.fingerprint(), "surgeon": fields, "seed": task.seed, "version": self.VERSION}
         return trained(f"{self.name}-{task.model.name}", recipe | replica, make) if passes[-1] else make(Path())
 
