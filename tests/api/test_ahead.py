@@ -14,6 +14,21 @@ import pytest
 from nqbench.api.ahead import DEPTH, ahead
 
 
+def noted(drawn: list[int]) -> Iterator[int]:
+    """A thousand numbers, each noted when it is drawn."""
+    for number in range(1000):
+        drawn.append(number)
+        yield number
+
+
+def wait_for(drawn: list[int], count: int) -> None:
+    """Until that many are drawn, and a little longer, in which no more should be."""
+    deadline = time.monotonic() + 10
+    while len(drawn) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+
+
 def test_the_same_items_in_the_same_order() -> None:
     assert list(ahead(range(100))) == list(range(100))
     assert list(ahead([])) == []
@@ -57,18 +72,9 @@ def test_an_error_leaves_nothing_of_the_source_behind() -> None:
 
 def test_no_further_item_is_drawn_when_the_caller_has_left() -> None:
     drawn: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            drawn.append(number)
-            yield number
-
-    found = ahead(items(), depth=1)
+    found = ahead(noted(drawn), depth=1)
     next(found)
-    deadline = time.monotonic() + 10
-    while len(drawn) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
+    wait_for(drawn, 3)
     found.close()  # type: ignore[attr-defined]
     assert len(drawn) == 3
 
@@ -95,18 +101,9 @@ def test_a_forgotten_generator_may_be_closed_by_its_own_thread(monkeypatch: pyte
 
 def test_items_are_drawn_while_the_caller_works_but_not_without_end() -> None:
     drawn: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            drawn.append(number)
-            yield number
-
-    found = ahead(items())
+    found = ahead(noted(drawn))
     assert next(found) == 0
-    deadline = time.monotonic() + 10
-    while len(drawn) < DEPTH + 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
+    wait_for(drawn, DEPTH + 2)
     assert len(drawn) == DEPTH + 2, "the one handed out, those that lie ready, and one that waits for room"
     found.close()  # type: ignore[attr-defined]
 

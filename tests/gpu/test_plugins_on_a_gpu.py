@@ -3,6 +3,7 @@ there, and are the CPU's up to rounding. Skipped where there is none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nqbench.api import Pruner, QuantizedModel, Quantizer, Sensitivity, Task, Tr
 from nqbench.engine import run_suite
 from nqbench.engine.verify import verify
 from nqbench.pipeline.filing import moved
+from nqbench.pipeline.precision import whole_float32
 from nqbench.registry import registry
 from nqbench.testing.around import _Made, _MadeMoments
 from nqbench.testing.check import configurations
@@ -34,19 +36,18 @@ def _all(kind: str) -> list[Any]:
 
 
 @pytest.fixture(autouse=True)
-def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, not in TF32, so that figures are comparable."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def in_float32() -> Iterator[None]:
+    """Not in TF32, so that figures are comparable."""
+    with whole_float32():
+        yield
 
 
 def _task(quantizer: Quantizer, device: str, scope: str = "layer") -> Task:
     made = {"none": None, "diagonal": _Made(), "second-moments": _MadeMoments(asked="second-moments")}
-    task = tiny_task(quantizer=quantizer, scope=scope, pruned=True)  # type: ignore[arg-type]
+    task = tiny_task(quantizer=quantizer, scope=scope, pruned=True, device=device)  # type: ignore[arg-type]
     task.sensitivity = made[first_form(quantizer)]
     if task.sensitivity is not None:
         task.sensed = {n: v.to(device) for n, v in task.sensitivity.sense(task, task.names).items()}
-    task.module.to(device)
-    task.masks = {n: m.to(device) for n, m in task.masks.items()}
     return task
 
 
@@ -121,10 +122,7 @@ def test_a_pruner_fine_tunes_and_averages(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("plugin", _all("training"))
 def test_a_training_ends_as_on_the_cpu(plugin: Training, pruned: bool) -> None:
     here = tiny_task(quantizer=TinyQuantizer(), pruned=pruned)
-    there = tiny_task(quantizer=TinyQuantizer(), pruned=pruned)
-    there.module.to(DEVICE)
-    there.masks = {name: mask.to(DEVICE) for name, mask in there.masks.items()}
-    there.moments = {name: value.to(DEVICE) for name, value in (there.moments or {}).items()}
+    there = tiny_task(quantizer=TinyQuantizer(), pruned=pruned, device=DEVICE)
     losses = []
     for task in (here, there):
         result = plugin.train(task, None)
