@@ -84,13 +84,18 @@ class Task:
     def predict(
         self, batch: Batch, module: nn.Module | None = None, *, tensors: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Outputs of a batch. tensors: stand in for the parameters (or buffers) of these names, differentiably."""
+        """Outputs of a batch. tensors: stand in for the parameters (or buffers) of these names, differentiably.
+
+        Under autocast outputs are float32 even so: a loss of bfloat16 numbers would have three digits.
+        """
         network = self.module if module is None else module
+        outputs: Tensor
         if tensors is None:
-            return self.model.predict(network, batch)
-        swapped = {f"network.{name}": tensor for name, tensor in tensors.items()}
-        outputs: Tensor = functional_call(_Predictor(self.model, network), swapped, (batch,))
-        return outputs
+            outputs = self.model.predict(network, batch)
+        else:
+            swapped = {f"network.{name}": tensor for name, tensor in tensors.items()}
+            outputs = functional_call(_Predictor(self.model, network), swapped, (batch,))
+        return outputs.float() if torch.is_autocast_enabled(self.device.type) else outputs
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return self.model.losses(outputs, batch)

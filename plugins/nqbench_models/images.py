@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import Batch, Model, Split, device_of, to_device
+from nqbench.api import Batch, Model, Split, to_device
 from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
 from nqbench.api.toolkit.store import Trained, recipe_digest, trained
 
@@ -81,7 +81,7 @@ class ImageModel(Model):
             "model": self.name,
             "parameters": self.model_dump(mode="json"),
             "data": self.data_name(),
-            "recipe": self.recipe().model_dump(mode="json", exclude_none=True),
+            "recipe": self.recipe().model_dump(mode="json", exclude_none=True, exclude={"precision"}),
             "version": self.VERSION,
         }
 
@@ -118,13 +118,7 @@ class ImageModel(Model):
         return Trained(module.state_dict(), moments)
 
     def _mean_loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        with torch.autocast(device_of(module).type, torch.bfloat16, enabled=self.half_precision()):
-            outputs = self.predict(module, batch)
-        return self.losses(outputs.float(), batch).mean()
-
-    def half_precision(self) -> bool:
-        """Whether training runs in bfloat16 where that is safe (autocast). Part of the recipe."""
-        return False
+        return self.losses(self.predict(module, batch).float(), batch).mean()
 
     def has_split(self, split: Split) -> bool:
         return split != "validation" or self.holdout > 0

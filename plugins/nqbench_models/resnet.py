@@ -120,11 +120,15 @@ class ResNet(ImageModel):
     def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return flip_and_shift(pixels, generator, reach=4)
 
-    def half_precision(self) -> bool:
-        return self.precision == "bfloat16"
-
     def recipe(self) -> Recipe:
-        return Recipe(epochs=self.epochs, lr=0.1, batch_size=128, schedule="cosine", weight_decay=5e-4)
+        return Recipe(
+            epochs=self.epochs,
+            lr=0.1,
+            batch_size=128,
+            schedule="cosine",
+            weight_decay=5e-4,
+            precision=self.precision,
+        )
 
     def full_recipe(self) -> dict[str, Any]:
         if self.weights_from == "recipe":

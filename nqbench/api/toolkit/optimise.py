@@ -49,6 +49,9 @@ class Steps(BaseModel):
     """``cosine`` to zero over the epochs; ``exponential``: times gamma an epoch; ``steps``: at 1/2 and 3/4 of them."""
     gamma: float = Field(0.1, gt=0, le=1)
     """The factor of ``exponential`` and ``steps``."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16``: the loss under autocast, parameters and their updates in float32; twice as fast or better on GPUs
+    and CPUs that compute in it, slower on others."""
 
 
 class Recipe(Steps):
@@ -112,7 +115,8 @@ def fit(
             for batch in islice(batches(recipe.epoch_seed(epoch)), recipe.steps):
                 for p in moved:  # what zero_grad does, without its bookkeeping
                     p.grad = None
-                value = loss(batch)
+                with computing(recipe.precision, moved[0].device):
+                    value = loss(batch)
                 value.backward(inputs=moved)  # type: ignore[no-untyped-call]
                 tracker.update()
                 if before_step is not None:
@@ -127,6 +131,11 @@ def fit(
             _save(checkpoint, recipe, epoch, keep, optimizer, parameters, tracker)
     optimizer.zero_grad(set_to_none=True)
     return tracker.corrected()
+
+
+def computing(precision: str, device: torch.device) -> torch.autocast:
+    """Where ``precision`` is ``bfloat16``, matrix products and convolutions inside the block are computed in it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextmanager
