@@ -4,21 +4,23 @@ Every base form is one line (float32 throughout, one rounding an operation, so a
 
     value_i = scale[t(i)] * table[symbol_j] - u_j,     j = i // d,  t(i) the tensor that weight i belongs to
 
-| form       | table                          | scale                        | u                               |
-| ---------- | ------------------------------ | ---------------------------- | ------------------------------- |
-| `lookup`   | `codebook` (k,) or (k, d)      | `scale` (1,) or (T,), or 1   | 0                               |
-| `grid`     | symbol + `offset`              | `step` (1,) or (T,)          | 0                               |
-| `dithered` | `codebook` (k,) or (k, d)      | `scale` (1,) or (T,), or 1   | `nqbench.api.philox.dither`     |
+| form            | table                         | scale                      | u                           |
+| --------------- | ----------------------------- | -------------------------- | --------------------------- |
+| `lookup`        | `codebook` (k,) or (k, d)     | `scale` (1,) or (T,), or 1 | 0                           |
+| `grid`          | symbol + `offset`             | `step` (1,) or (T,)        | 0                           |
+| `dithered`      | `codebook` (k,) or (k, d)     | `scale` (1,) or (T,), or 1 | `nqbench.api.philox.dither` |
+| `dithered-grid` | symbol + `offset` - x         | `step` (1,) or (T,)        | 0                           |
 
-A name in the table is looked up in `parameters` (what may move in fine-tuning) and then in `side` (what may not);
-`grid` needs `offset` in side, `dithered` needs `seed` and `dither_step` in side. Form `plugin`: only the quantizer's
-own `reconstruct` can read it, and a file of it needs that plugin installed.
+x is the dither of width 1, drawn anew from the same seed for each tensor: a tensor's values do not depend on which
+others share its group. A name in the table is looked up in `parameters` (what may move in fine-tuning) and then in
+`side` (what may not); both grids need `offset` in side, `dithered` needs `seed` and `dither_step`, `dithered-grid`
+`seed`. Form `plugin`: only the quantizer's own `reconstruct` can read it, and a file of it needs that plugin installed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,7 +32,10 @@ from nqbench.api.errors import BadInput
 from nqbench.api.philox import dither
 from nqbench.api.source import Source
 
-Form = Literal["lookup", "grid", "dithered", "plugin"]
+Form = Literal["lookup", "grid", "dithered", "plugin", "dithered-grid"]
+GRIDS = ("grid", "dithered-grid")
+"""The forms whose levels are a step apart."""
+DITHERED = ("dithered", "dithered-grid")
 Side = Tensor | int | float
 
 
@@ -68,7 +73,7 @@ class Quantized:
         """(k,) or (k, d) float32 values of the symbols before scale and dither; None for form `plugin`."""
         if self.form == "plugin":
             return None
-        if self.form == "grid":
+        if self.form in GRIDS:
             levels = torch.arange(self.alphabet, dtype=torch.float32, device=self.symbols.device)
             return levels + float(self.side["offset"])
         table = self._find("codebook")
@@ -86,7 +91,7 @@ class Quantized:
     def zero(self) -> int | None:
         """The symbol that deploys as exactly 0, if there is one. Never for vectors or dithered forms."""
         table = self.table
-        if table is None or table.dim() != 1 or self.form == "dithered":
+        if table is None or table.dim() != 1 or self.form in DITHERED:
             return None
         hits = torch.nonzero(table == 0)
         return int(hits[0, 0]) if len(hits) else None
@@ -105,9 +110,11 @@ class Quantized:
         n, d = q.n, q.dimension
         if q.symbols.numel() != math.ceil(n / d):
             raise BadInput(f"{q.symbols.numel()} symbols of dimension {d} cannot stand for {n} weights")
-        if q.form == "grid":
+        if q.form in GRIDS:
             # no table: a fine grid can have millions of levels
             values = q.symbols.to(torch.float32) + float(q.side["offset"])
+            if q.form == "dithered-grid":
+                values = values - unit_dither(int(q.side["seed"]), q.sizes, values.device)
             scale = q._find("step")
         else:
             table = q.table
@@ -149,6 +156,12 @@ class Quantized:
             parameters={"codebook": codebook},
             **fields,  # type: ignore[arg-type]
         )
+
+
+def unit_dither(seed: int, sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """(sum of sizes,) float32: the dither of width 1, in each tensor from the seed's first number on."""
+    longest = dither(seed, 1.0, max(sizes, default=0), device)
+    return torch.cat([longest[:size] for size in sizes]) if len(sizes) != 1 else longest
 
 
 def _with_parameters(q: Quantized, parameters: Mapping[str, Tensor]) -> Quantized:

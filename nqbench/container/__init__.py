@@ -37,9 +37,9 @@ Header
     dtypes: 0 float32, 1 float16, 2 bfloat16, 3 float64, 4 int64, 5 int32, 6 int16, 7 int8, 8 uint8, 9 bool. Kinds 0 and
     4 are deployed as floats; a raw tensor is stored in its own dtype, or a float one in another float dtype.
 4.  Groups (tensors that share one quantizer's result, at least one each): ``int`` G; for each: ``u8`` form (0 lookup,
-    1 grid, 2 dithered, 3 plugin), ``int`` alphabet k (1 to 2^24), ``int`` inserted symbol + 1 or 0, ``int`` number of
-    arrays (at most 64); each array: ``text`` name, ``u8`` type: dtype, +16 for a parameter (what fine-tuning may move),
-    and then ``int`` rank and the sizes; or 32 for an integer, 33 for a float64.
+    1 grid, 2 dithered, 3 plugin, 4 dithered-grid), ``int`` alphabet k (1 to 2^24), ``int`` inserted symbol + 1 or 0,
+    ``int`` number of arrays (at most 64); each array: ``text`` name, ``u8`` type: dtype, +16 for a parameter (what
+    fine-tuning may move), and then ``int`` rank and the sizes; or 32 for an integer, 33 for a float64.
 5.  ``u8`` stream mode (0 one stream for all groups, 1 one a group, 2 one a quantized tensor), ``int`` number of
     streams, for each ``int`` bytes of its table, ``int`` bytes of its payload. A codec has one stream without a table.
 6.  ``u8`` 1 if there is a stream of positions, and then ``int`` its number of symbols, ``int`` alphabet, ``int``
@@ -61,7 +61,7 @@ Symbols
 =======
 A group's tensors are taken in the header's order, row-major; the symbols of pruned places are left out, or, where the
 positions are of the kind that merges (they have no stream), they are in as the *zero symbol*: the first whose table
-entry is exactly 0 (never of forms dithered and plugin), or, where there is none, one more that is inserted into the
+entry is exactly 0 (never of the dithered forms and plugin), or, where there is none, one more that is inserted into the
 alphabet at the place the header says (the quantizer's symbols from there on are moved up by one); a place of a pruned
 tensor with the inserted symbol was pruned. Streams hold their groups or tensors in the header's order. A stream's
 alphabet is the largest of its groups', each with its inserted symbol.
@@ -82,6 +82,8 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
   float32; x is the top 24 bits of the first word of Philox4x32-10 (Salmon et al. 2011) for the key (seed mod 2^32,
   seed div 2^32) and the counter (j mod 2^32, j div 2^32, 0, 0), j counting the group's symbols from 0: all weights of a
   symbol share u. ``nqbench.api.philox`` says more, and its tests hold golden vectors.
+- ``dithered-grid``: table[symbol] = (symbol + ``offset``) - x, each rounded; the scale is ``step``. u = 0. x is the u
+  of ``dithered`` for a dither_step of 1, whose counter j starts from 0 in each tensor of the group.
 - ``plugin``: only the quantizer can read it.
 
 Pruned places are +0, and a value of -0 is deployed as +0. Tensors of another deployed dtype are rounded to it at the

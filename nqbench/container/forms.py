@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Quantized
+from nqbench.api.quantized import DITHERED, GRIDS
 from nqbench.container.header import MAX_ALPHABET
 
 
@@ -25,7 +26,7 @@ def check_form(quantized: Quantized, tensors: int) -> None:
         if isinstance(codebook, Tensor) and codebook.dim() == 2 and not codebook.shape[1]:
             raise BadInput("a codebook of vectors without an element")
         return
-    if quantized.form == "grid":
+    if quantized.form in GRIDS:
         if codebook is not None:
             raise BadInput("a grid has no codebook")
         offset = quantized.side.get("offset")
@@ -33,6 +34,8 @@ def check_form(quantized: Quantized, tensors: int) -> None:
             raise BadInput("the offset is no number")
         _finite("offset", offset)
         _per_tensor("step", _find(quantized, "step"), tensors)
+        if quantized.form == "dithered-grid":
+            _seed(quantized)
         return
     if not isinstance(codebook, Tensor) or codebook.dim() not in (1, 2) or not math.prod(codebook.shape[1:]):
         raise BadInput("the codebook is no array of numbers or vectors")
@@ -43,9 +46,8 @@ def check_form(quantized: Quantized, tensors: int) -> None:
     if scale is not None:
         _per_tensor("scale", scale, tensors)
     if quantized.form == "dithered":
-        seed, step = quantized.side.get("seed"), quantized.side.get("dither_step")
-        if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-            raise BadInput("the seed is no integer in [0, 2^63)")
+        _seed(quantized)
+        step = quantized.side.get("dither_step")
         if isinstance(step, Tensor):
             raise BadInput("the dither_step is no number")
         _finite("dither_step", step)
@@ -54,13 +56,13 @@ def check_form(quantized: Quantized, tensors: int) -> None:
 def is_ordered(quantized: Quantized) -> bool:
     """Whether larger symbols stand for larger values: a grid's do, and those of a strictly rising codebook (k,)."""
     # a grid's table may have 2^24 entries for a few bytes of the file: it is not made
-    return quantized.form == "grid" or quantized.ordered
+    return quantized.form in GRIDS or quantized.ordered
 
 
 def zero_of(quantized: Quantized) -> int | None:
     """The symbol that deploys as exactly 0, if there is one: the first such; none of vectors and dithered forms."""
     if quantized.form != "grid":
-        return quantized.zero
+        return None if quantized.form in DITHERED else quantized.zero
     place = -_float32(quantized.side["offset"])
     return int(place) if place.is_integer() and 0 <= place < quantized.alphabet else None
 
@@ -69,12 +71,18 @@ def place_for_zero(quantized: Quantized) -> int | None:
     """The symbol to insert for pruned weights: None if one deploys as 0 already, else the one that keeps the order."""
     if zero_of(quantized) is not None:
         return None
-    if quantized.form == "grid":
+    if quantized.form in GRIDS:
         return min(max(math.ceil(-_float32(quantized.side["offset"])), 0), quantized.alphabet)
     table = quantized.table
     if table is None or not quantized.ordered:
         return quantized.alphabet
     return int((table < 0).sum())
+
+
+def _seed(quantized: Quantized) -> None:
+    seed = quantized.side.get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise BadInput("the seed is no integer in [0, 2^63)")
 
 
 def _find(quantized: Quantized, name: str) -> Tensor | int | float | None:

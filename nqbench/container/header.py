@@ -14,7 +14,7 @@ DTYPES = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64,
     torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
 )  # fmt: skip
-FORMS = ("lookup", "grid", "dithered", "plugin")
+FORMS = ("lookup", "grid", "dithered", "plugin", "dithered-grid")
 STREAMS = ("joint", "per-group", "per-tensor")
 QUANTIZED, PARAMETER, BUFFER, ALIAS, CODED = range(5)
 CONSTANT = 8  # added to PARAMETER or BUFFER: one element stands for all

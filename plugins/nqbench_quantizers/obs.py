@@ -22,6 +22,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, views
+from nqbench.api.quantized import unit_dither
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import cells, feedback
 from nqbench_quantizers.feedback import Rows
@@ -59,9 +60,15 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
     """Passes of coordinate descent after the feedback: each weight again, now that all others are known."""
     order: Literal["natural", "decreasing"] = "natural"
     """The order of a layer's columns: as stored, or by decreasing H_jj."""
+    dither: bool = False
+    """Universal quantization (Ziv 1985; arXiv:1802.02271): each weight's grid is shifted by a dither that the decoder
+    redraws from the seed in the file; errors are then uniform whatever the weights are."""
 
     def uses_rate(self) -> bool:
         return self.lam > 0
+
+    def uses_seed(self) -> bool:
+        return self.dither
 
     def quantize(self, source: Source) -> Quantized:
         moments = self.needs(source, SecondMoments)
@@ -82,9 +89,10 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             "output_error": error / power if power else 0.0,
         }
         parameters = {"step": (steps if self.steps == "std" else steps[:1]).to(source.device)}
-        return Quantized(
-            symbols, high - low + 1, source.sizes, parameters, {"offset": low}, "grid", statistics=statistics
+        side, form = (
+            ({"offset": low, "seed": source.seed}, "dithered-grid") if self.dither else ({"offset": low}, "grid")
         )
+        return Quantized(symbols, high - low + 1, source.sizes, parameters, side, form, statistics=statistics)
 
     def knob(self, source: Source) -> Knob:
         deviation = (views.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0
@@ -111,12 +119,14 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             raise BadInput(f"the second moments of {tensor.name} are not finite")
         mask = None if tensor.mask is None else tensor.mask.reshape(outputs, -1)
         own = source.weights[tensor.start : tensor.stop].double() / step
-        if mask is None:
-            matrix = own.reshape(matrix.shape)
-        else:
-            matrix[mask] = own
-        levels = self._levels(matrix, h, mask, step, source.rate)
-        error = _power(matrix - levels, h), _power(matrix, h)
+
+        def spread(kept: Tensor) -> Tensor:
+            return kept.reshape(matrix.shape) if mask is None else matrix.masked_scatter(mask, kept)
+
+        # level - x is what deploys, so w + x is what the levels have to meet
+        dithered = own + unit_dither(source.seed, (own.numel(),), own.device) if self.dither else own
+        levels = self._levels(spread(dithered), h, mask, step, source.rate)
+        error = _power(spread(dithered) - levels, h), _power(spread(own), h)
         return (levels.reshape(-1) if mask is None else levels[mask]), error
 
     def _levels(self, matrix: Tensor, h: Tensor, mask: Tensor | None, step: float, rate: Rate | None) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from nqbench.api import Group, Quantized
+from nqbench.api.quantized import GRIDS
 
 
 def merged(groups: tuple[Group, ...]) -> tuple[Group, ...]:
@@ -31,15 +32,17 @@ def merged(groups: tuple[Group, ...]) -> tuple[Group, ...]:
         symbols=torch.cat(shifted),
         alphabet=round(high - low),
         sizes=tuple(size for group in groups for size in group.quantized.sizes),
-        side={"offset": low if low % 1 else round(low)},
+        side={**filled[0].side, "offset": low if low % 1 else round(low)},
         statistics=figures,
     )
     return (Group(tuple(name for group in groups for name in group.names), whole),)
 
 
-def _grid(q: Quantized) -> tuple[float, float] | None:
-    """(step, place of zero in the cell) of a grid with one step and nothing else to it; None for any other result."""
+def _grid(q: Quantized) -> tuple[object, ...] | None:
+    """Form, step, place of zero in the cell and seed of a grid with one step and nothing else to it; None for any other
+    result."""
     step = q.parameters.get("step")
-    if q.form != "grid" or step is None or step.numel() != 1 or len(q.parameters) > 1 or len(q.side) > 1 or q.held:
+    plain = not set(q.side) - {"offset", "seed"} and len(q.parameters) == 1 and not q.held
+    if q.form not in GRIDS or step is None or step.numel() != 1 or not plain:
         return None
-    return float(step), float(q.side["offset"]) % 1
+    return q.form, float(step), float(q.side["offset"]) % 1, q.side.get("seed")

@@ -94,3 +94,15 @@ def test_other_tensors_stand_in_for_the_networks_own_differentiably(task: Task) 
     assert other.grad is not None
     assert torch.equal(task.parameter("2.weight"), own)
     assert isinstance(task.predict(batch), Tensor)
+
+
+def test_outputs_are_float32_under_autocast_too(task: Task) -> None:
+    batch = next(task.batches())
+    plain = task.predict(batch)
+    stand_in = {"2.weight": task.parameter("2.weight").detach().clone()}
+    with torch.autocast("cpu", torch.bfloat16):
+        half = [task.predict(batch), task.predict(batch, tensors=stand_in)]
+    for outputs in half:
+        assert outputs.dtype == torch.float32
+        assert not torch.equal(outputs, plain)
+        torch.testing.assert_close(outputs, plain, rtol=0.05, atol=0.05)

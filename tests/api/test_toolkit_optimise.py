@@ -69,6 +69,25 @@ def test_a_checkpoint_without_the_moments_that_are_asked_for_is_ignored(tmp_path
     assert torch.equal(run(recipe, checkpoint=path)[1]["w"], run(recipe)[1]["w"])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_are_taken_in_the_recipes_precision_and_steps_in_float32(precision: str) -> None:
+    x, seen = torch.tensor([[1.0, 1 / 3]]), []
+    w = torch.tensor([[1 / 3], [0.7]], requires_grad=True)
+    before = w.detach().clone()
+
+    def loss(_: float) -> Tensor:
+        out = x @ w
+        seen.append(out.dtype)
+        return out.float().sum()
+
+    fit(Recipe(epochs=1, lr=0.5, momentum=0.0, precision=precision), {"w": w}, lambda seed: [1.0], loss)
+    dtype = getattr(torch, precision)
+    assert seen == [dtype]
+    assert w.dtype == torch.float32
+    torch.testing.assert_close(w.detach(), before - 0.5 * x.to(dtype).float().T, rtol=1e-6, atol=0)
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_schedules() -> None:
     cosine = Recipe(epochs=4, lr=2.0, schedule="cosine")
     assert [cosine.rate(e) for e in range(4)] == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])

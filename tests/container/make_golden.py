@@ -37,6 +37,8 @@ RECIPES = {
     "form-grid": Recipe(NET, (G("grid", zero=True),)),
     "form-dithered": Recipe(NET, (G("dithered"),)),
     "form-dithered-vectors": Recipe(NET, (G("dithered", d=4, movable=False),)),
+    "form-dithered-grid": Recipe(NET, (G("dithered-grid", scale="each"),)),
+    "form-dithered-grid-pruned": Recipe(PRUNED, (G("dithered-grid"),)),
     "form-plugin": Recipe(NET, (G("plugin"),)),
     "form-codec": Recipe(NET, codec=True),
     "merged-into-a-zero": Recipe(PRUNED, (G(zero=True),)),

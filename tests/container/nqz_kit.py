@@ -229,19 +229,23 @@ def _quantize(
     side: dict[str, torch.Tensor | int | float] = {}
     where = parameters if g.movable else side
     scale = None
-    if g.scale != "none" or g.form == "grid":
+    grid = g.form in ("grid", "dithered-grid")
+    if g.scale != "none" or grid:
         count = len(members) if g.scale == "each" else 1
         scale = torch.from_numpy(rng.uniform(-2, 2, count).astype(np.float32))
         kept: torch.Tensor | float = float(scale[0]) if g.scale == "number" else scale
-        (side if g.scale == "number" else where)["step" if g.form == "grid" else "scale"] = kept  # type: ignore[index]
+        (side if g.scale == "number" else where)["step" if grid else "scale"] = kept  # type: ignore[index]
     if g.form == "plugin":
         parameters["slope"] = torch.tensor([0.5])
         side["shift"] = -1.25
         values = symbols.astype(np.float32) * np.float32(0.5) + np.float32(-1.25)
-    elif g.form == "grid":
+    elif grid:
         offset = -int(rng.integers(0, g.alphabet)) if g.zero else -g.alphabet / 2 + 0.25
         side["offset"] = offset
         values = symbols.astype(np.float32) + np.float32(offset)
+        if g.form == "dithered-grid":
+            side["seed"] = int(rng.integers(0, 1 << 63))
+            values = values - np.concatenate([dither(side["seed"], 1.0, size).numpy() for size in sizes])
     else:
         where["codebook"] = stored
         values = stored.float().reshape(g.alphabet, g.d).numpy()[symbols].reshape(-1)[:n]

@@ -176,9 +176,15 @@ def kept_values(group, arrays, symbols, sizes):
     """float32 values of a group's kept weights."""
     n, d = sum(sizes), 1
     f32 = np.float32
-    if group["form"] == 1:
+    if group["form"] in (1, 4):
         values = [f32(s) + f32(arrays["offset"]) for s in symbols]
         scale = arrays["step"]
+        if group["form"] == 4:
+            own = [j for size in sizes for j in range(size)]
+            values = [
+                v - f32(((philox(arrays["seed"], j) >> 8) + 0.5) / 2**24 - 0.5)
+                for v, j in zip(values, own, strict=True)
+            ]
     else:
         table = np.asarray(arrays["codebook"]).astype("<f4")
         d = table.shape[1] if table.ndim == 2 else 1

@@ -252,6 +252,7 @@ LIES = [
     (group(0, alphabet=6), "codebook", "a codebook of 5 entries for 6 symbols"),
     (group(0, form="plugin"), "codebook", "quantizer 'kit-quantizer' failed: KeyError"),
     (group(0, form="grid"), "codebook", "a grid has no codebook"),
+    (group(0, form="dithered-grid"), "codebook", "a grid has no codebook"),
     (group(0, arrays=()), "codebook", ""),
     (group(0, arrays=(ArrayEntry("a", True), ArrayEntry("a", False))), "header", "two arrays of one name"),
     (group(0, arrays=tuple(ArrayEntry(f"{i}", False) for i in range(65))), "header", "the number of arrays is 65"),

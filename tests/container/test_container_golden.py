@@ -65,7 +65,7 @@ def test_a_decoder_written_from_the_specification_alone_agrees(name):
 
 def test_that_decoder_read_most_golden_files():
     assert len(PLAIN) >= 12
-    assert {g[0] for name in PLAIN for g in GOLDEN[name]["groups"]} == {"lookup", "grid", "dithered"}
+    assert {g[0] for name in PLAIN for g in GOLDEN[name]["groups"]} == {"lookup", "grid", "dithered", "dithered-grid"}
 
 
 def test_the_specification_holds_the_dictionary():

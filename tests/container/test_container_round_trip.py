@@ -33,7 +33,7 @@ raw = st.builds(
 )
 groups = st.builds(
     G,
-    form=st.sampled_from(("lookup", "grid", "dithered", "plugin")),
+    form=st.sampled_from(("lookup", "grid", "dithered", "plugin", "dithered-grid")),
     alphabet=st.sampled_from((1, 2, 3, 7, 300)),
     d=st.sampled_from((1, 1, 2, 4)),
     scale=st.sampled_from(("none", "one", "each", "number")),
@@ -163,6 +163,8 @@ def test_what_could_not_be_read_back_is_not_written(recipe, message, tmp_path):
         ("dithered", lambda q: q.side.update(seed=-1), "seed is no integer"),
         ("dithered", lambda q: q.side.update(seed=1 << 63), "seed is no integer"),
         ("dithered", lambda q: q.side.update(dither_step=1e39), "dither_step is not finite"),
+        ("dithered-grid", lambda q: q.side.pop("seed"), "seed is no integer"),
+        ("dithered-grid", lambda q: q.side.pop("offset"), "offset is missing"),
         ("plugin", lambda q: q.side.update(big=1 << 63), "64 bits do not hold"),
     ],
 )

@@ -9,9 +9,10 @@ import pytest
 import torch
 from nqbench_quantizers import feedback
 from nqbench_quantizers.obs import OBS, Prices
+from scipy.stats import kstest
 from torch import Tensor
 
-from nqbench.api import BadInput, Coder, Quantized, SecondMoments, Source, SourceTensor
+from nqbench.api import BadInput, Coder, Quantized, SecondMoments, Source, SourceTensor, dither
 
 
 def moments(m: int, groups: int = 1, seed: int = 0) -> Tensor:
@@ -106,6 +107,42 @@ def test_uncorrelated_inputs_leave_rounding() -> None:
     h = torch.diag(torch.linspace(0.1, 5, 10))[None]
     q = OBS(step=0.05).quantize(source(w, h))
     assert torch.equal(levels(q), (w.double() / float(q.parameters["step"])).round().reshape(-1))
+
+
+def test_a_dither_moves_what_the_levels_have_to_meet_and_is_taken_off_again() -> None:
+    w, h = weights(7, 12), moments(12)
+    s = source(w, h).with_(seed=5)
+    q = OBS(step=0.07, damping=0.02, dither=True).quantize(s)
+    step, x = float(q.parameters["step"]), dither(5, 1.0, 84).double().reshape(7, 12)
+    assert torch.equal(levels(q).reshape(7, 12), surgeon(w.double() + step * x, damped(h[0], 0.02), step))
+    torch.testing.assert_close(q.reconstruct().reshape(7, 12), (step * (levels(q).reshape(7, 12) - x)).float())
+    found = cost(w, q.reconstruct().reshape(7, 12), h[0]) / cost(w, torch.zeros_like(w), h[0])
+    assert q.statistics["output_error"] == pytest.approx(found, rel=1e-5)
+    assert not torch.equal(q.symbols, OBS(step=0.07, damping=0.02, dither=True).quantize(s.with_(seed=6)).symbols)
+
+
+def test_dithered_errors_are_uniform_even_where_all_weights_are_alike() -> None:
+    w = torch.full((400, 50), 0.123)
+    plain, dithered = (
+        (OBS(step=0.1, dither=on).quantize(source(w, torch.eye(50)[None])).reconstruct() - 0.123) / 0.1
+        for on in (False, True)
+    )
+    assert plain.unique().numel() == 1
+    assert kstest(dithered.numpy(), "uniform", (-0.5, 1)).pvalue > 0.01
+    assert float(dithered.square().mean()) == pytest.approx(1 / 12, rel=0.02)
+
+
+@pytest.mark.parametrize("survivors", [1, 4])
+def test_pruned_places_have_no_dither(survivors: int) -> None:
+    w, h = weights(6, 10), moments(10)
+    mask = torch.rand(6, 10, generator=torch.Generator().manual_seed(1)) < 0.5
+    q = OBS(step=0.05, dither=True, survivors=survivors).quantize(source(w * mask, h, mask))
+    deployed = torch.zeros(6, 10).masked_scatter(mask, q.reconstruct())
+    x = dither(0, 1.0, int(mask.sum()))
+    torch.testing.assert_close(deployed[mask] / 0.05 + x, levels(q).float())
+    shift = torch.zeros(6, 10).masked_scatter(mask, 0.05 * x)
+    rounded = torch.where(mask, 0.05 * ((w + shift) / 0.05).round() - shift, 0)
+    assert cost(w * mask, deployed, h[0]) < cost(w * mask, rounded, h[0])
 
 
 def test_uncorrelated_inputs_leave_scalar_quantization_with_a_price() -> None:

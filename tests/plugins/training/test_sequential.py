@@ -10,7 +10,7 @@ from nqbench_training.sequential import Sequential, layer_uses
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
 
-from nqbench.api import Group, Quantized, Task
+from nqbench.api import Group, Quantized, Task, dither
 
 
 class Twice(nn.Module):
@@ -110,6 +110,18 @@ def test_scope_global_puts_layers_on_one_grid_together_and_deploys_the_same() ->
     assert list(group.quantized.parameters) == ["step"]
     assert int(group.quantized.symbols.min()) == 0
     assert int(group.quantized.symbols.max()) == group.quantized.alphabet - 1
+
+
+def test_dithered_grids_are_put_together_too_and_start_anew_in_each_layer() -> None:
+    fresh = make_task(quantizer=OBS(step=0.07, dither=True), scope="global", sensitivity=SecondMoments(), seed=3)
+    (group,) = Sequential().train(fresh, None).groups
+    q = group.quantized
+    assert group.names == tuple(fresh.names)
+    assert dict(q.side) == {"offset": q.side["offset"], "seed": 3}
+    for name, values in zip(group.names, q.reconstruct().split(q.sizes), strict=True):
+        assert torch.equal(values.reshape(fresh.parameter(name).shape), fresh.parameter(name)), "as the network has it"
+        off = values / q.parameters["step"] + dither(3, 1.0, values.numel())
+        torch.testing.assert_close(off, off.round(), atol=1e-4, rtol=0)
 
 
 def test_results_on_other_grids_stay_apart() -> None:

@@ -236,8 +236,9 @@ def test_mistakes_are_told() -> None:
     for through, keep in ((0.2, 0.3), (1.5, 0.3), (-0.1, 0.3)):
         with pytest.raises(ValidationError, match=r"0.3\] \(through, then keep\) must not rise, and lie above 0"):
             Surgeon(keep=keep, through=(through,))
-    with pytest.raises(ValidationError, match="3 numbers of epochs for 2 shares"):
-        Surgeon(keep=0.2, through=(0.4,), epochs=(1, 2, 3))
+    for each in ({"epochs": (1, 2, 3)}, {"replicas": (1, 2, 3)}, {"precision": ("float32",) * 3}):
+        with pytest.raises(ValidationError, match=f"{next(iter(each))}: 3 values for 2 shares"):
+            Surgeon(keep=0.2, through=(0.4,), **each)
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Surgeon(keep=0.2, epochs=-1)
 
@@ -290,6 +291,25 @@ def test_what_follows_an_average_is_not_what_follows_one_alone(store: Path) -> N
     alone = Surgeon(keep=0.3, through=(0.5,), **TUNED).prune(make_task())
     assert len(list(store.glob("*.safetensors"))) == 7, "the first at 50 % is found"
     assert not torch.equal(several.state["0.weight"], alone.state["0.weight"])
+
+
+def test_replicas_and_precision_of_one_share_leave_those_before_it_as_they_are(store: Path) -> None:
+    plain = Surgeon(keep=0.3, through=(0.5,), **TUNED).prune(make_task())
+    assert len(list(store.glob("*.safetensors"))) == 2
+    several = Surgeon(keep=0.3, through=(0.5,), replicas=(1, 2), **TUNED)
+    pruned = several.prune(make_task())
+    assert len(list(store.glob("*.safetensors"))) == 4, "the second replica and the average are new"
+    one, other = (several.one(make_task(), (0.5, 0.3), number).state for number in (0, 1))
+    for name, mask in pruned.masks.items():
+        assert torch.equal(one[name], plain.state[name])
+        torch.testing.assert_close(pruned.state[name], (one[name] + other[name]) / 2)
+        assert torch.equal(mask, plain.masks[name])
+    half = Surgeon(keep=0.3, through=(0.5,), precision=("float32", "bfloat16"), **TUNED).prune(make_task())
+    assert len(list(store.glob("*.safetensors"))) == 5, "the share before is found"
+    for name, mask in half.masks.items():
+        assert torch.equal(mask, plain.masks[name])
+        assert not torch.equal(half.state[name], plain.state[name])
+        assert half.state[name].dtype == torch.float32
 
 
 def test_replicas_start_alike_after_a_share_that_is_only_cut() -> None:
