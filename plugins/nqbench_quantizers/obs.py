@@ -14,6 +14,7 @@ column by column, for its own. With ``survivors`` several beginnings of a row ar
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -89,10 +90,10 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             "output_error": error / power if power else 0.0,
         }
         parameters = {"step": (steps if self.steps == "std" else steps[:1]).to(source.device)}
-        side, form = (
-            ({"offset": low, "seed": source.seed}, "dithered-grid") if self.dither else ({"offset": low}, "grid")
+        grid = Quantized(
+            symbols, high - low + 1, source.sizes, parameters, {"offset": low}, "grid", statistics=statistics
         )
-        return Quantized(symbols, high - low + 1, source.sizes, parameters, side, form, statistics=statistics)
+        return replace(grid, side={**grid.side, "seed": source.seed}, form="dithered-grid") if self.dither else grid
 
     def knob(self, source: Source) -> Knob:
         deviation = (views.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0

@@ -181,10 +181,8 @@ def kept_values(group, arrays, symbols, sizes):
         scale = arrays["step"]
         if group["form"] == 4:
             own = [j for size in sizes for j in range(size)]
-            values = [
-                v - f32(((philox(arrays["seed"], j) >> 8) + 0.5) / 2**24 - 0.5)
-                for v, j in zip(values, own, strict=True)
-            ]
+            x = [f32(((philox(arrays["seed"], j) >> 8) + 0.5) / 2**24 - 0.5) for j in own]
+            values = [v - u for v, u in zip(values, x, strict=True)]
     else:
         table = np.asarray(arrays["codebook"]).astype("<f4")
         d = table.shape[1] if table.ndim == 2 else 1
