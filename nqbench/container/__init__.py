@@ -35,7 +35,8 @@ Header
     every other: ``u8`` (deployed dtype << 4 | stored dtype), ``int`` rank (at most 32), that many ``int`` sizes (their
     product without zeros at most 2^48); a quantized one also ``int`` (group << 1 | 1 if it was pruned).
     dtypes: 0 float32, 1 float16, 2 bfloat16, 3 float64, 4 int64, 5 int32, 6 int16, 7 int8, 8 uint8, 9 bool. Kinds 0 and
-    4 are deployed as floats; a raw tensor is stored in its own dtype, or a float one in another float dtype.
+    4 are deployed as floats; a raw tensor is stored in its own dtype, or a float one in another float dtype or, unless
+    it is of one element for all, in uint8.
 4.  Groups (tensors that share one quantizer's result, at least one each): ``int`` G; for each: ``u8`` form (0 lookup,
     1 grid, 2 dithered, 3 plugin, 4 dithered-grid), ``int`` alphabet k (1 to 2^24), ``int`` inserted symbol + 1 or 0,
     ``int`` number of arrays (at most 64); each array: ``text`` name, ``u8`` type: dtype, +16 for a parameter (what
@@ -55,7 +56,8 @@ Sections
   masks of the pruned tensors, group by group, in a group in the header's order; what its symbols mean is the
   positions' own specification.
 - ``raw_parameters``, ``raw_buffers``: the tensors of kinds 1 and 2 (9 and 10: one element) in the header's order,
-  row-major, stored dtype; a bool is a byte 0 or 1.
+  row-major, stored dtype; a bool is a byte 0 or 1; floats stored in uint8 are two float16, low and step, and a byte an
+  element.
 
 Symbols
 =======
@@ -87,14 +89,16 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
 - ``plugin``: only the quantizer can read it.
 
 Pruned places are +0, and a value of -0 is deployed as +0. Tensors of another deployed dtype are rounded to it at the
-end. Raw tensors go from their stored to their deployed dtype, whatever their values.
+end. Raw tensors go from their stored to their deployed dtype, whatever their values; floats stored in uint8 are
+low + step * byte in float32, each operation rounded once, and then rounded to their dtype.
 """
 
 from nqbench.container.header import SECTIONS, Header
 from nqbench.container.layout import cpu
+from nqbench.container.raw import as_stored
 from nqbench.container.reader import LIMIT, Decoded, decode, read
 from nqbench.container.sections import Sections, read_sections, sections_of
-from nqbench.container.writer import Contents, Written, encode, stored_dtype, write
+from nqbench.container.writer import Contents, Written, encode, write
 
 PARTS = ("header", *SECTIONS)
 """The parts of a file, as records list them."""
@@ -108,12 +112,12 @@ __all__ = [
     "Header",
     "Sections",
     "Written",
+    "as_stored",
     "cpu",
     "decode",
     "encode",
     "read",
     "read_sections",
     "sections_of",
-    "stored_dtype",
     "write",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nqbench.api import CorruptFile
 from nqbench.container.header import ALIAS, BUFFER, CODED, CONSTANT, PARAMETER, QUANTIZED, SECTIONS, Header, TensorEntry
+from nqbench.container.raw import ENDS, is_codes
 
 
 def check(header: Header) -> None:
@@ -24,10 +25,12 @@ def _tensors(header: Header) -> str:
         if tensor.kind in (QUANTIZED, CODED) and not tensor.dtype.is_floating_point:
             return f"tensor '{tensor.name}' is quantized and deployed as {tensor.dtype}, which is no float"
         both = tensor.dtype.is_floating_point and tensor.stored.is_floating_point
-        if _is_raw(tensor) and tensor.stored != tensor.dtype and not both:
+        if _is_raw(tensor) and tensor.stored != tensor.dtype and not both and not _is_codes(tensor):
             return f"tensor '{tensor.name}' is stored as {tensor.stored} and deployed as {tensor.dtype}"
         if tensor.kind & CONSTANT and not tensor.numel:
             return f"tensor '{tensor.name}' has no element, and one stored"
+        if tensor.kind & CONSTANT and _is_codes(tensor):
+            return f"tensor '{tensor.name}' is a constant, and stored as codes of a range"
         if tensor.kind == QUANTIZED and tensor.group >= len(header.groups):
             return f"tensor '{tensor.name}' is of group {tensor.group}, there are {len(header.groups)}"
     return ""
@@ -100,5 +103,11 @@ def _is_raw(tensor: TensorEntry) -> bool:
     return tensor.kind & ~CONSTANT in (PARAMETER, BUFFER)
 
 
+def _is_codes(tensor: TensorEntry) -> bool:
+    return _is_raw(tensor) and is_codes(tensor.stored, tensor.dtype)
+
+
 def _stored_bytes(tensor: TensorEntry) -> int:
+    if _is_codes(tensor):
+        return ENDS + tensor.numel
     return tensor.stored.itemsize * (1 if tensor.kind & CONSTANT else tensor.numel)

@@ -27,6 +27,7 @@ from nqbench.container.header import (
     TensorEntry,
 )
 from nqbench.container.layout import GroupLayout, layout_of, split, streams_of, unmerge
+from nqbench.container.raw import ENDS, is_codes, read_back
 from nqbench.container.sections import Sections, read_sections
 from nqbench.registry import Registry
 
@@ -198,7 +199,10 @@ def _raw(sections: Sections) -> dict[str, Tensor]:
         fields = Fields(sections.data[section], section)
         for e in sections.header.tensors:
             if e.kind == base:
-                tensors[e.name] = _array(fields, e.stored, e.shape).to(e.dtype)
+                if is_codes(e.stored, e.dtype):
+                    tensors[e.name] = read_back(fields.take(ENDS + e.numel), e.stored, e.dtype, e.shape)
+                else:
+                    tensors[e.name] = _array(fields, e.stored, e.shape).to(e.dtype)
             elif e.kind == base | CONSTANT:
                 tensors[e.name] = _array(fields, e.stored, ()).to(e.dtype).expand(e.shape).clone()
     return tensors

@@ -58,6 +58,7 @@ from nqbench.container.layout import (
     streams_of,
 )
 from nqbench.container.packing import crc, pack
+from nqbench.container.raw import tensor_bytes, written
 from nqbench.container.unpacking import unpack
 from nqbench.registry import Registry
 from nqbench.version import __version__
@@ -68,9 +69,10 @@ class Contents:
     """What goes into a file.
 
     order: every tensor of the state, in its order. groups: the quantized ones. masks: of pruned ones. shapes, dtypes:
-    of quantized (or coded) ones, as deployed. raw: the others, as deployed. parameters: which raw ones are trainable
-    parameters (the rest are buffers). aliases: name -> the name whose tensor it shares. others: how raw floats are
-    stored. codec_data: a codec's bytes, for the tensors of ``coded``, in place of groups.
+    of quantized (or coded) ones, as deployed. raw: the others, as they are before ``others`` rounds them. parameters:
+    which raw ones are trainable parameters (the rest are buffers). aliases: name -> the name whose tensor it shares.
+    others: how raw floats are stored (``nqbench.container.raw``). codec_data: a codec's bytes, for the tensors of
+    ``coded``, in place of groups.
     """
 
     order: tuple[str, ...]
@@ -301,26 +303,11 @@ def _raw(file: _File, contents: Contents, name: str) -> TensorEntry:
     tensor = contents.raw[name].detach().cpu()
     if tensor.dtype not in DTYPES:
         raise BadInput(f"tensor '{name}' has the dtype {tensor.dtype}, which the container cannot store")
-    stored = stored_dtype(tensor, contents.others)
     kind = PARAMETER if name in contents.parameters else BUFFER
-    data = tensor_bytes(tensor.to(stored))
+    stored, data = written(tensor, contents.others, parameter=kind == PARAMETER)
     item = stored.itemsize
+    # codes of a range are never of one value alone
     if tensor.numel() > 1 and data == data[:item] * tensor.numel():
         kind, data = kind | CONSTANT, data[:item]
     file.sections["raw_parameters" if kind & ~CONSTANT == PARAMETER else "raw_buffers"] += data
     return TensorEntry(name, kind, tuple(tensor.shape), tensor.dtype, stored)
-
-
-def stored_dtype(tensor: Tensor, others: str) -> torch.dtype:
-    """How an unquantized tensor is written under ``others: float32 | float16``; what would overflow stays as it is."""
-    if others == "float16" and tensor.dtype in (torch.float32, torch.float64):
-        largest = torch.finfo(torch.float16).max
-        if not tensor.numel() or float(tensor.detach().abs().max()) <= largest:
-            return torch.float16
-    return tensor.dtype
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Row-major little-endian bytes."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
-from nqbench.container import Contents, Written, cpu, encode, stored_dtype
+from nqbench.container import Contents, Written, cpu, encode
 from nqbench.pipeline.artifacts import content_hash, first_difference
 from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.decoder import DecodedFile, Decoder
-from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed, values_of
+from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed, unquantized, values_of
 from nqbench.pipeline.quantization import Quantization
 
 
@@ -85,13 +85,14 @@ class Filing:
         model, figures = self.quantization.result(context)
         quantizer = context.plugin(trial.quantizer, Quantizer)
         like = {name: pruned.state[name] for name in network.names}
-        raw = raw_as_deployed(network, model.raw_state, others=trial.others, fold=trial.fold_batchnorm)
+        plain = unquantized(network, model.raw_state, fold=trial.fold_batchnorm)
+        raw = raw_as_deployed(network, plain, trial.others)
         on_cpu = model if context.around.device.type == "cpu" else moved(model)
         contents = Contents(
             order=network.order,
             shapes={name: tuple(t.shape) for name, t in like.items()},
             dtypes={name: t.dtype for name, t in like.items()},
-            raw=raw,
+            raw=plain,
             parameters=network.parameters,
             groups=on_cpu.groups,
             masks={name: mask.cpu() for name, mask in pruned.masks.items()},
@@ -122,15 +123,15 @@ class Filing:
         """
         codec = context.plugin(context.trial.codec, Codec)
         network, pruned = self.preparation.network(context), self.preparation.pruned(context)
-        state = raw_as_deployed(network, pruned.state, others="float32", fold=context.trial.fold_batchnorm)
+        state = unquantized(network, pruned.state, fold=context.trial.fold_batchnorm)
         chosen = network.names if codec.weights_alone() else state
         coded = {n: state[n] for n in chosen if state[n].is_floating_point() and not _constant(state[n])}
         arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
         data = self._compress(codec, arrays, context)
         back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})
         others = context.trial.others
-        raw = {n: t.to(stored_dtype(t, others)).to(t.dtype) for n, t in state.items() if n not in coded}
-        values = dict(raw)
+        raw = {n: t for n, t in state.items() if n not in coded}
+        values = raw_as_deployed(network, raw, others)
         for name, tensor in coded.items():
             if name not in back:
                 raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Model, QuantizedModel, Quantizer
-from nqbench.container import stored_dtype
+from nqbench.container import as_stored
 
 
 @dataclass(eq=False)
@@ -116,12 +116,15 @@ def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Te
     return folded
 
 
-def raw_as_deployed(network: Network, raw: Mapping[str, Tensor], *, others: str, fold: bool) -> dict[str, Tensor]:
-    """The unquantized tensors on the CPU as a decoder will give them back, aliases left out."""
+def unquantized(network: Network, raw: Mapping[str, Tensor], *, fold: bool) -> dict[str, Tensor]:
+    """The unquantized tensors on the CPU as a file takes them, aliases left out."""
     plain = {name: t.detach().cpu() for name, t in raw.items() if name not in network.aliases}
-    if fold:
-        plain = fold_batchnorms(network, plain)
-    return {name: t.to(stored_dtype(t, others)).to(t.dtype) for name, t in plain.items()}
+    return fold_batchnorms(network, plain) if fold else plain
+
+
+def raw_as_deployed(network: Network, plain: Mapping[str, Tensor], others: str) -> dict[str, Tensor]:
+    """``unquantized`` tensors as a decoder will give them back."""
+    return {name: as_stored(t, others, parameter=name in network.parameters) for name, t in plain.items()}
 
 
 def values_of(quantizer: Quantizer, model: QuantizedModel) -> list[Tensor]:

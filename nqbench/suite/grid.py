@@ -13,7 +13,7 @@ from nqbench.api.quantizer import Quantizer
 from nqbench.api.training import Sensitivity
 from nqbench.registry import Registry
 from nqbench.suite.stages import stages, uses_seed
-from nqbench.suite.trial import Choice, Trial
+from nqbench.suite.trial import Choice, Others, Trial
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Grid:
     codecs: Sequence[Choice]
     streams: Sequence[Literal["auto", "joint", "per-tensor"]]
     seeds: Sequence[int]
-    others: Sequence[Literal["float32", "float16"]]
+    others: Sequence[Others]
     fold_batchnorm: Sequence[bool]
     loss_increase: bool
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from nqbench.registry import did_you_mean
 from nqbench.suite.document import Document, KeyPath, SuiteError
+from nqbench.suite.trial import Others
 
 
 def _listed(value: Any) -> Any:
@@ -45,7 +46,7 @@ class Axes(Strict):
         "auto"
     ]
     seeds: Seeds = [0]
-    others: Annotated[list[Literal["float32", "float16"]], BeforeValidator(_listed), Field(min_length=1)] = ["float32"]
+    others: Annotated[list[Others], BeforeValidator(_listed), Field(min_length=1)] = ["float32"]
     fold_batchnorm: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
     loss_increase: bool = False
 

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from nqbench.api.plugin import Plugin
 from nqbench.registry import Registry
 
+Others = Literal["float32", "float16", "uint8"]
+"""How tensors that are not quantized are stored (``nqbench.container.raw``)."""
+
 
 @dataclass(frozen=True, order=True)
 class Choice:
@@ -54,7 +57,7 @@ class Trial:
     positions: Choice | None = None
     streams: Literal["auto", "joint", "per-tensor"] = "auto"
     seed: int | None = None
-    others: Literal["float32", "float16"] = "float32"
+    others: Others = "float32"
     fold_batchnorm: bool = False
     loss_increase: bool = False
     selected_on: Literal["train", "validation", "test"] | None = None

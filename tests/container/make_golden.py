@@ -57,6 +57,10 @@ RECIPES = {
     ),
     "streams-joint": Recipe((T(group=0), T(group=1)), (G(), G(alphabet=9)), streams="joint"),
     "streams-per-tensor": Recipe(PRUNED, streams="per-tensor", coder="huffman"),
+    "state-others-uint8": Recipe(
+        (T((4, 6)), T((9,), None), T((3,), None), T((2, 4), None, torch.float64), T((7,), None, trainable=False)),
+        others="uint8",
+    ),
     "state-mixed": Recipe(MIXED, (G(codebook=torch.float16),), others="float16"),
 }
 

@@ -175,8 +175,9 @@ def build(recipe: Recipe) -> tuple[Contents, dict[str, torch.Tensor]]:
         if t.alias is None and t.group is None:
             raw[names[i]] = _raw(rng, t)
             stored = raw[names[i]]
-            if recipe.others == "float16" and stored.dtype in (torch.float32, torch.float64):
-                stored = stored.half()
+            if recipe.others != "float32" and stored.dtype in (torch.float32, torch.float64):
+                coded = recipe.others == "uint8" and t.trainable and not t.constant and stored.numel() > 4
+                stored = in_eight_bits(stored) if coded else stored.half()
             expected[names[i]] = stored.to(t.dtype)
     coded = [n for n, t in zip(names, recipe.tensors, strict=True) if recipe.codec and t.group is not None]
     shapes = {n: t.shape for n, t in zip(names, recipe.tensors, strict=True)}
@@ -258,6 +259,18 @@ def _quantize(
     values = values + np.float32(0)
     quantized = Quantized(torch.from_numpy(symbols), g.alphabet, tuple(sizes), parameters, side, g.form)  # type: ignore[arg-type]
     return quantized, dict(zip(members, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def in_eight_bits(tensor: torch.Tensor) -> torch.Tensor:
+    """float32: codes between the last float16 below all values and the first step that reaches above them, which are
+    found by looking at every float16."""
+    x = tensor.double().numpy()
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    every = every[np.isfinite(every)]
+    low = every[every <= x.min()].max()
+    step = every[(every > 0) & (low + 255 * every >= x.max())].min()
+    codes = np.abs(x[..., None] - (low + step * np.arange(256))).argmin(-1)
+    return torch.from_numpy(np.float32(low) + np.float32(step) * codes.astype(np.float32))
 
 
 def _raw(rng: np.random.Generator, t: T) -> torch.Tensor:

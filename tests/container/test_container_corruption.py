@@ -239,6 +239,8 @@ LIES = [
     (tensor(1, dtype=torch.bool), "header", "stored as torch.float32 and deployed as torch.bool"),
     (tensor(1, shape=(6,)), "header", "section 'raw_parameters' has 20 bytes, its tensors have 24"),
     (tensor(1, kind=9, shape=(0,)), "header", "has no element"),
+    (tensor(1, stored=torch.uint8), "header", "section 'raw_parameters' has 20 bytes, its tensors have 9"),
+    (tensor(1, kind=9, stored=torch.uint8), "header", "is a constant, and stored as codes of a range"),
     (tensor(4, target=4), "header", "alias of an alias"),
     (tensor(4, target=5), "header", "an alias is 5, at most 4 is possible"),
     (tensor(4, name="layer0.weight"), "header", "two tensors have one name"),

@@ -69,7 +69,7 @@ def recipes(draw):
         positions=draw(st.sampled_from(("kit-merged", "kit-bitmap", "kit-gaps"))),
         positions_coder=draw(st.sampled_from((None, None, "zlib"))),
         streams=draw(st.sampled_from(("auto", "joint", "per-tensor"))),
-        others=draw(st.sampled_from(("float32", "float16"))),
+        others=draw(st.sampled_from(("float32", "float16", "uint8"))),
         seed=draw(st.integers(0, 99)),
     )
     vectors = any(g.d > 1 for g in recipe.groups)
@@ -181,3 +181,32 @@ def test_others_as_float16_keep_what_float16_cannot_hold():
     data, written = encode(contents, kit_registry())
     assert written.parts["raw_parameters"] == 8
     assert decode(sections_of(data), kit_registry()).tensors["layer0.bias"].tolist() == [1.0, 70000.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "size"),
+    [
+        ([0.5, 0.25, -1.0, 3.0], 8),  # codes would be no shorter
+        ([0.5, 0.25, -1.0, 3.0, 7.0], 9),
+        ([0.5, 0.25, -1.0, 3.0, float("nan")], 20),
+        ([0.5, 0.25, -1.0, 3.0, 70000.0], 20),
+        ([-65504.0, 0.25, -1.0, 3.0, 65504.0], 9),
+        ([1e-9, 2e-9, 3e-9, 4e-9, 5e-9], 9),
+        ([1000.0, 1000.001, 1000.002, 1000.003, 1000.004], 9),
+    ],
+)
+def test_others_as_uint8_err_by_half_a_step_of_the_range_and_keep_what_has_none(values, size):
+    contents, _ = build(Recipe((T(), T((len(values),), None)), others="uint8"))
+    contents.raw["layer0.bias"][:] = torch.tensor(values)
+    data, written = encode(contents, kit_registry())
+    assert written.parts["raw_parameters"] == size
+    got = decode(sections_of(data), kit_registry()).tensors["layer0.bias"]
+    wanted = torch.tensor(values)
+    if size == 9:
+        # float16 rounds the ends: by half of its last place at the largest value, or its smallest number
+        room = (wanted.max() - wanted.min()) / 510 + wanted.abs().max() * 2**-10 + 2**-24
+        assert float((got - wanted).abs().max()) <= float(room)
+    elif size == 8:
+        assert torch.equal(got, wanted.half().float())
+    else:
+        assert torch.equal(got.nan_to_num(9.0), wanted.nan_to_num(9.0))

@@ -162,6 +162,18 @@ def test_float16_others_round_what_is_not_quantized_and_halve_its_bytes(bench: B
     assert state["layers.0.bias"].dtype == torch.float32
 
 
+def test_uint8_others_are_codes_of_parameters_and_float16_statistics(bench: Bench, tmp_path: Path) -> None:
+    model = {"net": "conv"}
+    half, _ = run(bench(), trial(model=model, others="float16"), tmp_path)
+    coded, path = run(bench(), trial(model=model, others="uint8"), tmp_path)
+    state, plain = read(path, registry()).tensors, network(**model).state_dict()
+    sizes = [t.numel() for n, t in network(**model).named_parameters() if t.dim() == 1]
+    saved = half["parts"]["raw_parameters"] - coded["parts"]["raw_parameters"]
+    assert saved == sum(n - 4 for n in sizes if n > 4 and n)
+    assert torch.equal(state["norm1.running_var"], plain["norm1.running_var"].half().float())
+    assert float((state["norm1.bias"] - plain["norm1.bias"]).abs().max()) < 0.01
+
+
 def test_tied_weights_are_written_and_counted_once_and_deployed_twice(bench: Bench, tmp_path: Path) -> None:
     figures, path = run(bench(), trial(model={"net": "tied"}), tmp_path)
     assert figures["parts"]["symbols"] == 4 * 49

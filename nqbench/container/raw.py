@@ -1,0 +1,80 @@
+"""Tensors that are not quantized by a method: how ``others`` stores them, and how they are read back.
+
+``float16`` halves floats. ``uint8`` stores the parameters among them as eight-bit codes between their extremes: half as
+much again, with an error of at most 1/510 of the range and what float16 rounds of its ends; statistics, of which some
+must not come near 0, stay float16. What a format cannot hold stays as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ENDS = 4
+"""Bytes before the codes of a float tensor that is stored as uint8: low and step, float16."""
+_HIGHEST = 255
+
+
+def is_codes(stored: torch.dtype, deployed: torch.dtype) -> bool:
+    """Whether a tensor is floats, stored as codes between two ends."""
+    return stored == torch.uint8 and deployed.is_floating_point
+
+
+def as_stored(tensor: Tensor, others: str, *, parameter: bool) -> Tensor:
+    """The tensor as a decoder gives it back, on the CPU."""
+    stored, data = written(tensor, others, parameter=parameter)
+    return read_back(data, stored, tensor.dtype, tuple(tensor.shape))
+
+
+def written(tensor: Tensor, others: str, *, parameter: bool) -> tuple[torch.dtype, bytes]:
+    """The dtype in which it is stored, and its bytes, little-endian and row-major."""
+    tensor = tensor.detach().cpu()
+    if others == "uint8" and parameter and tensor.dtype in (torch.float32, torch.float64):
+        codes = _codes(tensor)
+        if codes is not None:
+            return torch.uint8, codes
+    stored = _narrow(tensor) if others != "float32" else tensor.dtype
+    return stored, tensor_bytes(tensor.to(stored))
+
+
+def read_back(data: bytes, stored: torch.dtype, deployed: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """What ``written`` wrote, in its deployed dtype."""
+    if is_codes(stored, deployed):
+        low, step = (torch.from_numpy(np.frombuffer(data[:ENDS], "<f2").astype(np.float32))).unbind()
+        codes = torch.frombuffer(bytearray(data[ENDS:]), dtype=torch.uint8).to(torch.float32)
+        return (low + step * codes).to(deployed).reshape(shape)
+    if not data:
+        return torch.empty(shape, dtype=stored).to(deployed)
+    return torch.frombuffer(bytearray(data), dtype=stored).reshape(shape).to(deployed)
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Row-major little-endian bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _narrow(tensor: Tensor) -> torch.dtype:
+    """float16 for a float tensor that does not overflow in it."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return tensor.dtype
+    fits = not tensor.numel() or float(tensor.abs().max()) <= torch.finfo(torch.float16).max
+    return torch.float16 if fits else tensor.dtype
+
+
+def _codes(tensor: Tensor) -> bytes | None:
+    """Low, step and codes; None where that is no shorter than float16, or float16 does not hold the ends."""
+    x = tensor.double().reshape(-1).numpy()
+    if x.size <= ENDS or not np.isfinite(x).all() or max(-x.min(), x.max()) > np.finfo(np.float16).max:
+        return None
+    low = np.float16(x.min())
+    if low > x.min():
+        low = np.nextafter(low, np.float16(-np.inf))
+    step = np.float16((x.max() - float(low)) / _HIGHEST)
+    if float(low) + _HIGHEST * float(step) < x.max():
+        step = np.nextafter(step, np.float16(np.inf))
+    if not (np.isfinite(low) and np.isfinite(step)) or x.min() == x.max():
+        return None
+    codes = np.rint((x - float(low)) / float(step)).clip(0, _HIGHEST).astype(np.uint8)
+    return np.array([low, step], dtype="<f2").tobytes() + codes.tobytes()
