@@ -207,13 +207,15 @@ def _import(text: str, folder: str) -> Callable[..., Any]:
 def _check_batch(program: torch.export.ExportedProgram, path: Path) -> None:
     """BadInput where the program takes batches of one size alone: a benchmark's have many."""
     inputs = set(program.graph_signature.user_inputs)
-    for node in program.graph.nodes:
-        value = node.meta.get("val") if node.op == "placeholder" and node.name in inputs else None
-        if isinstance(value, Tensor) and value.ndim and isinstance(value.shape[0], int):
-            raise BadInput(
-                f"model 'module': {path} takes batches of exactly {value.shape[0]}, expected any size: export it with "
-                f"dynamic_shapes=({{0: torch.export.Dim('batch')}},)"
-            )
+    placeholders = (n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs)
+    values = [node.meta.get("val") for node in placeholders]
+    sizes = [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim]
+    # an input that is no batch, the same for every one, may be of a fixed size
+    if sizes and all(isinstance(size, int) for size in sizes):
+        raise BadInput(
+            f"model 'module': {path} takes batches of exactly {sizes[0]}, expected any size: export it with "
+            f"dynamic_shapes=({{0: torch.export.Dim('batch')}},)"
+        )
 
 
 def _with_modes(module: nn.Module) -> nn.Module:

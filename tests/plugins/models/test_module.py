@@ -10,7 +10,7 @@ import torch
 from nqbench_models.module import Module
 from nqbench_training.second_moments import SecondMoments
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from nqbench.api import BadInput, DataMissing, Task
 from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal, mean_loss
@@ -181,6 +181,28 @@ def test_an_export_for_one_batch_size_is_refused_where_there_are_data(folder: tu
     assert without.compressible(without.load(torch.device("cpu"))) == ("1.weight", "3.weight")
     with pytest.raises(BadInput, match=r"five\.pt2 takes batches of exactly 5, expected any size: export it with dyn"):
         Module(folder=str(path), network="five.pt2", data=f"{name}:batches").load(torch.device("cpu"))
+
+
+class _Shifted(nn.Module):
+    """A network with a second input, the same for every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        shifted: Tensor = self.network(x + shift)
+        return shifted
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_export_may_have_a_further_input_of_a_fixed_size(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    example, shift = torch.randn(5, 2, 3), torch.randn(2, 3)
+    sizes = {"x": {0: torch.export.Dim("batch")}, "shift": {}}
+    torch.export.save(torch.export.export(_Shifted(), (example, shift), dynamic_shapes=sizes), path / "two.pt2")
+    module = Module(folder=str(path), network="two.pt2", data=f"{name}:batches").load(torch.device("cpu"))
+    torch.testing.assert_close(module(example, shift), network()(example + shift))
 
 
 def test_a_networks_sensitivity_can_be_sensed(folder: tuple[Path, str]) -> None:
