@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from nqbench_coders.kernels import inlined, kernel
+from nqbench_coders.kernels import bare, inlined, kernel
 
 DECISIONS = 32
 """Per context: 0 ... 14 "larger than", 15 sign, 16 ... 31 prefix of the rest; with signs
@@ -189,30 +189,18 @@ def _sign(
     return negative, x, span, at
 
 
-@kernel
-def code_tensor(
+@bare
+def _coded_places(
     symbols: np.ndarray, mask: np.ndarray, place: int, inputs: int, height: int, width: int, zero: int, alphabet: int,
     mixing: bool, signed: bool, decoding: bool, words: np.ndarray, state: np.ndarray, averages: np.ndarray,
-    chances: np.ndarray, weights: np.ndarray,
+    chances: np.ndarray, weights: np.ndarray, pad: int, above_back: np.ndarray, beside_back: np.ndarray, row: np.ndarray,
+    levels: np.ndarray, of_input: np.ndarray, times: np.ndarray,
 ) -> int:  # fmt: skip
-    """Codes symbols (n,) int32 of a tensor from the given place on, or fills them."""
     x, span, at = state[0], state[1], np.int64(state[2])
     recent, mean = averages[0], averages[1]
     most_up, most_down = alphabet - 1 - zero, zero
     spots = height * width
     length = inputs * spots
-    pad = spots if inputs > 1 and spots > 3 else max(3, width)
-    if height == 1:
-        pad = 3
-    above_back, beside_back = np.full(spots, 3), np.full(spots, 1)
-    if height > 1:
-        for i in range(spots):
-            above_back[i] = width if i >= width else pad
-            beside_back[i] = 1 if i % width else pad
-    row = np.full(pad + length, mean)
-    levels = np.zeros(pad + length, dtype=np.int64)  # from this column on, of the filter before
-    of_input = np.zeros(inputs, dtype=np.int64)
-    times = np.zeros(inputs, dtype=np.int64)
     of_filter, times_filter = mean, 3
     inverse = (1 << 24) // (mean + 82)
     column = place % length
@@ -360,3 +348,28 @@ def code_tensor(
     state[0], state[1], state[2] = x, span, np.uint64(at)
     averages[0], averages[1] = recent, mean
     return 0
+
+
+@kernel
+def code_tensor(
+    symbols: np.ndarray, mask: np.ndarray, place: int, inputs: int, height: int, width: int, zero: int, alphabet: int,
+    mixing: bool, signed: bool, decoding: bool, words: np.ndarray, state: np.ndarray, averages: np.ndarray,
+    chances: np.ndarray, weights: np.ndarray,
+) -> int:  # fmt: skip
+    """Codes symbols (n,) int32 of a tensor from the given place on, or fills them."""
+    spots = height * width
+    pad = spots if inputs > 1 and spots > 3 else max(3, width)
+    if height == 1:
+        pad = 3
+    above_back, beside_back = np.full(spots, 3), np.full(spots, 1)
+    if height > 1:
+        for i in range(spots):
+            above_back[i] = width if i >= width else pad
+            beside_back[i] = 1 if i % width else pad
+    row = np.full(pad + inputs * spots, averages[1])
+    levels = np.zeros(row.size, dtype=np.int64)  # from this column on, of the filter before
+    of_input, times = np.zeros(inputs, dtype=np.int64), np.zeros(inputs, dtype=np.int64)
+    return _coded_places(
+        symbols, mask, place, inputs, height, width, zero, alphabet, mixing, signed, decoding, words, state, averages,
+        chances, weights, pad, above_back, beside_back, row, levels, of_input, times,
+    )  # fmt: skip
