@@ -10,6 +10,7 @@ The codec's own stream stands behind four bytes, its CRC-32: the library's decod
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import zlib
 from collections.abc import Iterator, Mapping
@@ -83,17 +84,27 @@ class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NN
 
 @cache
 def _library() -> ModuleType:
-    """The package's compressing module, imported once. Its import of torchvision fails beside a CPU build of torch,
-    which lacks two operators: they are declared first. It never calls them."""
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # they are there
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _kept.append(library)
+    """The package's compressing module, imported once."""
+    _import_torchvision()
     from nncodec import nnc
 
     module: ModuleType = nnc
     return module
+
+
+def _import_torchvision() -> None:
+    """nncodec imports torchvision, which fails beside a torch that it was not built for (the CPU build, or another
+    version): its compiled operators are missing. Two that it looks for are then declared; nncodec never calls them.
+    Where they are there, declaring them first would make torchvision's own library abort the process."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            with contextlib.suppress(RuntimeError):  # it is there
+                library = torch.library.Library("torchvision", "FRAGMENT")
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                _kept.append(library)
+        importlib.import_module("torchvision")
 
 
 _kept: list[torch.library.Library] = []

@@ -23,7 +23,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
     """As ``kernel``, for what allocates nothing: arrays given to ``inlined`` parts are not counted, which took most of
     the time (an atomic increment and decrement around each use)."""
-    compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, _nrt=False)(function)
+    compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, _nrt=False, error_model="numpy")(function)
     return compiled
 
 

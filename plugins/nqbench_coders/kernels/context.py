@@ -238,7 +238,7 @@ def _coded_places(
                             expected += levels[np.uint64(here - width - 1)]
                         if across < width - 1:
                             expected += levels[np.uint64(here - width + 1)]
-                    size = L2[np.uint64(min((abs(expected) << 21) // (scale + 1024), 65535) >> 4)]
+                    size = L2[min(np.uint64(abs(expected) << 21) // np.uint64(scale + 1024), np.uint64(65535)) >> np.uint64(4)]
                     expected = -size if expected < 0 else size
                     d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + size) * DECISIONS
             negative = False
