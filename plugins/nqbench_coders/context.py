@@ -135,7 +135,7 @@ FEW = 1 << 8
 """Symbols of an alphabet that is tried though it is not said to be of levels; gaps between positions are."""
 
 TRIED_PART, FEWEST_TRIED = 16, 1 << 16
-"""What is coded first of a long stream, to see whether the rest is worth the time: a sixteenth, and so many symbols."""
+"""What is tried first of a long stream, to see whether all is worth the time: a sixteenth, if that is so many symbols."""
 
 WORTH = 1.002
 """A trial may cost so much of what a static code would: on independent symbols learning costs 0.4 to 1.8 % of 2^16."""
@@ -203,23 +203,24 @@ def _huffman(stream: Stream) -> Encoded:
 
 
 def _promising(stream: Stream, flags: int) -> bool:
-    """Whether contexts tell anything, by the first rows of the stream's largest tensor.
+    """Whether contexts tell anything, by the first sixteenth of every tensor of a long stream.
 
-    A static code is twenty times as fast as the attempt, which in a long stream of independent symbols is thrown away.
+    A static code is twenty times as fast as the attempt, which is thrown away where symbols are independent.
     """
-    spec, count = stream.spec, stream.symbols.size // TRIED_PART
-    if count < FEWEST_TRIED or is_sparse(stream):
+    spec, count = stream.spec, stream.symbols.size
+    if count // TRIED_PART < FEWEST_TRIED or is_sparse(stream):
         return True
-    largest = max(spec.tensors, key=lambda tensor: tensor.stop - tensor.start, default=None)
-    first = largest.start if largest is not None and tensors_fit(spec) else 0
-    last = min(first + count, largest.stop if first else stream.symbols.size)
+    parts = [(t.start, t.stop) for t in spec.tensors] if tensors_fit(spec) else [(0, count)]
+    tried = [(start, start - (start - stop) // TRIED_PART) for start, stop in parts]
     used, counts = used_symbols(stream)
+    occurring = np.bincount(np.concatenate([stream.symbols[start:stop] for start, stop in tried]))
+    found = np.flatnonzero(occurring)
+    bits = np.log2(count / counts[np.searchsorted(used, found)])
+    most = int(WORTH * (occurring[found] * bits).sum() / 8)
     zero = int(used[np.argmax(counts)])
-    occurring = np.bincount(stream.symbols[first:last])
-    ranks = np.flatnonzero(occurring)
-    static = -(occurring[ranks] * np.log2(counts[np.searchsorted(used, ranks)] / stream.symbols.size)).sum() / 8
-    most = int(static * WORTH)
-    return (payload := _encoded_chunk(stream, first, last, zero, flags, most)) is not None and len(payload) <= most
+    held = (piece for start, stop in tried for piece in pieces(spec, start, stop, zero))
+    payload = _encoded_pieces(stream, held, most, flags)
+    return payload is not None and len(payload) <= most
 
 
 def _model(signed: bool) -> tuple[np.ndarray, ...]:
@@ -248,7 +249,8 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
     borders = borders_of(spec.count)
 
     def chunk(i: int) -> bytes | None:
-        return _encoded_chunk(stream, borders[i], borders[i + 1], zero, flags, most)
+        held = pieces(spec, borders[i], borders[i + 1], zero)
+        return _encoded_pieces(stream, held, min(most, 4 * (borders[i + 1] - borders[i])), flags)
 
     parts = []
     for part in _in_parallel(chunk, len(borders) - 1):
@@ -258,15 +260,14 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
     return Encoded(table + b"".join(varint(len(part)) for part in parts[:-1]), b"".join(parts))
 
 
-def _encoded_chunk(stream: Stream, first: int, last: int, zero: int, flags: int, most: int) -> bytes | None:
-    """Symbols [first, last); None where they would have more than about ``most`` bytes. zero: if none is specified."""
+def _encoded_pieces(stream: Stream, held: Iterator[Piece], most: int, flags: int) -> bytes | None:
+    """As one chunk; None where they would have more than about ``most`` bytes."""
     from nqbench_coders.kernels.context import code_tensor
 
     symbols = np.require(stream.symbols, requirements="W")  # compiled once, for arrays that may be written to
-    room = min(most // 4, last - first) + 100 + 64
-    words, state = np.empty(room, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
+    words, state = np.empty(most // 4 + 164, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
     model = _model(bool(flags & SIGNED))
-    for p in pieces(stream.spec, first, last, zero):
+    for p in held:
         status = code_tensor(
             symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, stream.spec.alphabet,
             bool(flags & MIXED), bool(flags & SIGNED), False, words, state, *model,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nqbench_coders.context import Context, _encode
+from nqbench_coders.context import FEWEST_TRIED, TRIED_PART, Context, _encode, _promising
 from nqbench_coders.huffman import Huffman
 from nqbench_coders.pieces import as_bitmap
 from nqbench_coders.positions import Bitmap, Gaps
@@ -383,6 +383,31 @@ def test_independent_symbols_cost_at_most_two_percent_beyond_the_entropy(scale: 
     encoded = adaptively(stream, mixing)
     assert 8 * len(encoded.payload) < 1.02 * entropy_bits(levels)
     assert bits_of(Context(mixing=mixing), stream) < 1.001 * entropy_bits(levels) + 8 * 64
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.parametrize("scale", [0.2, 0.9, 4.0, 20.0])
+def test_a_long_stream_of_independent_symbols_is_not_coded_twice(scale: float, mixing: bool) -> None:
+    levels = np.rint(np.random.default_rng(3).laplace(0, scale, TRIED_PART * FEWEST_TRIED)).astype(np.int32)
+    levels -= levels.min()
+    shapes = [(1024, 512), (1024, 56, 3, 3), (levels.size - 1024 * (512 + 504),)]
+    starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
+    tensors = tuple(StreamTensor(str(i), shapes[i], int(starts[i]), int(starts[i + 1])) for i in range(3))
+    for parts in ((), tensors):
+        spec = StreamSpec(levels.size, int(levels.max()) + 1, ordered=True, tensors=parts)
+        assert not _promising(Stream(levels, spec), 40 + mixing)
+
+
+def test_a_long_stream_in_which_one_tensor_in_four_profits_is_coded() -> None:
+    """It is the smaller part, and stands last: neither the largest tensor nor the stream's beginning shows it."""
+    rng = np.random.default_rng(4)
+    scales = np.exp(0.7 * rng.normal(size=(1000, 1))) * np.exp(0.7 * rng.normal(size=(1, 300)))
+    levels = np.rint(np.append(rng.laplace(0, 1, 900_000), rng.laplace(0, 1, (1000, 300)) * scales)).astype(np.int32)
+    tensors = (StreamTensor("a", (900, 1000), 0, 900_000), StreamTensor("b", (1000, 300), 900_000, levels.size))
+    spec = StreamSpec(levels.size, int(np.ptp(levels)) + 1, ordered=True, tensors=tensors)
+    stream = Stream(levels - levels.min(), spec)
+    assert _promising(stream, 41)
+    assert bits_of(Context(), stream) < 0.99 * bits_of(Rans(), stream)
 
 
 def test_scales_by_filter_and_input_are_found() -> None:

@@ -63,6 +63,28 @@ def test_rans_on_short_streams_costs_little_beyond_its_table(count: int) -> None
     assert len(encoded.table) <= 2 * len(np.unique(stream.symbols)) + 2
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([1, 2, 17, 256, 5000, 1 << 20]),
+    st.sampled_from([1, 2, 30, 3000, (1 << 19) + 5]),
+    st.integers(0, 3000),
+)
+def test_rans_never_takes_less_than_it_says(seed: int, alphabet: int, count: int, ending: int) -> None:
+    """Also where a run of the smallest symbol ends the stream, which costs nothing."""
+    rng = np.random.default_rng(seed)
+    symbols = (alphabet * rng.random(count) ** rng.choice([1, 5, 40])).astype(np.int32)
+    symbols[count - min(ending, count - 1) :] = symbols.min()
+    stream = Stream.of(symbols, alphabet)
+    encoded = Rans().encode(stream)
+    assert Rans().least(stream) <= len(encoded.table) + len(encoded.payload)
+
+
+def test_what_rans_takes_at_least_is_near_what_it_takes() -> None:
+    stream = laplace(3.0, 1 << 20)
+    assert 0.999 * bits(Rans(), stream) <= 8 * Rans().least(stream)
+
+
 @pytest.mark.parametrize("scale", [0.4, 1.0, 3.0, 20.0])
 def test_huffman_is_within_a_thousandth_of_the_optimal_prefix_code(scale: float) -> None:
     stream = laplace(scale, 600_000)  # four strings
