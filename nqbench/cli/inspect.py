@@ -102,8 +102,12 @@ def _kind(tensor: TensorEntry, header: Header) -> str:
         return f"quantized, group {tensor.group}{', pruned' if tensor.masked else ''}"
     if tensor.kind == 3:
         return f"alias of {header.tensors[tensor.target].name}"
-    stored = f", stored as {str(tensor.stored).removeprefix('torch.')}" if tensor.stored != tensor.dtype else ""
-    return KINDS[tensor.kind] + stored
+    if tensor.stored == tensor.dtype:
+        return KINDS[tensor.kind]
+    from nqbench.container.raw import is_codes
+
+    stored = "eight-bit codes" if is_codes(tensor.stored, tensor.dtype) else str(tensor.stored).removeprefix("torch.")
+    return f"{KINDS[tensor.kind]}, stored as {stored}"
 
 
 def _json(file: Path, header: Header, parts: dict[str, int], total: int) -> str:

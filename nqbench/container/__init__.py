@@ -36,7 +36,7 @@ Header
     product without zeros at most 2^48); a quantized one also ``int`` (group << 1 | 1 if it was pruned).
     dtypes: 0 float32, 1 float16, 2 bfloat16, 3 float64, 4 int64, 5 int32, 6 int16, 7 int8, 8 uint8, 9 bool. Kinds 0 and
     4 are deployed as floats; a raw tensor is stored in its own dtype, or a float one in another float dtype or, unless
-    it is of one element for all, in uint8.
+    it is of one element for all, as *codes*: of signed roots if its stored dtype is 10, or of values if it is 8.
 4.  Groups (tensors that share one quantizer's result, at least one each): ``int`` G; for each: ``u8`` form (0 lookup,
     1 grid, 2 dithered, 3 plugin, 4 dithered-grid), ``int`` alphabet k (1 to 2^24), ``int`` inserted symbol + 1 or 0,
     ``int`` number of arrays (at most 64); each array: ``text`` name, ``u8`` type: dtype, +16 for a parameter (what
@@ -56,8 +56,7 @@ Sections
   masks of the pruned tensors, group by group, in a group in the header's order; what its symbols mean is the
   positions' own specification.
 - ``raw_parameters``, ``raw_buffers``: the tensors of kinds 1 and 2 (9 and 10: one element) in the header's order,
-  row-major, stored dtype; a bool is a byte 0 or 1; floats stored in uint8 are two float16, low and step, and a byte an
-  element.
+  row-major, stored dtype; a bool is a byte 0 or 1; codes are two float16, low and step, and a byte an element.
 
 Symbols
 =======
@@ -89,8 +88,9 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
 - ``plugin``: only the quantizer can read it.
 
 Pruned places are +0, and a value of -0 is deployed as +0. Tensors of another deployed dtype are rounded to it at the
-end. Raw tensors go from their stored to their deployed dtype, whatever their values; floats stored in uint8 are
-low + step * byte in float32, each operation rounded once, and then rounded to their dtype.
+end. Raw tensors go from their stored to their deployed dtype, whatever their values; codes stand for
+u = low + step * byte if of values, for u |u| if of signed roots, in float32, each operation rounded once, and then
+rounded to their dtype. (The encoder writes those of roots; there are older files of values.)
 """
 
 from nqbench.container.header import SECTIONS, Header

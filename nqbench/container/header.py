@@ -14,6 +14,9 @@ DTYPES = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64,
     torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
 )  # fmt: skip
+CODES = torch.quint8
+"""Stands for floats as eight-bit codes (``nqbench.container.raw``)."""
+STORED = (*DTYPES, CODES)
 FORMS = ("lookup", "grid", "dithered", "plugin", "dithered-grid")
 STREAMS = ("joint", "per-group", "per-tensor")
 QUANTIZED, PARAMETER, BUFFER, ALIAS, CODED = range(5)

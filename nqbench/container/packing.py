@@ -13,6 +13,7 @@ from nqbench.container.header import (
     FORMS,
     MAGIC,
     QUANTIZED,
+    STORED,
     STREAMS,
     VERSION,
     GroupEntry,
@@ -88,7 +89,7 @@ def _put_tensors(out: bytearray, tensors: tuple[TensorEntry, ...]) -> None:
         if tensor.kind == ALIAS:
             put_int(out, tensor.target)
             continue
-        stored = 0 if tensor.kind in (QUANTIZED, CODED) else DTYPES.index(tensor.stored)
+        stored = 0 if tensor.kind in (QUANTIZED, CODED) else STORED.index(tensor.stored)
         out.append(DTYPES.index(tensor.dtype) << 4 | stored)
         put_int(out, len(tensor.shape))
         for size in tensor.shape:

@@ -1,8 +1,13 @@
 """Tensors that are not quantized by a method: how ``others`` stores them, and how they are read back.
 
-``float16`` halves floats. ``uint8`` stores the parameters among them as eight-bit codes between their extremes: half as
-much again, with an error of at most 1/510 of the range and what float16 rounds of its ends; statistics, of which some
-must not come near 0, stay float16. What a format cannot hold stays as it is.
+``float16`` halves floats. ``uint8`` stores the parameters among them as eight-bit codes, half as much again;
+statistics, of which some must not come near 0, stay float16. What a format cannot hold stays as it is.
+
+Codes divide the range of signed square roots, u = sign(x) sqrt|x|, into 255 steps: where the values of a tensor are of
+one size that is as fine as 255 steps of x, and where they are not the many small ones are not rounded by what the
+largest need. (A folded batch norm has a scale g / sigma a channel: one whose inputs hardly vary has a huge one.)
+An error is at most |u| s + s^2 / 4, s being the step, and what float16 rounds of the range's ends. Older files divide
+the range of x itself; they are read.
 """
 
 from __future__ import annotations
@@ -11,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nqbench.container.header import CODES
+
 ENDS = 4
-"""Bytes before the codes of a float tensor that is stored as uint8: low and step, float16."""
+"""Bytes before the codes of a float tensor that is stored as codes: low and step, float16."""
 _HIGHEST = 255
 
 
 def is_codes(stored: torch.dtype, deployed: torch.dtype) -> bool:
     """Whether a tensor is floats, stored as codes between two ends."""
-    return stored == torch.uint8 and deployed.is_floating_point
+    return stored in (CODES, torch.uint8) and deployed.is_floating_point
 
 
 def as_stored(tensor: Tensor, others: str, *, parameter: bool) -> Tensor:
@@ -33,7 +40,7 @@ def written(tensor: Tensor, others: str, *, parameter: bool) -> tuple[torch.dtyp
     if others == "uint8" and parameter and tensor.dtype in (torch.float32, torch.float64):
         codes = _codes(tensor)
         if codes is not None:
-            return torch.uint8, codes
+            return CODES, codes
     stored = _narrow(tensor) if others != "float32" else tensor.dtype
     return stored, tensor_bytes(tensor.to(stored))
 
@@ -43,7 +50,8 @@ def read_back(data: bytes, stored: torch.dtype, deployed: torch.dtype, shape: tu
     if is_codes(stored, deployed):
         low, step = (torch.from_numpy(np.frombuffer(data[:ENDS], "<f2").astype(np.float32))).unbind()
         codes = torch.frombuffer(bytearray(data[ENDS:]), dtype=torch.uint8).to(torch.float32)
-        return (low + step * codes).to(deployed).reshape(shape)
+        u = low + step * codes
+        return (u * u.abs() if stored == CODES else u).to(deployed).reshape(shape)
     if not data:
         return torch.empty(shape, dtype=stored).to(deployed)
     return torch.frombuffer(bytearray(data), dtype=stored).reshape(shape).to(deployed)
@@ -66,15 +74,16 @@ def _narrow(tensor: Tensor) -> torch.dtype:
 def _codes(tensor: Tensor) -> bytes | None:
     """Low, step and codes; None where that is no shorter than float16, or float16 does not hold the ends."""
     x = tensor.double().reshape(-1).numpy()
-    if x.size <= ENDS or not np.isfinite(x).all() or max(-x.min(), x.max()) > np.finfo(np.float16).max:
+    u = np.sign(x) * np.sqrt(np.abs(x))
+    if u.size <= ENDS or not np.isfinite(u).all() or np.abs(u).max() > np.finfo(np.float16).max:
         return None
-    low = np.float16(x.min())
-    if low > x.min():
+    low = np.float16(u.min())
+    if low > u.min():
         low = np.nextafter(low, np.float16(-np.inf))
-    step = np.float16((x.max() - float(low)) / _HIGHEST)
-    if float(low) + _HIGHEST * float(step) < x.max():
+    step = np.float16((u.max() - float(low)) / _HIGHEST)
+    if float(low) + _HIGHEST * float(step) < u.max():
         step = np.nextafter(step, np.float16(np.inf))
-    if not (np.isfinite(low) and np.isfinite(step)) or x.min() == x.max():
+    if not (np.isfinite(low) and np.isfinite(step)) or u.min() == u.max():
         return None
-    codes = np.rint((x - float(low)) / float(step)).clip(0, _HIGHEST).astype(np.uint8)
-    return np.array([low, step], dtype="<f2").tobytes() + codes.tobytes()
+    codes = np.rint((u - float(low)) / float(step)).clip(0, _HIGHEST).astype(np.uint8)
+    return bytes(np.array([low, step], dtype="<f2").tobytes() + codes.tobytes())

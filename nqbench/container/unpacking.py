@@ -31,6 +31,7 @@ from nqbench.container.header import (
     PARAMETER,
     QUANTIZED,
     SECTIONS,
+    STORED,
     STREAMS,
     VERSION,
     ArrayEntry,
@@ -135,11 +136,11 @@ def _tensor(fields: Fields, name: str, kind: int, tensors: int) -> TensorEntry:
     if kind not in KINDS:
         raise fields.corrupt(f"tensor '{name}' has the unknown kind {kind}")
     dtypes = fields.take(1)[0]
-    if dtypes >> 4 >= len(DTYPES) or dtypes & 15 >= len(DTYPES):
+    if dtypes >> 4 >= len(DTYPES) or dtypes & 15 >= len(STORED):
         raise fields.corrupt(f"tensor '{name}' has an unknown dtype")
     shape = _shape(fields)
     group = fields.uint(2 * MAX_TENSORS, "a group") if kind == QUANTIZED else 0
-    return TensorEntry(name, kind, shape, DTYPES[dtypes >> 4], DTYPES[dtypes & 15], group >> 1, bool(group & 1))
+    return TensorEntry(name, kind, shape, DTYPES[dtypes >> 4], STORED[dtypes & 15], group >> 1, bool(group & 1))
 
 
 def _shape(fields: Fields) -> tuple[int, ...]:

@@ -135,7 +135,7 @@ FEW = 1 << 8
 """Symbols of an alphabet that is tried though it is not said to be of levels; gaps between positions are."""
 
 TRIED_PART, FEWEST_TRIED = 16, 1 << 16
-"""What is tried first of a long stream, to see whether all is worth the time: a sixteenth, if that is so many symbols."""
+"""What is tried of a long stream, to see whether all is worth the time: a sixteenth, if that is so many symbols."""
 
 WORTH = 1.002
 """A trial may cost so much of what a static code would: on independent symbols learning costs 0.4 to 1.8 % of 2^16."""

@@ -262,15 +262,16 @@ def _quantize(
 
 
 def in_eight_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """float32: codes between the last float16 below all values and the first step that reaches above them, which are
-    found by looking at every float16."""
-    x = tensor.double().numpy()
+    """float32: codes between the last float16 below all signed roots and the first step that reaches above them, which
+    are found by looking at every float16."""
+    x = np.copysign(np.sqrt(tensor.double().abs().numpy()), tensor.double().numpy())
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     every = every[np.isfinite(every)]
     low = every[every <= x.min()].max()
     step = every[(every > 0) & (low + 255 * every >= x.max())].min()
     codes = np.abs(x[..., None] - (low + step * np.arange(256))).argmin(-1)
-    return torch.from_numpy(np.float32(low) + np.float32(step) * codes.astype(np.float32))
+    roots = np.float32(low) + np.float32(step) * codes.astype(np.float32)
+    return torch.from_numpy(roots * np.abs(roots))
 
 
 def _raw(rng: np.random.Generator, t: T) -> torch.Tensor:

@@ -246,10 +246,10 @@ def decode(data, specification):
             state[t["name"]] = whole.reshape(t["shape"])
     raws = {1: Cursor(sections["raw_parameters"]), 2: Cursor(sections["raw_buffers"])}
     for t in tensors:
-        if t["kind"] in (1, 2) and DTYPES[t["stored"]] == "<u1" and t["deployed"] < 4:
+        if t["kind"] in (1, 2) and (t["stored"] == 10 or (DTYPES[t["stored"]] == "<u1" and t["deployed"] < 4)):
             low, step = raws[t["kind"]].array(1, (2,)).astype("<f4")
-            codes = raws[t["kind"]].array(t["stored"], t["shape"])
-            state[t["name"]] = np.array([low + step * np.float32(c) for c in codes.reshape(-1)]).reshape(t["shape"])
+            roots = [low + step * np.float32(c) for c in raws[t["kind"]].array(8, t["shape"]).reshape(-1)]
+            state[t["name"]] = np.array([u * abs(u) if t["stored"] == 10 else u for u in roots]).reshape(t["shape"])
         elif t["kind"] in (1, 2):
             state[t["name"]] = raws[t["kind"]].array(t["stored"], t["shape"])
         elif t["kind"] in (9, 10):

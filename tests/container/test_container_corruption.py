@@ -13,7 +13,7 @@ from nqz_kit import G, KitMerged, Recipe, T, build, kit_registry
 from nqbench.api import BadInput, Coder, CorruptFile, Encoded, NotRegistered, StreamSpec
 from nqbench.container import SECTIONS, decode, encode, read, sections_of, write
 from nqbench.container.fields import put_int
-from nqbench.container.header import ArrayEntry, PluginRef, PositionsEntry, StreamEntry, TensorEntry
+from nqbench.container.header import CODES, ArrayEntry, PluginRef, PositionsEntry, StreamEntry, TensorEntry
 from nqbench.container.packing import body, crc, frame, pack
 from nqbench.container.unpacking import unframe
 from nqbench.registry import Registered
@@ -239,8 +239,10 @@ LIES = [
     (tensor(1, dtype=torch.bool), "header", "stored as torch.float32 and deployed as torch.bool"),
     (tensor(1, shape=(6,)), "header", "section 'raw_parameters' has 20 bytes, its tensors have 24"),
     (tensor(1, kind=9, shape=(0,)), "header", "has no element"),
+    (tensor(1, stored=CODES), "header", "section 'raw_parameters' has 20 bytes, its tensors have 9"),
     (tensor(1, stored=torch.uint8), "header", "section 'raw_parameters' has 20 bytes, its tensors have 9"),
-    (tensor(1, kind=9, stored=torch.uint8), "header", "is a constant, and stored as codes of a range"),
+    (tensor(1, dtype=torch.int64, stored=CODES), "header", "stored as torch.quint8 and deployed as torch.int64"),
+    (tensor(1, kind=9, stored=CODES), "header", "is a constant, and stored as codes of a range"),
     (tensor(4, target=4), "header", "alias of an alias"),
     (tensor(4, target=5), "header", "an alias is 5, at most 4 is possible"),
     (tensor(4, name="layer0.weight"), "header", "two tensors have one name"),

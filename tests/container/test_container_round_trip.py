@@ -189,13 +189,15 @@ def test_others_as_float16_keep_what_float16_cannot_hold():
         ([0.5, 0.25, -1.0, 3.0], 8),  # codes would be no shorter
         ([0.5, 0.25, -1.0, 3.0, 7.0], 9),
         ([0.5, 0.25, -1.0, 3.0, float("nan")], 20),
-        ([0.5, 0.25, -1.0, 3.0, 70000.0], 20),
+        ([0.5, 0.25, -1.0, 3.0, 70000.0], 9),
+        ([0.5, 0.25, -1.0, 3.0, 4.3e9], 20),
+        ([-4.29e9, 0.25, -1.0, 3.0, 4.29e9], 9),
         ([-65504.0, 0.25, -1.0, 3.0, 65504.0], 9),
         ([1e-9, 2e-9, 3e-9, 4e-9, 5e-9], 9),
         ([1000.0, 1000.001, 1000.002, 1000.003, 1000.004], 9),
     ],
 )
-def test_others_as_uint8_err_by_half_a_step_of_the_range_and_keep_what_has_none(values, size):
+def test_others_as_uint8_err_by_half_a_step_of_the_roots_and_keep_what_has_none(values, size):
     contents, _ = build(Recipe((T(), T((len(values),), None)), others="uint8"))
     contents.raw["layer0.bias"][:] = torch.tensor(values)
     data, written = encode(contents, kit_registry())
@@ -203,9 +205,10 @@ def test_others_as_uint8_err_by_half_a_step_of_the_range_and_keep_what_has_none(
     got = decode(sections_of(data), kit_registry()).tensors["layer0.bias"]
     wanted = torch.tensor(values)
     if size == 9:
-        # float16 rounds the ends: by half of its last place at the largest value, or its smallest number
-        room = (wanted.max() - wanted.min()) / 510 + wanted.abs().max() * 2**-10 + 2**-24
-        assert float((got - wanted).abs().max()) <= float(room)
+        # float16 rounds the ends: by its last place at the largest root, or its smallest number
+        roots = wanted.abs().double().sqrt() * wanted.sign()
+        room = (roots.max() - roots.min()) / 510 + roots.abs().max() * 2**-10 + 2**-24
+        assert bool(((got - wanted).abs() <= 2 * roots.abs() * room + room**2).all())
     elif size == 8:
         assert torch.equal(got, wanted.half().float())
     else:

@@ -193,8 +193,8 @@ def _sign(
 def _coded_places(
     symbols: np.ndarray, mask: np.ndarray, place: int, inputs: int, height: int, width: int, zero: int, alphabet: int,
     mixing: bool, signed: bool, decoding: bool, words: np.ndarray, state: np.ndarray, averages: np.ndarray,
-    chances: np.ndarray, weights: np.ndarray, pad: int, above_back: np.ndarray, beside_back: np.ndarray, row: np.ndarray,
-    levels: np.ndarray, of_input: np.ndarray, times: np.ndarray,
+    chances: np.ndarray, weights: np.ndarray, pad: int, above_back: np.ndarray, beside_back: np.ndarray,
+    row: np.ndarray, levels: np.ndarray, of_input: np.ndarray, times: np.ndarray,
 ) -> int:  # fmt: skip
     x, span, at = state[0], state[1], np.int64(state[2])
     recent, mean = averages[0], averages[1]
@@ -238,7 +238,8 @@ def _coded_places(
                             expected += levels[np.uint64(here - width - 1)]
                         if across < width - 1:
                             expected += levels[np.uint64(here - width + 1)]
-                    size = L2[min(np.uint64(abs(expected) << 21) // np.uint64(scale + 1024), np.uint64(65535)) >> np.uint64(4)]
+                    ratio = np.uint64(abs(expected) << 21) // np.uint64(scale + 1024)  # slower where it is signed
+                    size = L2[min(ratio, np.uint64(65535)) >> np.uint64(4)]
                     expected = -size if expected < 0 else size
                     d = (AHEAD + L1[np.uint64(scale >> 4)] * 31 + 15 + size) * DECISIONS
             negative = False

@@ -1,4 +1,4 @@
-"""The import of NNCodec beside torchvisions that fit this torch and that do not. (Itself it is in no test's environment.)"""
+"""The import of NNCodec beside torchvisions that fit this torch and that do not: stand-ins, no test needs NNCodec."""
 
 from __future__ import annotations
 
