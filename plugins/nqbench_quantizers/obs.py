@@ -36,7 +36,9 @@ _REFRESH = 16  # columns between two looks at the coder's prices
 class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hassibi and Stork 1993"):
     """A uniform grid with error feedback: later weights of a row make up for the errors of earlier ones."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}, {"step": 0.05, "dither": True}]}
+    )
     takes = frozenset({"second-moments"})
 
     step: float = Field(0.05, gt=0)

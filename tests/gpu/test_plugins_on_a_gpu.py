@@ -118,6 +118,23 @@ def test_a_pruner_fine_tunes_and_averages(tmp_path: Path, monkeypatch: pytest.Mo
         assert torch.equal(pruned.state[name], again.state[name])
 
 
+def test_training_in_bfloat16_ends_near_training_in_float32() -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        task = tiny_task(quantizer=TinyQuantizer(), device=DEVICE)
+        plugin = registry().make("training", "finetune", {"epochs": 2, "precision": precision})
+        assert isinstance(plugin, Training)
+        result = plugin.train(task, None)
+        values = [*task.reconstruct(result.groups).values(), *result.raw_state.values()]
+        assert all(value.dtype == torch.float32 for value in values if value.is_floating_point())
+        task.assign(task.reconstruct(result.groups))
+        task.module.load_state_dict({**task.module.state_dict(), **result.raw_state})
+        task.module.eval()
+        losses.append(float(task.loss(next(iter(task.batches("train")))).detach()))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("plugin", _all("training"))
 def test_a_training_ends_as_on_the_cpu(plugin: Training, pruned: bool) -> None:
