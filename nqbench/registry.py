@@ -219,4 +219,5 @@ def _complaint(cls: type[Plugin], error: ValidationError) -> str:
         return f"unknown parameter '{place}'{did_you_mean(place, list(cls.model_fields))}"
     if first["type"] == "missing":
         return f"{place}: is required; nqbench show {cls.name} tells what it takes"
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    message: str = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

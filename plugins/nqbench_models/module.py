@@ -35,22 +35,30 @@ methods with error feedback (``second-moments``) do not take it. A Hugging Face 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.download import digest_of
 from nqbench_models.checkpoint import fill, read_state
 
-FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+def _named(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        raise ValueError(f"'{text}' names no function; write package.module:function")
+    return text
+
+
+Function = Annotated[str, AfterValidator(_named)]
 
 
 class Module(Model, name="module"):
@@ -61,19 +69,19 @@ class Module(Model, name="module"):
     checkpoint: str | None = None
     """A state dict: .safetensors, or a PyTorch file of tensors only, alone or under ``state_dict``. None: the network
     comes with its weights."""
-    data: str | None = Field(None, pattern=FUNCTION)
+    data: Function | None = None
     """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
-    score: str | None = Field(None, pattern=FUNCTION)
+    score: Function | None = None
     """``package.module:function`` (module, batches) -> {name: value}, the headline first. None: top-1 accuracy in %."""
     metric_name: str = "accuracy"
     """The headline's name among what the metric function gives."""
     higher_is_better: bool = True
     """Which way the headline goes."""
-    loss: str | None = Field(None, pattern=FUNCTION)
+    loss: Function | None = None
     """``package.module:function`` (outputs, batch) -> (B,) losses. None: cross-entropy with ``batch[1]``."""
     loss_is: Literal["categorical", "gaussian", "other"] = "categorical"
     """What the loss is the negative log-likelihood of."""
-    outputs: str | None = Field(None, pattern=FUNCTION)
+    outputs: Function | None = None
     """``package.module:function`` (module, batch) -> outputs. None: ``module(batch[0])``."""
     splits: tuple[Split, ...] = ("train", "test")
     """What the batches function knows."""
