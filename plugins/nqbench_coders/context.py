@@ -152,7 +152,7 @@ class Context(Coder, name="context", paper="Wiedemann et al. 2020, arXiv:1907.11
     """Adaptive binary arithmetic coding with contexts from the weights around, on a static code where that is less."""
 
     mixing: bool = Field(True)
-    """Weigh several models by how well each has done: 1 to 2 % fewer bytes, at 60 % of the speed."""
+    """Weigh several models by how well each has done: 1 to 2 % fewer bytes, at two thirds of the speed."""
 
     def encode(self, stream: Stream) -> Encoded:
         if not stream.symbols.size:
