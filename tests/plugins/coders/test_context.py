@@ -387,8 +387,9 @@ def test_independent_symbols_cost_at_most_two_percent_beyond_the_entropy(scale: 
 
 @pytest.mark.parametrize("mixing", [False, True])
 @pytest.mark.parametrize("scale", [0.2, 0.9, 4.0, 20.0])
-def test_a_long_stream_of_independent_symbols_is_not_coded_twice(scale: float, mixing: bool) -> None:
-    levels = np.rint(np.random.default_rng(3).laplace(0, scale, TRIED_PART * FEWEST_TRIED)).astype(np.int32)
+@pytest.mark.parametrize("times", [1, 6])
+def test_a_long_stream_of_independent_symbols_is_not_coded_twice(times: int, scale: float, mixing: bool) -> None:
+    levels = np.rint(np.random.default_rng(3).laplace(0, scale, times * TRIED_PART * FEWEST_TRIED)).astype(np.int32)
     levels -= levels.min()
     shapes = [(1024, 512), (1024, 56, 3, 3), (levels.size - 1024 * (512 + 504),)]
     starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
