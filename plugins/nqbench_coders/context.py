@@ -138,8 +138,8 @@ TRIED_PART, FEWEST_TRIED = 16, 1 << 16
 """What is tried of a long stream, to see whether all is worth the time: a sixteenth, if that is so many symbols."""
 
 WORTH = 1.001
-"""A trial may cost so much of what a static code would: independent symbols cost 0.13 % more, however many they are, and
-0.4 to 1.8 % more if they are 2^16, of which contexts learn only once."""
+"""A trial may cost so much of what a static code would: independent symbols cost 0.13 % more, however many they are,
+and 0.4 to 1.8 % more if they are 2^16."""
 
 HUFFMAN = MOST_PRECISION + 1
 CONTEXT = 32
