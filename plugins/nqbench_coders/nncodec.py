@@ -2,7 +2,7 @@
 
 Dependent quantization with eight states, rate-distortion optimization, and DeepCABAC (Becking et al. 2023). Needs the
 package `nncodec` (extra ``nncodec``), which is compiled when it is installed and asks for an older numpy than it needs:
-``pip install "nqbench[nncodec]"`` and then ``pip install -c constraints.txt numpy``.
+``pip install "nqbench[nncodec]"`` and then ``pip install -c constraints.txt numpy torch``.
 
 The codec's own stream stands behind four bytes, its CRC-32: the library's decoder reads what it is given unchecked.
 """
