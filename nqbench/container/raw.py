@@ -74,7 +74,7 @@ def _narrow(tensor: Tensor) -> torch.dtype:
 def _codes(tensor: Tensor) -> bytes | None:
     """Low, step and codes; None where that is no shorter than float16, or float16 does not hold the ends."""
     x = tensor.double().reshape(-1).numpy()
-    u = np.sign(x) * np.sqrt(np.abs(x))
+    u: np.ndarray = np.sign(x) * np.sqrt(np.abs(x))
     if u.size <= ENDS or not np.isfinite(u).all() or np.abs(u).max() > np.finfo(np.float16).max:
         return None
     low = np.float16(u.min())
@@ -86,4 +86,4 @@ def _codes(tensor: Tensor) -> bytes | None:
     if not (np.isfinite(low) and np.isfinite(step)) or u.min() == u.max():
         return None
     codes = np.rint((u - float(low)) / float(step)).clip(0, _HIGHEST).astype(np.uint8)
-    return bytes(np.array([low, step], dtype="<f2").tobytes() + codes.tobytes())
+    return np.array([low, step], dtype="<f2").tobytes() + codes.tobytes()

@@ -108,8 +108,9 @@ Then, if span < 2^32, x = 2^32 x + the next 4 bytes, and span = 2^32 span. A chu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from pydantic import Field
@@ -125,7 +126,6 @@ from nqbench_coders.pieces import (
     packed,
     pieces,
     places_a_symbol,
-    tensors_fit,
     zero_named,
 )
 from nqbench_coders.rans import MOST_PRECISION, Rans
@@ -211,16 +211,14 @@ def _promising(stream: Stream, flags: int) -> bool:
     spec, count = stream.spec, stream.symbols.size
     if count // TRIED_PART < FEWEST_TRIED or is_sparse(stream):
         return True
-    parts = [(t.start, t.stop) for t in spec.tensors] if tensors_fit(spec) else [(0, count)]
-    tried = [(start, start - (start - stop) // TRIED_PART) for start, stop in parts]
     used, counts = used_symbols(stream)
-    occurring = np.bincount(np.concatenate([stream.symbols[start:stop] for start, stop in tried]))
-    found = np.flatnonzero(occurring)
-    bits = np.log2(count / counts[np.searchsorted(used, found)])
-    most = int(WORTH * (occurring[found] * bits).sum() / 8)
     zero = int(used[np.argmax(counts)])
-    held = (piece for start, stop in tried for piece in pieces(spec, start, stop, zero))
-    payload = _encoded_pieces(stream, held, most, flags)
+    tried = [replace(p, stop=p.start - (p.start - p.stop) // TRIED_PART) for p in pieces(spec, 0, count, zero)]
+    sample = np.concatenate([stream.symbols[p.start : p.stop] for p in tried])
+    found, occurring = used_symbols(Stream.of(sample, spec.alphabet))
+    bits = np.log2(count / counts[np.searchsorted(used, found)])
+    most = int(WORTH * (occurring * bits).sum() / 8)
+    payload = _encoded_pieces(stream, tried, most, flags)
     return payload is not None and len(payload) <= most
 
 
@@ -261,16 +259,17 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
     return Encoded(table + b"".join(varint(len(part)) for part in parts[:-1]), b"".join(parts))
 
 
-def _encoded_pieces(stream: Stream, held: Iterator[Piece], most: int, flags: int) -> bytes | None:
+def _encoded_pieces(stream: Stream, held: Iterable[Piece], most: int, flags: int) -> bytes | None:
     """As one chunk; None where they would have more than about ``most`` bytes."""
     from nqbench_coders.kernels.context import code_tensor
 
-    symbols = np.require(stream.symbols, requirements="W")  # compiled once, for arrays that may be written to
     words, state = np.empty(most // 4 + 164, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
     model = _model(bool(flags & SIGNED))
     for p in held:
+        # compiled once, for arrays that may be written to
+        symbols = np.require(stream.symbols[p.start : p.stop], requirements="W")
         status = code_tensor(
-            symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, stream.spec.alphabet,
+            symbols, p.mask, p.place, p.inputs, p.height, p.width, p.zero, stream.spec.alphabet,
             bool(flags & MIXED), bool(flags & SIGNED), False, words, state, *model,
         )  # fmt: skip
         if status:

@@ -69,10 +69,10 @@ def borders_of(count: int) -> list[int]:
 
 def zero_named(spec: StreamSpec) -> bool:
     """Whether the specification says each symbol's zero."""
-    return tensors_fit(spec) and all(t.zero is not None and 0 <= t.zero < spec.alphabet for t in spec.tensors)
+    return _fits(spec) and all(t.zero is not None and 0 <= t.zero < spec.alphabet for t in spec.tensors)
 
 
-def tensors_fit(spec: StreamSpec) -> bool:
+def _fits(spec: StreamSpec) -> bool:
     """Whether the tensors are just the stream."""
     at = 0
     for tensor in spec.tensors:
@@ -88,7 +88,7 @@ def tensors_fit(spec: StreamSpec) -> bool:
 def pieces(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece]:
     """A chunk's tensors. zero: for those whose specification has none."""
     nothing = np.zeros(0, dtype=np.bool_)
-    if not tensors_fit(spec):
+    if not _fits(spec):
         yield Piece(first, last, first, 1, 1, WIDEST, zero, nothing)
         return
     for tensor in spec.tensors:

@@ -68,9 +68,10 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
     def least(self, stream: Stream) -> float:
         """Bytes that ``encode`` gives at least: by the entropy, for who wants to know whether to encode at all."""
         used, counts = used_symbols(stream)
-        others = np.flatnonzero(stream.symbols != used[0])
+        if used.size == 1:
+            return 0.0
         # a state of 0 stays 0 under the smallest symbol: those that end the stream cost nothing
-        counts[0] -= stream.symbols.size - 1 - (others[-1] if others.size else -1)
+        counts[0] -= np.argmax(stream.symbols[::-1] != used[0])
         counts = counts[counts > 0]
         precision = min(max(16, bit_width(used.size) + 4), MOST_PRECISION)
         bits = (counts * np.log2(counts.sum() / counts)).sum() - stream.symbols.size * 1.5 * 2.0 ** (precision - 31)

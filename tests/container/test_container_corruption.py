@@ -242,6 +242,7 @@ LIES = [
     (tensor(1, stored=CODES), "header", "section 'raw_parameters' has 20 bytes, its tensors have 9"),
     (tensor(1, stored=torch.uint8), "header", "section 'raw_parameters' has 20 bytes, its tensors have 9"),
     (tensor(1, dtype=torch.int64, stored=CODES), "header", "stored as torch.quint8 and deployed as torch.int64"),
+    (tensor(1, kind=9, stored=torch.uint8), "header", "is a constant, and stored as codes of a range"),
     (tensor(1, kind=9, stored=CODES), "header", "is a constant, and stored as codes of a range"),
     (tensor(4, target=4), "header", "alias of an alias"),
     (tensor(4, target=5), "header", "an alias is 5, at most 4 is possible"),

@@ -28,7 +28,7 @@ def bare(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of kernels, put into each by numba itself: as a call, its arrays would be counted at every one."""
+    """A part of kernels, put into each by numba itself; in a ``bare`` one its arrays are not counted at every use."""
     part: Callable[..., Any] = numba.njit(inline="always")(function)
     return part
 

@@ -196,6 +196,7 @@ def _coded_places(
     chances: np.ndarray, weights: np.ndarray, pad: int, above_back: np.ndarray, beside_back: np.ndarray,
     row: np.ndarray, levels: np.ndarray, of_input: np.ndarray, times: np.ndarray,
 ) -> int:  # fmt: skip
+    """``code_tensor``, in the arrays that it makes."""
     x, span, at = state[0], state[1], np.int64(state[2])
     recent, mean = averages[0], averages[1]
     most_up, most_down = alphabet - 1 - zero, zero
