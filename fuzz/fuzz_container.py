@@ -4,9 +4,11 @@
 
 takes the golden files apart, damages one section of one (flips, truncations, insertions, splices with another file's,
 lying lengths and counts; for the header also the fields of its dataclasses), makes lengths and checksums agree again,
-and decodes. Allowed are a state of just the shapes and dtypes that the header promises, or one line of ``CorruptFile``
-with its section, or of ``NotRegistered``; within a second of CPU time, without a warning, and within the memory that
-``nqbench.container.decode`` states (address space is limited to it). What breaks a rule is kept; exit code 1.
+and decodes. With ``--progress FILE`` it goes on where it was stopped: the file holds, for each section, how many were
+tried and what came of them, and each further ``--files`` are others. Allowed are a state of just the shapes and dtypes
+that the header promises, or one line of ``CorruptFile`` with its section, or of ``NotRegistered``; within a second of
+CPU time, without a warning, and within the memory that ``nqbench.container.decode`` states (address space is limited to
+it). What breaks a rule is kept; exit code 1.
 """
 # ruff: noqa: T201 - a script
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import random
 import resource
 import sys
@@ -228,7 +231,9 @@ def _bad_line(text: str) -> str:
     return "" if text and text.isprintable() and len(text) < 2000 else f"not one line: {text!r}"
 
 
-def fuzz(corpus: Corpus, judge: Judge, section: str, files: int, seed: int, keep: Callable[[bytes, str], None]) -> int:
+def fuzz(
+    corpus: Corpus, judge: Judge, section: str, files: int, seed: object, keep: Callable[[bytes, str], None]
+) -> int:
     """Number of files that broke a rule; each goes to ``keep`` with the complaint."""
     rng = random.Random(f"{seed} {section}")
     failures = 0
@@ -239,6 +244,30 @@ def fuzz(corpus: Corpus, judge: Judge, section: str, files: int, seed: int, keep
             failures += 1
             keep(file, complaint)
     return failures
+
+
+@dataclasses.dataclass
+class Progress:
+    """What was tried so far, by section: ``{"files", "failures", "slowest", "outcomes"}``; kept in a file, if any."""
+
+    path: Path | None
+    sections: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def of(path: Path | None) -> Progress:
+        return Progress(path, json.loads(path.read_text()) if path and path.exists() else {})
+
+    def tried(self, section: str) -> int:
+        return int(self.sections.get(section, {}).get("files", 0))
+
+    def add(self, section: str, files: int, failures: int, judge: Judge) -> None:
+        before = self.sections.setdefault(section, {"files": 0, "failures": 0, "slowest": 0.0, "outcomes": {}})
+        before["files"] += files
+        before["failures"] += failures
+        before["slowest"] = max(before["slowest"], judge.slowest)
+        before["outcomes"] = dict((Counter(before["outcomes"]) + judge.outcomes).most_common())
+        if self.path:
+            self.path.write_text(json.dumps(self.sections, indent=1))
 
 
 def golden() -> list[bytes]:
@@ -261,6 +290,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=100_000, help="mutated files a section")
     parser.add_argument("--section", action="append", choices=("header", *SECTIONS), help="only these")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--progress", type=Path, help="file to count in, and to go on from")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for files that break a rule")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -273,6 +303,7 @@ def main() -> int:
     watch_warnings(judge)
     limit_memory()
     failures = 0
+    progress = Progress.of(options.progress)
 
     def keep(file: bytes, complaint: str) -> None:
         options.keep.mkdir(parents=True, exist_ok=True)
@@ -284,11 +315,14 @@ def main() -> int:
         judge.outcomes.clear()
         judge.slowest = 0.0
         start, cpu = time.perf_counter(), time.process_time()
-        failures += fuzz(corpus, judge, section, options.files, options.seed, keep)
+        # a chunk is drawn from where the last one ended, so that none is tried twice
+        found = fuzz(corpus, judge, section, options.files, (options.seed, progress.tried(section)), keep)
+        failures += found
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        progress.add(section, options.files, found, judge)
         print(
             f"{section}: {options.files} files, {seconds:.0f} s ({options.files / cpu:.0f} a CPU second), "
-            f"slowest {judge.slowest:.3f} s, {dict(judge.outcomes.most_common())}",
+            f"slowest {judge.slowest:.3f} s, {dict(judge.outcomes.most_common())}; {progress.tried(section)} in all",
             flush=True,
         )
     print(f"{failures} files broke a rule; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

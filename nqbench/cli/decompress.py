@@ -10,9 +10,11 @@ import click
 @click.command("decompress")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="[default: FILE.safetensors]")
-@click.option("--limit", default="16G", show_default=True, help="Refuse a file that stands for more than this.")
+@click.option(
+    "--limit", metavar="SIZE", help="Refuse a file that stands for more, such as 4G.  [default: a tenth of the memory]"
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-def command(file: Path, output: Path | None, limit: str, force: bool) -> None:
+def command(file: Path, output: Path | None, limit: str | None, force: bool) -> None:
     """Write the state that FILE stands for, every tensor under its name, in a safetensors file.
 
     Load it with safetensors.torch.load_file and the network's load_state_dict. The file alone is needed, and the
@@ -28,7 +30,7 @@ def command(file: Path, output: Path | None, limit: str, force: bool) -> None:
     target = output or file.with_suffix(".safetensors")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
-    tensors = read(file, registry(), limit=parse_size(limit)).tensors
+    tensors = read(file, registry(), limit=None if limit is None else parse_size(limit)).tensors
     if "__metadata__" in tensors:
         raise BadInput(f"{file}: a tensor is called '__metadata__', a name that safetensors keeps for itself")
     try:

@@ -1,9 +1,10 @@
 """The ``.nqz`` file, format version 1: a compressed network, specified byte by byte.
 
 All integers are little-endian. ``int`` is unsigned LEB128 (7 bits a byte, lowest first, top bit set on all but the
-last), below 2^63; ``signed`` is zigzag (0, -1, 1, -2, ... as 0, 1, 2, 3, ...), then LEB128, within 64 bits; ``text`` is
-an ``int`` length and that many bytes of UTF-8 without control characters; ``u8`` a byte. CRC-32 is IEEE 802.3's, as
-zlib computes it. Nothing in a file is trusted before it is checked; a reader refuses what this page does not allow.
+last), below 2^63, which coders call a varint; ``signed`` is zigzag (0, -1, 1, -2, ... as 0, 1, 2, 3, ...), then LEB128,
+within 64 bits; ``text`` is an ``int`` length and that many bytes of UTF-8 without control characters; ``u8`` a byte.
+CRC-32 is IEEE 802.3's, as zlib computes it. Nothing in a file is trusted before it is checked; a reader refuses what
+this page does not allow.
 
 File
 ====
@@ -15,7 +16,8 @@ C bytes                 the header: raw deflate (RFC 1951) with the preset dicti
 sections                ``codebook``, ``coder_table``, ``positions``, ``symbols``, ``raw_parameters``, ``raw_buffers``,
                         in this order; an empty one is left out; each is followed by the CRC-32 of its bytes (4 bytes)
 ======================= ==============================================================================================
-The file ends with its last section. The dictionary is these lines joined (ASCII)::
+The file ends with its last section. The dictionary is these lines in ASCII, without their indentation, one right after
+another (no line breaks, nothing between them)::
 
     {"}nqbenchlookupsensitivityzerostepcodebookkmeansuniformhuffmanlzwbzip2
     embeddingattentionin_proj_weightout_projencoderdecodernormblocksfeaturesclassifierheadfcdownsample
@@ -80,11 +82,13 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
   ``scale``: one entry, or one a tensor of the group, or absent (1). u = 0.
 - ``grid``: table[symbol] = symbol + ``offset``; the scale is ``step``. u = 0.
 - ``dithered``: as ``lookup``, and u = dither_step * ((x + 1/2) / 2^24 - 1/2), computed in float64 and rounded once to
-  float32; x is the top 24 bits of the first word of Philox4x32-10 (Salmon et al. 2011) for the key (seed mod 2^32,
-  seed div 2^32) and the counter (j mod 2^32, j div 2^32, 0, 0), j counting the group's symbols from 0: all weights of a
-  symbol share u. ``nqbench.api.philox`` says more, and its tests hold golden vectors.
+  float32; x is the top 24 bits of the first word of Philox4x32-10 (Salmon et al. 2011) for the key (seed mod 2^32, seed
+  div 2^32) and the counter (j mod 2^32, j div 2^32, 0, 0), j counting the group's symbols from 0, as the quantizer made
+  them (an inserted symbol stands for no weight and is not counted): all weights of a symbol share u.
+  ``nqbench.api.philox`` says more, and its tests hold golden vectors.
 - ``dithered-grid``: table[symbol] = (symbol + ``offset``) - x, each rounded; the scale is ``step``. u = 0. x is the u
-  of ``dithered`` for a dither_step of 1, whose counter j starts from 0 in each tensor of the group.
+  of ``dithered`` for a dither_step of 1, whose counter j starts from 0 in each tensor of the group, inserted symbols
+  again not counted.
 - ``plugin``: only the quantizer can read it.
 
 Pruned places are +0, and a value of -0 is deployed as +0. Tensors of another deployed dtype are rounded to it at the
@@ -95,8 +99,9 @@ rounded to their dtype. (The encoder writes those of roots; there are older file
 
 from nqbench.container.header import SECTIONS, Header
 from nqbench.container.layout import cpu
+from nqbench.container.memory import default_limit
 from nqbench.container.raw import as_stored
-from nqbench.container.reader import LIMIT, Decoded, decode, read
+from nqbench.container.reader import Decoded, decode, read
 from nqbench.container.sections import Sections, read_sections, sections_of
 from nqbench.container.writer import Contents, Written, encode, write
 
@@ -104,7 +109,6 @@ PARTS = ("header", *SECTIONS)
 """The parts of a file, as records list them."""
 
 __all__ = [
-    "LIMIT",
     "PARTS",
     "SECTIONS",
     "Contents",
@@ -115,6 +119,7 @@ __all__ = [
     "as_stored",
     "cpu",
     "decode",
+    "default_limit",
     "encode",
     "read",
     "read_sections",

@@ -30,6 +30,7 @@ from nqbench.api import (
 )
 from nqbench.container.header import Header, PluginRef, PositionsEntry
 from nqbench.container.layout import positions_spec
+from nqbench.container.memory import ran_out
 from nqbench.registry import KINDS, Registry
 
 P = TypeVar("P", bound=Plugin)
@@ -148,7 +149,7 @@ def _guarded(what: str, section: str, starts: tuple[int, int] = (0, 0)) -> Itera
     except (NotRegistered, MemoryError):
         raise
     except Exception as error:
-        if "can't allocate memory" in str(error):  # torch has no class of its own for it
+        if ran_out(error):
             raise MemoryError(one_line(error)) from None
         raise CorruptFile(f"{what} failed: {type(error).__name__}: {one_line(error)}", section=section) from error
 

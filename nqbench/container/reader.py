@@ -27,12 +27,10 @@ from nqbench.container.header import (
     TensorEntry,
 )
 from nqbench.container.layout import GroupLayout, layout_of, split, streams_of, unmerge
+from nqbench.container.memory import allocating, default_limit
 from nqbench.container.raw import ENDS, is_codes, read_back
 from nqbench.container.sections import Sections, read_sections
 from nqbench.registry import Registry
-
-LIMIT = 16 << 30
-"""Default limit of what a file may stand for, in bytes of decoded tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +42,11 @@ class Decoded:
     decode_seconds: float
 
 
-def read(path: str | os.PathLike[str], registry: Registry, *, limit: int = LIMIT) -> Decoded:
-    """Decode a file. Raises CorruptFile (which section, which byte, what is wrong), NotRegistered (a plugin that the
-    file needs is not installed, and which distribution it is of), BadInput (no such file, or too little memory for
-    what it stands for)."""
+def read(path: str | os.PathLike[str], registry: Registry, *, limit: int | None = None) -> Decoded:
+    """Decode a file that stands for at most ``limit`` bytes of tensors (None: what this machine can hold). Raises
+    CorruptFile (which section, which byte, what is wrong), NotRegistered (a plugin that the file needs is not
+    installed, and which distribution it is of), BadInput (no such file, or too little memory for what it stands
+    for)."""
     try:
         return decode(read_sections(path), registry, limit=limit)
     except CorruptFile as error:
@@ -55,26 +54,27 @@ def read(path: str | os.PathLike[str], registry: Registry, *, limit: int = LIMIT
     except NotRegistered as error:
         raise NotRegistered(f"{path}: {error}") from None
     except MemoryError:
-        raise BadInput(f"{path}: there is not enough memory to decode it") from None
+        raise BadInput(f"{path}: there is not enough memory to decode it: take a machine with more") from None
 
 
-def decode(sections: Sections, registry: Registry, *, limit: int = LIMIT) -> Decoded:
-    """Decode what ``read_sections`` gave.
+def decode(sections: Sections, registry: Registry, *, limit: int | None = None) -> Decoded:
+    """Decode what ``read_sections`` gave. Raises what ``read`` does, and MemoryError.
 
     Takes at most ten times the memory of what the file stands for, beside the file itself, compiled code, and what its
     coder takes for the alphabet (measured: 5 for a look-up, 6 for a dither with gaps, 8 with merged zeros).
     """
     header = sections.header
-    size = header.decoded_bytes()
+    size, limit = header.decoded_bytes(), default_limit() if limit is None else limit
     if size > limit:
         raise CorruptFile(
             f"stands for {size} bytes of tensors, more than the limit of {limit}: raise the limit to decode it",
             section="header",
         )
     calls = Calls(header, registry)
-    tensors = _quantized(sections, calls) if header.groups else {}
-    tensors.update(_coded(sections, calls))
-    tensors.update(_raw(sections))
+    with allocating():
+        tensors = _quantized(sections, calls) if header.groups else {}
+        tensors.update(_coded(sections, calls))
+        tensors.update(_raw(sections))
     state = {}
     for entry in header.tensors:
         source = header.tensors[entry.target].name if entry.kind == ALIAS else entry.name

@@ -13,7 +13,7 @@ import torch
 
 from nqbench.api.errors import CorruptFile, NqbenchError
 from nqbench.api.model import Model
-from nqbench.container import LIMIT, read_sections
+from nqbench.container import read_sections
 from nqbench.engine.run import resolve_device
 from nqbench.pipeline.artifacts import content_hash
 from nqbench.pipeline.decoder import Decoder
@@ -40,11 +40,11 @@ class Verdict:
     fault: str | None
 
 
-def verify(folder: str | Path, *, device: str = "auto", limit: int = LIMIT) -> Iterator[Verdict]:
+def verify(folder: str | Path, *, device: str = "auto", limit: int | None = None) -> Iterator[Verdict]:
     """Check every ok record of the last run: file present, its size and parts, decoded bytes, metrics.
 
-    limit: bytes of tensors that a file may stand for. Yields a verdict a record, in their order. Raises StoreError
-    where there are no records.
+    limit: bytes of tensors that a file may stand for; None: what this machine can hold. Yields a verdict a record, in
+    their order. Raises StoreError where there are no records.
     """
     folder = Path(folder)
     with Store.read(folder) as store:
@@ -58,7 +58,7 @@ def verify(folder: str | Path, *, device: str = "auto", limit: int = LIMIT) -> I
 
 
 class _Checker:
-    def __init__(self, folder: Path, device: str, limit: int) -> None:
+    def __init__(self, folder: Path, device: str, limit: int | None) -> None:
         self.folder = folder
         self.device = torch.device(device)
         self.decoder = Decoder(limit)

@@ -32,6 +32,14 @@ CODERS = ("raw", "huffman", "rans", "lzw", "bzip2", "zlib", "xz", "zstd")
 
 RECIPES = {
     **{f"coder-{name}": Recipe(NET, coder=name, groups=(G(alphabet=5),), seed=1) for name in CODERS},
+    "coder-context": Recipe((T((9, 40)), T((9,), None), T((6, 50))), coder="context", groups=(G(alphabet=6),), seed=1),
+    "coder-context-pruned": Recipe(
+        (T((9, 40), mask=0.4), T((6, 50), mask=0.7)), (G("grid", alphabet=9, zero=True),), coder="context", seed=1
+    ),
+    "coder-context-gaps": Recipe(
+        (T((9, 40), mask=0.2), T((6, 50))), (G("dithered-grid"),), coder="context", positions="gaps", seed=1
+    ),
+    "form-dithered-pruned": Recipe(PRUNED, (G("dithered", scale="each"),)),
     "form-lookup-scale": Recipe(NET, (G(scale="each"),)),
     "form-lookup-vectors": Recipe(NET, (G(d=2, scale="one"),)),
     "form-grid": Recipe(NET, (G("grid", zero=True),)),

@@ -59,7 +59,7 @@ class Cursor:
 
 def dictionary(specification):
     """The preset dictionary, from the page itself."""
-    block = re.search(r"joined \(ASCII\)::\n\n(.*?)\n\n", specification, re.DOTALL).group(1)
+    block = re.search(r"nothing between them\)::\n\n(.*?)\n\n", specification, re.DOTALL).group(1)
     return "".join(line.strip() for line in block.splitlines()).encode()
 
 

@@ -1,5 +1,6 @@
 """A file that is damaged, or lies, is refused in one line that names the section, before it costs anything."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from nqz_kit import G, KitMerged, Recipe, T, build, kit_registry
 
 from nqbench.api import BadInput, Coder, CorruptFile, Encoded, NotRegistered, StreamSpec
-from nqbench.container import SECTIONS, decode, encode, read, sections_of, write
+from nqbench.container import SECTIONS, decode, default_limit, encode, read, sections_of, write
 from nqbench.container.fields import put_int
 from nqbench.container.header import CODES, ArrayEntry, PluginRef, PositionsEntry, StreamEntry, TensorEntry
 from nqbench.container.packing import body, crc, frame, pack
@@ -167,7 +168,37 @@ def test_a_few_bytes_that_stand_for_terabytes_are_refused_before_anything_is_all
     file, _ = encode(build(recipe)[0], registry)
     header = sections_of(file).header
     lying = replace(header, tensors=(header.tensors[0], replace(header.tensors[1], shape=shape)))
-    assert "more than the limit of 17179869184: raise the limit" in complaint(rebuilt(file, lying), registry)
+    assert f"more than the limit of {default_limit()}: raise the limit" in complaint(rebuilt(file, lying), registry)
+
+
+def test_what_a_file_may_stand_for_fits_the_memory_ten_times():
+    """The most that decoding takes (see below); with no other bound on it than the machine's."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < 10 * default_limit() <= physical
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space")
+def test_a_limited_process_allows_less():
+    script = (
+        "import resource; from nqbench.container.memory import default_limit;"
+        "resource.setrlimit(resource.RLIMIT_AS, (5 << 30, resource.RLIM_INFINITY)); print(default_limit())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == (5 << 30) // 10
+
+
+@pytest.mark.parametrize("kind", ["quantized", "constant"])
+def test_an_allocation_that_fails_is_one_line(registry, kind, tmp_path):
+    """2^47 float32 are more than an address space holds, whatever the machine promises to have."""
+    group = 0 if kind == "quantized" else None
+    file, _ = encode(build(Recipe((T((2,)), T((2,), group, constant=True)), (G(alphabet=1),)))[0], registry)
+    header = sections_of(file).header
+    lying = replace(header, tensors=(header.tensors[0], replace(header.tensors[1], shape=(1 << 47,))))
+    path = tmp_path / "huge.nqz"
+    path.write_bytes(rebuilt(file, lying))
+    with pytest.raises(BadInput) as caught:
+        read(path, registry, limit=1 << 62)
+    assert str(caught.value) == f"{path}: there is not enough memory to decode it: take a machine with more"
 
 
 def test_a_few_bytes_may_stand_for_many_weights_within_the_limit(registry):
