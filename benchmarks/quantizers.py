@@ -34,7 +34,8 @@ from nqbench_quantizers.lattice import Lattice, RandomizedLattice  # noqa: E402
 from nqbench_quantizers.scaled import PowersOfTwo, Ternary  # noqa: E402
 from nqbench_quantizers.uniform import Uniform  # noqa: E402
 
-from nqbench.api import Diagonal, Quantizer, Source, views  # noqa: E402
+from nqbench.api import Diagonal, Quantizer, Source  # noqa: E402
+from nqbench.api.toolkit import sorted_line  # noqa: E402
 
 Case = tuple[str, str, Callable[[], object]]
 
@@ -139,7 +140,7 @@ def warm_up() -> None:
     weights = torch.from_numpy(sample(200_000, "laplace", 1.0, 0))
     lattices = (RandomizedLattice(step=0.5, d=2), RandomizedLattice(step=0.01, d=4))
     quantizers = (KMeans(k=8, optimal=True), ECSQ(lam=0.1), ECSQOptimal(lam=0.1), *lattices, Uniform(), Ternary())
-    for views.EXACT_BELOW in (1_000, 10_000_000):
+    for sorted_line.EXACT_BELOW in (1_000, 10_000_000):
         for sensitivity in (None, Diagonal(weights.abs())):
             for quantizer in quantizers:
                 quantizer.quantize(Source(weights, sensitivity=sensitivity))

@@ -28,8 +28,10 @@ from nqbench.api.errors import BadInput, NotRegistered
 from nqbench.api.hooks import PROJECT, Hooks
 from nqbench.api.model import Model
 from nqbench.api.plugin import API_VERSION, Plugin
+from nqbench.api.pruner import Pruner
 from nqbench.api.quantizer import Quantizer
-from nqbench.api.training import Pruner, Sensitivity, Training
+from nqbench.api.sensitivity import Sensitivity
+from nqbench.api.training import Training
 
 GROUP = "nqbench"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

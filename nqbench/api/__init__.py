@@ -38,13 +38,18 @@ from nqbench.api.coder import (
 from nqbench.api.errors import BadInput, CorruptFile, DataMissing, NotRegistered, NqbenchError
 from nqbench.api.hooks import hookimpl
 from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api.network import Network
 from nqbench.api.philox import dither
 from nqbench.api.plugin import API_VERSION, Plugin
+from nqbench.api.pruner import Pruned, Pruner
 from nqbench.api.quantized import Form, Quantized
+from nqbench.api.quantized_model import Group, QuantizedModel, Scope
 from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm
+from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
-from nqbench.api.task import Group, QuantizedModel, Scope, Task
-from nqbench.api.training import Pruned, Pruner, Sensitivity, Training, begin
+from nqbench.api.task import Task
+from nqbench.api.toolkit import scalar
+from nqbench.api.training import Training, begin
 
 __all__ = [
     "API_VERSION",
@@ -62,6 +67,7 @@ __all__ = [
     "Knob",
     "Metric",
     "Model",
+    "Network",
     "NotRegistered",
     "NqbenchError",
     "Plugin",
@@ -90,5 +96,6 @@ __all__ = [
     "device_of",
     "dither",
     "hookimpl",
+    "scalar",
     "to_device",
 ]

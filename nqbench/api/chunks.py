@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -26,3 +27,9 @@ def in_chunks(n: int, work: Callable[[slice], T], chunk: int = CHUNK) -> list[T]
         return [work(at) for at in slices]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(work, slices))
+
+
+def on_torch(tensor: Tensor) -> bool:
+    """Whether to work with torch operations: on every device but the CPU, where there are compiled loops. Call it as
+    ``chunks.on_torch``, so that a test can have the path of other devices on the CPU."""
+    return tensor.device.type != "cpu"

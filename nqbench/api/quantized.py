@@ -22,21 +22,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from nqbench.api import views
 from nqbench.api.errors import BadInput
 from nqbench.api.philox import dither
-from nqbench.api.source import Source
+from nqbench.api.toolkit.passes import assign, midpoints
 
 Form = Literal["lookup", "grid", "dithered", "plugin", "dithered-grid"]
 GRIDS = ("grid", "dithered-grid")
 """The forms whose levels are a step apart."""
 DITHERED = ("dithered", "dithered-grid")
 Side = Tensor | int | float
+
+
+class Weights(Protocol):
+    """What ``Quantized.nearest`` reads of a ``Source``, which may itself hold the last result."""
+
+    @property
+    def weights(self) -> Tensor:
+        """(n,) float32."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Kept weights per tensor; they sum to n."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +151,7 @@ class Quantized:
         return s.repeat_interleave(torch.tensor(self.sizes, device=s.device))
 
     @staticmethod
-    def nearest(source: Source, codebook: Tensor, **fields: object) -> Quantized:
+    def nearest(source: Weights, codebook: Tensor, **fields: object) -> Quantized:
         """Each weight to its nearest codeword; `codebook` (k,) is sorted and stored as a movable parameter.
 
         A weight half-way between two codewords goes to the lower one.
@@ -148,7 +159,7 @@ class Quantized:
         codebook = codebook.detach().to(source.weights).reshape(-1).sort().values.contiguous()
         if not bool(torch.isfinite(codebook).all()) or codebook.numel() == 0:
             raise BadInput("a codebook needs at least one entry, all finite")
-        symbols = views.assign(source.weights, views.midpoints(codebook))
+        symbols = assign(source.weights, midpoints(codebook))
         return Quantized(
             symbols=symbols,
             alphabet=codebook.numel(),

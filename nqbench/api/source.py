@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
-
-if TYPE_CHECKING:
-    from nqbench.api.quantized import Quantized
+from nqbench.api.quantized import Quantized
 
 T = TypeVar("T")
 

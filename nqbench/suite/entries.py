@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from nqbench.api.plugin import Plugin
-from nqbench.api.training import Pruner, Sensitivity
+from nqbench.api.pruner import Pruner
+from nqbench.api.sensitivity import Sensitivity
 from nqbench.registry import Broken, Registry, did_you_mean
 from nqbench.suite.document import Document, KeyPath
 from nqbench.suite.spec import refused

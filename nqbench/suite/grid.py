@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, Literal, cast
 
 from nqbench.api.quantizer import Quantizer
-from nqbench.api.training import Sensitivity
+from nqbench.api.sensitivity import Sensitivity
 from nqbench.registry import Registry
 from nqbench.suite.stages import stages, uses_seed
 from nqbench.suite.trial import Choice, Others, Trial

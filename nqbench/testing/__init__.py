@@ -30,6 +30,7 @@ from nqbench.testing.check import (
     require,
     run_checks,
 )
+from nqbench.testing.devices import torch_everywhere
 
 __all__ = [
     "BoundCheck",
@@ -49,4 +50,5 @@ __all__ = [
     "quantizers",
     "require",
     "run_checks",
+    "torch_everywhere",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nqbench.api import (
     Diagonal,
+    Network,
     Pruned,
     Pruner,
     QuantizedModel,
@@ -34,7 +35,7 @@ class _Made(Sensitivity, name="made-for-checks"):
     asked: SensitivityForm = "diagonal"
     """The form to give."""
 
-    def sense(self, task: Task, names: tuple[str, ...]) -> Mapping[str, Tensor]:  # type: ignore[override]
+    def sense(self, task: Network, names: tuple[str, ...]) -> Mapping[str, Tensor]:  # type: ignore[override]
         generator = torch.Generator().manual_seed(0)
         sensed = {}
         for name in names:

@@ -18,36 +18,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import Knob, Quantized, Quantizer, Source, views
+from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 from nqbench.api.chunks import CHUNK
-from nqbench_quantizers import cells, lagrangian, partition
+from nqbench_quantizers import lagrangian, partition
+from nqbench_quantizers.lagrangian import Code
 
 _BLOCK = 8  # iterations between two looks at J: on a GPU each look waits for the device
 _TOLERANCE = 1e-6  # relative fall of J in a block below which it is done
 _MOST_CODEWORDS = 1 << 16
 _SAMPLED_ABOVE = 1 << 22  # weighted: from this many weights on, first converge on every s-th
 _SAMPLE = 1 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Code:
-    """What an iteration starts from. codebook: (k,) float64 ascending. counts: (k,) float64 members (0: not in use).
-    j: J after the iteration that gave it, times n; a scalar on the device."""
-
-    codebook: Tensor
-    counts: Tensor
-    j: Tensor
-
-    def price(self, lam: float) -> Tensor:
-        """(k,) float64: -lambda log2 p_j, infinite for a codeword without members."""
-        return lam * (torch.log2(self.counts.sum()) - torch.log2(self.counts))
 
 
 class _Lagrangian(Quantizer):
@@ -88,7 +74,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
 
     def _unweighted(self, given: Source, lam: float, stated: float) -> Quantized:
         source = unweighted(given)
-        line = views.line(source)
+        line = scalar.line(source)
         best, total = None, 0
         for start in self._starts(source, lam):
             code, iterations = run(lambda c: lagrangian.step(line, c, lam), start, self.iterations)
@@ -97,7 +83,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
                 best = code
         assert best is not None
         edges = lagrangian.edges(best.codebook, best.price(lam))
-        return _finish(given, cells.from_edges(given, edges), stated, total)
+        return _finish(given, scalar.from_edges(given, edges), stated, total)
 
     def _weighted(self, source: Source, h: Tensor, lam: float) -> Quantized:
         w = source.weights
@@ -108,7 +94,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
             start, total = run(lambda c: lagrangian.weighted_step(some, its, c, lam), start, self.iterations)
         code, iterations = run(lambda c: lagrangian.weighted_step(w, h, c, lam), start, self.iterations, block=1)
         symbols = lagrangian.assign(w, h, code.codebook, code.price(lam))
-        return _finish(source, cells.from_symbols(source, symbols, code.codebook.numel()), lam, total + iterations)
+        return _finish(source, scalar.from_symbols(source, symbols, code.codebook.numel()), lam, total + iterations)
 
     def _starts(self, source: Source, lam: float) -> list[Code]:
         """Where to start from: the codebook of a warm start, k codewords, or the grid, its two placements of zero."""
@@ -116,9 +102,9 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
         if previous is not None and previous.dim() == 1:
             return [_nearest_code(source, torch.unique(previous.double().to(source.device)))]
         if self.k is not None:
-            low, high = views.extremes(source)
+            low, high = scalar.extremes(source)
             return [_nearest_code(source, torch.linspace(low, high, self.k, dtype=torch.float64).to(source.device))]
-        low, high = views.extremes(source)
+        low, high = scalar.extremes(source)
         width = max(math.sqrt(6 * lam / (math.log(2) * _mean_h(source))), (high - low) / _MOST_CODEWORDS)
         placements: tuple[Literal["center", "edge"], ...] = ("center", "edge")
         return [_grid_code(source, width, zero) for zero in placements]
@@ -133,8 +119,8 @@ class ECSQOptimal(_Lagrangian, name="ecsq-optimal", paper="Muresan and Effros 20
     def quantize(self, source: Source) -> Quantized:
         source = unweighted(source)
         lam = self.price(source)
-        edges, j = partition.entropy_constrained_edges(source, views.line(source), lam, self.bins)
-        return _finish(source, cells.from_edges(source, edges), lam, 0, {"lagrangian_bound": j})
+        edges, j = partition.entropy_constrained_edges(source, scalar.line(source), lam, self.bins)
+        return _finish(source, scalar.from_edges(source, edges), lam, 0, {"lagrangian_bound": j})
 
 
 def unweighted(source: Source) -> Source:
@@ -171,19 +157,19 @@ def _finish(
 
 def _nearest_code(source: Source, codebook: Tensor) -> Code:
     """Given codewords, with the counts of their nearest-codeword cells."""
-    line = views.line(source)
-    count, _, _, _ = line.sums(line.cut(views.midpoints(codebook)))
+    line = scalar.line(source)
+    count, _, _, _ = line.sums(line.cut(scalar.midpoints(codebook)))
     used = count > 0
     return Code(codebook[used], count[used], count.new_tensor(math.inf))
 
 
 def _grid_code(source: Source, width: float, zero: Literal["center", "edge"]) -> Code:
     """The means of the cells of a uniform grid of that step."""
-    low, high = views.extremes(source)
+    low, high = scalar.extremes(source)
     half = 0.5 if zero == "center" else 0.0
     first, last = (math.floor(end / width + half) for end in (low, high))
     edges = (torch.arange(first + 1, last + 1, dtype=torch.float64, device=source.device) - half) * width
-    line = views.line(source)
+    line = scalar.line(source)
     count, h, hw, _ = line.sums(line.cut(edges))
     used = count > 0
     return Code((line.shift + hw / h)[used], count[used], count.new_tensor(math.inf))
@@ -197,4 +183,4 @@ def _mean_h(source: Source) -> float:
 
 
 def _variance(source: Source) -> float:
-    return (views.moments(source)[1] ** 2 or 1.0) * _mean_h(source)
+    return (scalar.moments(source)[1] ** 2 or 1.0) * _mean_h(source)

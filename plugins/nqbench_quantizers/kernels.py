@@ -159,7 +159,7 @@ def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float
 
 @jit
 def _nearest(w: float, edges: Array, low: float, scale: float, lut: Array) -> Any:
-    """Number of edges below w; the table is that of ``nqbench.api.views.lookup``."""
+    """Number of edges below w; the table is that of ``nqbench.api.toolkit.passes.lookup``."""
     size = lut.size - 1
     c = (w - low) * scale
     cell = 0 if c < 0.0 else (size - 1 if c >= size else int(c))
@@ -245,13 +245,6 @@ def hash_tally(key: Array, slots: Array, counts: Array, place: Array, most: int)
         counts[at] += 1
         place[i] = at
     return found
-
-
-@jit
-def look_up(table: Array, index: Array, out: Array) -> None:
-    """out_i = table[index_i]."""
-    for i in range(index.size):
-        out[i] = table[index[i]]
 
 
 @jit

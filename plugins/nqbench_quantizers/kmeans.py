@@ -3,7 +3,7 @@
 Objective: min over codewords c_1 < ... < c_k of D = sum_i h_i min_j (w_i - c_j)^2, h_i = 1 without a sensitivity.
 
 Lloyd's iteration: cells are the intervals between midpoints, whatever h; c_j = sum_{C_j} h w / sum_{C_j} h.
-On the source's line (``nqbench.api.views``) an iteration costs k binary searches, and D never rises.
+On the source's line (``nqbench.api.scalar``) an iteration costs k binary searches, and D never rises.
 
 ``optimal``: the global minimum by dynamic programming over the points in order (the cells of the optimum are
 intervals): exact where the distinct values are few enough to be a bin each, else on companded bins and then polished by
@@ -18,8 +18,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nqbench.api import Knob, Quantized, Quantizer, Source, views
-from nqbench_quantizers import cells, partition
+from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
+from nqbench_quantizers import partition
 
 _BLOCK = 16  # Lloyd iterations between two looks at the distortion: on a GPU each look waits for the device
 _TOLERANCE = 1e-7  # relative fall of D in a block below which Lloyd stops
@@ -53,7 +53,7 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
         return self.init == "kmeans++" and not self.optimal
 
     def quantize(self, source: Source) -> Quantized:
-        line = views.line(source)
+        line = scalar.line(source)
         if self.optimal:
             start = partition.optimal_codebook(source, line, self.k)
             held = torch.zeros_like(start, dtype=torch.bool)
@@ -62,15 +62,15 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
         codebook, iterations = lloyd(line, start, held, self.iterations)
         if not line.exact and self.iterations:
             # one iteration on the weights themselves: the line's bins are means of many
-            sums = views.interval_sums(source, views.midpoints(codebook), line.shift)
+            sums = scalar.interval_sums(source.weights, source.h, scalar.midpoints(codebook), line.shift)
             codebook = centroids(sums[1], sums[2], line.shift, codebook, held)
-        return cells.nearest(source, codebook, held, {"iterations": float(iterations)})
+        return scalar.nearest(source, codebook, held, {"iterations": float(iterations)})
 
     def knob(self, source: Source) -> Knob:
         low = max(2, len(self.fixed) + 1)
         return Knob("k", low, max(low, min(4096, source.n)), "log", integer=True, more_bytes="up")
 
-    def _start(self, source: Source, line: views.Line) -> tuple[Tensor, Tensor]:
+    def _start(self, source: Source, line: scalar.Line) -> tuple[Tensor, Tensor]:
         """Initial codewords, (k,) float64 ascending, and which of them are held."""
         fixed = torch.tensor(self.fixed, dtype=torch.float32, device=source.device).double()
         free = self.k - fixed.numel()
@@ -83,7 +83,7 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
         return start, order < fixed.numel() if self.fixed else torch.zeros_like(start, dtype=torch.bool)
 
 
-def lloyd(line: views.Line, codebook: Tensor, held: Tensor, iterations: int) -> tuple[Tensor, int]:
+def lloyd(line: scalar.Line, codebook: Tensor, held: Tensor, iterations: int) -> tuple[Tensor, int]:
     """Lloyd's iteration until D stops falling. codebook: (k,) float64 ascending. Returns the last one and the count."""
     before, done = float("inf"), 0
     while done < iterations:
@@ -98,10 +98,10 @@ def lloyd(line: views.Line, codebook: Tensor, held: Tensor, iterations: int) -> 
     return codebook, done
 
 
-def step(line: views.Line, codebook: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+def step(line: scalar.Line, codebook: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """One iteration: the next codebook, and D of the given one (a scalar on the device). Codewords without members
     stay where they are: the order never changes, since each mean lies in its own cell."""
-    positions = line.cut(views.midpoints(codebook))
+    positions = line.cut(scalar.midpoints(codebook))
     _, h, hw, hww = line.sums(positions)
     c = codebook - line.shift
     distortion = (hww - 2 * c * hw + c * c * h).sum()
@@ -114,8 +114,8 @@ def centroids(h: Tensor, hw: Tensor, shift: float, codebook: Tensor, held: Tenso
     return torch.where(stay, codebook, shift + hw / torch.where(stay, 1.0, h))
 
 
-def _initial(source: Source, line: views.Line, init: str, k: int) -> Tensor:
-    low, high = views.extremes(source)
+def _initial(source: Source, line: scalar.Line, init: str, k: int) -> Tensor:
+    low, high = scalar.extremes(source)
     if init == "linear" or k == 0:
         return torch.linspace(low, high, k, dtype=torch.float64, device=source.device)
     if init == "quantile":

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nqbench.api import views
+from nqbench.api import chunks, scalar
 from nqbench.api.chunks import in_chunks
-
-if TYPE_CHECKING:
-    from nqbench_quantizers.ecsq import Code
 
 Array = np.ndarray[Any, Any]
 _ELEMENTS = 1 << 25  # of a (weights, codewords) block of costs at a time
 
 
-def step(line: views.Line, code: Code, lam: float) -> Code:
+@dataclass(frozen=True, eq=False)
+class Code:
+    """What an iteration starts from. codebook: (k,) float64 ascending. counts: (k,) float64 members (0: not in use).
+    j: J after the iteration that gave it, times n; a scalar on the device."""
+
+    codebook: Tensor
+    counts: Tensor
+    j: Tensor
+
+    def price(self, lam: float) -> Tensor:
+        """(k,) float64: -lambda log2 p_j, infinite for a codeword without members."""
+        return lam * (torch.log2(self.counts.sum()) - torch.log2(self.counts))
+
+
+def step(line: scalar.Line, code: Code, lam: float) -> Code:
     """Unweighted: the envelope's cells, their means and counts. Codewords without members keep their place with a
     count of 0, so that no shape depends on the data."""
-    from nqbench_quantizers.ecsq import Code
-
     positions = line.cut(edges(code.codebook, code.price(lam)))
     count, h, hw, hww = line.sums(positions)
     return Code(_means(h, hw, line.shift, code.codebook), count, _objective(count, h, hw, hww, lam))
@@ -31,8 +41,6 @@ def step(line: views.Line, code: Code, lam: float) -> Code:
 
 def weighted_step(weights: Tensor, h: Tensor, code: Code, lam: float) -> Code:
     """Weighted: every weight to its own argmin, then means and counts."""
-    from nqbench_quantizers.ecsq import Code
-
     shift = float(code.codebook.mean())
     count, total, hw, hww = assign_and_sum(weights, h, code.codebook, code.price(lam), shift)
     return Code(_means(total, hw, shift, code.codebook), count, _objective(count, total, hw, hww, lam))
@@ -53,7 +61,7 @@ def _objective(count: Tensor, h: Tensor, hw: Tensor, hww: Tensor, lam: float) ->
 def edges(codebook: Tensor, price: Tensor) -> Tensor:
     """(k - 1,) float64 ascending edges of the cells of argmin_j (w - c_j)^2 + price_j. codebook: (k,) ascending, all
     different. A codeword that is nowhere the best has an empty cell: its two edges are equal."""
-    if views.on_torch(codebook):
+    if chunks.on_torch(codebook):
         return _torch_edges(codebook, price)
     from nqbench_quantizers import kernels
 
@@ -86,7 +94,7 @@ def _torch_edges(codebook: Tensor, price: Tensor) -> Tensor:
 def assign(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor) -> Tensor:
     """(n,) int32 argmin_j h_i (w_i - c_j)^2 + price_j, the lowest j on a tie."""
     out = torch.empty(weights.numel(), dtype=torch.int32, device=weights.device)
-    if views.on_torch(weights):
+    if chunks.on_torch(weights):
         for at in _blocks(weights.numel(), codebook.numel()):
             out[at] = _costs(weights[at], h[at], codebook, price).argmin(1).to(torch.int32)
         return out
@@ -99,9 +107,9 @@ def assign(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor) -> Tenso
 
 
 def assign_and_sum(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor, shift: float) -> Tensor:
-    """(4, k) float64 sums as in ``views.symbol_sums`` over the cells of ``assign``, without keeping the symbols."""
+    """(4, k) float64 sums as in ``scalar.symbol_sums`` over the cells of ``assign``, without keeping the symbols."""
     k = codebook.numel()
-    if views.on_torch(weights):
+    if chunks.on_torch(weights):
         sums = torch.zeros(4, k, dtype=torch.float64, device=weights.device)
         index = torch.arange(k, device=weights.device)
         for at in _blocks(weights.numel(), k):
@@ -136,5 +144,5 @@ def _blocks(n: int, k: int) -> list[slice]:
 
 def _tables(codebook: Tensor, price: Tensor) -> tuple[Array, Array, tuple[Array, float, float, Array]]:
     """Codewords and prices as arrays, and the look-up table of the nearest codeword."""
-    middles = views.floor32(views.midpoints(codebook)).numpy()
-    return codebook.numpy(), price.numpy(), views.lookup(middles)
+    middles = scalar.floor32(scalar.midpoints(codebook)).numpy()
+    return codebook.numpy(), price.numpy(), scalar.lookup(middles)

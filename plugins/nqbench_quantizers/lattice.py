@@ -26,8 +26,8 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, dither, views
-from nqbench_quantizers import cells, points
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, dither, scalar
+from nqbench_quantizers import points
 
 _DITHERS = 16
 _VECTORS = 1 << 19
@@ -52,13 +52,13 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
         return self._quantize(source, None)
 
     def knob(self, source: Source) -> Knob:
-        unit = (views.moments(source)[1] or 1.0) if self.unit == "absolute" else 1.0
+        unit = (scalar.moments(source)[1] or 1.0) if self.unit == "absolute" else 1.0
         # d coordinates make points ** d: a fine lattice in many dimensions has one point a vector
         return Knob("step", unit * (1 / 32 if self.d == 1 else 1 / 4), unit * 6, "log", more_bytes="down")
 
     def absolute_step(self, source: Source) -> float:
         """The step in the weights' unit, as a float32 number."""
-        step = self.step * ((views.moments(source)[1] or 1.0) if self.unit == "std" else 1.0)
+        step = self.step * ((scalar.moments(source)[1] or 1.0) if self.unit == "std" else 1.0)
         step = float(torch.tensor(step, dtype=torch.float32))
         if not 0 < step < math.inf:
             raise BadInput(f"a step of {self.step:g} cannot be written as a float32 number")
@@ -67,11 +67,11 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
     def _quantize(self, source: Source, seed: int | None) -> Quantized:
         step = self.absolute_step(source)
         u = None if seed is None else dither(seed, step, -(-source.n // self.d), source.device)
-        grid = points.grid((source.weights, *views.extremes(source)), u, step, self.d, self.zero)
+        grid = points.grid((source.weights, *scalar.extremes(source)), u, step, self.d, self.zero)
         symbols, table, counts = points.distinct(grid)
-        cells.check_alphabet(table.shape[0], "take a larger step")
+        scalar.check_alphabet(table.shape[0], "take a larger step")
         codebook = points.positions(table, step, self.zero)
-        figures = {"codewords": float(table.shape[0]), "entropy": cells.entropy(counts) / self.d}
+        figures = {"codewords": float(table.shape[0]), "entropy": scalar.entropy(counts) / self.d}
         if seed is not None:
             figures["conditional_entropy"] = conditional_entropy(source, step, self.d, self.zero)
         return Quantized(
@@ -98,10 +98,10 @@ class RandomizedLattice(Lattice, name="randomized-lattice", paper="arXiv:1802.02
 def conditional_entropy(source: Source, step: float, d: int, zero: Literal["center", "edge"]) -> float:
     """H(Q|U) in bits per weight; see the module."""
     middles = [step * ((m + 0.5) / _DITHERS - 0.5) for m in range(_DITHERS)]
-    low, high = views.extremes(source)
+    low, high = scalar.extremes(source)
     if d == 1 and (high - low) / step < _CELLS:
-        line = views.line(source)
-        entropies = [cells.entropy(_shifted_counts(line, step, u, zero)) for u in middles]
+        line = scalar.line(source)
+        entropies = [scalar.entropy(_shifted_counts(line, step, u, zero)) for u in middles]
     else:
         vectors = source.n // d or 1
         chosen = torch.arange(0, vectors, max(1, vectors // _VECTORS), device=source.device)
@@ -110,12 +110,12 @@ def conditional_entropy(source: Source, step: float, d: int, zero: Literal["cent
         entropies = []
         for u in middles:
             shift = torch.full((chosen.numel(),), u, dtype=torch.float32, device=source.device)
-            _, _, counts = points.distinct(points.grid((sample, *views.extremes(source)), shift, step, d, zero))
-            entropies.append(cells.entropy(counts))
+            _, _, counts = points.distinct(points.grid((sample, *scalar.extremes(source)), shift, step, d, zero))
+            entropies.append(scalar.entropy(counts))
     return math.fsum(entropies) / len(entropies) / d
 
 
-def _shifted_counts(line: views.Line, step: float, u: float, zero: Literal["center", "edge"]) -> Tensor:
+def _shifted_counts(line: scalar.Line, step: float, u: float, zero: Literal["center", "edge"]) -> Tensor:
     """Members of each cell of the lattice for w + u, from the line's running counts."""
     half = 0.5 if zero == "center" else 0.0
     low, high = (math.floor((float(line.points[i]) + u) / step + half) for i in (0, -1))

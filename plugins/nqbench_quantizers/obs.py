@@ -22,11 +22,12 @@ import torch
 from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, views
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, scalar
 from nqbench.api.quantized import unit_dither
 from nqbench.api.toolkit.optimise import one_thread
-from nqbench_quantizers import cells, feedback
+from nqbench_quantizers import feedback
 from nqbench_quantizers.feedback import Rows
+from nqbench_quantizers.steps import step_scales
 
 _LARGEST_LEVEL = 1 << 23
 _MOST_PRICED = 1 << 16
@@ -85,10 +86,10 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
         low, high = (int(edge) for edge in levels.aminmax())
         if max(-low, high) >= _LARGEST_LEVEL:
             raise BadInput("the weights lie too many steps from zero: take a larger step")
-        cells.check_alphabet(high - low + 1, "take a larger step")
+        scalar.check_alphabet(high - low + 1, "take a larger step")
         symbols = (levels - low).to(torch.int32)
         statistics = {
-            "entropy": cells.entropy(torch.bincount(symbols)),
+            "entropy": scalar.entropy(torch.bincount(symbols)),
             "output_error": error / power if power else 0.0,
         }
         parameters = {"step": (steps if self.steps == "std" else steps[:1]).to(source.device)}
@@ -98,12 +99,12 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
         return replace(grid, side={**grid.side, "seed": source.seed}, form="dithered-grid") if self.dither else grid
 
     def knob(self, source: Source) -> Knob:
-        deviation = (views.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0
+        deviation = (scalar.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0
         return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down")
 
     def _steps(self, source: Source) -> Tensor:
         """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""
-        steps = (self.step * cells.step_scales(source, self.steps)).float().expand(len(source.tensors))
+        steps = (self.step * step_scales(source, self.steps)).float().expand(len(source.tensors))
         if bool((steps == 0).any()):
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
         return steps

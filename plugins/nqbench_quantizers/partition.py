@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nqbench.api import Source, views
+from nqbench.api import Source, scalar
 
 BINS = 4096
 """Bins of the coarse view; distinct values up to this many are a bin each."""
@@ -17,7 +17,7 @@ _FINE = 8192
 
 @dataclass(frozen=True, eq=False)
 class Coarse:
-    """Consecutive bins of a line, none empty, on the CPU. count, h, hw, hww: (B,) float64 sums as in ``views.Line``.
+    """Consecutive bins of a line, none empty, on the CPU. count, h, hw, hww: (B,) float64 sums as in ``scalar.Line``.
     edges: (B - 1,) float64, the largest point of each bin but the last. exact: each bin is one distinct value."""
 
     count: np.ndarray
@@ -29,13 +29,13 @@ class Coarse:
     exact: bool
 
 
-def coarse(source: Source, line: views.Line, bins: int = BINS) -> Coarse:
+def coarse(source: Source, line: scalar.Line, bins: int = BINS) -> Coarse:
     """The source's coarse view: a bin for each distinct value if there are at most ``bins``, else companded bins, whose
     density follows the cube root of the source's, as the codewords of the best quantizer do (Panter and Dite 1951)."""
     return source.view(("coarse", source.h is not None, bins), lambda _: _coarse(line, bins))
 
 
-def _coarse(line: views.Line, bins: int) -> Coarse:
+def _coarse(line: scalar.Line, bins: int) -> Coarse:
     points = line.points
     values = torch.unique_consecutive(points) if line.exact else points
     exact = line.exact and values.numel() <= bins
@@ -46,7 +46,7 @@ def _coarse(line: views.Line, bins: int) -> Coarse:
     return Coarse(count, h, hw, hww, edges.cpu().numpy(), line.shift, exact)
 
 
-def _edges(line: views.Line, values: Tensor, bins: int) -> Tensor:
+def _edges(line: scalar.Line, values: Tensor, bins: int) -> Tensor:
     """Ascending inner edges, (<= bins - 1,) float64: three quarters of the bins companded, and each of the outermost
     values a bin of its own. Out there a codeword may have one member or two, and no density says which."""
     alone = bins // 8
@@ -54,7 +54,7 @@ def _edges(line: views.Line, values: Tensor, bins: int) -> Tensor:
     return torch.unique(edges)
 
 
-def _companded(line: views.Line, bins: int) -> Tensor:
+def _companded(line: scalar.Line, bins: int) -> Tensor:
     """(bins - 1,) float64 ascending edges on the line's device, equally spaced in the integral of density^(1/3)."""
     points, m = line.points, line.points.numel()
     low, high = float(points[0]), float(points[-1])
@@ -65,12 +65,12 @@ def _companded(line: views.Line, bins: int) -> Tensor:
     _, h, _, _ = line.sums(line.cut(marks))
     ends = torch.cat([marks.new_tensor([low]), marks, marks.new_tensor([high])])
     rise = h.pow(1 / 3) * torch.diff(ends).clamp_min(0).pow(2 / 3)
-    total = views.prefix(rise).cpu().numpy()
+    total = scalar.prefix(rise).cpu().numpy()
     at = np.linspace(0, total[-1], bins + 1)[1:-1]
     return torch.from_numpy(np.interp(at, total, ends.cpu().numpy())).to(points.device)
 
 
-def optimal_codebook(source: Source, line: views.Line, k: int) -> Tensor:
+def optimal_codebook(source: Source, line: scalar.Line, k: int) -> Tensor:
     """(<= k,) float64 ascending codewords of the best partition of the coarse view into at most k intervals."""
     from nqbench_quantizers import kernels
 
@@ -81,7 +81,7 @@ def optimal_codebook(source: Source, line: views.Line, k: int) -> Tensor:
     return torch.from_numpy(view.shift + hw / h).to(line.points.device)
 
 
-def entropy_constrained_edges(source: Source, line: views.Line, lam: float, bins: int) -> tuple[Tensor, float]:
+def entropy_constrained_edges(source: Source, line: scalar.Line, lam: float, bins: int) -> tuple[Tensor, float]:
     """The intervals of the coarse view with the least J = D + lam H: their inner edges, (k - 1,) float64, and J."""
     from nqbench_quantizers import kernels
 
@@ -91,7 +91,7 @@ def entropy_constrained_edges(source: Source, line: views.Line, lam: float, bins
     return torch.from_numpy(view.edges[starts[1:] - 1]).to(line.points.device), total / line.n
 
 
-def plus_plus(source: Source, line: views.Line, k: int) -> Tensor:
+def plus_plus(source: Source, line: scalar.Line, k: int) -> Tensor:
     """k-means++ [Arthur and Vassilvitskii 2007] on the coarse view: each next codeword is drawn with probability
     proportional to h d^2, d the distance to the nearest so far. (k,) float64; repeats where the bins are fewer."""
     view = coarse(source, line, 1 << 14)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from nqbench.api import Knob, Quantized, Quantizer, Source
-from nqbench_quantizers import cells
+from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 
 
 class _Peer(Quantizer):
@@ -25,7 +24,7 @@ class _Peer(Quantizer):
     def quantize(self, source: Source) -> Quantized:
         weights = source.weights.cpu().numpy()
         k = min(self.k, np.unique(weights[: 16 * self.k]).size if weights.size <= 16 * self.k else self.k)
-        return cells.nearest(source, torch.from_numpy(np.sort(self.centers(weights, k, source.seed))))
+        return scalar.nearest(source, torch.from_numpy(np.sort(self.centers(weights, k, source.seed))))
 
     def centers(self, weights: np.ndarray, k: int, seed: int) -> np.ndarray:
         """(k,) codewords of (n,) float32 weights."""

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, views
+from nqbench.api import BadInput, chunks, scalar
 from nqbench.api.chunks import CHUNK, in_chunks
-from nqbench_quantizers import cells
 
 _TABLE = 1 << 25  # keys below this are counted in a table of one entry a key
 _KEY = 1 << 62
@@ -94,7 +93,7 @@ def distinct(g: Grid) -> tuple[Tensor, Tensor, Tensor]:
 def _keys(g: Grid, head: Tensor | None, start: int, stop: int, size: int) -> Tensor:
     """(m,) head * span^(stop - start) + digits start ... stop - 1 in base span, int32 where that holds them."""
     out = torch.empty(g.m, dtype=torch.int32 if size < 1 << 31 else torch.int64, device=g.weights.device)
-    if head is None and stop == g.d and not views.on_torch(out):
+    if head is None and stop == g.d and not chunks.on_torch(out):
         _compiled_keys(g, out)
         return out
     for a, b in g.spans():
@@ -129,7 +128,7 @@ def _number(key: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Distinct values of (m,) integers in [0, size), ascending int64; each one's index among them, int32; counts."""
     if size > min(_TABLE, max(4 * key.numel(), 1 << 16)):
         return _unique(key)
-    if views.on_torch(key):
+    if chunks.on_torch(key):
         counts = torch.zeros(size, dtype=torch.int64, device=key.device)
         for part in torch.split(key, CHUNK):
             counts += torch.bincount(part, minlength=size)
@@ -142,23 +141,23 @@ def _number(key: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     values = counts.nonzero()[:, 0]
     rank = torch.zeros(size, dtype=torch.int32, device=key.device)
     rank[values] = torch.arange(values.numel(), dtype=torch.int32, device=key.device)
-    return values, cells.look_up(rank, key), counts[values]
+    return values, scalar.look_up(rank, key), counts[values]
 
 
 def _unique(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if views.on_torch(key):
+    if chunks.on_torch(key):
         values, index, counts = torch.unique(key, return_inverse=True, return_counts=True)
         return values.long(), index.to(torch.int32), counts
     from nqbench_quantizers import kernels
 
-    room = 1 << max(4, (2 * min(key.numel(), cells.MAX_ALPHABET)).bit_length())
+    room = 1 << max(4, (2 * min(key.numel(), scalar.MAX_ALPHABET)).bit_length())
     slots, slot_counts = np.full(room, -1, dtype=np.int64), np.zeros(room, dtype=np.int32)
     place = np.empty(key.numel(), dtype=np.int32)
-    found = kernels.hash_tally(key.numpy(), slots, slot_counts, place, cells.MAX_ALPHABET)
-    cells.check_alphabet(found, "take a larger step")
+    found = kernels.hash_tally(key.numpy(), slots, slot_counts, place, scalar.MAX_ALPHABET)
+    scalar.check_alphabet(found, "take a larger step")
     used = np.flatnonzero(slots >= 0)
     order = used[np.argsort(slots[used], kind="stable")]
     rank = np.zeros(room, dtype=np.int32)
     rank[order] = np.arange(order.size, dtype=np.int32)
     values, counts = torch.from_numpy(slots[order]), torch.from_numpy(slot_counts[order].astype(np.int64))
-    return values, cells.look_up(torch.from_numpy(rank), torch.from_numpy(place)), counts
+    return values, scalar.look_up(torch.from_numpy(rank), torch.from_numpy(place)), counts

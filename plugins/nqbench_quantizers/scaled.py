@@ -18,8 +18,7 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nqbench.api import Knob, Quantized, Quantizer, Source, views
-from nqbench_quantizers import cells
+from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 
 _STARTS = 512
 _OCTAVES = 15.0  # how far below the extremes a scale is looked for
@@ -52,7 +51,7 @@ class _Scaled(Quantizer):
 
     def edges(self, table: Tensor, scale: float) -> Tensor:
         """(k - 1,) float64: where cells of the scaled table part; a weight on an edge belongs to the cell below."""
-        return views.midpoints(table) * scale
+        return scalar.midpoints(table) * scale
 
     def quantize(self, source: Source) -> Quantized:
         table = torch.tensor(self.levels(), dtype=torch.float32, device=source.device)
@@ -60,9 +59,9 @@ class _Scaled(Quantizer):
         # as the decoder will have it
         scale = torch.tensor([self.learn(source) if learned else self.scale], dtype=torch.float32, device=source.device)
         edges = self.edges(table, float(scale))
-        shift = views.offset(source)
-        symbols, sums = views.assign_and_sum(source.weights, source.h, edges, shift)
-        error = cells.distortion(sums, table.double() * float(scale), shift) / float(sums[1].sum())
+        shift = scalar.offset(source)
+        symbols, sums = scalar.assign_and_sum(source.weights, source.h, edges, shift)
+        error = scalar.distortion(sums, table.double() * float(scale), shift) / float(sums[1].sum())
         held = {} if learned or self.scale == 1 else {"scale": scale}
         return Quantized(
             symbols=symbols,
@@ -70,7 +69,7 @@ class _Scaled(Quantizer):
             sizes=source.sizes,
             parameters={"scale": scale} if learned else {},
             side={"codebook": table, **held},
-            statistics={"scale": float(scale), "distortion": error, "entropy": cells.entropy(sums[0])},
+            statistics={"scale": float(scale), "distortion": error, "entropy": scalar.entropy(sums[0])},
         )
 
 
@@ -86,7 +85,7 @@ class Binary(_Scaled, name="binary", paper="arXiv:1707.04319, theorem A.2"):
         return torch.tensor([_BELOW], dtype=torch.float64, device=table.device)
 
     def learn(self, source: Source) -> float:
-        line = views.line(magnitudes(source))
+        line = scalar.line(magnitudes(source))
         return float(line.shift + line.hw[-1] / line.h[-1])
 
 
@@ -106,7 +105,7 @@ class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
 
     def learn(self, source: Source) -> float:
         size = magnitudes(source)
-        line = views.line(size)
+        line = scalar.line(size)
         h = line.h[-1] - line.h[:-1]
         first = line.hw[-1] - line.hw[:-1] + line.shift * h
         best = (first / h.sqrt()).argmax()
@@ -116,7 +115,7 @@ class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
         # the line's bins hold many weights: settle the threshold on the weights themselves
         for _ in range(3):
             half = torch.tensor([scale / 2], dtype=torch.float64, device=source.device)
-            sums = views.interval_sums(size, half, 0.0)
+            sums = scalar.interval_sums(size.weights, size.h, half, 0.0)
             scale = float(sums[2, 1] / sums[1, 1])
         return scale
 
@@ -166,8 +165,8 @@ def magnitudes(source: Source) -> Source:
 def alternate(source: Source, table: Tensor) -> float:
     """The scale a of an ascending (k,) float64 codebook, by alternation from many starts between the source's extremes
     and a small fraction of them, all at once; the best end wins."""
-    line = views.line(source)
-    largest = max(abs(x) for x in views.extremes(source))
+    line = scalar.line(source)
+    largest = max(abs(x) for x in scalar.extremes(source))
     if largest == 0.0:
         return 1.0
     count = max(32, min(_STARTS, _QUERIES // table.numel()))
@@ -182,13 +181,13 @@ def alternate(source: Source, table: Tensor) -> float:
     return float(scales[0])
 
 
-def rescale(line: views.Line, table: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+def rescale(line: scalar.Line, table: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """One alternation for each of (s,) scales: weights to their nearest codeword, then a = sum h w c / sum h c^2.
 
     Returns the new scales, and by how much each lies below a scale of 0: sum h w^2 less the objective,
     (sum h w c)^2 / sum h c^2.
     """
-    edges = (scales[:, None] * views.midpoints(table)).reshape(-1)
+    edges = (scales[:, None] * scalar.midpoints(table)).reshape(-1)
     inner = line.cut(edges)[1:-1].reshape(scales.numel(), -1)
     ends = torch.tensor([0, line.points.numel()], device=inner.device).expand(scales.numel(), 2)
     positions = torch.cat([ends[:, :1], inner, ends[:, 1:]], 1)

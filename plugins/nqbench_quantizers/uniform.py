@@ -22,9 +22,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, views
+from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, chunks, scalar
 from nqbench.api.chunks import CHUNK, in_chunks
-from nqbench_quantizers import cells
+from nqbench_quantizers.steps import step_scales
 
 _LARGEST_CELL = 1 << 23  # (cell + 1/2) is exact in float32 up to here
 
@@ -63,12 +63,12 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
-        scales = cells.step_scales(source, self.steps)
+        scales = step_scales(source, self.steps)
         step = self._step(source, scales)
         steps = (step * scales).float()
         cell, low, high = grid_cells(source, steps.double().tolist(), self.zero)
         count = high - low + 1
-        cells.check_alphabet(count, "take a larger step")
+        scalar.check_alphabet(count, "take a larger step")
         if self.centroids == "middle":
             if max(abs(low), abs(high)) >= _LARGEST_CELL:
                 raise BadInput("the weights lie too many steps from zero: take a larger step")
@@ -77,14 +77,14 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
             return Quantized(cell, count, source.sizes, parameters, {"offset": offset}, form="grid")
         if self.steps == "std":
             return _with_scales(source, cell, count, scales)
-        q = cells.from_symbols(source, cell, count)
+        q = scalar.from_symbols(source, cell, count)
         return self._hold_zero(q, cell, -low) if self.fixed_zero and low <= 0 <= high else q
 
     def knob(self, source: Source) -> Knob:
         if self.k is not None:
             return Knob("k", 2, max(2, min(4096, source.n)), "log", integer=True, more_bytes="up")
-        deviation = 1.0 if self.steps == "std" else views.moments(source)[1] or 1.0
-        low, high = views.extremes(source)
+        deviation = 1.0 if self.steps == "std" else scalar.moments(source)[1] or 1.0
+        low, high = scalar.extremes(source)
         finest = (high - low) / (deviation if self.steps == "shared" else high - low or 1.0) / 2**20
         return Knob("step", deviation * max(1 / 256, finest), deviation * 4, "log", more_bytes="down")
 
@@ -93,7 +93,7 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
             return self.step
         assert self.k is not None
         if self.steps == "shared":
-            low, high = views.extremes(source)
+            low, high = scalar.extremes(source)
         else:
             ends = [source.weights[t.start : t.stop].aminmax() for t in source.tensors if t.size]
             owned = [s for s, t in zip(scales.tolist(), source.tensors, strict=True) if t.size]
@@ -121,7 +121,7 @@ def _with_scales(source: Source, cell: Tensor, count: int, scales: Tensor) -> Qu
     spread = scales.float().repeat_interleave(sizes).to(source.device)
     h = spread.square() if source.h is None else source.h * spread.square()
     relative = Source(source.weights / spread, source.tensors, Diagonal(h))
-    q = cells.from_symbols(relative, cell, count)
+    q = scalar.from_symbols(relative, cell, count)
     side = {"scale": scales.float().to(source.device)}
     return Quantized(q.symbols, q.alphabet, q.sizes, q.parameters, side, statistics=q.statistics)
 
@@ -140,7 +140,7 @@ def grid_cells(source: Source, steps: list[float], zero: Literal["center", "edge
         for end in source.weights[start:stop].aminmax()
     ]
     low, high = min(ends), max(ends)
-    cells.check_alphabet(high - low + 1, "take a larger step")
+    scalar.check_alphabet(high - low + 1, "take a larger step")
     out = torch.empty(source.n, dtype=torch.int32, device=source.device)
     for (start, stop), step in zip(spans, steps, strict=True):
         _cells(source.weights[start:stop], step, zero, low, out[start:stop])
@@ -148,7 +148,7 @@ def grid_cells(source: Source, steps: list[float], zero: Literal["center", "edge
 
 
 def _cells(weights: Tensor, step: float, zero: Literal["center", "edge"], low: int, out: Tensor) -> None:
-    if views.on_torch(weights):
+    if chunks.on_torch(weights):
         for a in range(0, weights.numel(), CHUNK):
             x = weights[a : a + CHUNK].double() / step
             out[a : a + CHUNK] = (x.round_() if zero == "center" else x.floor_()).sub_(low)

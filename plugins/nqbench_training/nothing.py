@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nqbench.api import Pruned, Pruner, QuantizedModel, Sensitivity, SensitivityForm, Task, Training, begin
+from nqbench.api import Network, Pruned, Pruner, QuantizedModel, Sensitivity, SensitivityForm, Task, Training, begin
 
 
 class NoPruner(Pruner, name="none"):
@@ -24,7 +24,7 @@ class NoSensitivity(Sensitivity, name="none"):
 
     form: ClassVar[SensitivityForm] = "none"
 
-    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         return {}
 
 

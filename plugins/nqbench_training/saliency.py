@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nqbench.api import Task
+from nqbench.api import Network
 from nqbench.api.toolkit.curvature import evaluating, first_samples, output_factor
 from nqbench.api.toolkit.persample import Tape
 
@@ -26,7 +26,7 @@ _MOST_WORK = 4e11  # multiplications of all rows' own inverses, a tensor: half a
 _CHUNK_ENTRIES = 1 << 23
 
 
-def output_curvature(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
+def output_curvature(task: Network, names: Sequence[str], samples: int) -> dict[str, Tensor]:
     """name -> (O,) float64: G's diagonal for the layer that owns the parameter, summed over an output's places, the
     mean over samples, exact over classes."""
     total = {name: torch.zeros(len(task.parameter(name)), dtype=torch.float64, device=task.device) for name in names}

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import Batch, SensitivityForm, Task
+from nqbench.api import Batch, Network, SensitivityForm
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench.api.toolkit.persample import owner
 from nqbench_training.grams import Products
@@ -26,7 +26,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
 
     form: ClassVar[SensitivityForm] = "second-moments"
 
-    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         layers = {name: owner(task.module, name) for name in names}
         sums = {layer: Products(layer) for layer in layers.values()}
         calls: Counter[nn.Module] = Counter()
@@ -49,7 +49,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
                 expected = calls.copy()
         return {name: sums[layer].mean() for name, layer in layers.items()}
 
-    def calibration(self, task: Task) -> Batch:
+    def calibration(self, task: Network) -> Batch:
         """All the samples as one batch."""
         return joined([batch for batch, _ in first_samples(task, self.samples, self.samples)])
 

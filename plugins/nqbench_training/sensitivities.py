@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nqbench.api import Sensitivity, Task
+from nqbench.api import Network, Sensitivity
 from nqbench.api.toolkit.curvature import (
     empirical_fisher,
     evaluating,
@@ -41,7 +41,7 @@ class Hessian(Sampled, name="hessian", paper="arXiv:1612.01543, sections 3.1 and
     def uses_seed(self) -> bool:
         return self.labels == "drawn"
 
-    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         draws = self.draws if self.labels == "drawn" else 0
         return gauss_newton_diagonal(task, names, self.samples, draws=draws, seed=task.seed)
 
@@ -49,7 +49,7 @@ class Hessian(Sampled, name="hessian", paper="arXiv:1612.01543, sections 3.1 and
 class Fisher(Sampled, name="fisher", paper="arXiv:1612.01543, section 3"):
     """The empirical Fisher information, the mean of the squared gradient of each sample's loss at its true label."""
 
-    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         return empirical_fisher(task, names, self.samples)
 
 
@@ -65,10 +65,10 @@ class Hutchinson(Sampled, name="hutchinson", paper="Bekas, Kokiopoulou, Saad 200
     def uses_seed(self) -> bool:
         return True
 
-    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         return mean_sign_products(task, names, self.samples, self._signs(task, names))
 
-    def _signs(self, task: Task, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    def _signs(self, task: Network, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         # drawn on the CPU, so that every device sees the same
         generator = torch.Generator().manual_seed(task.seed)
         for _ in range(self.draws):
@@ -92,14 +92,14 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
     beta: float = Field(0.999, ge=0, lt=1)
     """The recurrence's memory."""
 
-    def sense(self, task: Task, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         if task.moments is not None and all(name in task.moments for name in names):
             moments: Mapping[str, Tensor] = task.moments
         else:
             moments = self.recurrence(task, names)
         return {name: moments[name].float().clamp(min=0).sqrt() for name in names}
 
-    def recurrence(self, task: Task, names: Sequence[str]) -> dict[str, Tensor]:
+    def recurrence(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         """Second moments of the mini-batch gradients at the network as it stands, epoch after epoch in stored order."""
         total = [torch.zeros_like(task.parameter(name)) for name in names]
         parameters = [task.parameter(name) for name in names]
@@ -117,7 +117,7 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
 
 
 def mean_sign_products(
-    task: Task, names: Sequence[str], samples: int, signs: Iterable[Mapping[str, Tensor]]
+    task: Network, names: Sequence[str], samples: int, signs: Iterable[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """The mean over sign vectors v of v * (H v), H the Hessian of the mean loss in the named parameters."""
     parameters = [task.parameter(name) for name in names]

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nqbench.api import BadInput, Diagonal, Source, chunks, views
+from nqbench.api import BadInput, Diagonal, Source, chunks, scalar
+from nqbench.api.toolkit import sorted_line
+from nqbench.testing import torch_everywhere
 
 floats = st.floats(-1e6, 1e6, width=32)
 
@@ -46,10 +48,10 @@ def test_placement_counts_the_edges_below_each_weight(values: list[float], edges
     cuts = torch.tensor(sorted(edges), dtype=torch.float64) + 1e-9  # not float32 numbers
     expected = [sum(edge < weight for edge in cuts.tolist()) for weight in w.tolist()]
     if on_torch:
-        with views.torch_everywhere():
-            assert views.assign(w, cuts).tolist() == expected
+        with torch_everywhere():
+            assert scalar.assign(w, cuts).tolist() == expected
     else:
-        assert views.assign(w, cuts).tolist() == expected
+        assert scalar.assign(w, cuts).tolist() == expected
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -60,9 +62,9 @@ def test_sums_over_intervals_are_those_of_the_members(
 ) -> None:
     w = laplace(20_000) + offset
     h = laplace(20_000, 1).abs() + 0.1
-    monkeypatch.setattr(views, "EXACT_BELOW", 10**7 if exact else 1_000)
+    monkeypatch.setattr(sorted_line, "EXACT_BELOW", 10**7 if exact else 1_000)
     source = Source(w, sensitivity=Diagonal(h) if weighted else None)
-    line = views.line(source)
+    line = scalar.line(source)
     assert line.exact == exact
     edges = torch.tensor([-1.3, -0.2, 0.0, 0.7], dtype=torch.float64) + offset
     found = line.sums(line.cut(edges))
@@ -80,9 +82,9 @@ def test_sums_over_intervals_are_those_of_the_members(
 def test_the_histogram_is_fine_where_the_weights_are_even_with_an_outlier(
     weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "EXACT_BELOW", 1_000)
+    monkeypatch.setattr(sorted_line, "EXACT_BELOW", 1_000)
     w = torch.cat([laplace(300_000), torch.tensor([1e6])])
-    line = views.line(Source(w, sensitivity=Diagonal(w.abs() + 1.0) if weighted else None))
+    line = scalar.line(Source(w, sensitivity=Diagonal(w.abs() + 1.0) if weighted else None))
     assert float(torch.diff(line.count).max()) <= 300_001 / (1 << 16) + 2
     assert float(line.count[-1]) == w.numel()
     assert bool((line.points[1:] > line.points[:-1]).all())
@@ -91,17 +93,17 @@ def test_the_histogram_is_fine_where_the_weights_are_even_with_an_outlier(
 def test_the_torch_path_gives_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
     w, h = laplace(30_000), laplace(30_000, 1).abs()
     for exact_below in (10**7, 1_000):
-        monkeypatch.setattr(views, "EXACT_BELOW", exact_below)
+        monkeypatch.setattr(sorted_line, "EXACT_BELOW", exact_below)
         for sensitivity in (None, Diagonal(h)):
-            ours = views.line(Source(w, sensitivity=sensitivity))
-            with views.torch_everywhere():
-                theirs = views.line(Source(w, sensitivity=sensitivity))
+            ours = scalar.line(Source(w, sensitivity=sensitivity))
+            with torch_everywhere():
+                theirs = scalar.line(Source(w, sensitivity=sensitivity))
             torch.testing.assert_close(ours.points, theirs.points, rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(ours.hw, theirs.hw, rtol=1e-9, atol=1e-7)
 
 
 def test_the_number_of_threads_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "EXACT_BELOW", 1_000)
+    monkeypatch.setattr(sorted_line, "EXACT_BELOW", 1_000)
     monkeypatch.setattr(chunks, "CHUNK", 1_000)
     w, h = laplace(50_000), laplace(50_000, 1).abs()
     edges = torch.linspace(-3, 3, 30, dtype=torch.float64)
@@ -109,8 +111,8 @@ def test_the_number_of_threads_changes_no_byte(monkeypatch: pytest.MonkeyPatch) 
     for threads in (1, 3):
         torch.set_num_threads(threads)
         source = Source(w, sensitivity=Diagonal(h))
-        symbols, sums = views.assign_and_sum(w, h, edges)
-        seen.append((symbols.numpy().tobytes(), sums.numpy().tobytes(), views.line(source).hww.numpy().tobytes()))
+        symbols, sums = scalar.assign_and_sum(w, h, edges)
+        seen.append((symbols.numpy().tobytes(), sums.numpy().tobytes(), scalar.line(source).hww.numpy().tobytes()))
     torch.set_num_threads(before)
     assert seen[0] == seen[1]
 
@@ -118,20 +120,20 @@ def test_the_number_of_threads_changes_no_byte(monkeypatch: pytest.MonkeyPatch) 
 def test_passes_agree_with_one_another() -> None:
     w, h = laplace(10_000), laplace(10_000, 1).abs()
     source, edges = Source(w, sensitivity=Diagonal(h)), torch.linspace(-3, 3, 30, dtype=torch.float64)
-    symbols, sums = views.assign_and_sum(w, source.h, edges, 0.1)
-    assert torch.equal(symbols, views.assign(w, edges))
-    torch.testing.assert_close(sums, views.symbol_sums(w, source.h, symbols, 31, 0.1))
-    torch.testing.assert_close(sums, views.interval_sums(source, edges, 0.1))
-    with views.torch_everywhere():
-        torch.testing.assert_close(sums, views.assign_and_sum(w, source.h, edges, 0.1)[1])
+    symbols, sums = scalar.assign_and_sum(w, source.h, edges, 0.1)
+    assert torch.equal(symbols, scalar.assign(w, edges))
+    torch.testing.assert_close(sums, scalar.symbol_sums(w, source.h, symbols, 31, 0.1))
+    torch.testing.assert_close(sums, scalar.interval_sums(w, source.h, edges, 0.1))
+    with torch_everywhere():
+        torch.testing.assert_close(sums, scalar.assign_and_sum(w, source.h, edges, 0.1)[1])
 
 
 def test_the_summary_is_numpys() -> None:
     w = laplace(3_000_000) + 7
     source = Source(w)
-    mean, deviation = views.moments(source)
+    mean, deviation = scalar.moments(source)
     assert mean == pytest.approx(float(w.double().mean()), rel=1e-12)
     assert deviation == pytest.approx(float(w.double().std(correction=0)), rel=1e-12)
-    assert views.extremes(source) == (float(w.min()), float(w.max()))
-    assert views.offset(source) == mean
-    assert views.offset(Source(w - 7)) == 0.0
+    assert scalar.extremes(source) == (float(w.min()), float(w.max()))
+    assert scalar.offset(source) == mean
+    assert scalar.offset(Source(w - 7)) == 0.0

@@ -19,14 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Batch
-from nqbench.api.task import Task
+from nqbench.api.network import Network
 from nqbench.api.toolkit.persample import accumulate, squares
 
 BATCH = 50
 """Samples a pass, where nothing else decides."""
 
 
-def first_samples(task: Task, samples: int, batch_size: int = BATCH) -> Iterator[tuple[Batch, int]]:
+def first_samples(task: Network, samples: int, batch_size: int = BATCH) -> Iterator[tuple[Batch, int]]:
     """(batch, its size) over the first ``samples`` training samples, or all if there are fewer."""
     left = samples
     for batch in task.batches("train", batch_size=min(batch_size, samples)):
@@ -67,7 +67,7 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
             m.training = mode
 
 
-def output_factor(task: Task, outputs: Tensor) -> Iterator[Tensor]:
+def output_factor(task: Network, outputs: Tensor) -> Iterator[Tensor]:
     """Cotangents s (B, C), one after another, with sum s s^T = A_n for every sample.
 
     Categorical: s_c = sqrt(p_c) (e_c - p), the score of label c weighted by its probability. Gaussian (half the
@@ -85,7 +85,7 @@ def output_factor(task: Task, outputs: Tensor) -> Iterator[Tensor]:
         yield p[:, c : c + 1].sqrt() * (row - p)
 
 
-def drawn_factor(task: Task, outputs: Tensor, generator: torch.Generator) -> Tensor:
+def drawn_factor(task: Network, outputs: Tensor, generator: torch.Generator) -> Tensor:
     """One random cotangent s (B, C) with E[s s^T] = A_n: e_y - p, y drawn from the model; or a standard normal."""
     kind = task.model.likelihood()
     if kind == "other" or outputs.dim() != 2:
@@ -98,7 +98,7 @@ def drawn_factor(task: Task, outputs: Tensor, generator: torch.Generator) -> Ten
 
 
 def gauss_newton_diagonal(
-    task: Task, names: Sequence[str], samples: int, *, draws: int = 0, seed: int = 0
+    task: Network, names: Sequence[str], samples: int, *, draws: int = 0, seed: int = 0
 ) -> dict[str, Tensor]:
     """name -> float32 diagonal of G, of the parameter's shape. draws: 0, exact over all outputs; else so many drawn
     labels a sample, an unbiased estimate."""
@@ -120,7 +120,7 @@ def gauss_newton_diagonal(
     return {name: (value / seen).float() for name, value in total.items()}
 
 
-def empirical_fisher(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
+def empirical_fisher(task: Network, names: Sequence[str], samples: int) -> dict[str, Tensor]:
     """name -> float32 mean over samples of the squared gradient of each sample's own loss."""
     total: dict[str, Tensor] = {}
     seen = 0
@@ -135,7 +135,7 @@ def empirical_fisher(task: Task, names: Sequence[str], samples: int) -> dict[str
     return {name: (value / seen).float() for name, value in total.items()}
 
 
-def mean_loss(task: Task, samples: int, tensors: Mapping[str, Tensor] | None = None) -> float:
+def mean_loss(task: Network, samples: int, tensors: Mapping[str, Tensor] | None = None) -> float:
     """The mean training loss of the first samples; tensors: stand in for the network's own."""
     total, seen = 0.0, 0
     with evaluating(task.module), torch.no_grad():
@@ -145,7 +145,7 @@ def mean_loss(task: Task, samples: int, tensors: Mapping[str, Tensor] | None = N
     return total / seen
 
 
-def gauss_newton_product(task: Task, direction: Mapping[str, Tensor], samples: int) -> float:
+def gauss_newton_product(task: Network, direction: Mapping[str, Tensor], samples: int) -> float:
     """d^T G d: the mean over samples of (J d)^T A (J d), by forward-mode products."""
     at = {name: task.parameter(name).detach() for name in direction}
     total, seen = 0.0, 0
@@ -173,7 +173,7 @@ class Expansion:
     diagonal: Mapping[str, Tensor]
 
 
-def expand(task: Task, names: Sequence[str], samples: int = 1000) -> Expansion:
+def expand(task: Network, names: Sequence[str], samples: int = 1000) -> Expansion:
     """The loss around the task's network as it stands."""
     return Expansion(
         samples,
@@ -183,7 +183,7 @@ def expand(task: Task, names: Sequence[str], samples: int = 1000) -> Expansion:
     )
 
 
-def mean_gradient(task: Task, names: Sequence[str], samples: int) -> dict[str, Tensor]:
+def mean_gradient(task: Network, names: Sequence[str], samples: int) -> dict[str, Tensor]:
     """name -> float32 gradient of the mean loss over the samples."""
     total: dict[str, Tensor] = {}
     seen = 0
@@ -202,7 +202,7 @@ def dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 def loss_increase(
-    task: Task, deployed: Mapping[str, Tensor], samples: int = 1000, *, around: Expansion | None = None
+    task: Network, deployed: Mapping[str, Tensor], samples: int = 1000, *, around: Expansion | None = None
 ) -> dict[str, float]:
     """What quantizing does to the mean training loss of the first samples, predicted and measured.
 

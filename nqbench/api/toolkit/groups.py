@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api.quantized import Quantized
-from nqbench.api.task import Group
+from nqbench.api.quantized_model import Group
 from nqbench.api.toolkit.paths import written_whole
 
 

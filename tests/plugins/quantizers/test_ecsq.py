@@ -15,7 +15,9 @@ from nqbench_quantizers import lagrangian
 from nqbench_quantizers.ecsq import ECSQ, Code, ECSQOptimal
 from nqbench_quantizers.uniform import Uniform
 
-from nqbench.api import Diagonal, Quantized, Source, views
+from nqbench.api import Diagonal, Quantized, Source, scalar
+from nqbench.api.toolkit import sorted_line
+from nqbench.testing import torch_everywhere
 
 
 def draw(law: str, n: int, seed: int = 0) -> torch.Tensor:
@@ -86,7 +88,7 @@ def test_the_reported_objective_is_that_of_the_symbols() -> None:
 def test_the_objective_never_rises(weighted: bool) -> None:
     w, lam = draw("mixture", 20_000), 0.01
     source = Source(w, sensitivity=Diagonal(gamma(20_000)) if weighted else None)
-    line = views.line(source)
+    line = scalar.line(source)
     for code in ECSQ(lam=lam)._starts(source, lam):
         values = []
         for _ in range(40):
@@ -109,7 +111,7 @@ def test_every_weighted_assignment_is_the_cheapest_of_all_codewords() -> None:
     symbols = lagrangian.assign(w, h, codebook, price)
     chosen = cost.gather(1, symbols.long()[:, None])[:, 0]
     torch.testing.assert_close(chosen, cost.amin(1), rtol=1e-12, atol=0)
-    with views.torch_everywhere():
+    with torch_everywhere():
         assert torch.equal(lagrangian.assign(w, h, codebook, price), symbols)
 
 
@@ -124,7 +126,7 @@ def test_the_envelope_gives_the_cheapest_codeword_everywhere(k: int, seed: int) 
     x = torch.linspace(-6, 6, 997, dtype=torch.float64)
     best = ((x[:, None] - codebook).square() + price).amin(1)
     edges = lagrangian.edges(codebook, price)
-    with views.torch_everywhere():
+    with torch_everywhere():
         torch.testing.assert_close(lagrangian.edges(codebook, price), edges, rtol=1e-9, atol=1e-9)
     place = torch.searchsorted(edges, x)
     torch.testing.assert_close((x - codebook[place]).square() + price[place], best, rtol=1e-6, atol=1e-6)
@@ -151,7 +153,7 @@ def test_the_weighted_step_with_unit_sensitivities_is_the_unweighted_one() -> No
     w = draw("mixture", 20_000)
     source, lam = Source(w), 0.01
     start = ECSQ(lam=lam)._starts(source, lam)[0]
-    ours = lagrangian.step(views.line(source), start, lam)
+    ours = lagrangian.step(scalar.line(source), start, lam)
     theirs = lagrangian.weighted_step(w, torch.ones_like(w), start, lam)
     torch.testing.assert_close(ours.counts, theirs.counts)
     torch.testing.assert_close(ours.codebook, theirs.codebook)
@@ -179,11 +181,11 @@ def test_many_weights_are_converged_on_a_sample_first_and_end_as_low(monkeypatch
 def test_the_torch_path_agrees_with_the_compiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     w, h = draw("laplace", 30_000), gamma(30_000)
     for exact_below in (10**7, 1_000):
-        monkeypatch.setattr(views, "EXACT_BELOW", exact_below)
+        monkeypatch.setattr(sorted_line, "EXACT_BELOW", exact_below)
         for sensitivity in (None, Diagonal(h)):
             for quantizer in (ECSQ(lam=0.02), ECSQ(lam=0.02, k=12), ECSQOptimal(lam=0.05)):
                 ours = quantizer.quantize(Source(w, sensitivity=sensitivity))
-                with views.torch_everywhere():
+                with torch_everywhere():
                     theirs = quantizer.quantize(Source(w, sensitivity=sensitivity))
                 a, b = ours.parameters["codebook"], theirs.parameters["codebook"]
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,9 @@ from nqbench_models.synthetic import sample
 from nqbench_quantizers import kmeans as module
 from nqbench_quantizers.kmeans import KMeans
 
-from nqbench.api import Diagonal, Quantized, Source, views
+from nqbench.api import Diagonal, Quantized, Source, scalar
+from nqbench.api.toolkit import sorted_line
+from nqbench.testing import torch_everywhere
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -71,7 +73,7 @@ def test_optimal_equals_exhaustive_search(values: list[float], k: int, weighted:
 def test_distortion_never_rises_between_iterations(init: str, weighted: bool) -> None:
     w = laplace(20_000)
     source = Source(w, sensitivity=Diagonal(w.abs() + 0.1) if weighted else None)
-    line = views.line(source)
+    line = scalar.line(source)
     codebook, held = KMeans(k=12, init=init)._start(source, line)
     falls = []
     for _ in range(100):
@@ -120,11 +122,11 @@ def test_the_torch_path_agrees_with_the_compiled_one(monkeypatch: pytest.MonkeyP
     w = laplace(30_000)
     h = torch.rand(30_000, generator=torch.Generator().manual_seed(1)) + 0.01
     for exact_below in (10**7, 1000):
-        monkeypatch.setattr(views, "EXACT_BELOW", exact_below)
+        monkeypatch.setattr(sorted_line, "EXACT_BELOW", exact_below)
         for sensitivity in (None, Diagonal(h)):
             for quantizer in (KMeans(k=8), KMeans(k=8, optimal=True), KMeans(k=8, init="kmeans++")):
                 ours = quantizer.quantize(Source(w, sensitivity=sensitivity))
-                with views.torch_everywhere():
+                with torch_everywhere():
                     theirs = quantizer.quantize(Source(w, sensitivity=sensitivity))
                 torch.testing.assert_close(
                     ours.parameters["codebook"], theirs.parameters["codebook"], rtol=1e-5, atol=0

@@ -14,7 +14,8 @@ import torch
 from nqbench_quantizers import points
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
 
-from nqbench.api import BadInput, Quantized, Source, views
+from nqbench.api import BadInput, Quantized, Source, scalar
+from nqbench.testing import torch_everywhere
 
 STEP = 0.5
 
@@ -147,7 +148,7 @@ np.save("w.npy", q.reconstruct().numpy())
 
 def test_points_are_numbered_alike_by_table_hash_and_renumbering(monkeypatch: pytest.MonkeyPatch) -> None:
     w = draw("laplace", 30_000)
-    grid = points.grid((w, *views.extremes(Source(w))), None, 0.3, 4, "center")
+    grid = points.grid((w, *scalar.extremes(Source(w))), None, 0.3, 4, "center")
     symbols, table, counts = points.distinct(grid)
     expected, inverse, members = np.unique(
         np.rint(w.double().numpy() / 0.3).reshape(-1, 4), axis=0, return_inverse=True, return_counts=True
@@ -162,7 +163,7 @@ def test_points_are_numbered_alike_by_table_hash_and_renumbering(monkeypatch: py
 
 
 def _on_torch(grid: points.Grid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    with views.torch_everywhere():
+    with torch_everywhere():
         return points.distinct(grid)
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from pydantic import ValidationError
 
-from nqbench.api import Diagonal, Quantized, Quantizer, Source, views
+from nqbench.api import Diagonal, Quantized, Quantizer, Source
+from nqbench.api.toolkit import sorted_line
+from nqbench.testing import torch_everywhere
 
 
 def laplace(n: int, seed: int = 0) -> torch.Tensor:
@@ -100,11 +102,11 @@ def test_constant_sensitivity_changes_nothing(quantizer: Quantizer) -> None:
 @pytest.mark.parametrize("quantizer", [Binary(), Ternary(), PowersOfTwo(), Fixed(codebook=(-1, 0, 2))])
 @pytest.mark.parametrize("exact_below", [10**7, 1_000])
 def test_the_torch_path_agrees(quantizer: Quantizer, exact_below: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "EXACT_BELOW", exact_below)
+    monkeypatch.setattr(sorted_line, "EXACT_BELOW", exact_below)
     w = laplace(30_000)
     for sensitivity in (None, Diagonal(laplace(30_000, 1).abs())):
         ours = quantizer.quantize(Source(w, sensitivity=sensitivity))
-        with views.torch_everywhere():
+        with torch_everywhere():
             theirs = quantizer.quantize(Source(w, sensitivity=sensitivity))
         torch.testing.assert_close(ours.parameters["scale"], theirs.parameters["scale"], rtol=1e-5, atol=0)
         assert int((ours.symbols != theirs.symbols).sum()) <= 2
@@ -113,7 +115,7 @@ def test_the_torch_path_agrees(quantizer: Quantizer, exact_below: int, monkeypat
 def test_a_histogram_does_not_spoil_the_ternary_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(laplace(50_000))
     exact = error(source, Ternary().quantize(source))
-    monkeypatch.setattr(views, "EXACT_BELOW", 1_000)
+    monkeypatch.setattr(sorted_line, "EXACT_BELOW", 1_000)
     assert error(source, Ternary().quantize(Source(source.weights))) <= exact * (1 + 1e-4)
 
 

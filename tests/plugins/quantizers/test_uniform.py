@@ -8,7 +8,8 @@ import torch
 from nqbench_quantizers.uniform import Uniform, step_for
 from pydantic import ValidationError
 
-from nqbench.api import BadInput, Diagonal, Source, views
+from nqbench.api import BadInput, Diagonal, Source
+from nqbench.testing import torch_everywhere
 
 
 def gaussian(n: int, seed: int = 0) -> torch.Tensor:
@@ -97,7 +98,7 @@ def test_the_torch_path_gives_the_same_bytes() -> None:
     w = gaussian(30_000)
     for quantizer in (Uniform(k=20), Uniform(step=0.01, zero="edge")):
         ours = quantizer.quantize(Source(w, sensitivity=Diagonal(w.abs())))
-        with views.torch_everywhere():
+        with torch_everywhere():
             theirs = quantizer.quantize(Source(w, sensitivity=Diagonal(w.abs())))
         assert torch.equal(ours.symbols, theirs.symbols)
         torch.testing.assert_close(ours.parameters["codebook"], theirs.parameters["codebook"], rtol=1e-6, atol=0)

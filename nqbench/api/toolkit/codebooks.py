@@ -1,15 +1,19 @@
-"""What scalar quantizers share once their cells are known: codebooks from cells, and results from codebooks."""
+"""From cells to codebooks, and from codebooks to results, without the codewords that no weight takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, Quantized, Source, views
+from nqbench.api import chunks
 from nqbench.api.chunks import CHUNK, in_chunks
+from nqbench.api.errors import BadInput
+from nqbench.api.quantized import Quantized
+from nqbench.api.source import Source
+from nqbench.api.toolkit.passes import assign_and_sum, midpoints, symbol_sums
+from nqbench.api.toolkit.sorted_line import offset
 
 MAX_ALPHABET = 1 << 24
 """The most symbols that a stream can have (``nqbench.api.StreamSpec``)."""
@@ -24,22 +28,22 @@ def nearest(
     as it is. A weight half-way between two codewords goes to the lower one.
     """
     table, held = _distinct(codebook.to(source.device), held)
-    symbols, sums = views.assign_and_sum(source.weights, source.h, views.midpoints(table), views.offset(source))
+    symbols, sums = assign_and_sum(source.weights, source.h, midpoints(table), offset(source))
     return _result(source, symbols, table, held, sums, statistics or {})
 
 
 def from_edges(source: Source, edges: Tensor, statistics: Mapping[str, float] | None = None) -> Quantized:
     """Codewords are the (weighted) means of the cells between (k - 1,) ascending float64 edges; empty cells go."""
-    shift = views.offset(source)
-    symbols, sums = views.assign_and_sum(source.weights, source.h, edges, shift)
+    shift = offset(source)
+    symbols, sums = assign_and_sum(source.weights, source.h, edges, shift)
     return _result(source, symbols, _means(sums, shift), None, sums, statistics or {})
 
 
 def from_symbols(source: Source, symbols: Tensor, k: int, statistics: Mapping[str, float] | None = None) -> Quantized:
     """Codewords are the (weighted) means of given cells. symbols: (n,) int32 in [0, k), ascending with the weights
     where the codebook shall be ordered; empty cells are dropped."""
-    shift = views.offset(source)
-    sums = views.symbol_sums(source.weights, source.h, symbols, k, shift)
+    shift = offset(source)
+    sums = symbol_sums(source.weights, source.h, symbols, k, shift)
     return _result(source, symbols, _means(sums, shift), None, sums, statistics or {})
 
 
@@ -59,12 +63,12 @@ def dense(symbols: Tensor, kept: Tensor) -> Tensor:
 def look_up(table: Tensor, index: Tensor) -> Tensor:
     """(n,) int32 table[index], of (k,) int32 and (n,) integers."""
     out = torch.empty(index.numel(), dtype=torch.int32, device=index.device)
-    if views.on_torch(index):
+    if chunks.on_torch(index):
         for start in range(0, index.numel(), CHUNK):
             at = slice(start, start + CHUNK)
             out[at] = table[index[at].long()]
         return out
-    from nqbench_quantizers import kernels
+    from nqbench.api.toolkit import passes_kernels as kernels
 
     t, i, o = table.numpy(), index.numpy(), out.numpy()
     in_chunks(i.size, lambda at: kernels.look_up(t, i[at], o[at]))
@@ -77,7 +81,7 @@ def check_alphabet(count: int, advice: str) -> None:
 
 
 def distortion(sums: Tensor, table: Tensor, shift: float) -> float:
-    """sum h (w - c)^2 from (4, k) sums about ``shift`` (``views.symbol_sums``) and (k,) codewords."""
+    """sum h (w - c)^2 from (4, k) sums about ``shift`` (``symbol_sums``) and (k,) codewords."""
     c = table.double() - shift
     return float((sums[3] - 2 * c * sums[2] + c * c * sums[1]).sum().clamp_min(0.0))
 
@@ -99,7 +103,7 @@ def _result(
     figures = {
         **statistics,
         "codewords": float(kept.sum()),
-        "distortion": distortion(sums[:, kept], table[kept], views.offset(source)) / weight,
+        "distortion": distortion(sums[:, kept], table[kept], offset(source)) / weight,
         "entropy": entropy(sums[0]),
     }
     stay = None if held is None or not bool(held.any()) else held[kept]
@@ -117,15 +121,3 @@ def entropy(counts: Tensor) -> float:
     """Zeroth-order entropy of (k,) counts, in bits a symbol."""
     p = counts.double() / counts.double().sum()
     return float(torch.special.entr(p).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))
-
-
-def step_scales(source: Source, steps: Literal["shared", "std"]) -> Tensor:
-    """(1,) or, for ``std``, (tensors,) float64 on the CPU: what each tensor's step is a multiple of.
-
-    1, or the standard deviation of the tensor's weights; that of all weights where it has none.
-    """
-    if steps == "shared":
-        return torch.ones(1, dtype=torch.float64)
-    std = [views.moments(Source(source.weights[t.start : t.stop]))[1] if t.size else 0.0 for t in source.tensors]
-    shared = views.moments(source)[1] or 1.0
-    return torch.tensor([s or shared for s in std], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Compiled loops behind ``nqbench.api.views`` on the CPU. Import lazily: numba is slow to load.
+"""Compiled loops behind ``nqbench.api.toolkit.passes`` on the CPU. Import lazily: numba is slow to load.
 
 Each kernel works on one chunk of the weights and holds no lock, so chunks run in threads. What a chunk writes does not
 depend on the other chunks, and sums of chunks are added in chunk order: the result is the same for any number of
@@ -126,3 +126,10 @@ def segment_sums(points: Array, cuts: Array, shift: float, out: Array) -> None:
             second += x * x
         count = np.float64(cuts[j + 1] - cuts[j])
         out[j, 0], out[j, 1], out[j, 2], out[j, 3] = count, count, first, second
+
+
+@jit
+def look_up(table: Array, index: Array, out: Array) -> None:
+    """out_i = table[index_i]."""
+    for i in range(index.size):
+        out[i] = table[index[i]]

@@ -1,0 +1,135 @@
+"""A trained network as plugins see it: its module, its masks, its data and loss.
+
+It never reaches the test split: the pipeline builds it from a model and keeps evaluation to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nqbench.api.ahead import ahead
+from nqbench.api.errors import BadInput
+from nqbench.api.model import Batch, Model, Split, device_of, to_device
+
+
+@dataclass(eq=False)
+class Network:
+    """module: the trained (and pruned) network, this object's own copy: trainings may change it. names: of the
+    compressible tensors, in order. masks: name -> bool tensor, True where kept, for pruned tensors. moments: name ->
+    second moments of the gradients where training kept them. workdir: a folder for checkpoints of long trainings, kept
+    until the stage succeeds; None: keep none."""
+
+    model: Model = field(repr=False)
+    module: nn.Module = field(repr=False)
+    names: tuple[str, ...]
+    masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    _: KW_ONLY
+    moments: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    seed: int = 0
+    workdir: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.module)
+
+    def batches(self, split: Split = "train", *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        """Batches on the task's device; see ``Model.batches``. The test split is refused."""
+        if split == "test":
+            raise BadInput("a task cannot reach the test split")
+        batches = self.model.batches(split, batch_size=batch_size, shuffle=shuffle)
+        if shuffle is not None and self.device.type != "cpu":
+            # training: a GPU would wait as long for a batch to be augmented as it takes for the step. Who reads in
+            # stored order often wants the first batch alone
+            batches = ahead(batches)
+        for batch in batches:
+            yield to_device(batch, self.device)
+
+    def predict(
+        self, batch: Batch, module: nn.Module | None = None, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Outputs of a batch. tensors: stand in for the parameters (or buffers) of these names, differentiably.
+
+        Under autocast outputs are float32 even so: a loss of bfloat16 numbers would have three digits.
+        """
+        network = self.module if module is None else module
+        outputs: Tensor
+        if tensors is None:
+            outputs = self.model.predict(network, batch)
+        else:
+            swapped = {f"network.{name}": tensor for name, tensor in tensors.items()}
+            outputs = functional_call(_Predictor(self.model, network), swapped, (batch,))
+        return outputs.float() if torch.is_autocast_enabled(self.device.type) else outputs
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return self.model.losses(outputs, batch)
+
+    def loss(
+        self, batch: Batch, module: nn.Module | None = None, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Mean loss of a batch; see ``predict``."""
+        return self.losses(self.predict(batch, module, tensors=tensors), batch).mean()
+
+    def parameter(self, name: str) -> nn.Parameter:
+        found = _walk(self.module, name)
+        assert isinstance(found, Tensor)
+        return cast(nn.Parameter, found)  # TorchScript hands out plain tensors
+
+    def layer(self, name: str) -> nn.Module:
+        """The module that owns a parameter."""
+        found = _walk(self.module, name.rpartition(".")[0])
+        assert isinstance(found, nn.Module)
+        return found
+
+    def weights(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The network's current compressible tensors (detached copies)."""
+        return {name: self.parameter(name).detach().clone() for name in (self.names if names is None else names)}
+
+    def raw_state(self) -> dict[str, Tensor]:
+        """Every tensor of the current state that is not compressible (detached copies)."""
+        chosen = set(self.names)
+        return {k: v.detach().clone() for k, v in self.module.state_dict().items() if k not in chosen}
+
+    def kept(self, name: str, tensor: Tensor) -> Tensor:
+        """(kept,) entries of a tensor of that name's shape, row-major."""
+        mask = self.masks.get(name)
+        return tensor.reshape(-1) if mask is None else tensor[mask]
+
+    def spread(self, name: str, kept: Tensor) -> Tensor:
+        """The inverse of ``kept``: the tensor's shape again, exactly 0 where pruned. Differentiable."""
+        mask, shape = self.masks.get(name), self.parameter(name).shape
+        if mask is None:
+            return kept.reshape(shape)
+        return torch.zeros(shape, dtype=kept.dtype, device=kept.device).masked_scatter(mask, kept)
+
+    def assign(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors into the network (``w = Delta(theta)``), in place."""
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                self.parameter(name).copy_(tensor)
+
+
+def _walk(module: nn.Module, name: str) -> object:
+    """A part of a module by its dotted name; unlike get_parameter this works for TorchScript too."""
+    found: object = module
+    for step in name.split(".") if name else ():
+        found = getattr(found, step)
+    return found
+
+
+class _Predictor(nn.Module):
+    """``Model.predict`` as a module, so that ``functional_call`` can put other tensors in the network's places."""
+
+    def __init__(self, model: Model, network: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model.predict(self.network, batch)

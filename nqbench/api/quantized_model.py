@@ -1,0 +1,30 @@
+"""Quantized tensors by group, and the network that they and the other tensors make: what trainings return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from nqbench.api.quantized import Quantized
+
+Scope = Literal["global", "layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Tensors that share one quantizer's result: all of them (scope ``global``) or one (scope ``layer``)."""
+
+    names: tuple[str, ...]
+    quantized: Quantized
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """What a training returns. groups cover every compressible tensor once, in order; raw_state: every other tensor of
+    the state, by name (biases, batch-norm weights and statistics), as it shall be deployed."""
+
+    groups: tuple[Group, ...]
+    raw_state: Mapping[str, Tensor]

@@ -1,0 +1,25 @@
+"""The contract of a sensitivity: what is known of the loss's curvature around a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from nqbench.api.network import Network
+from nqbench.api.plugin import Plugin
+from nqbench.api.quantizer import SensitivityForm
+
+
+class Sensitivity(Plugin):
+    """What is known of the loss's curvature around the network. ``form`` says in which form."""
+
+    kind: ClassVar[str] = "sensitivity"
+    form: ClassVar[SensitivityForm] = "diagonal"
+
+    def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
+        """Form ``diagonal``: name -> float32 tensor of the parameter's shape, the mean over samples. Form
+        ``second-moments``: name -> (groups, m, m) float32, X X^T of the inputs of the layer that owns the parameter,
+        divided by the number of input columns."""
+        raise NotImplementedError
