@@ -64,9 +64,9 @@ class Model(Plugin):
         return None
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
-        """Names of the tensors to quantize, in the order of the state: by default every parameter of two or more
-        dimensions that requires a gradient (weights of linear and convolution layers, embeddings)."""
-        return tuple(name for name, p in module.named_parameters() if p.dim() >= 2 and p.requires_grad)
+        """Names of the tensors to quantize, in the order of the state: by default every float parameter of two or more
+        dimensions (weights of linear and convolution layers, embeddings), frozen ones too."""
+        return tuple(name for name, p in module.named_parameters() if p.dim() >= 2 and p.is_floating_point())
 
     def metric(self) -> Metric | None:
         """The headline metric; None for a model without data."""

@@ -55,6 +55,10 @@ def command(
     Nothing is retrained. A network of your own: --model module:mine:network --checkpoint mine.safetensors
     --data mine:batches --with folder=. (see `nqbench show module`). The search looks at the validation split where the
     model has one, else at the test split. What was computed stays in the --work folder: the same command resumes.
+
+    What is stored how: weights (parameters of two dimensions or more, frozen ones too) are quantized and coded; other
+    float32 parameters (biases, norms) are rounded to float16, batch norms folded into them; buffers, and numbers wider
+    than float32, keep every bit. A suite of your own (--suite) says otherwise: see `others` and `fold_batchnorm`.
     """
     from nqbench.api.errors import BadInput
     from nqbench.cli.run import Bar, Lines
@@ -148,8 +152,10 @@ def _smallest(records: Sequence[Record], drop: float) -> Record:
 
 def _told(record: Record, target: Path) -> str:
     unit = f" {record.metric_unit}" if record.metric_unit else ""
+    ratio, own = record.file_ratio or 0.0, record.own_ratio or record.file_ratio or 0.0
+    narrower = "" if abs(own - ratio) < 0.01 * ratio else f", {own:.1f} times than the network as it is"
     lines = [
-        f"{target}: {record.file_bytes:,} bytes, {record.file_ratio:.1f} times smaller than float32",
+        f"{target}: {record.file_bytes:,} bytes, {ratio:.1f} times smaller than float32{narrower}",
         f"{record.metric_name}: {record.metric_float:.2f}{unit} before, {record.metric:.2f}{unit} after (test split)",
         f"selected on the {record.selected_on or 'test'} split",
         f"see it: nqbench inspect {target}; get the tensors back: nqbench decompress {target}",

@@ -1,7 +1,9 @@
 """Tensors that are not quantized by a method: how ``others`` stores them, and how they are read back.
 
-``float16`` halves floats. ``uint8`` stores the parameters among them as eight-bit codes, half as much again;
-statistics, of which some must not come near 0, stay float16. What a format cannot hold stays as it is.
+``float16`` halves float32 parameters. ``uint8`` stores them as eight-bit codes, half as much again. Buffers (running
+statistics, constants, positions), and floats wider than float32, keep every bit: float16 stands for one of them only
+where it holds each of its numbers exactly. With ``-all`` they are rounded too, to float16, and float64 parameters as
+float32 ones are. What a format cannot hold stays as it is.
 
 Codes divide the range of signed square roots, u = sign(x) sqrt|x|, into 255 steps: where the values of a tensor are of
 one size that is as fine as 255 steps of x, and where they are not the many small ones are not rounded by what the
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from nqbench.container.header import CODES
 
+_ALL = "-all"
 ENDS = 4
 """Bytes before the codes of a float tensor that is stored as codes: low and step, float16."""
 _HIGHEST = 255
@@ -37,11 +40,14 @@ def as_stored(tensor: Tensor, others: str, *, parameter: bool) -> Tensor:
 def written(tensor: Tensor, others: str, *, parameter: bool) -> tuple[torch.dtype, bytes]:
     """The dtype in which it is stored, and its bytes, little-endian and row-major."""
     tensor = tensor.detach().cpu()
-    if others == "uint8" and parameter and tensor.dtype in (torch.float32, torch.float64):
+    if others == "float32" or tensor.dtype not in (torch.float32, torch.float64):
+        return tensor.dtype, tensor_bytes(tensor)
+    rounded = others.endswith(_ALL) or (parameter and tensor.dtype == torch.float32)
+    if others.removesuffix(_ALL) == "uint8" and parameter and rounded:
         codes = _codes(tensor)
         if codes is not None:
             return CODES, codes
-    stored = _narrow(tensor) if others != "float32" else tensor.dtype
+    stored = torch.float16 if (_fits(tensor) if rounded else _exact(tensor)) else tensor.dtype
     return stored, tensor_bytes(tensor.to(stored))
 
 
@@ -63,12 +69,15 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def _narrow(tensor: Tensor) -> torch.dtype:
-    """float16 for a float tensor that does not overflow in it."""
-    if tensor.dtype not in (torch.float32, torch.float64):
-        return tensor.dtype
-    fits = not tensor.numel() or float(tensor.abs().max()) <= torch.finfo(torch.float16).max
-    return torch.float16 if fits else tensor.dtype
+def _fits(tensor: Tensor) -> bool:
+    """Whether none of its numbers overflows in float16."""
+    return not tensor.numel() or float(tensor.abs().max()) <= torch.finfo(torch.float16).max
+
+
+def _exact(tensor: Tensor) -> bool:
+    """Whether float16 holds all of its numbers as they are; a nan, of which there are many, counts as one it does not.
+    (A folded batch norm's statistics are 0 and 1.)"""
+    return torch.equal(tensor.half().to(tensor.dtype), tensor)
 
 
 def _codes(tensor: Tensor) -> bytes | None:

@@ -224,6 +224,7 @@ def _sizes(contents: Contents, written: Written, decoded: DecodedFile, network: 
         "parts": parts,
         "ratio": 4 * network.parameter_count() / (file_bytes - parts["raw_buffers"]),
         "file_ratio": network.float_bytes() / file_bytes,
+        "own_ratio": network.own_bytes() / file_bytes,
         "bits_per_weight": 8 * coded / weights,
     }
     if contents.codec is None and written.symbols:

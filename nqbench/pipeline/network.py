@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,9 @@ from nqbench.container import as_stored
 class Network:
     """module: as the model loaded it, never changed.
 
-    names: compressible tensors in the state's order. aliases: name -> the earlier name that shares its tensor.
-    parameters: names of trainable parameters, aliases left out.
+    names: compressible tensors in the state's order, each of which requires a gradient, however it came: what is
+    quantized is sensed and tuned. aliases: name -> the earlier name that shares its tensor. parameters: names of the
+    float parameters, frozen ones too, aliases left out.
     """
 
     module: nn.Module
@@ -42,12 +44,15 @@ class Network:
         unknown = chosen - set(state)
         if unknown or not chosen:
             raise BadInput(f"model '{model.name}' has no compressible tensor {', '.join(sorted(unknown)) or 'at all'}")
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        for name in chosen & set(parameters):
+            parameters[name].requires_grad_()
         return Network(
             module,
             tuple(name for name in state if name in chosen),
             tuple(state),
             aliases,
-            frozenset(n for n, t in state.items() if t.requires_grad and n not in aliases),
+            frozenset(n for n, p in parameters.items() if p.is_floating_point() and n not in aliases),
         )
 
     @cached_property
@@ -66,12 +71,16 @@ class Network:
         return [name for name in self.order if name not in self.names and name not in self.aliases]
 
     def parameter_count(self) -> int:
-        """Trainable parameters: N of the published ratios."""
+        """Float parameters: N of the published ratios."""
         return sum(self.state[name].numel() for name in self.parameters)
 
     def float_bytes(self) -> int:
         """The state as float32: 4 bytes a number of a float tensor, other tensors as they are."""
         return sum(t.numel() * (4 if t.is_floating_point() else t.dtype.itemsize) for t in self.state.values())
+
+    def own_bytes(self) -> int:
+        """The state in its own dtypes."""
+        return sum(t.numel() * t.dtype.itemsize for t in self.state.values())
 
     def variant(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A fresh copy of the network with another state."""
@@ -97,9 +106,9 @@ def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each batch norm as scale and shift alone: weight g / sqrt(var + eps), bias b - mean g / sqrt(var + eps).
+    """Each batch norm as scale and shift alone: weight s sqrt(1 + eps), bias b - mean s, s = g / sqrt(var + eps).
 
-    Its statistics become constants (mean 0, var 1 - eps, so that var + eps = 1), which cost four bytes a file.
+    Its statistics become constants (mean 0, var 1: numbers that every format holds), which cost two bytes each.
     """
     folded = dict(raw)
     for prefix, module in network.batchnorms():
@@ -107,10 +116,10 @@ def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Te
         mean, var = raw[f"{prefix}running_mean"].double(), raw[f"{prefix}running_var"].double()
         scale = weight / torch.sqrt(var + module.eps)
         dtype = raw[f"{prefix}weight"].dtype
-        folded[f"{prefix}weight"] = scale.to(dtype)
+        folded[f"{prefix}weight"] = (scale * math.sqrt(1.0 + module.eps)).to(dtype)
         folded[f"{prefix}bias"] = (bias - mean * scale).to(dtype)
         folded[f"{prefix}running_mean"] = torch.zeros_like(raw[f"{prefix}running_mean"])
-        folded[f"{prefix}running_var"] = torch.full_like(raw[f"{prefix}running_var"], 1.0 - module.eps)
+        folded[f"{prefix}running_var"] = torch.ones_like(raw[f"{prefix}running_var"])
         if f"{prefix}num_batches_tracked" in raw:
             folded[f"{prefix}num_batches_tracked"] = torch.zeros_like(raw[f"{prefix}num_batches_tracked"])
     return folded

@@ -25,6 +25,7 @@ COLUMNS = (
     ("file_bytes", "bytes", "count", "of the whole file"),
     ("ratio", "ratio", "two", "4 bytes x every parameter / file without raw buffers"),
     ("file_ratio", "file ratio", "two", "float32 state / file"),
+    ("own_ratio", "own ratio", "two", "state in its own dtypes / file"),
     ("bits_per_weight", "bits/weight", "three", ""),
     ("entropy", "entropy", "three", "zeroth order, bits per symbol"),
     ("efficiency", "efficiency", "three", "entropy / measured"),

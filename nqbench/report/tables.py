@@ -40,6 +40,7 @@ def ranking(rows: Sequence[Row]) -> Table:
         Column("bytes", lambda row: spread_bytes(row)),
         Column("ratio", lambda row: decimal(row.ratio)),
         Column("file ratio", lambda row: decimal(row.file_ratio)),
+        Column("own ratio", own_ratio),
         Column("bits/weight", lambda row: decimal(row.bits_per_weight, 3)),
         Column("entropy", lambda row: decimal(row.entropy, 3)),
         Column("efficiency", lambda row: decimal(row.efficiency, 3)),
@@ -58,6 +59,12 @@ def ranking(rows: Sequence[Row]) -> Table:
         Column("repeats", lambda row: repeats(row.n, row.deterministic), numeric=False),
     ]
     return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)
+
+
+def own_ratio(row: Row) -> str:
+    """The ratio to the network in its own dtypes, where that is another than the one to float32."""
+    own, shown = decimal(row.own_ratio), decimal(row.file_ratio)
+    return "" if own == shown else own
 
 
 def spread_bytes(row: Row) -> str:

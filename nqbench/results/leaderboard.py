@@ -47,6 +47,7 @@ class Row:
     file_bytes_std: float | None
     ratio: float | None
     file_ratio: float | None
+    own_ratio: float | None
     bits_per_weight: float | None
     entropy: float | None
     efficiency: float | None
@@ -203,6 +204,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         file_bytes_std=None if alone else deviation(record.file_bytes for record in group),
         ratio=over("ratio"),
         file_ratio=over("file_ratio"),
+        own_ratio=over("own_ratio"),
         bits_per_weight=over("bits_per_weight"),
         entropy=over("entropy"),
         efficiency=over("efficiency"),

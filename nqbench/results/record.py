@@ -111,9 +111,11 @@ class Record(_Part):
     kept: int | None = None
     """Of these, how many were quantized."""
     ratio: float | None = None
-    """4 bytes x every trainable parameter / all bytes of the file but raw_buffers."""
+    """4 bytes x every parameter / all bytes of the file but raw_buffers."""
     file_ratio: float | None = None
     """float32 state / file on disk."""
+    own_ratio: float | None = None
+    """The state in its own dtypes / file on disk: half of ``file_ratio`` for a bfloat16 network."""
     bits_per_weight: float | None = None
     entropy: float | None = None
     """Zeroth-order entropy of the symbols, bits per symbol."""

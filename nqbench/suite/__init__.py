@@ -21,7 +21,7 @@ be left out::
     codecs: nncodec                     # stand for sensitivity, scope, quantizer, training, positions and coder
     streams: auto                       # auto | joint | per-tensor
     seeds: [0, 1, 2]                    # only for methods that draw; the others run once
-    others: float32                     # float32 | float16 | uint8: tensors that are not quantized
+    others: float32                     # float32 | float16 | uint8: other parameters; float16-all: buffers too
     fold_batchnorm: false
     loss_increase: false                # record the predicted and the measured increase of the training loss
     measure: {repeats: 7, warmup: 1, exclusive: true, rounds: 1}  # rounds: passes over the trials, samples interleaved

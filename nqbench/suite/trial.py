@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nqbench.api.plugin import Plugin
 from nqbench.registry import Registry
 
-Others = Literal["float32", "float16", "uint8"]
+Others = Literal["float32", "float16", "uint8", "float16-all", "uint8-all"]
 """How tensors that are not quantized are stored (``nqbench.container.raw``)."""
 
 

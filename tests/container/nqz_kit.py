@@ -175,8 +175,9 @@ def build(recipe: Recipe) -> tuple[Contents, dict[str, torch.Tensor]]:
         if t.alias is None and t.group is None:
             raw[names[i]] = _raw(rng, t)
             stored = raw[names[i]]
-            if recipe.others != "float32" and stored.dtype in (torch.float32, torch.float64):
-                coded = recipe.others == "uint8" and t.trainable and not t.constant and stored.numel() > 4
+            every = recipe.others.endswith("-all") and stored.dtype in (torch.float32, torch.float64)
+            if every or (recipe.others != "float32" and t.trainable and stored.dtype == torch.float32):
+                coded = recipe.others[:5] == "uint8" and t.trainable and not t.constant and stored.numel() > 4
                 stored = in_eight_bits(stored) if coded else stored.half()
             expected[names[i]] = stored.to(t.dtype)
     coded = [n for n, t in zip(names, recipe.tensors, strict=True) if recipe.codec and t.group is not None]

@@ -162,15 +162,19 @@ def test_float16_others_round_what_is_not_quantized_and_halve_its_bytes(bench: B
     assert state["layers.0.bias"].dtype == torch.float32
 
 
-def test_uint8_others_are_codes_of_parameters_and_float16_statistics(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", ["", "-all"])
+def test_uint8_others_are_codes_of_parameters_and_statistics_as_asked_for(
+    bench: Bench, tmp_path: Path, every: str
+) -> None:
     model = {"net": "conv"}
-    half, _ = run(bench(), trial(model=model, others="float16"), tmp_path)
-    coded, path = run(bench(), trial(model=model, others="uint8"), tmp_path)
+    half, _ = run(bench(), trial(model=model, others=f"float16{every}"), tmp_path)
+    coded, path = run(bench(), trial(model=model, others=f"uint8{every}"), tmp_path)
     state, plain = read(path, registry()).tensors, network(**model).state_dict()
     sizes = [t.numel() for n, t in network(**model).named_parameters() if t.dim() == 1]
     saved = half["parts"]["raw_parameters"] - coded["parts"]["raw_parameters"]
     assert saved == sum(n - 4 for n in sizes if n > 4 and n)
-    assert torch.equal(state["norm1.running_var"], plain["norm1.running_var"].half().float())
+    var = plain["norm1.running_var"]
+    assert torch.equal(state["norm1.running_var"], var.half().float() if every else var)
     assert float((state["norm1.bias"] - plain["norm1.bias"]).abs().max()) < 0.01
 
 
@@ -252,10 +256,12 @@ def test_a_codec_writes_every_float_tensor_and_has_no_entropy(
 
 
 def test_constants_beside_a_codec_are_stored_as_other_trials_store_them(bench: Bench, tmp_path: Path) -> None:
-    """The folded norms' variance, 1 - eps in every place, is no float16."""
+    """The folded norms' statistics are numbers that take two bytes each."""
     one = trial(codec="halves", model={"net": "conv"}, others="float16", fold_batchnorm=True)
-    _, path = run(bench(), one, tmp_path)
+    figures, path = run(bench(), one, tmp_path)
     assert float(read(path, registry()).tensors["norm1.running_var"][0]) == 1.0
+    counters = 2 * 8
+    assert figures["parts"]["raw_buffers"] == 2 * 2 * 2 + counters
 
 
 def test_what_a_codec_of_weights_alone_leaves_is_stored_as_other_trials_store_it(bench: Bench, tmp_path: Path) -> None:
