@@ -44,7 +44,7 @@ from nqbench.api.plugin import API_VERSION, Plugin
 from nqbench.api.pruner import Pruned, Pruner
 from nqbench.api.quantized import Form, Quantized
 from nqbench.api.quantized_model import Group, QuantizedModel, Scope
-from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm
+from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm, gaussian_step
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
 from nqbench.api.task import Task
@@ -95,6 +95,7 @@ __all__ = [
     "check_decoded",
     "device_of",
     "dither",
+    "gaussian_step",
     "hookimpl",
     "scalar",
     "to_device",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +30,17 @@ class Knob:
     scale: Literal["linear", "log"] = "log"
     integer: bool = False
     more_bytes: Literal["up", "down"] = "up"
+    start: float | None = None
+    """Where a search begins: the value at which the source costs about two bits per weight. None: the middle of the
+    range on its scale."""
+
+
+def gaussian_step(bits: float) -> float:
+    """The step of a uniform grid, in standard deviations of a Gaussian source, whose symbols have about this entropy.
+
+    At high resolution H = h(X) - log2(step), with h(X) = log2(2 pi e) / 2 for unit variance (Gish and Pierce 1968).
+    """
+    return math.sqrt(2 * math.pi * math.e) / 2**bits
 
 
 class Quantizer(Plugin):

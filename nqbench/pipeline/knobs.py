@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
@@ -66,7 +67,8 @@ def merged(knobs: Iterable[Knob | None]) -> Knob | None:
     if first is None or any(knob is None or knob.field != first.field for knob in found):
         return None
     low, high = min(k.low for k in found if k), max(k.high for k in found if k)
-    return replace(first, low=low, high=high)
+    starts = [k.start for k in found if k and k.start is not None]
+    return replace(first, low=low, high=high, start=statistics.median(starts) if starts else None)
 
 
 def cached(cache: Cache, key: str) -> tuple[Knob | None] | None:

@@ -49,8 +49,9 @@ class _Lagrangian(Quantizer):
         return self.lam if self.unit == "absolute" else self.lam * _variance(source)
 
     def knob(self, source: Source) -> Knob:
+        # D(R) = (pi e / 6) 2^-2R of the variance falls by 2 ln 2 D a bit: 0.12 at two bits
         unit = _variance(source) if self.unit == "absolute" else 1.0
-        return Knob("lam", 1e-5 * unit, 3.0 * unit, "log", more_bytes="down")
+        return Knob("lam", 1e-5 * unit, 3.0 * unit, "log", more_bytes="down", start=0.12 * unit)
 
 
 class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorithm 1"):

@@ -26,7 +26,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, dither, scalar
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, dither, gaussian_step, scalar
 from nqbench_quantizers import points
 
 _DITHERS = 16
@@ -54,7 +54,8 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
     def knob(self, source: Source) -> Knob:
         unit = (scalar.moments(source)[1] or 1.0) if self.unit == "absolute" else 1.0
         # d coordinates make points ** d: a fine lattice in many dimensions has one point a vector
-        return Knob("step", unit * (1 / 32 if self.d == 1 else 1 / 4), unit * 6, "log", more_bytes="down")
+        low = unit * (1 / 32 if self.d == 1 else 1 / 4)
+        return Knob("step", low, unit * 6, "log", more_bytes="down", start=unit * gaussian_step(2))
 
     def absolute_step(self, source: Source) -> float:
         """The step in the weights' unit, as a float32 number."""

@@ -22,7 +22,18 @@ import torch
 from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Knob, Quantized, Quantizer, Rate, SecondMoments, Source, SourceTensor, scalar
+from nqbench.api import (
+    BadInput,
+    Knob,
+    Quantized,
+    Quantizer,
+    Rate,
+    SecondMoments,
+    Source,
+    SourceTensor,
+    gaussian_step,
+    scalar,
+)
 from nqbench.api.quantized import unit_dither
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import feedback
@@ -100,7 +111,8 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
 
     def knob(self, source: Source) -> Knob:
         deviation = (scalar.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0
-        return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down")
+        start = deviation * gaussian_step(2)
+        return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down", start=start)
 
     def _steps(self, source: Source) -> Tensor:
         """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, chunks, scalar
+from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, chunks, gaussian_step, scalar
 from nqbench.api.chunks import CHUNK, in_chunks
 from nqbench_quantizers.steps import step_scales
 
@@ -86,7 +86,8 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         deviation = 1.0 if self.steps == "std" else scalar.moments(source)[1] or 1.0
         low, high = scalar.extremes(source)
         finest = (high - low) / (deviation if self.steps == "shared" else high - low or 1.0) / 2**20
-        return Knob("step", deviation * max(1 / 256, finest), deviation * 4, "log", more_bytes="down")
+        start = deviation * gaussian_step(2)
+        return Knob("step", deviation * max(1 / 256, finest), deviation * 4, "log", more_bytes="down", start=start)
 
     def _step(self, source: Source, scales: Tensor) -> float:
         if self.step is not None:

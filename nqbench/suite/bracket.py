@@ -1,0 +1,226 @@
+"""One method's search for its operating point: the smallest file that holds a target, over the method's knob.
+
+The knob is walked on its own scale from x = 0, the largest file, to x = 1, the smallest. The search begins where the
+answer is likely (``Knob.start``; the middle where none is named), doubles the knob until one point holds and a smaller
+file does not, and narrows that bracket, nearer to the end whose metric is nearer to the target, until the files at its
+two ends differ by less than 2 %: no further point could save more.
+
+A metric need not fall with every step of the knob: a point may hold by luck. The answer is therefore *confirmed*: of it
+and its two neighbours at least two must hold (their median does); where the neighbours are too far apart to tell, one
+more point is asked for. A point that fails although a smaller file holds is a *violation* of monotony, and is counted.
+A point whose trial failed says nothing: the search goes on around it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nqbench.api.quantizer import Knob
+
+WORTHWHILE = 0.02
+"""The share of bytes that a further point must be able to save."""
+RESOLUTION = 0.01
+"""Relative width of a bracket below which no point is asked for (knobs with a log scale), or share of the range."""
+NEIGHBOUR = 0.1
+"""Files whose bytes differ by less than this share are neighbours."""
+SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
+NO_KNOB = Knob("", 1, 1)
+_INNER = 0.25
+"""A point inside a bracket keeps this share of its width from either end: a steep metric would creep otherwise."""
+
+
+@dataclass(eq=False)
+class Point:
+    """One value of the knob: x in [0, 1]. Once it ended: by how much the target was missed (0 or less: it holds) and
+    the bytes, each the mean over seeds, or that a trial failed."""
+
+    x: float
+    value: float
+    missing: float | None = None
+    bytes: float | None = None
+    failed: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.failed or self.missing is not None
+
+    @property
+    def holds(self) -> bool:
+        return not self.failed and self.missing is not None and self.missing <= SLACK
+
+
+@dataclass(eq=False)
+class Bracket:
+    """The points of one search, in the order in which they were asked for."""
+
+    knob: Knob
+    points: list[Point] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def violations(self) -> int:
+        """Points that fail although a point of a smaller file holds."""
+        last = max((p.x for p in self.points if p.holds), default=-1.0)
+        return sum(p.ended and not p.holds and not p.failed and p.x < last for p in self.points)
+
+    @property
+    def best(self) -> Point | None:
+        """The smallest file that holds and is not refuted by its neighbours; the smallest that holds if all are."""
+        held = self._held()
+        return next((p for p in held if self._confirmed(p) is not False), held[0] if held else None)
+
+    def next_points(self, budget: int) -> list[Point]:
+        """The points to try now, all told ``budget`` at most; none (and ``done``) when nothing is left to learn."""
+        if not all(p.ended for p in self.points):
+            return []
+        if len(self.points) < budget:
+            for x in self._wanted():
+                value = self._value_at(x)
+                if all(p.value != value for p in self.points):
+                    self.points.append(Point(x, value))
+                    return self.points[-1:]
+        self.done = True
+        return []
+
+    # -- where to look next --------------------------------------------------------------------------------------
+    def _wanted(self) -> list[float]:
+        """Places worth a point, the best first."""
+        if not self.points:
+            return [0.0 if self.knob is NO_KNOB else self._x_of(self.knob.start)]
+        if self.knob is NO_KNOB:
+            return []
+        held = self._held()
+        if not held:
+            return self._finer()
+        for point in held:
+            beyond = self._beyond(point)
+            last = beyond[-1] if beyond else point
+            # past failed trials the search goes on, before it looks between them
+            wanted = [*self._coarser(last)] if point is last or last.failed else []
+            wanted += self._inside(point, beyond) if beyond else []
+            if wanted:
+                return wanted
+            confirmed = self._confirmed(point)
+            if confirmed is None:
+                return self._mirrored(point, beyond)
+            if confirmed:
+                return []
+        return []
+
+    def _finer(self) -> list[float]:
+        """Towards larger files, in strides that double; where trials failed on the way, between what there is."""
+        first = min(p.x for p in self.points)
+        if first > 0:
+            return [max(0.0, first - self._stride())]
+        short = [p.x for p in self.points if not p.failed]
+        if short:
+            return self._gaps(0.0, min(short))
+        return self._coarser(max(self.points, key=lambda p: p.x))
+
+    def _coarser(self, last: Point) -> list[float]:
+        return [] if last.x >= 1 else [min(1.0, last.x + self._stride())]
+
+    def _stride(self) -> float:
+        """A factor of two for a knob with a log scale, an eighth of a linear one's range; doubled with every point."""
+        k = self.knob
+        if k.scale == "log":
+            first = math.log(2) / math.log(k.high / k.low) if k.high > k.low else 1.0
+        else:
+            first = max(1 / 8, 1 / max(k.high - k.low, 1) if k.integer else 0.0)
+        return float(first * 2 ** (len(self.points) - 1))
+
+    def _inside(self, a: Point, beyond: Sequence[Point]) -> list[float]:
+        """The next place between a point that holds and the ones after it that do not; none where it could save
+        nothing, or where nothing can be told apart."""
+        b = next((p for p in beyond if not p.failed), None)
+        if b is None or beyond[0] is not b:
+            return self._gaps(a.x, beyond[-1].x if b is None else b.x)
+        assert a.bytes is not None
+        assert b.bytes is not None
+        if self._near(a, b) or a.bytes - b.bytes < WORTHWHILE * a.bytes:
+            return []
+        assert a.missing is not None
+        assert b.missing is not None
+        spread = b.missing - a.missing
+        share = -a.missing / spread if math.isfinite(spread) and spread > 0 else 0.5
+        # whole numbers may round the first to one of the ends
+        return [a.x + (b.x - a.x) * part for part in (min(max(share, _INNER), 1 - _INNER), 0.5)]
+
+    def _gaps(self, low: float, high: float) -> list[float]:
+        """The middle of the widest gap between points in [low, high] that can still be told apart."""
+        inside = sorted((p for p in self.points if low <= p.x <= high), key=lambda p: p.x)
+        gaps = [(b.x - a.x, a, b) for a, b in itertools.pairwise(inside) if not self._near(a, b)]
+        return [(a.x + b.x) / 2 for _, a, b in sorted(gaps, key=lambda gap: -gap[0])]
+
+    def _mirrored(self, point: Point, beyond: Sequence[Point]) -> list[float]:
+        """As far on the side of the larger files as the next point is on the other."""
+        apart = min((p.x - point.x for p in beyond), default=self._stride() / 8)
+        if self.knob.integer:
+            apart = max(apart, self._unit(point))
+        return [max(0.0, point.x - apart)]
+
+    def _unit(self, point: Point) -> float:
+        """The width in x of one whole number at a point of an integer knob."""
+        k = self.knob
+        if k.scale == "log":
+            return math.log(1 + 1 / point.value) / math.log(k.high / k.low)
+        return 1 / (k.high - k.low)
+
+    # -- what the points say ---------------------------------------------------------------------------------------
+    def _held(self) -> list[Point]:
+        """Points that hold, the smallest file first."""
+        return sorted((p for p in self.points if p.holds), key=lambda p: p.bytes or 0)
+
+    def _beyond(self, point: Point) -> list[Point]:
+        """The points after this one, by x, up to the first that was evaluated."""
+        after = sorted((p for p in self.points if p.x > point.x), key=lambda p: p.x)
+        cut = next((i for i, p in enumerate(after) if not p.failed), len(after) - 1)
+        return after[: cut + 1]
+
+    def _confirmed(self, point: Point) -> bool | None:
+        """Whether of a point that holds and its two neighbours the median holds; None where one is yet to be tried."""
+        others = sorted((p for p in self.points if not p.failed and p.ended), key=lambda p: p.x)
+        at = others.index(point)
+        if at + 1 < len(others) and others[at + 1].holds:
+            return True
+        if at == 0:
+            return True if point.x <= 0 or len(others) == 1 else None
+        before = others[at - 1]
+        if at + 1 == len(others) and before.holds:
+            return True
+        assert before.bytes is not None
+        assert point.bytes is not None
+        if before.bytes <= point.bytes * (1 + NEIGHBOUR) or self._near(before, point):
+            return before.holds
+        return None
+
+    def _near(self, a: Point, b: Point) -> bool:
+        """Whether nothing worth trying lies between two points."""
+        if self.knob.integer:
+            return abs(a.value - b.value) <= 1
+        if self.knob.scale == "log":
+            return abs(math.log(b.value / a.value)) < RESOLUTION
+        return abs(b.value - a.value) < RESOLUTION * (self.knob.high - self.knob.low)
+
+    # -- the knob's scale ------------------------------------------------------------------------------------------
+    def _value_at(self, x: float) -> float:
+        """The knob's value at x; whole where it must be."""
+        k = self.knob
+        t = 1 - x if k.more_bytes == "up" else x
+        value = k.low * (k.high / k.low) ** t if k.scale == "log" else k.low + (k.high - k.low) * t
+        return float(round(value)) if k.integer else float(f"{value:.6g}")
+
+    def _x_of(self, value: float | None) -> float:
+        """x at a value of the knob, inside [0, 1]; the middle where there is none."""
+        k = self.knob
+        if value is None or k.high <= k.low:
+            return 0.5
+        if k.scale == "log":
+            t = math.log(value / k.low) / math.log(k.high / k.low) if value > 0 else 0.0
+        else:
+            t = (value - k.low) / (k.high - k.low)
+        t = min(max(t, 0.0), 1.0)
+        return 1 - t if k.more_bytes == "up" else t
