@@ -35,10 +35,11 @@ from nqbench.api.coder import (
     StreamTensor,
     check_decoded,
 )
-from nqbench.api.errors import BadInput, CorruptFile, DataMissing, NotRegistered, NqbenchError
+from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegistered, NqbenchError
 from nqbench.api.hooks import hookimpl
 from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.network import Network
+from nqbench.api.outputs import as_outputs
 from nqbench.api.philox import dither
 from nqbench.api.plugin import API_VERSION, Plugin
 from nqbench.api.pruner import Pruned, Pruner
@@ -69,6 +70,7 @@ __all__ = [
     "Model",
     "Network",
     "NotRegistered",
+    "Note",
     "NqbenchError",
     "Plugin",
     "Positions",
@@ -91,6 +93,7 @@ __all__ = [
     "StreamTensor",
     "Task",
     "Training",
+    "as_outputs",
     "begin",
     "check_decoded",
     "device_of",

@@ -11,6 +11,10 @@ class NqbenchError(Exception):
     """Base of all errors whose text is meant for the user."""
 
 
+class Note(UserWarning):
+    """Something that was done and that the user should know, as a warning of one line (``warnings.warn``)."""
+
+
 class BadInput(NqbenchError, ValueError):
     """A value handed to a plugin or to the core cannot be used (NaN weights, a wrong shape, a wrong device)."""
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from nqbench.api.outputs import as_outputs
 from nqbench.api.plugin import Plugin
 
 Split = Literal["train", "validation", "test"]
@@ -81,14 +82,17 @@ class Model(Plugin):
         raise NotImplementedError
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Outputs (logits) of a batch already on the module's device: (B, ...)."""
-        outputs = module(batch[0])
-        assert isinstance(outputs, Tensor)
-        return outputs
+        """Outputs (logits) of a batch already on the module's device: (B, ...); see ``outputs.as_outputs``."""
+        return as_outputs(module(batch[0]))
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """(B,) loss per example. Default: cross-entropy of the logits with ``batch[1]``."""
-        return nn.functional.cross_entropy(outputs, batch[1], reduction="none")
+        """(B,) loss per example. Default: cross-entropy of the logits with the labels."""
+        return nn.functional.cross_entropy(outputs, self.labels(batch), reduction="none")
+
+    def labels(self, batch: Batch) -> Tensor:
+        """(B,) what the outputs should be, for the default loss and metric: ``batch[1]``."""
+        wanted: Tensor = batch[1]
+        return wanted
 
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
         """What ``losses`` is the negative log-likelihood of; Gauss-Newton sensitivities need to know."""
@@ -103,7 +107,7 @@ class Model(Plugin):
         with torch.no_grad():
             for batch in self.batches(split, batch_size=self.evaluation_batch):
                 batch = to_device(batch, device)
-                hits.append((self.predict(module, batch).argmax(-1) == batch[1]).cpu())
+                hits.append((self.predict(module, batch).argmax(-1) == self.labels(batch)).cpu())
         module.train(was_training)
         correct = torch.cat(hits)
         return Evaluation({"accuracy": 100.0 * float(correct.double().mean())}, correct)

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -95,7 +97,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def invoke(args: Sequence[str]) -> int:
-    """Run a command in this process. Returns the exit code; errors are one line on stderr."""
+    """Run a command in this process. Returns the exit code; errors are one line on stderr, and so are notes."""
+    warnings.showwarning = _show
     try:
         result = cli.main(list(args), prog_name="nqbench", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -115,6 +118,20 @@ def invoke(args: Sequence[str]) -> int:
         _complain(str(error))
         return WRONG_USE
     return result if isinstance(result, int) else OK  # outside standalone mode click returns ctx.exit's code
+
+
+_showwarning = warnings.showwarning
+
+
+def _show(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any, **named: Any
+) -> None:
+    """A note as its text alone; any other warning as Python shows it."""
+    errors = sys.modules.get("nqbench.api.errors")
+    if errors is not None and issubclass(category, errors.Note):
+        click.echo(f"note: {message}", err=True)
+    else:
+        _showwarning(message, category, filename, lineno, *rest, **named)
 
 
 def _complain(text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Model
+from nqbench.api.toolkit.paths import beside
 from nqbench.engine.local import LocalEngine
 from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
@@ -65,6 +66,7 @@ def run_suite(
     with the outcome 'interrupted'; nothing that was finished is lost.
     """
     loaded = suite if isinstance(suite, Suite) else load(suite, profile=profile, sets=sets)
+    loaded.beside()
     chosen = resolve_device(device)
     if jobs < 1:
         raise BadInput(f"jobs is {jobs}: at least one worker is needed")
@@ -135,6 +137,10 @@ class _Run:
         settings: dict[str, Any] = {"published": [asdict(row) for row in self.suite.published]}
         if self.suite.thresholds is not None:
             settings["thresholds"] = self.suite.thresholds.as_settings()
+        where = beside()
+        if where is not None:
+            # where verify finds what the suite names by a relative path
+            settings["beside"] = os.path.relpath(where, self.folder)
         target = self.suite.target
         if target is not None:
             settings |= {"target": target.model_dump(), "baseline": target.baseline}
@@ -255,6 +261,7 @@ class _Run:
             threads=self.threads,
             cache=None if self.cache.root is None else str(self.cache.root),
             files=str(self.folder / FILES),
+            beside=None if beside() is None else str(beside()),
             measure=None if self.measure is None else (self.measure.repeats, self.measure.warmup),
         )
         return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.timeout)

@@ -13,6 +13,7 @@ import torch
 
 from nqbench.api.errors import CorruptFile, NqbenchError
 from nqbench.api.model import Model
+from nqbench.api.toolkit.paths import set_beside
 from nqbench.container import read_sections
 from nqbench.engine.run import resolve_device
 from nqbench.pipeline.artifacts import content_hash
@@ -49,6 +50,9 @@ def verify(folder: str | Path, *, device: str = "auto", limit: int | None = None
     folder = Path(folder)
     with Store.read(folder) as store:
         records = [record for record in store.records() if record.ok]
+        runs = store.runs()
+    where = runs[-1].settings.get("beside") if runs else None
+    set_beside(None if where is None else folder / where)
     checker = _Checker(folder, resolve_device(device), limit)
     try:
         for record in records:

@@ -40,6 +40,8 @@ class WorkerSettings:
     files: str
     scratch: str = ""
     stage_file: str = ""
+    beside: str | None = None
+    """Where files that the suite names are, if not in the working folder."""
     measure: tuple[int, int] | None = None
     """repeats and warm-up runs"""
 
@@ -79,6 +81,7 @@ def start(settings: WorkerSettings) -> None:
 def _bench(settings: WorkerSettings, decoder: Decoder) -> Workbench:
     import torch
 
+    from nqbench.api.toolkit.paths import set_beside
     from nqbench.pipeline.cache import Cache
     from nqbench.pipeline.context import Measure
     from nqbench.pipeline.decoder import die_with_parent
@@ -86,6 +89,7 @@ def _bench(settings: WorkerSettings, decoder: Decoder) -> Workbench:
     from nqbench.registry import registry
 
     die_with_parent(settings.parent)
+    set_beside(None if settings.beside is None else Path(settings.beside))
     torch.set_num_threads(settings.threads)
     stage = os.open(settings.stage_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 

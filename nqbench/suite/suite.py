@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.api.model import Model
+from nqbench.api.toolkit.paths import set_beside
 from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
 from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
 from nqbench.suite.entries import Reader
-from nqbench.suite.find import find
+from nqbench.suite.find import find, shipped
 from nqbench.suite.grid import Dropped, Expansion, Grid
 from nqbench.suite.matching import matcher, only
 from nqbench.suite.overrides import apply_profile, apply_sets
@@ -40,6 +41,11 @@ class Suite:
     thresholds: Thresholds | None = None
     dropped: tuple[Dropped, ...] = ()
     all_trials: tuple[Trial, ...] = ()
+
+    def beside(self) -> None:
+        """What the suite names by a relative path is from now on looked for beside its file; a shipped suite's, in the
+        working folder."""
+        set_beside(None if self.path in shipped().values() else self.path.parent)
 
     def trials(self, only: Sequence[str] = ()) -> tuple[Trial, ...]:
         """The trials, those that share work together; of a suite with a target: its methods, as they stand.
@@ -83,7 +89,7 @@ def load(
     if not trials:
         reasons = "; ".join(f"{d.count} x {d.reason}" for d in expansion.reasons() if d.count)
         raise SuiteError(f"{document.source}: no trial is left: {reasons}")
-    return Suite(
+    suite = Suite(
         name=spec.name or path.stem,
         path=path,
         text=_as_run(document, text, profile, sets),
@@ -97,6 +103,8 @@ def load(
         dropped=expansion.reasons(),
         all_trials=trials,
     )
+    suite.beside()
+    return suite
 
 
 def _checked(

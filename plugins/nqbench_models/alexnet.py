@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split
 from nqbench.api.toolkit.download import Remote, digest_of, fetch, verified
 from nqbench.api.toolkit.paths import cache_dir, data_dir, find_data
-from nqbench_models.checkpoint import fill, read_state
+from nqbench_models.checkpoint import read_state
+from nqbench_models.fitting import fill
 from nqbench_models.folder import Folder
 from nqbench_models.synthetic import sample
 

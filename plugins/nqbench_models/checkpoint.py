@@ -1,57 +1,189 @@
-"""State dicts from files, without running anything in them, and what is said when one does not fit its network."""
+"""Checkpoints as files hold them -> tensors by name, without running anything in them.
+
+A ``.safetensors`` or ``.gguf`` file, a PyTorch file of any suffix, the index of a checkpoint in shards, or a folder in
+Hugging Face's layout. What a training loop wrapped around the state dict (``{"model": ..., "epoch": 3}``) is taken off.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nqbench.api import BadInput
 
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""What a folder in Hugging Face's layout holds the weights in, the first that is there."""
+_USUAL = ("state_dict", "model_state_dict", "model", "params", "module", "net", "network", "weights")
+"""Entries that hold a network, the likeliest first."""
+_AVERAGED = re.compile(r"(^|[_.])(ema|swa|averaged?|avg)([_.]|$)")
+_DEPTH = 3
+_PLAIN_DATA = [argparse.Namespace, np.dtype, np.ndarray]
+"""What training loops put beside a state dict and does nothing when it is unpickled."""
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from a PyTorch file of tensors, alone or under the key ``state_dict``."""
+
+def read_state(path: Path, entry: str | None = None) -> dict[str, Tensor]:
+    """A state dict. entry: which one of a PyTorch file that holds several (``ema``, ``params_ema``, ``a.b``).
+
+    Raises BadInput, in one line, for a file that cannot be read, holds no state dict, or several equally likely ones.
+    """
+    path = weights_in(path) if path.is_dir() else path
+    if path.name.endswith(".index.json"):
+        return _sharded(path)
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        return _safetensors(path)
+    if path.suffix == ".gguf":
+        from nqbench_models.gguf_file import read_gguf
 
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise BadInput(f"{path} is not a safetensors file: {_line(error)}") from None
+        return read_gguf(path)
+    return _state_in(_unpickled(path), path, entry)
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights, or the index of its shards, of a folder in Hugging Face's layout."""
+    for name in _FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+    raise BadInput(f"{folder} is a folder without weights: expected {', '.join(_WHOLE)} or an index of shards")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a checkpoint consists of: an index with its shards, a folder's weights with its configuration."""
+    if path.is_dir():
+        return [*sorted(path.glob("*.json")), *files_of(weights_in(path))]
+    return [path, *_shards(path)[1]] if path.name.endswith(".index.json") else [path]
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadInput(f"{path} is not a safetensors file: {_line(error)}") from None
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([*_PLAIN_DATA, *_numpy_parts()]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError) as error:
+        made = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it holds a Python object, {made[1]}" if made else _line(error)
         raise BadInput(
-            f"{path} cannot be read with weights_only: save the network's state_dict() alone ({_line(error)})"
+            f"{path} cannot be read with weights_only: save the network's state_dict() alone ({reason})"
         ) from None
-    state = found.get("state_dict", found) if isinstance(found, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadInput(f"{path} holds more than tensors: save the network's state_dict() alone")
-    return dict(state)
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, *, assign: bool = False) -> None:
-    """``load_state_dict``, with one line for the first name or shape that does not fit."""
-    own = module.state_dict()
-    for name, tensor in own.items():
-        if name not in state:
-            raise BadInput(f"{path} has no '{name}', which the network has; it holds {_some(state)}")
-        if state[name].shape != tensor.shape:
-            shapes = f"{tuple(state[name].shape)}, not {tuple(tensor.shape)} as in the network"
-            raise BadInput(f"{path}: '{name}' has the shape {shapes}")
-    unknown = sorted(set(state) - set(own))
-    if unknown:
-        raise BadInput(f"{path} holds '{unknown[0]}', which the network has not; that has {_some(own)}")
-    module.load_state_dict(state, assign=assign)
+def _numpy_parts() -> list[Any]:
+    """What NumPy's own arrays and scalars are unpickled by."""
+    scalars = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    return [*scalars, *(getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct"))]
 
 
-def _some(names: Mapping[str, object]) -> str:
+def _shards(index: Path) -> tuple[dict[str, str], list[Path]]:
+    """name -> file, and the files, of an index ``{"weight_map": {name: file}}``."""
+    try:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(placed.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadInput(f'{index} is no index of shards: expected {{"weight_map": {{name: file}}}}') from None
+    for number, file in enumerate(files):
+        if Path(file).name != file or not (index.parent / file).is_file():
+            raise BadInput(f"{index} names the shard '{file}' ({number + 1} of {len(files)}), which is not beside it")
+    return placed, [index.parent / file for file in files]
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    placed, files = _shards(index)
+    state: dict[str, Tensor] = {}
+    for shard in files:
+        state |= read_state(shard)
+    missing = [name for name in placed if name not in state]
+    if missing:
+        raise BadInput(f"{index} names '{missing[0]}', which the shard {placed[missing[0]]} does not hold")
+    return state
+
+
+def _state_in(found: object, path: Path, entry: str | None) -> dict[str, Tensor]:
+    """The state dict inside what a file holds. PyTorch's notes on versions (``_metadata``) stay with it."""
+    if entry is not None:
+        for step in entry.split("."):
+            if not isinstance(found, Mapping) or step not in found:
+                raise BadInput(f"{path} has no entry '{entry}'; it holds {_told(found)}")
+            found = found[step]
+    for _ in range(_DEPTH):
+        if is_state(found):
+            assert isinstance(found, Mapping)
+            return found if isinstance(found, dict) else dict(found)
+        found = _chosen(found, path)
+    raise BadInput(f"{path} holds more than tensors: save the network's state_dict() alone")
+
+
+def is_state(found: object) -> bool:
+    """Whether it is a state dict: names to tensors, some modules' own extra state aside."""
+    return isinstance(found, Mapping) and all(
+        isinstance(name, str) and (isinstance(value, Tensor) or name.endswith("_extra_state"))
+        for name, value in found.items()
+    )
+
+
+def _chosen(found: object, path: Path) -> object:
+    """The one entry of a training's checkpoint that holds the network."""
+    if not isinstance(found, Mapping):
+        raise BadInput(f"{path} holds {type(found).__name__}, no state dict: save the network's state_dict() alone")
+    entries = [str(name) for name, value in found.items() if _holds_tensors(value)]
+    plain = [name for name in entries if not _AVERAGED.search(name.lower())]
+    usual = [name for name in _USUAL if name in plain]
+    if usual or len(plain) == 1:
+        return found[usual[0] if usual else plain[0]]
+    if not entries:
+        raise BadInput(
+            f"{path} holds more than tensors and no state dict: save the network's state_dict() alone; "
+            f"it holds {_told(found)}"
+        )
+    kind = "several networks" if plain else "averaged weights alone"
+    raise BadInput(f"{path} holds {kind}: choose with `entry`: {', '.join(plain or entries)}")
+
+
+def beside(path: Path) -> tuple[str, ...]:
+    """Entries of averaged weights that a PyTorch file holds beside the network that is taken from it."""
+    if path.is_dir() or path.suffix in (".safetensors", ".gguf", ".json"):
+        return ()
+    found = _unpickled(path)
+    if is_state(found) or not isinstance(found, Mapping):
+        return ()
+    return tuple(str(n) for n, value in found.items() if _holds_tensors(value) and _AVERAGED.search(str(n).lower()))
+
+
+def _holds_tensors(value: object, depth: int = _DEPTH) -> bool:
+    """Whether it is a state dict, or a mapping that holds one; an optimizer's state is neither."""
+    if not isinstance(value, Mapping) or not value or "param_groups" in value:
+        return False
+    if is_state(value):
+        return True
+    return depth > 1 and any(_holds_tensors(inner, depth - 1) for inner in value.values())
+
+
+def _told(found: object) -> str:
+    if not isinstance(found, Mapping):
+        return type(found).__name__
+    return some([str(name) for name in found]) or "nothing"
+
+
+def some(names: list[str]) -> str:
     """A few names, for a line."""
-    shown = list(names)[:4]
+    shown = names[:4]
     return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")
 
 

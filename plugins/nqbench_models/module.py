@@ -21,24 +21,30 @@ and in the suite::
     models:
       - module: {folder: ., network: "mine:network", checkpoint: mine.safetensors, data: "mine:batches"}
 
-The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch -> a loss per example) and
-``score`` (module, batches -> {name: value}) name functions of yours. ``outputs`` (module, batch -> outputs) is for
-batches that are not (inputs, labels).
+``batches`` must give a fresh iterator each call. A batch is (inputs, labels), where several inputs are a tuple or a
+dict of their own, or one dict with ``labels`` in it. Of what the network returns, ``.logits``, a dict's only tensor or
+the first of a tuple is taken. The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch
+-> a loss per example) and ``score`` (module, batches -> {name: value}) name functions of yours. ``outputs`` (module,
+batch -> outputs) is for whatever else a batch is, or a network returns.
+
+The checkpoint is a state dict as frameworks write it: .safetensors, a PyTorch file (.pt, .pth, .ckpt, .bin; read with
+weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf file. What wrappers put before the names
+is taken off where that makes all names fit, and said.
 
 A TorchScript or torch.export file (with a free batch size: ``dynamic_shapes``) serves as a function does, but keeps its
 layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms, and
-methods with error feedback (``second-moments``) do not take it. A Hugging Face model is a network function of one line,
-``return AutoModelForSequenceClassification.from_pretrained(...)``, an ``outputs`` of one line,
-``return module(**batch[0]).logits``, and no checkpoint.
+methods with error feedback (``second-moments``) do not take it. For Hugging Face models there is the model ``hf``.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,9 +53,24 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api import (
+    BadInput,
+    Batch,
+    DataMissing,
+    Evaluation,
+    Metric,
+    Model,
+    Note,
+    Split,
+    as_outputs,
+    device_of,
+    to_device,
+)
 from nqbench.api.toolkit.download import digest_of
-from nqbench_models.checkpoint import fill, read_state
+from nqbench.api.toolkit.paths import beside_suite
+from nqbench_models.batches import applied, fresh, labels_of, told
+from nqbench_models.checkpoint import beside, files_of, read_state
+from nqbench_models.fitting import fill
 
 
 def _named(text: str) -> str:
@@ -67,8 +88,10 @@ class Module(Model, name="module"):
     network: str
     """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file."""
     checkpoint: str | None = None
-    """A state dict: .safetensors, or a PyTorch file of tensors only, alone or under ``state_dict``. None: the network
-    comes with its weights."""
+    """A state dict: .safetensors, .gguf, a PyTorch file of tensors, an index of shards, or a folder of Hugging Face's.
+    None: the network comes with its weights."""
+    entry: str | None = None
+    """Which entry of a checkpoint of several networks: ``ema``, ``params_ema``. None: the one that is not averaged."""
     data: Function | None = None
     """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
     score: Function | None = None
@@ -78,43 +101,46 @@ class Module(Model, name="module"):
     higher_is_better: bool = True
     """Which way the headline goes."""
     loss: Function | None = None
-    """``package.module:function`` (outputs, batch) -> (B,) losses. None: cross-entropy with ``batch[1]``."""
+    """``package.module:function`` (outputs, batch) -> (B,) losses. None: cross-entropy with the labels."""
     loss_is: Literal["categorical", "gaussian", "other"] = "categorical"
     """What the loss is the negative log-likelihood of."""
     outputs: Function | None = None
-    """``package.module:function`` (module, batch) -> outputs. None: ``module(batch[0])``."""
+    """``package.module:function`` (module, batch) -> outputs. None: the network's, for a batch's inputs."""
     splits: tuple[Split, ...] = ("train", "test")
     """What the batches function knows."""
     tensors: tuple[str, ...] = ()
     """Parameters to compress; none: every one of two or more dimensions."""
     folder: str = ""
-    """A folder to import from and to look for files in; none: as Python is set up, and the working folder."""
+    """A folder to import from and to look for files in, relative to the suite's file; none: the suite's own."""
     version: str = ""
     """Any text; change it when data or an imported module behind your functions changed, and nothing is reused."""
 
     # -- the contract -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
+        """All that can be wrong is found here, by a batch that goes through the network."""
         for path in self._files():
             if not path.exists():
-                raise DataMissing(f"model 'module': there is no file {path}; folder is '{self.folder or '.'}'")
-        for text in (self.network, self.data, self.score, self.loss, self.outputs):
-            if text is not None and not self._is_file(text):
-                self._function(text)
+                folder = self.folder or "that of the suite, or the working folder"
+                raise DataMissing(f"model 'module': there is no file {path}; folder is {folder}")
+        for text in self._functions():
+            self._function(text)
+        module = self._build()
+        self._fill(module, self._say)
+        if self.data is not None:
+            self._rehearse(module.eval())
 
     def fingerprint(self) -> str:
         """The parameters, the files' hashes, and those of the modules that the functions are defined in."""
         parts = [f"module 1 {self.canonical_json()}"]
-        for text in (self.network, self.data, self.score, self.loss, self.outputs):
-            if text is not None and not self._is_file(text):
-                source = sys.modules[self._function(text).__module__].__file__
-                parts += [digest_of(Path(source), "sha256")] if source else []
-        return " ".join([*parts, *(digest_of(path, "sha256") for path in self._files())])
+        for text in self._functions():
+            source = inspect.getsourcefile(inspect.unwrap(self._function(text)))
+            parts += [digest_of(Path(source), "sha256")] if source else []
+        files = [file for path in self._files() for file in files_of(path)]
+        return " ".join([*parts, *(digest_of(path, "sha256") for path in files)])
 
     def load(self, device: torch.device) -> nn.Module:
         module = self._build()
-        if self.checkpoint is not None:
-            path = self._path(self.checkpoint)
-            fill(module, read_state(path), path)
+        self._fill(module)
         return module.to(device).eval()
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
@@ -137,19 +163,25 @@ class Module(Model, name="module"):
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         if self.data is None:
             raise BadInput("model 'module' was given no data: name a function that gives batches")
-        yield from self._function(self.data)(split, batch_size, shuffle)
+        with told(f"model 'module': {self.data}", (split, batch_size, shuffle)):
+            returned = self._function(self.data)(split, batch_size, shuffle)
+        yield from fresh(self.data, returned, split)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
-        if self.outputs is None:
-            return super().predict(module, batch)
-        result: Tensor = self._function(self.outputs)(module, batch)
-        return result
+        with told(f"model 'module': {self.outputs or self.network}", batch, module):
+            return as_outputs(
+                applied(module, batch) if self.outputs is None else self._function(self.outputs)(module, batch)
+            )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        if self.loss is None:
-            return super().losses(outputs, batch)
-        result: Tensor = self._function(self.loss)(outputs, batch)
-        return result
+        with told(f"model 'module': {self.loss or 'cross-entropy'}", (outputs, batch)):
+            if self.loss is None:
+                return super().losses(outputs, batch)
+            result: Tensor = self._function(self.loss)(outputs, batch)
+            return result
+
+    def labels(self, batch: Batch) -> Tensor:
+        return labels_of(str(self.data), batch)
 
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
         return self.loss_is
@@ -162,8 +194,31 @@ class Module(Model, name="module"):
         device = device_of(module)
         batches = (to_device(batch, device) for batch in self.batches(split))
         with torch.no_grad():
-            values = self._function(self.score)(module, batches)
-        return Evaluation({str(name): float(value) for name, value in values.items()})
+            return Evaluation(self._scores(module, batches))
+
+    def _scores(self, module: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
+        values = self._function(str(self.score))(module, batches)
+        if not isinstance(values, Mapping) or self.metric_name not in values:
+            given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise BadInput(
+                f"model 'module': {self.score} gives {given or 'nothing'}, not the metric '{self.metric_name}': "
+                "say which with `metric_name`"
+            )
+        return {str(name): float(value) for name, value in values.items()}
+
+    def _rehearse(self, module: nn.Module) -> None:
+        """One batch through the network, its loss and its metric, so that what does not fit is told at once."""
+        split: Split = "train" if "train" in self.splits else self.splits[0]
+        first = next(iter(self.batches(split, batch_size=2)))
+        device = device_of(module)
+        batch = to_device(first, device)
+        with torch.no_grad():
+            outputs = self.predict(module, batch)
+            if self.score is None:
+                self.losses(outputs, batch)
+            else:
+                with told(f"model 'module': {self.score}", first, module):
+                    self._scores(module, iter([batch]))
 
     # -- names to things ----------------------------------------------------------------------------------------------
     def _build(self) -> nn.Module:
@@ -181,6 +236,24 @@ class Module(Model, name="module"):
         scripted: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         return scripted
 
+    def _fill(self, module: nn.Module, say: Callable[[str], None] | None = None) -> None:
+        """The checkpoint into the network. say: told what was done to its names, and what else the file holds."""
+        if self.checkpoint is None:
+            return
+        path = self._path(self.checkpoint)
+        fill(module, read_state(path, self.entry), path, say=say)
+        averaged = beside(path) if say is not None and self.entry is None else ()
+        if averaged and say is not None:
+            say(f"{path} holds averaged weights too, which were not taken: for those, `entry: {averaged[0]}`")
+
+    @staticmethod
+    def _say(text: str) -> None:
+        warnings.warn(f"model 'module': {text}", Note, stacklevel=2)
+
+    def _functions(self) -> list[str]:
+        named = (self.network, self.data, self.score, self.loss, self.outputs)
+        return [text for text in named if text is not None and not self._is_file(text)]
+
     def _files(self) -> list[Path]:
         names = [self.network] if self._is_file(self.network) else []
         return [self._path(name) for name in (*names, *([self.checkpoint] if self.checkpoint else []))]
@@ -190,17 +263,19 @@ class Module(Model, name="module"):
         return text.endswith((".pt", ".pt2"))
 
     def _path(self, name: str) -> Path:
-        return Path(self.folder).expanduser() / Path(name).expanduser()
+        return beside_suite(self.folder or ".") / Path(name).expanduser()
 
     def _function(self, text: str) -> Callable[..., Any]:
-        return _import(text, str(Path(self.folder).expanduser().resolve()))
+        return _import(text, str(beside_suite(self.folder or ".").resolve()))
 
 
 @cache
 def _import(text: str, folder: str) -> Callable[..., Any]:
     name, _, attribute = text.partition(":")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    _forget_other(name.partition(".")[0], Path(folder))
     try:
         found = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError) as error:
@@ -210,6 +285,17 @@ def _import(text: str, folder: str) -> Callable[..., Any]:
         raise BadInput(f"model 'module': {text} is not a function")
     checked: Callable[..., Any] = found
     return checked
+
+
+def _forget_other(name: str, folder: Path) -> None:
+    """So that another suite's module of the same name, imported before, is not taken for this folder's."""
+    known = sys.modules.get(name)
+    here = [path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
+    file = getattr(known, "__file__", None)
+    if known is not None and here and file is not None and Path(file).resolve() != here[0].resolve():
+        for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+            del sys.modules[loaded]
+        importlib.invalidate_caches()
 
 
 def _check_batch(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -39,6 +39,25 @@ def require_data(names: Iterable[str], purpose: str) -> None:
         raise DataMissing(f"{purpose} needs {', '.join(missing)} in {data_dir()} (NQBENCH_DATA names another folder)")
 
 
+_beside: list[Path] = []
+
+
+def set_beside(folder: Path | None) -> None:
+    """From now on, in this process, what a suite names by a relative path is looked for in this folder, the suite
+    file's own; None: in the working folder."""
+    _beside[:] = [] if folder is None else [folder.resolve()]
+
+
+def beside() -> Path | None:
+    """The folder that ``set_beside`` named."""
+    return _beside[0] if _beside else None
+
+
+def beside_suite(name: str) -> Path:
+    """The path of a file or folder that a suite names: relative to the suite's file. ``~`` is the user's home."""
+    return Path(*_beside) / Path(name).expanduser()
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name when the block ends well: never a half-written file."""

@@ -1,0 +1,40 @@
+"""A network's outputs as one tensor, whatever its forward returns around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from nqbench.api.errors import BadInput
+
+
+def as_outputs(returned: object) -> Tensor:
+    """The tensor itself; ``.logits`` (or a dict's ``"logits"``), a dict's only tensor, or the first of a tuple.
+
+    Raises BadInput where none of these is there, with what is.
+    """
+    if isinstance(returned, Tensor):
+        return returned
+    logits = getattr(returned, "logits", None)
+    if isinstance(returned, Mapping) and logits is None:
+        logits = returned.get("logits")
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(returned, Mapping):
+        tensors = [value for value in returned.values() if isinstance(value, Tensor)]
+        if len(tensors) == 1:
+            return tensors[0]
+    elif isinstance(returned, tuple | list) and returned and not isinstance(returned[0], str):
+        return as_outputs(returned[0])
+    raise BadInput(
+        f"the network returns {_told(returned)}, expected a tensor, .logits, a dict of one tensor or a tuple that "
+        "begins with one: name a function `outputs` (module, batch) that takes the right part"
+    )
+
+
+def _told(returned: object) -> str:
+    kind = type(returned).__name__
+    if isinstance(returned, Mapping):
+        return f"{kind} with {', '.join(map(str, returned)) or 'nothing'}"
+    return f"{kind} of {len(returned)}" if isinstance(returned, tuple | list) else kind
