@@ -61,8 +61,7 @@ def _heading(suite: Suite, only: Sequence[str], registry: Registry) -> str:
 
 def _goal(target: Target) -> str:
     """What a search is to hold, where it looks, and how long."""
-    wanted = f"a metric of {target.metric:g}" if target.drop is None else f"at most {target.drop:g} points lost"
-    return f"the smallest file with {wanted} on the {target.split} split, in at most {target.trials} points a method"
+    return f"{target.goal} on the {target.split} split, in at most {target.trials} points a method"
 
 
 def _work(trials: Sequence[Trial], registry: Registry) -> str:

@@ -28,8 +28,9 @@ be left out::
     timeout: 600                        # seconds a trial
     published: [{network: lenet5}]      # reference rows, inline or selected from published.yaml
     target:                             # search each method's knob for the smallest file that holds this
-      drop: 0.5                         # points below the original network; or metric: 99.0
+      drop: 0.5                         # points below the float network (1%: of its metric); or metric: 99.0; or bytes
       split: test                       # test | validation | train: what the search looks at
+      report: all                       # chosen: only the answer is evaluated on the test split, once, at the end
       trials: 12                        # points of a method's knob, at most; each is run once a seed
       baseline: kmeans                  # sizes are given relative to this method's; else the first
     thresholds:                         # what compare and nightly take for a change

@@ -9,6 +9,8 @@ A metric need not fall with every step of the knob: a point may hold by luck. Th
 and its two neighbours at least two must hold (their median does); where the neighbours are too far apart to tell, one
 more point is asked for. A point that fails although a smaller file holds is a *violation* of monotony, and is counted.
 A point whose trial failed says nothing: the search goes on around it.
+
+Where the target is a number of bytes the search is the same, read from the other end: the largest file that holds it.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class Bracket:
     knob: Knob
     points: list[Point] = field(default_factory=list)
     done: bool = False
+    largest: bool = False
+    """The target is a number of bytes, and the largest file that holds it is wanted: x = 0 is the smallest file."""
 
     @property
     def violations(self) -> int:
@@ -140,7 +144,7 @@ class Bracket:
             return self._gaps(a.x, beyond[-1].x if b is None else b.x)
         assert a.bytes is not None
         assert b.bytes is not None
-        if self._near(a, b) or a.bytes - b.bytes < WORTHWHILE * a.bytes:
+        if self._near(a, b) or abs(a.bytes - b.bytes) < WORTHWHILE * a.bytes:
             return []
         assert a.missing is not None
         assert b.missing is not None
@@ -172,7 +176,7 @@ class Bracket:
     # -- what the points say ---------------------------------------------------------------------------------------
     def _held(self) -> list[Point]:
         """Points that hold, the smallest file first."""
-        return sorted((p for p in self.points if p.holds), key=lambda p: p.bytes or 0)
+        return sorted((p for p in self.points if p.holds), key=lambda p: -p.x if self.largest else p.bytes or 0)
 
     def _beyond(self, point: Point) -> list[Point]:
         """The points after this one, by x, up to the first that was evaluated."""
@@ -193,7 +197,7 @@ class Bracket:
             return True
         assert before.bytes is not None
         assert point.bytes is not None
-        if before.bytes <= point.bytes * (1 + NEIGHBOUR) or self._near(before, point):
+        if abs(before.bytes - point.bytes) <= NEIGHBOUR * point.bytes or self._near(before, point):
             return before.holds
         return None
 
@@ -209,7 +213,7 @@ class Bracket:
     def _value_at(self, x: float) -> float:
         """The knob's value at x; whole where it must be."""
         k = self.knob
-        t = 1 - x if k.more_bytes == "up" else x
+        t = 1 - x if self._falls else x
         value = k.low * (k.high / k.low) ** t if k.scale == "log" else k.low + (k.high - k.low) * t
         return float(round(value)) if k.integer else float(f"{value:.6g}")
 
@@ -223,4 +227,9 @@ class Bracket:
         else:
             t = (value - k.low) / (k.high - k.low)
         t = min(max(t, 0.0), 1.0)
-        return 1 - t if k.more_bytes == "up" else t
+        return 1 - t if self._falls else t
+
+    @property
+    def _falls(self) -> bool:
+        """Whether the knob's value falls as x grows."""
+        return (self.knob.more_bytes == "up") != self.largest

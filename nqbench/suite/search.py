@@ -80,7 +80,7 @@ class TargetSchedule:
         Values of the knob that the suite lists are one method: its later copies are dropped.
         """
         search = next(s for s in self.searches if s.method == question.trial and s.bracket is None)
-        search.bracket = Bracket(knob or NO_KNOB)
+        search.bracket = Bracket(knob or NO_KNOB, largest=self.target.bytes is not None)
         if knob is None:
             return
         same = [s for s in self.searches if s is not search and self._whatever(s, knob) == self._whatever(search, knob)]
@@ -115,9 +115,7 @@ class TargetSchedule:
     def _start(self, search: Search, knob: Knob, point: Point, trials: list[Trial]) -> None:
         """Hand out a point's trials, those that were not before, or judge it where all of them have ended."""
         try:
-            wanted = tuple(
-                replace(self._at(method, knob, point), selected_on=self.target.split) for method in search.methods
-            )
+            wanted = self._trials(search, knob, point)
         except BadInput as error:  # a value that the plugin refuses
             point.failed = True
             self._complaints.append(f"{knob.field}={point.value:g} is left out of the search: {error}")
@@ -128,8 +126,10 @@ class TargetSchedule:
         self._open.append((point, wanted))
         self._settle()
 
-    def _at(self, method: Trial, knob: Knob, point: Point) -> Trial:
-        return method if knob is NO_KNOB else with_knob(method, knob, point.value, self.registry)
+    def _trials(self, search: Search, knob: Knob, point: Point) -> tuple[Trial, ...]:
+        """A point's trials, one a seed. Raises BadInput where the plugin refuses the value."""
+        at = (m if knob is NO_KNOB else with_knob(m, knob, point.value, self.registry) for m in search.methods)
+        return tuple(replace(trial, selected_on=self.target.split) for trial in at)
 
     def ended(self, trial: Trial, record: Mapping[str, Any]) -> None:
         self._running.discard(trial)
@@ -156,6 +156,14 @@ class TargetSchedule:
 
     def finished(self) -> bool:
         return not self._running and all(search.done for search in self.searches)
+
+    def chosen(self) -> list[Trial]:
+        """The trials, one a seed, of each method's answer so far; nothing of a method of which no point holds."""
+        found: list[Trial] = []
+        for search in self.searches:
+            if search.bracket is not None and search.best is not None:
+                found += self._trials(search, search.bracket.knob, search.best)
+        return found
 
     def violations(self) -> dict[str, int]:
         """Trial id of each method -> its violations of monotony, where there were any."""
@@ -190,20 +198,28 @@ def with_knob(trial: Trial, knob: Knob, value: float, registry: Registry) -> Tri
 
 
 def lacks(target: Target, record: Mapping[str, Any]) -> float | None:
-    """By how much a record misses the target, on the split that the search looks at; 0 or less: it holds.
+    """By how much a record misses the target, in the metric's unit (or as a share of the bytes); 0 or less: it holds.
 
-    None where it says nothing: the trial failed, or gave no metric (or no number) there.
+    The metric is that of the split which the search looks at. None where the record says nothing: the trial failed, or
+    gave no metric there.
     """
-    if record.get("status") != "ok" or record.get("metric") is None:
+    if record.get("status") != "ok":
         return None
-    name, sign = record["metric_name"], 1.0 if record.get("metric_higher_is_better", True) else -1.0
-    value, reference = record["metric"], record["metric_float"]
-    if target.split != "test":
+    if target.bytes is not None:
+        return float(record["file_bytes"]) / target.bytes - 1
+    name = record.get("metric_name")
+    if name is None:
+        return None
+    sign = 1.0 if record.get("metric_higher_is_better", True) else -1.0
+    if target.split == "test":
+        value, reference = record["metric"], record["metric_float"]
+    else:
         value = record["metrics"].get(f"{target.split}.{name}")
         reference = record["metrics_float"].get(f"{target.split}.{name}")
-        if value is None or reference is None:
-            return None
-    wanted = target.metric if target.metric is not None else reference - sign * (target.drop or 0.0)
+    if value is None or reference is None:
+        return None
+    lost = target.drop if target.share is None else abs(reference) * target.share / 100
+    wanted = target.metric if target.metric is not None else reference - sign * (lost or 0.0)
     missing = sign * (wanted - value)
     return math.inf if math.isnan(missing) else float(missing)
 

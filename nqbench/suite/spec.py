@@ -5,6 +5,7 @@ Plugins' entries stay as they were written here; ``nqbench.suite.entries`` looks
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -70,19 +71,55 @@ class Measure(Strict):
 
 
 class Target(Strict):
-    """What a search for operating points is to hold: a fall of the metric by ``drop``, or the metric itself."""
+    """What a search for operating points is to hold. One of four: a fall of the metric by at most ``drop`` points, or
+    by a ``share`` (percent) of the float network's own (``drop: 1%`` says the same); a ``metric`` to reach; or a file of
+    at most so many ``bytes``, of which the one with the best metric is wanted. split: where the search looks. report:
+    whether ``all`` points are evaluated on the test split, or the ``chosen`` ones alone, once, at the end."""
 
     drop: float | None = Field(None, ge=0)
+    share: float | None = Field(None, ge=0)
     metric: float | None = None
+    bytes: int | None = Field(None, ge=1)
     split: Literal["train", "validation", "test"] = "test"
+    report: Literal["all", "chosen"] = "all"
     trials: int = Field(12, ge=1)
     baseline: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _percent(cls, given: Any) -> Any:
+        """``drop: 1%`` is ``share: 1``."""
+        drop = given.get("drop") if isinstance(given, dict) else None
+        if not isinstance(drop, str):
+            return given
+        number, percent, rest = drop.partition("%")
+        try:
+            share = float(number)
+        except ValueError:
+            share = math.nan
+        if not percent or rest.strip() or math.isnan(share):
+            raise ValueError(f"drop is '{drop}': write points (0.5) or a share of the float network's metric (1%)")
+        return {**given, "drop": None, "share": share}
+
     @model_validator(mode="after")
-    def _one_of_two(self) -> Target:
-        if (self.drop is None) == (self.metric is None):
-            raise ValueError("give either 'drop' (points below the original network) or 'metric'")
+    def _one_of_them(self) -> Target:
+        if sum(goal is not None for goal in (self.drop, self.share, self.metric, self.bytes)) != 1:
+            raise ValueError(
+                "give one of 'drop' (points, or percent, below the float network), 'metric' (to reach) and 'bytes'"
+            )
+        if self.report == "chosen" and self.split == "test":
+            raise ValueError("report: chosen keeps the test split for the end: let the search look at another 'split'")
         return self
+
+    @property
+    def goal(self) -> str:
+        """What it asks for, in words."""
+        if self.bytes is not None:
+            return f"the best metric in at most {self.bytes:,} bytes"
+        if self.metric is not None:
+            return f"the smallest file with a metric of {self.metric:g}"
+        lost = f"{self.drop:g} points" if self.drop is not None else f"{self.share:g} % of the metric"
+        return f"the smallest file with at most {lost} lost"
 
 
 def _relative(value: Any) -> Any:

@@ -170,3 +170,33 @@ def test_values_of_the_knob_in_a_suite_are_one_method(registry: Registry) -> Non
 )
 def test_holds(target: Target, fields: dict[str, Any], expected: bool) -> None:
     assert holds(target, record(90.0, 1, **{k: v for k, v in fields.items() if k != "metric"}) | fields) is expected
+
+
+@given(limit=st.integers(3_000, 90_000))
+def test_a_target_in_bytes_is_filled_by_the_largest_file_that_fits(limit: int) -> None:
+    found = Registry(pluggy.PluginManager("nqbench"))
+    found.found["quantizer", "stepped"] = Registered(Stepped, "here", "1")
+    schedule = TargetSchedule([trial(Stepped())], Target(bytes=limit, trials=20), found)
+    drive(schedule, Stepped.KNOB, lambda step: 90 - step, lambda s: int(2000 / s))
+    best = schedule.searches[0].best
+    assert best is not None
+    assert best.bytes is not None
+    assert 0.96 * limit < best.bytes <= limit
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [({"drop": "1%"}, 1.0), ({"drop": " 0.5 % "}, 0.5)],
+)
+def test_a_drop_in_percent_is_a_share_of_the_float_networks_metric(text: dict[str, Any], wanted: float) -> None:
+    target = Target.model_validate(text)
+    assert (target.drop, target.share) == (None, wanted)
+    edge = 90.0 * (1 - wanted / 100)
+    assert holds(target, record(edge + 1e-6, 1))
+    assert not holds(target, record(edge - 1e-6, 1))
+
+
+@pytest.mark.parametrize("bad", [{}, {"drop": "1"}, {"drop": "one%"}, {"drop": 1, "bytes": 5}, {"bytes": 0}])
+def test_a_target_that_says_nothing_or_two_things_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"drop|bytes"):
+        Target.model_validate(bad)

@@ -116,7 +116,7 @@ BAD = {
     ),
     "two targets at once": (
         HEAD + "quantizers: kmeans\ntarget: {drop: 0.5, metric: 99}\n",
-        "s.yaml:3: target: give either 'drop' (points below the original network) or 'metric'",
+        "s.yaml:3: target: give one of 'drop'",
     ),
     "a threshold of a figure that there is not": (
         HEAD + "quantizers: kmeans\nthresholds:\n  file_byte: 0.1\n",
