@@ -15,6 +15,7 @@ from nqbench.api.quantized_model import Group, Scope
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
+from nqbench.api.toolkit.progress import tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +106,12 @@ class Task(Network):
         if self.quantizer is None:
             raise BadInput("this task has no quantizer")
         warm = {group.names: group.quantized for group in previous or ()}
-        return tuple(
-            Group(part, self._quantize(self.quantizer, part, weights, sensed, warm.get(part)))
-            for part in self.partition(names)
-        )
+        parts, groups = self.partition(names), []
+        for done, part in enumerate(parts):
+            if len(parts) > 1:
+                tell(f"tensor {done + 1} of {len(parts)}")
+            groups.append(Group(part, self._quantize(self.quantizer, part, weights, sensed, warm.get(part))))
+        return tuple(groups)
 
     def _quantize(
         self,

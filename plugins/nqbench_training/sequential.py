@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench.api.toolkit.persample import owner
+from nqbench.api.toolkit.progress import tell
 from nqbench_training.beside import walk_beside
 from nqbench_training.correction import corrected
 from nqbench_training.grams import Products
@@ -49,6 +50,7 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
             OnePass(task, self.correction, self.ridge).run(task.sensitivity.calibration(task), done)
         for name in forward_order(task, uses):
             if name not in done:
+                tell(f"tensor {len(done) + 1} of {len(task.names)}")
                 done[name] = _quantized(task, name, task.sense([name]))
         groups = tuple(done[name] for name in task.names)
         return finished(task, merged(groups) if task.scope == "global" else groups)
@@ -75,6 +77,7 @@ class OnePass:
 
     def _reached(self, layer: nn.Module, now: Tensor, was: Tensor | None, done: dict[str, Group]) -> None:
         name = self.names[layer]
+        tell(f"tensor {len(done) + 1} of {len(self.names)}")
         moments = Products(layer)
         moments.add(now)
         weights = None if was is None else {name: self._corrected(layer, was - now, now, moments.mean())}
