@@ -71,9 +71,9 @@ class Measure(Strict):
 
 
 class Target(Strict):
-    """What a search for operating points is to hold. One of four: a fall of the metric by at most ``drop`` points, or
-    by a ``share`` (percent) of the float network's own (``drop: 1%`` says the same); a ``metric`` to reach; or a file of
-    at most so many ``bytes``, of which the one with the best metric is wanted. split: where the search looks. report:
+    """What a search for operating points is to hold, one of four: a fall of the metric by at most ``drop`` points, or
+    by a ``share`` (percent) of the float network's (``drop: 1%`` says the same); a ``metric`` to reach; or a file of at
+    most so many ``bytes``, of which the one with the best metric is wanted. split: where the search looks. report:
     whether ``all`` points are evaluated on the test split, or the ``chosen`` ones alone, once, at the end."""
 
     drop: float | None = Field(None, ge=0)
