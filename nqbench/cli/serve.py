@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import click
 
@@ -31,15 +31,43 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
 
 
+_HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+"""What a browser on this machine calls it. Another name is a page elsewhere that had its own name resolve to here."""
+_INDEX = ("index.html", "index.htm")
+"""What is given out for a folder, where it is there."""
+
+
 class _Handler(SimpleHTTPRequestHandler):
-    """Files only: hidden ones (locks, scratch files) and the store are not given out."""
+    """Files of the folder only, also where a link in it points elsewhere: hidden ones (locks, scratch files) and the
+    store are not given out, by whatever name they are asked for."""
 
     def send_head(self) -> Any:
-        asked = unquote(self.path.partition("?")[0])
-        if any(part.startswith(".") for part in asked.split("/")) or ".sqlite" in asked:
+        if not _HOSTS.fullmatch(self.headers.get("Host", "")):
+            self.send_error(403, "ask for 127.0.0.1 or localhost")
+            return None
+        if not self._given_out():
             self.send_error(404)
             return None
         return super().send_head()
 
+    def _given_out(self) -> bool:
+        root = Path(self.directory).resolve()
+        asked = Path(self.translate_path(self.path))
+        try:
+            found = [asked.resolve(strict=True)]
+            found += [(asked / name).resolve() for name in _INDEX if asked.is_dir() and (asked / name).exists()]
+        except (OSError, ValueError, RuntimeError):  # nothing there, a name that no file can have, a circle of links
+            return False
+        return all(path.is_relative_to(root) and not _hidden(path.relative_to(root)) for path in found)
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+def _hidden(path: Path) -> bool:
+    # some file systems do not tell cases apart
+    return any(part.startswith(".") or ".sqlite" in part.casefold() for part in path.parts)

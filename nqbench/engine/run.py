@@ -24,6 +24,7 @@ from nqbench.pipeline.knobs import cached as cached_knob
 from nqbench.pipeline.workbench import file_name, restore
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
+from nqbench.report.files import write_text
 from nqbench.results.environment import cores, environment
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
@@ -117,7 +118,7 @@ class _Run:
                 settings=self._settings(),
             )
             try:
-                (self.folder / "suite.yaml").write_text(self.suite.text, encoding="utf-8")
+                write_text(self.folder / "suite.yaml", self.suite.text)
                 outcome = self._loop(store, schedule, first)
             except KeyboardInterrupt:
                 outcome = "interrupted"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from xml.etree import ElementTree
 
+from nqbench.report import escaping
 from nqbench.report.numbers import significant
 from nqbench.report.tables import Table
 from nqbench.report.text import markdown_table
@@ -89,22 +90,23 @@ def terminal(comparison: Comparison, *, limit: int = SHOWN) -> str:
         parts.append(draw(changes_table(changes[:limit])))
     if len(changes) > limit:
         parts.append(f"... and {len(changes) - limit} more")
-    return "\n\n".join([*parts, *comparison.notes]) + "\n"
+    return escaping.plain("\n\n".join([*parts, *comparison.notes]) + "\n")
 
 
 def markdown(comparison: Comparison, *, limit: int = SHOWN) -> str:
     """For a pull request or a workflow's summary."""
     changes = notable(comparison)
     parts = [
-        f"# {comparison.candidate.suite}: {_headline(comparison)}",
-        f"{summary(comparison)}. Baseline: run {comparison.baseline.run}; candidate: run {comparison.candidate.run}.",
+        f"# {escaping.markdown(comparison.candidate.suite)}: {_headline(comparison)}",
+        f"{summary(comparison)}. Baseline: run {escaping.markdown(comparison.baseline.run)}; "
+        f"candidate: run {escaping.markdown(comparison.candidate.run)}.",
         markdown_table(methods_table(comparison)),
     ]
     if changes:
         parts += ["## What changed", markdown_table(changes_table(changes[:limit]))]
     if len(changes) > limit:
         parts.append(f"... and {len(changes) - limit} more")
-    return "\n\n".join([*parts, *(f"_{note}_" for note in comparison.notes)]) + "\n"
+    return "\n\n".join([*parts, *(f"_{escaping.markdown(note)}_" for note in comparison.notes)]) + "\n"
 
 
 def _headline(comparison: Comparison) -> str:
@@ -133,26 +135,23 @@ def junit(comparison: Comparison) -> str:
     verdicts = comparison.trials
     bad = sum(verdict in ("worse", "failed") for verdict in verdicts.values())
     unsure = sum(verdict in ("inconclusive", "new", "gone") for verdict in verdicts.values())
-    suite = ElementTree.Element("testsuite", name=f"nqbench {comparison.candidate.suite}")
+    suite = ElementTree.Element("testsuite", name=escaping.line(f"nqbench {comparison.candidate.suite}"))
     suite.attrib.update(tests=str(len(verdicts)), failures=str(bad), errors="0", skipped=str(unsure))
     for trial, verdict in verdicts.items():
         changes = by_trial[trial]
         first = changes[0]
-        name = f"{first.configuration} [{trial}]"
-        case = ElementTree.SubElement(suite, "testcase", classname=f"{first.model}.{first.method}", name=name)
+        name, group = escaping.line(f"{first.configuration} [{trial}]"), escaping.line(f"{first.model}.{first.method}")
+        case = ElementTree.SubElement(suite, "testcase", classname=group, name=name)
         lines = [
             f"{c.figure}: {c.verdict} {number(c.baseline)} -> {number(c.candidate)} {amount(c)} {c.reason}".rstrip()
             for c in changes
             if c.verdict != "same"
         ]
         if verdict in ("worse", "failed"):
-            ElementTree.SubElement(case, "failure", message=verdict, type=verdict).text = _xml("\n".join(lines))
+            ElementTree.SubElement(case, "failure", message=verdict, type=verdict).text = escaping.plain(
+                "\n".join(lines)
+            )
         elif verdict in ("inconclusive", "new", "gone"):
-            ElementTree.SubElement(case, "skipped", message=_xml(f"{verdict}: {'; '.join(lines)}"))
+            ElementTree.SubElement(case, "skipped", message=escaping.plain(f"{verdict}: {'; '.join(lines)}"))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
-
-
-def _xml(text: str) -> str:
-    """Without the control characters that XML cannot hold."""
-    return "".join(c for c in text if c in "\t\n" or ord(c) >= 32)

@@ -7,13 +7,13 @@ import gc
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nqbench.api.toolkit.paths import written_whole
 from nqbench.report.data import ReportData, load
 from nqbench.report.drawing import drawn as drawn_once
 from nqbench.report.figures import Figure
@@ -22,6 +22,7 @@ from nqbench.report.latex import latex
 from nqbench.report.payload import datasets
 from nqbench.report.text import markdown
 from nqbench.report.vega import png, svg
+from nqbench.results.database import refuse_links
 from nqbench.results.frame import columns, flat
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.store import StoreError
@@ -56,6 +57,7 @@ def write_reports(folder: str | Path, data: ReportData, *, images: bool = False)
     images: each model's main figure also as ``figures/*.svg`` and ``.png``, which costs a second or two a figure.
     """
     folder = Path(folder)
+    refuse_links(folder)
     named = datasets(data)
     drawn = drawn_once(data, named)
     texts = {
@@ -159,14 +161,12 @@ def jsonable(value: Any) -> Any:
 def write_text(path: Path, text: str) -> None:
     """One file, whole, or a StoreError that says why not."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, text.encode())
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _replace(path: Path, content: bytes) -> Path:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(content)
-    os.replace(scratch, path)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
     return path

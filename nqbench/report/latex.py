@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from nqbench.report import escaping
 from nqbench.report.data import ReportData
 from nqbench.report.tables import METHODS_NOTE, Table, method_table, quoted_beside
 from nqbench.results.leaderboard import reach
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
-    "<": r"\textless{}", ">": r"\textgreater{}",
-}  # fmt: skip
-
 
 def latex(data: ReportData) -> str:
     """One table a model; needs ``\\usepackage{booktabs}``."""
-    parts = [f"% nqbench, suite {escape(data.suite)}, run {data.run}; needs \\usepackage{{booktabs}}"]
+    parts = [
+        f"% nqbench, suite {escaping.line(data.suite)}, run {escaping.line(data.run)}; needs \\usepackage{{booktabs}}"
+    ]
     for model, rows in data.methods.items():
         note = METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop))
         parts.append(_float(method_table(rows), f"{model}. {note}"))
@@ -24,20 +21,16 @@ def latex(data: ReportData) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def escape(text: str) -> str:
-    return "".join(_SPECIAL.get(character, character) for character in text)
-
-
 def _float(table: Table, caption: str) -> str:
     def line(cells: tuple[str, ...]) -> str:
-        return " & ".join(escape(cell) for cell in cells) + r" \\"
+        return " & ".join(escaping.latex(cell) for cell in cells) + r" \\"
 
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small",
-            rf"\caption{{{escape(caption)}}}",
+            rf"\caption{{{escaping.latex(caption)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             line(table.header),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from nqbench.report import escaping
 from nqbench.report.data import ReportData
 from nqbench.report.tables import Table, method_table, quoted, quoted_beside, ranking
 
@@ -19,26 +21,39 @@ def terminal(data: ReportData, *, limit: int = TERMINAL_ROWS) -> str:
         aligned = ["right" if numeric else "left" for numeric in table.numeric]
         return tabulate(table.rows, table.header, tablefmt="simple", colalign=aligned, disable_numparse=True)
 
-    return _document(data, draw, limit, heading="{}", code="{}")
+    return escaping.plain(_document(data, draw, limit, _PLAIN))
 
 
 def markdown(data: ReportData) -> str:
     """Every row, in GitHub's tables."""
-    return f"# {data.suite}\n\n" + _document(data, markdown_table, None, heading="## {}", code="`{}`")
+    return f"# {escaping.markdown(data.suite)}\n\n" + _document(data, markdown_table, None, _MARKDOWN)
 
 
 def markdown_table(table: Table) -> str:
     def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(escaping.markdown, cells)) + " |"
 
     rule = "| " + " | ".join("---:" if numeric else ":---" for numeric in table.numeric) + " |"
     return "\n".join([line(table.header), rule, *(line(row) for row in table.rows)])
 
 
-def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None, *, heading: str, code: str) -> str:
-    parts = [summary(data)]
+@dataclass(frozen=True)
+class _Form:
+    """How text, code and headings are written."""
+
+    text: Callable[[str], str]
+    code: Callable[[str], str]
+    heading: str
+
+
+_PLAIN = _Form(escaping.line, escaping.line, "{}")
+_MARKDOWN = _Form(escaping.markdown, escaping.code, "## {}")
+
+
+def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None, form: _Form) -> str:
+    parts = [form.text(summary(data))]
     for model, rows in data.by_model.items():
-        parts.append(heading.format(model))
+        parts.append(form.heading.format(form.text(model)))
         if len(data.methods[model]) > 1:
             parts.append(draw(method_table(data.methods[model][:limit])))
         parts.append(draw(ranking(rows[:limit])))
@@ -47,11 +62,12 @@ def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None,
         if data.published_for(model):
             parts.append(draw(quoted_beside(data, model)))
     if published := data.published_elsewhere:
-        parts += [heading.format("Published, models not measured here"), draw(quoted(published))]
+        parts += [form.heading.format("Published, models not measured here"), draw(quoted(published))]
     if data.failures:
-        parts.append(heading.format("Failures"))
+        parts.append(form.heading.format("Failures"))
         lines = [
-            f"- {data.name(r)}: {r.status}: {code.format(last_line(r.error))}" for r in data.failures[: limit or None]
+            f"- {form.text(data.name(r))}: {r.status}: {form.code(last_line(r.error))}"
+            for r in data.failures[: limit or None]
         ]
         if limit is not None and len(data.failures) > limit:
             lines.append(f"- ... and {len(data.failures) - limit} more in records.json")

@@ -20,7 +20,7 @@ from nqbench.results.environment import comparable_times
 from nqbench.results.exports import Side
 from nqbench.results.labels import Labels, configuration_key
 from nqbench.results.record import Record
-from nqbench.results.stats import compare_times, holm, mcnemar
+from nqbench.results.stats import are_times, compare_times, holm, mcnemar
 
 Verdict = Literal["failed", "worse", "inconclusive", "better", "new", "gone", "same"]
 ORDER: tuple[Verdict, ...] = ("failed", "worse", "inconclusive", "better", "new", "gone", "same")
@@ -208,10 +208,7 @@ def _line(error: str | None) -> str:
 
 def _exact(base: Change, name: str, old: Record, new: Record, limits: Thresholds) -> Change:
     a, b = float(getattr(old, name)), float(getattr(new, name))
-    if math.isnan(a) or math.isnan(b):
-        same, worse = math.isnan(a) and math.isnan(b), math.isnan(b)
-    else:
-        same, worse = a == b or limits.within(name, a, b), (b < a) == EXACT[name]
+    same, worse = a == b or limits.within(name, a, b), (b < a) == EXACT[name]
     verdict: Verdict = "same" if same else "worse" if worse else "better"
     return replace(base, figure=name, verdict=verdict, baseline=a, candidate=b, change=b / a - 1 if a else None)
 
@@ -225,12 +222,8 @@ def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     change = replace(base, figure=name, baseline=old.metric, candidate=new.metric, change=new.metric - old.metric)
     a, b = old.hits(), new.hits()
     if a is None or b is None:  # nothing to pair: a figure like any other without chance in it
-        if math.isnan(gain):
-            both = math.isnan(old.metric) and math.isnan(new.metric)
-            verdict: Verdict = "same" if both else "worse" if math.isnan(new.metric) else "better"
-            return _Open(replace(change, verdict=verdict))
         same = limits.within(name, old.metric, new.metric, 1e-6) or abs(gain) <= 1e-6
-        verdict = "same" if same else "better" if gain > 0 else "worse"
+        verdict: Verdict = "same" if same else "better" if gain > 0 else "worse"
         return _Open(replace(change, verdict=verdict, reason="no per-example correctness to pair"))
     if a.shape != b.shape:
         return _Open(replace(change, verdict="inconclusive", reason=f"{a.size} and {b.size} examples cannot be paired"))
@@ -259,7 +252,7 @@ def _times(base: Change, old: Record, new: Record, limits: Thresholds, notes: di
     found = []
     for stage in stages:
         a, b = old.samples[stage], new.samples[stage]
-        if min(*a, *b) <= 0:
+        if not (are_times(a) and are_times(b)):
             continue
         speed = compare_times(a, b)
         slow, fast = speed.ratio > limits.time_ratio, speed.ratio < 1 / limits.time_ratio

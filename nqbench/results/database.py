@@ -1,9 +1,15 @@
-"""The store's SQLite side: its tables, how a file is opened and recognised, the lock on its folder, its errors."""
+"""The store's SQLite side: its tables, how a file is opened and recognised, the lock on its folder, its errors.
+
+SQLite does not notice a flipped bit in a row. So every row of ``runs`` and ``records`` has the CRC-32 of what it says
+(of store version 2 on; an older store's rows have none and get none), and what rows are found by, which the tables and
+their indexes both hold, is compared when a store is opened (``PRAGMA integrity_check``).
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +21,10 @@ from nqbench.api.errors import NqbenchError
 
 FILE = "records.sqlite"
 LOCK = ".nqbench.lock"
+WRITTEN = (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal", LOCK, ".scratch", "files", "figures")
+"""What is written in an output folder by its own name. All else is replaced as a whole, whatever it was."""
 APPLICATION_ID = 0x6E71626E  # 'nqbn', in the SQLite header: tells our file from a stranger's
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 metadata = sa.MetaData()
 runs = sa.Table(
@@ -31,6 +39,7 @@ runs = sa.Table(
     sa.Column("started", sa.String, nullable=False),
     sa.Column("ended", sa.String),
     sa.Column("outcome", sa.String),
+    sa.Column("crc", sa.Integer),
 )
 covers = sa.Table(
     "covers",
@@ -47,8 +56,19 @@ records = sa.Table(
     sa.Column("status", sa.String, nullable=False),
     sa.Column("time", sa.String, nullable=False),
     sa.Column("data", sa.Text, nullable=False),
+    sa.Column("crc", sa.Integer),
     sa.Index("records_by_key", "key", "time"),
 )
+
+
+def crc_of(row: Mapping[str, Any]) -> int:
+    """CRC-32 of a row's columns, in the order of their names, less the checksum itself."""
+    crc = 0
+    for name in sorted(row):
+        if name != "crc":
+            value = row[name]
+            crc = zlib.crc32(f"{name}\0{'' if value is None else value}\0".encode("utf-8", "surrogatepass"), crc)
+    return crc
 
 
 class StoreError(NqbenchError):
@@ -90,6 +110,28 @@ def check(connection: Any, path: Path, *, new: bool = False) -> None:
         raise StoreError(
             f"{path}: was written by a newer nqbench (store version {version}; this one reads {STORE_VERSION})"
         )
+    if (found := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+        raise damaged(path, found)
+
+
+def damaged(path: Path, reason: object) -> StoreError:
+    """What a store that says something else than was written is refused with."""
+    reason = " ".join(str(reason).split())
+    return StoreError(
+        f"{path}: is damaged ({reason}); restore it from a copy, or move it away and run again: "
+        "what the cache holds is not computed anew"
+    )
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Make the tables, or give those of an older store the columns that they lack."""
+    metadata.create_all(connection)
+    for table in (runs, records):
+        there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+        if "crc" not in there:
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN crc INTEGER")
+    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {STORE_VERSION}")
 
 
 def _half_made(connection: Any) -> bool:
@@ -100,9 +142,11 @@ def _half_made(connection: Any) -> bool:
 
 @contextmanager
 def guard(path: Path) -> Iterator[None]:
-    """SQLite's own errors as one line that names the file."""
+    """SQLite's own errors, and what is no text, as one line that names the file."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from None
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         raise StoreError(f"{path}: cannot be used as a store of records: {reason}") from None
@@ -119,6 +163,7 @@ def hold(folder: Path) -> filelock.BaseFileLock:
     lock = filelock.FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RunInProgress(
@@ -129,3 +174,13 @@ def hold(folder: Path) -> filelock.BaseFileLock:
             f"{folder}: cannot be written ({error.strerror or error}); give --output a folder of yours"
         ) from None
     return lock
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises StoreError where what is written into an output folder, somebody else's perhaps, would land elsewhere."""
+    for name in WRITTEN:
+        if (folder / name).is_symlink():
+            raise StoreError(
+                f"{folder / name}: is a symbolic link, and what is written there would change what it points to; "
+                "remove it, or give --output another folder"
+            )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.parsing import parse_json
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.store import Run, Store, StoreError
 
@@ -58,7 +59,7 @@ def read_side(path: str | Path, run: str = "latest") -> Side:
 def read_json(path: Path) -> Whole:
     """Either form of JSON. A list has no runs of its own: they are made from what its records say."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:

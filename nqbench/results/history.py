@@ -19,7 +19,7 @@ from nqbench.results.compare import EXACT, Thresholds
 from nqbench.results.environment import comparable_times
 from nqbench.results.labels import Labels
 from nqbench.results.record import Record
-from nqbench.results.stats import compare_times, mcnemar
+from nqbench.results.stats import are_times, compare_times, mcnemar
 from nqbench.results.store import Run, Store
 
 NIGHTS = 120
@@ -100,7 +100,7 @@ def _figures(nights: Sequence[tuple[Run, Record]]) -> dict[str, tuple[Point, ...
                 found.setdefault(name, []).append(Point(run.run, run.started, revision, value, (), record))
         if record.measured and comparable_times(record.environment, reference):
             for stage, samples in record.samples.items():
-                if samples and min(samples) > 0:
+                if are_times(samples):
                     point = Point(run.run, run.started, revision, median(samples), tuple(samples), record)
                     found.setdefault(f"seconds.{stage}", []).append(point)
     return {figure: tuple(points) for figure, points in found.items()}
@@ -122,7 +122,7 @@ def steps(figure: str, points: Sequence[Point], limits: Thresholds) -> tuple[Ste
 
 def _worse(figure: str, a: Point, b: Point, limits: Thresholds, tests: int) -> bool | None:
     """Whether b is worse than a; None where they do not differ."""
-    if a.value == b.value or (math.isnan(a.value) and math.isnan(b.value)):
+    if a.value == b.value:
         return None
     if figure not in EXACT and a.record is not None and b.record is not None:
         x, y = a.record.hits(), b.record.hits()

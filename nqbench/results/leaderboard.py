@@ -75,7 +75,7 @@ class Row:
     def quality(self) -> float | None:
         """Larger is better: minus the drop or, without a metric, minus the mse."""
         loss = self.drop if self.metric_name else self.mse
-        return None if loss is None or math.isnan(loss) else -loss
+        return None if loss is None else -loss
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "parts": dict(self.parts), "keys": list(self.keys)}  # asdict would copy deeply
@@ -112,7 +112,7 @@ def _order(row: Row) -> tuple[object, ...]:
         return (0, row.file_bytes, row.mse if row.mse is not None else math.inf, row.configuration)
     if row.holds:
         return (0, row.file_bytes, row.drop, row.configuration)
-    lost = math.inf if row.drop is None or math.isnan(row.drop) else row.drop
+    lost = math.inf if row.drop is None else row.drop
     return (1, lost, row.file_bytes, row.configuration)
 
 

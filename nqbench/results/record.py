@@ -1,12 +1,15 @@
 """A record: what one trial leaves behind. The same field names in the store, the JSON, the CSV and the hooks.
 
 ``from_dict(to_dict(r)) == r``. A record is written once and never edited: tables, comparisons and pages are derived.
+
+A record that ended well has finite figures. One that claims to, but says that its metric or its size is nan or
+infinite, is read as a failed one that says so: it cannot be ranked, and must not cost the others their report.
 """
 
 from __future__ import annotations
 
 import base64
-import json
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,11 +18,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.parsing import parse_json
 
 SCHEMA_VERSION = 1
 """Of a record's fields. A reader refuses a newer one and reads every older one."""
 
 Status = Literal["ok", "failed", "timeout", "crashed"]
+FINITE = (
+    "metric", "metric_float", "metric_delta", "ratio", "file_ratio", "bits_per_weight", "entropy", "efficiency", "mse",
+    "weighted_mse", "encode_msym_s", "decode_msym_s",
+)  # fmt: skip
+"""Figures of a record with status ok that are finite where they are there: what rankings and comparisons go by."""
 KINDS = ("model", "pruner", "sensitivity", "quantizer", "training", "positions", "coder", "codec")
 
 
@@ -173,12 +182,25 @@ class Record(_Part):
             raise ValueError("a record with status ok needs file_bytes and parts")
         if self.parts.total != self.file_bytes:
             raise ValueError(f"the parts sum to {self.parts.total} bytes, the file has {self.file_bytes}")
-        return self
+        strange = self._not_finite()
+        return self.model_copy(update={"status": "failed", "error": strange}) if strange else self
+
+    def _not_finite(self) -> str:
+        """What of the figures that must be finite is not, as a sentence; empty where all are."""
+        for name in FINITE:
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                whose = "the float network" if name == "metric_float" else "the decoded network"
+                what = f"the metric '{self.metric_name}' of {whose}" if name.startswith("metric") else f"the {name}"
+                return f"{what} is {value}: no figure to rank by"
+        return ""
 
     # -- forms ---------------------------------------------------------------------------------------------------
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Record:
         """Raises BadInput with the first field that does not fit."""
+        if not isinstance(fields, Mapping):
+            raise BadInput(f"not a record: expected its fields by name, found {type(fields).__name__}")
         version = fields.get("schema_version", SCHEMA_VERSION)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             # said before its unknown fields are
@@ -203,8 +225,8 @@ class Record(_Part):
             return cls.model_validate_json(text)
         except ValidationError:
             try:
-                return cls.from_dict(json.loads(text))
-            except json.JSONDecodeError as error:
+                return cls.from_dict(parse_json(text))
+            except ValueError as error:
                 raise BadInput(f"not a record: {error}") from None
 
     def to_json(self) -> str:
@@ -256,7 +278,10 @@ def pack_correct(correct: Iterable[bool] | np.ndarray) -> str:
 
 def unpack_correct(text: str, examples: int) -> np.ndarray:
     """The inverse of ``pack_correct``: (examples,) bool."""
-    raw = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    try:
+        raw = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    except ValueError as error:
+        raise BadInput(f"the correctness of {examples} examples is no base64: {error}") from None
     if raw.size != (examples + 7) // 8:
         raise BadInput(f"the correctness of {examples} examples takes {(examples + 7) // 8} bytes, not {raw.size}")
     return np.unpackbits(raw, count=examples).astype(bool)

@@ -86,6 +86,11 @@ class Speed:
     high: float
 
 
+def are_times(samples: Sequence[float]) -> bool:
+    """Whether these are measured seconds: some, all positive and finite."""
+    return len(samples) > 0 and all(0 < seconds < math.inf for seconds in samples)
+
+
 def compare_times(a: Sequence[float], b: Sequence[float]) -> Speed:
     """Rank test and ratio of two independent samples of positive times.
 
@@ -95,7 +100,7 @@ def compare_times(a: Sequence[float], b: Sequence[float]) -> Speed:
     from scipy.stats import mannwhitneyu
 
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if not (x.size and y.size and np.all(x > 0) and np.all(y > 0)):
+    if not (are_times(a) and are_times(b)):
         raise BadInput("times to compare must be positive, at least one a side")
     exact = max(x.size, y.size) <= 50 and np.unique(np.concatenate([x, y])).size == x.size + y.size
     p = float(mannwhitneyu(x, y, alternative="two-sided", method="exact" if exact else "asymptotic").pvalue)

@@ -1,8 +1,9 @@
 """The store: ``records.sqlite`` in the output folder. One process writes, any number read while it does.
 
 SQLite in WAL mode with ``synchronous = NORMAL``, one commit a record: a killed run loses no record that was added, and
-a reader never waits. A run *covers* trial keys: those it ran, and those it took over from earlier runs. What a run
-says of a key is its own record or, where it has none, the last one before it ended.
+a reader never waits. A row is read only where its checksum fits. A run *covers* trial keys: those it ran, and those it
+took over from earlier runs. What a run says of a key is its own record or, where it has none, the last one before it
+ended.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.parsing import parse_json
 from nqbench.results.database import (
-    APPLICATION_ID,
     FILE,
-    STORE_VERSION,
     RunInProgress,
     StoreError,
     check,
     covers,
+    crc_of,
+    damaged,
     guard,
     hold,
-    metadata,
     open_engine,
     records,
     runs,
     transaction,
+    upgrade,
 )
 from nqbench.results.environment import environment as describe
 from nqbench.results.record import Record, utc_now
@@ -82,9 +84,7 @@ class Store:
                 check(connection.connection.driver_connection, path, new=True)
                 # only now: a stranger's file was not touched
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-                metadata.create_all(connection)
-                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.exec_driver_sql(f"PRAGMA user_version = {STORE_VERSION}")
+                upgrade(connection)
                 connection.commit()
         except BaseException:
             lock.release()
@@ -137,18 +137,10 @@ class Store:
     ) -> str:
         """The new run's id. keys: the trials it covers, as far as they are known; ``add`` and ``reuse`` add theirs."""
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        told = describe() if environment is None else environment
+        begun = Run(run, suite, suite_text, dict(settings or {}), tuple(argv), dict(told), utc_now())
         with self._begin() as connection:
-            connection.execute(
-                runs.insert().values(
-                    run=run,
-                    suite=suite,
-                    suite_text=suite_text,
-                    settings=json.dumps(dict(settings or {})),
-                    argv=json.dumps(list(argv)),
-                    environment=json.dumps(dict(describe() if environment is None else environment)),
-                    started=utc_now(),
-                )
-            )
+            connection.execute(runs.insert().values(**_row(begun)))
             self._cover(connection, run, keys)
         return run
 
@@ -165,25 +157,17 @@ class Store:
 
     def end_run(self, run: str, outcome: str = "ok") -> None:
         with self._begin() as connection:
-            connection.execute(runs.update().where(runs.c.run == run).values(ended=utc_now(), outcome=outcome))
+            chosen = runs.c.run == run
+            connection.execute(runs.update().where(chosen).values(ended=utc_now(), outcome=outcome))
+            row = connection.execute(sa.select(runs).where(chosen)).mappings().one()
+            connection.execute(runs.update().where(chosen).values(crc=crc_of(dict(row))))
 
     def take(self, run: Run, keys: Iterable[str], found: Iterable[Record]) -> None:
         """Copy a run from another store, whole; what is here already stays as it is (merging is idempotent)."""
         with self._begin() as connection:
-            values = {
-                "run": run.run,
-                "suite": run.suite,
-                "suite_text": run.suite_text,
-                "settings": json.dumps(dict(run.settings)),
-                "argv": json.dumps(run.argv),
-                "environment": json.dumps(dict(run.environment)),
-                "started": run.started,
-                "ended": run.ended,
-                "outcome": run.outcome,
-            }
-            statement = insert(runs).values(**values)
+            statement = insert(runs).values(**_row(run))
             # an end that came after the last merge is news; everything else of a run never changes
-            news = {"ended": statement.excluded.ended, "outcome": statement.excluded.outcome}
+            news = {name: statement.excluded[name] for name in ("ended", "outcome", "crc")}
             connection.execute(statement.on_conflict_do_update(["run"], set_=news, where=runs.c.ended.is_(None)))
             self._cover(connection, run.run, keys)
             _put(connection, found)
@@ -192,8 +176,9 @@ class Store:
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
         with self._begin() as connection:
-            rows = connection.execute(sa.select(runs).order_by(runs.c.started, runs.c.run)).mappings().all()
-        return [_run(row) for row in rows]
+            query = sa.select(*self._columns(connection, runs)).order_by(runs.c.started, runs.c.run)
+            rows = connection.execute(query).mappings().all()
+        return [self._run(row) for row in rows]
 
     def latest(self) -> Run | None:
         """The run that started last, or None."""
@@ -229,31 +214,59 @@ class Store:
     def own(self, run: str) -> list[Record]:
         """The records that a run wrote itself."""
         with self._begin() as connection:
-            query = sa.select(records.c.data).where(records.c.run == run).order_by(records.c.time)
-            return [self._parse(text) for text in connection.execute(query).scalars()]
+            columns = self._columns(connection, records)
+            query = sa.select(*columns).where(records.c.run == run).order_by(records.c.time)
+            rows = connection.execute(query).mappings().all()
+        return [self._record(row) for row in rows]
 
     def _last(self, keys: Iterable[str] | None, before: str | None = None) -> dict[str, Record]:
         """key -> its record of latest time (SQLite fills bare columns from the row that has the maximum)."""
-        query = sa.select(records.c.key, records.c.data, sa.func.max(records.c.time)).group_by(records.c.key)
-        if before is not None:
-            query = query.where(records.c.time <= before)
-        found: dict[str, str] = {}
+        found: dict[str, sa.RowMapping] = {}
         with self._begin() as connection:
+            columns = self._columns(connection, records)
+            query = sa.select(*columns, sa.func.max(records.c.time).label("last")).group_by(records.c.key)
+            if before is not None:
+                query = query.where(records.c.time <= before)
             if keys is None:
                 rows = connection.execute(query.order_by(sa.func.min(records.c.time)))
-                found = {row.key: row.data for row in rows}
+                found = {row["key"]: row for row in rows.mappings()}
             else:
                 wanted = list(keys)
                 for at in range(0, len(wanted), 500):  # below SQLite's limit of variables
                     part = query.where(records.c.key.in_(wanted[at : at + 500]))
-                    found |= {row.key: row.data for row in connection.execute(part)}
-        return {key: self._parse(text) for key, text in found.items()}
+                    found |= {row["key"]: row for row in connection.execute(part).mappings()}
+        return {key: self._record(row) for key, row in found.items()}
 
-    def _parse(self, text: str) -> Record:
+    def _columns(self, connection: sa.Connection, table: sa.Table) -> list[sa.ColumnElement[Any]]:
+        """A table's columns; an older store, opened for reading, has no checksums."""
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        if version is not None and version >= 2:
+            return list(table.c)
+        return [column if column.name != "crc" else sa.null().label("crc") for column in table.c]
+
+    def _record(self, row: sa.RowMapping) -> Record:
+        self._verify(row, records)
         try:
-            return Record.from_json(text)
+            record = Record.from_json(row["data"])
         except BadInput as error:
             raise StoreError(f"{self.path}: {error}") from None
+        if (record.run, record.key) != (row["run"], row["key"]):
+            raise damaged(self.path, f"the record of {row['key'][:12]} is another's")
+        return record
+
+    def _run(self, row: sa.RowMapping) -> Run:
+        self._verify(row, runs)
+        try:
+            told = {name: parse_json(row[name]) for name in ("settings", "argv", "environment")}
+            fields = {name: value for name, value in row.items() if name != "crc"}
+            return Run(**{**fields, **told, "argv": tuple(told["argv"])})
+        except (ValueError, TypeError) as error:
+            raise damaged(self.path, f"the run {row['run']}: {error}") from None
+
+    def _verify(self, row: sa.RowMapping, table: sa.Table) -> None:
+        """Raises StoreError where a row is not what was written."""
+        if row["crc"] is not None and row["crc"] != crc_of({column.name: row[column.name] for column in table.c}):
+            raise damaged(self.path, f"a row of the table {table.name} is not what was written")
 
     def _cover(self, connection: sa.Connection, run: str, keys: Iterable[str]) -> None:
         new = [(run, key) for key in keys if (run, key) not in self._covered]
@@ -267,7 +280,7 @@ class Store:
 
 def _put_statement() -> sa.Executable:
     statement = insert(records)
-    changed = {name: statement.excluded[name] for name in ("trial", "status", "time", "data")}
+    changed = {name: statement.excluded[name] for name in ("trial", "status", "time", "data", "crc")}
     # of two records of the same run and key the later one counts, whichever comes first
     newer = records.c.time <= statement.excluded.time
     return statement.on_conflict_do_update(["run", "key"], set_=changed, where=newer)
@@ -283,21 +296,15 @@ def _put(connection: sa.Connection, found: Iterable[Record]) -> None:
         {"run": r.run, "key": r.key, "trial": r.trial, "status": r.status, "time": r.time, "data": r.to_json()}
         for r in found
     ]
-    if not rows:
-        return
-    connection.execute(_PUT, rows)
+    if rows:
+        connection.execute(_PUT, [row | {"crc": crc_of(row)} for row in rows])
 
 
-def _run(row: sa.RowMapping) -> Run:
-    fields: dict[str, Any] = {str(name): value for name, value in row.items()}
-    return Run(
-        **{
-            **fields,
-            "settings": json.loads(fields["settings"]),
-            "argv": tuple(json.loads(fields["argv"])),
-            "environment": json.loads(fields["environment"]),
-        }
-    )
+def _row(run: Run) -> dict[str, Any]:
+    """A run as its row."""
+    told = {name: json.dumps(value) for name, value in vars(run).items() if isinstance(value, Mapping | tuple)}
+    row = {**vars(run), **told}
+    return row | {"crc": crc_of(row)}
 
 
 __all__ = ["FILE", "Run", "RunInProgress", "Store", "StoreError"]

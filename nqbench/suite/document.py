@@ -22,6 +22,9 @@ KeyPath = tuple[str | int, ...]
 MOST_VALUES = 100_000
 """More values than any suite has; a file whose aliases unfold to more is refused before they fill the memory."""
 
+MOST_DEPTH = 40
+"""Deeper than any suite nests its values."""
+
 
 class SuiteError(NqbenchError):
     """A suite cannot be used: ``suites/x.yaml:14: quantizers[1].kmeans.k: must be ...``."""
@@ -92,6 +95,9 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
+_TOO_DEEP = f"is nested more than {MOST_DEPTH} levels deep; a suite needs fewer than ten"
+
+
 def read(path: Path) -> tuple[Document, str]:
     """The document in a file and its text. Raises SuiteError."""
     name = str(path)
@@ -116,6 +122,8 @@ def parse(text: str, source: str) -> Document:
         raise SuiteError(f"{_at(source, error)}: invalid YAML: {problem}") from None
     except (YAMLError, ValueError) as error:
         raise SuiteError(f"{source}: invalid YAML: {_flat(error)}") from None
+    except RecursionError:
+        raise SuiteError(f"{source}: {_TOO_DEEP}") from None
     if len(loaded) > 1:
         raise SuiteError(f"{source}: holds {len(loaded)} YAML documents; one was expected")
     document = Document(source, None)
@@ -146,6 +154,8 @@ def _plain(value: Any, path: KeyPath, where: str, document: Document, around: li
         raise SuiteError(f"{document.source}: has more than {MOST_VALUES} values once its aliases are unfolded")
     if id(value) in around:
         raise SuiteError(f"{where}: an alias contains itself")
+    if len(around) > MOST_DEPTH:
+        raise SuiteError(f"{where}: {_TOO_DEEP}")
     if isinstance(value, CommentedMap):
         return {
             _key(key, where): _plain(item, (*path, key), _line(value, key, where), document, [*around, id(value)])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nqbench.registry import did_you_mean
-from nqbench.suite.document import Document, KeyPath, SuiteError, parse
+from nqbench.suite.document import MOST_DEPTH, Document, KeyPath, SuiteError, parse
 from nqbench.suite.spec import SuiteSpec
 
 SUITE_KEYS = tuple(SuiteSpec.model_fields)
@@ -43,7 +43,10 @@ def apply_sets(document: Document, sets: Sequence[str]) -> None:
             raise SuiteError(f"{where}: {error}") from None
         if document.data is None:
             document.data = {}
-        _put(document, where, _path(key), parsed)
+        path = _path(key)
+        if len(path) > MOST_DEPTH:
+            raise SuiteError(f"{where[:80]}...: goes more than {MOST_DEPTH} levels deep; a suite needs fewer than ten")
+        _put(document, where, path, parsed)
 
 
 def _path(key: str) -> KeyPath:

@@ -39,7 +39,9 @@ def truncated(folder: Path) -> Path:
 
 def future(folder: Path) -> Path:
     with closing(sqlite3.connect(fill(folder, TONIGHT) / FILE)) as connection:
-        connection.execute("UPDATE records SET data = replace(data, '\"schema_version\":1', '\"schema_version\":7')")
+        connection.execute(
+            "UPDATE records SET crc = NULL, data = replace(data, '\"schema_version\":1', '\"schema_version\":7')"
+        )
         connection.commit()
     return folder
 

@@ -88,23 +88,44 @@ def test_merge_writes_a_store_and_an_export_that_compares_as_the_store_does(
     assert invoke(["compare", str(export), str(tmp_path / "all")]) == 3
 
 
+OUT_OF_REACH = (
+    "/records.sqlite", "/../secret", "/%2e%2e/secret", "/.nqbench.lock", "/records%2esqlite", "/Records.SQLite",
+    "/RECORDS.SQLITE-wal", "/%00", "/index.html%00", "/link", "/up/secret", "/up/", "/circle", "/store", "/sub/",
+    "/sub/index.html", "/./%2enqbench.lock", "/" + "a" * 5000, "/x/%2e%2e/.nqbench.lock", "/%ff",
+    "/sub/..%2f.nqbench.lock",
+)  # fmt: skip
+
+
 def test_serve_gives_out_the_page_and_neither_the_store_nor_what_is_outside(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "index.html").write_text("<p>page</p>")
-    (folder / "records.sqlite").write_text("store")
+    for name in ("records.sqlite", ".nqbench.lock", "RECORDS.SQLITE-wal"):
+        (folder / name).write_text("store")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "circle").symlink_to(folder / "circle")
+    (folder / "store").symlink_to(folder / "records.sqlite")
+    (folder / "inside").symlink_to(folder / "index.html")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "index.html").symlink_to(tmp_path / "secret")
     with server(folder, 0) as found:
         threading.Thread(target=found.serve_forever, daemon=True).start()
         assert found.server_address[0] == "127.0.0.1"
 
-        def get(path: str) -> tuple[int, bytes]:
+        def get(path: str, host: str | None = None) -> tuple[int, bytes]:
             connection = http.client.HTTPConnection("127.0.0.1", found.server_port, timeout=10)
-            connection.request("GET", path)
+            connection.request("GET", path, headers={} if host is None else {"Host": host})
             answer = connection.getresponse()
             return answer.status, answer.read()
 
         assert get("/") == (200, b"<p>page</p>")
-        for path in ("/records.sqlite", "/../secret", "/%2e%2e/secret", "/.nqbench.lock", "/records%2esqlite"):
-            assert get(path)[0] == 404
+        for path in OUT_OF_REACH:
+            assert get(path)[0] == 404, path
+        for host in ("evil.example", f"evil.example:{found.server_port}", "127.0.0.1.evil.example", "localhost@x", ""):
+            assert get("/", host)[0] == 403
+        for host in ("localhost", f"LOCALHOST:{found.server_port}", "[::1]:1"):
+            assert get("/", host)[0] == 200
+        assert get("/inside") == (200, b"<p>page</p>")
         found.shutdown()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 from record_factory import failed, make, sweep
 
 from nqbench.cli import invoke
-from nqbench.report import ReportData, load, rebuild, terminal, write_reports
-from nqbench.report.latex import escape, latex
+from nqbench.report import ReportData, escaping, load, rebuild, terminal, write_reports
+from nqbench.report.latex import latex
 from nqbench.report.text import last_line, markdown
 from nqbench.results.published import published_rows
 from nqbench.results.record import PARTS, Record
-from nqbench.results.store import Store
+from nqbench.results.store import Store, StoreError
 
 PUBLISHED = [
     {"paper": "A paper | 1", "network": "net", "rows": [{"method": "theirs", "accuracy": 97.0, "ratio": 5.0}]},
@@ -129,7 +130,7 @@ def test_latex_has_as_many_cells_as_columns_in_every_line(finished: tuple[Path, 
         lines = [line for line in block.splitlines() if line.endswith(r" \\")]
         assert lines
         assert all(line.replace(r"\&", "").count(" & ") == columns - 1 for line in lines)
-    assert escape("50 %_{x}") == r"50 \%\_\{x\}"
+    assert escaping.latex("50 %_{x}") == r"50 \%\_\{x\}"
 
 
 def test_a_published_row_says_how_far_the_best_measured_one_is(finished: tuple[Path, list[Record]]) -> None:
@@ -215,3 +216,18 @@ def test_a_search_s_goal_and_what_is_not_monotone_are_said_in_every_form(tmp_pat
     _, paths = rebuild(tmp_path)
     assert "the smallest of the files that reach 97" in paths["index.html"].read_text(encoding="utf-8")
     assert "not monotone" in paths["leaderboard.md"].read_text(encoding="utf-8")
+
+
+def test_a_link_under_a_reports_name_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "out"
+    outside.write_text("mine")
+    fill(folder)
+    for name in ("leaderboard.md", "index.html", f".records.json.{os.getpid()}.tmp"):
+        (folder / name).symlink_to(outside)
+    _, paths = rebuild(folder)
+    assert outside.read_text() == "mine"
+    assert not any(path.is_symlink() for path in paths.values())
+    (folder / "figures").rename(folder / "moved")
+    (folder / "figures").symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="figures: is a symbolic link"):
+        rebuild(folder)

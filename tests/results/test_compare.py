@@ -108,7 +108,9 @@ def test_a_metric_without_examples_compares_as_it_is() -> None:
     assert verdict(against([new], [old]), "perplexity") == "better"
     assert verdict(against([old], [old]), "perplexity") == "same"
     broken = make(metric=math.nan, **plain)  # type: ignore[arg-type]
-    assert verdict(against([old], [broken]), "perplexity") == "worse"
+    result = against([old], [broken])
+    assert set(result.trials.values()) == {"failed"}
+    assert "is nan" in result.changes[0].reason
 
 
 def test_a_coder_made_three_times_slower_is_caught() -> None:

@@ -57,10 +57,9 @@ def test_a_model_without_a_metric_is_ordered_by_size() -> None:
     assert all(row.pareto for row in rows)
 
 
-def test_a_metric_that_is_no_number_comes_last() -> None:
+def test_a_metric_that_is_no_number_is_not_ranked() -> None:
     rows = leaderboard([at(10, 20, k=3, metric=math.nan), at(900, 999, k=4)])
-    assert [row.knob_value for row in rows] == [4, 3]
-    assert [row.pareto for row in rows] == [True, False]
+    assert [row.knob_value for row in rows] == [4]
 
 
 def test_seeds_are_one_row_with_mean_deviation_and_count() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from record_factory import failed, make
 
 from nqbench.api import BadInput
-from nqbench.results.record import Record, pack_correct, unpack_correct
+from nqbench.results.record import FINITE, Record, pack_correct, unpack_correct
 from nqbench.suite.trial import Choice, Trial
 
 
@@ -23,9 +23,29 @@ def test_a_record_survives_json_and_dict() -> None:
 
 
 def test_nan_survives_json() -> None:
-    again = Record.from_json(make(metric=math.nan, metrics={"loss": math.nan}).to_json())
-    assert math.isnan(again.metric or 0)
+    again = Record.from_json(make(metrics={"loss": math.nan}, statistics={"cost": -math.inf}).to_json())
+    assert again.ok
     assert math.isnan(again.metrics["loss"])
+    assert again.statistics["cost"] == -math.inf
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "NaN", "-Infinity"])
+@pytest.mark.parametrize("figure", FINITE)
+def test_a_figure_that_is_not_finite_makes_a_failed_record_that_says_so(figure: str, value: float | str) -> None:
+    record = make(**{figure: value})  # type: ignore[arg-type]
+    assert record.status == "failed"
+    said = "accuracy" if figure.startswith("metric") else figure
+    assert said in str(record.error)
+    assert str(float(value)) in str(record.error)
+    assert Record.from_json(record.to_json()).to_json() == record.to_json()
+
+
+def test_a_record_nested_without_end_is_refused_in_one_line() -> None:
+    text = make().to_json().replace('"cached":[]', '"cached":' + "[" * 100_000 + "]" * 100_000)
+    assert len(text) > 200_000
+    with pytest.raises(BadInput, match="not a record") as caught:
+        Record.from_json(text)
+    assert "\n" not in str(caught.value)
 
 
 def test_parts_that_do_not_sum_to_the_file_are_refused() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from record_factory import failed, make
 
+from nqbench.results.database import WRITTEN
 from nqbench.results.store import Store, StoreError
 
 
@@ -184,7 +185,9 @@ def test_a_record_of_a_newer_schema_is_said(tmp_path: Path) -> None:
     with Store.write(tmp_path) as store:
         store.add(make(run=started(store)))
     with sqlite3.connect(tmp_path / "records.sqlite") as connection:
-        connection.execute("UPDATE records SET data = replace(data, '\"schema_version\":1', '\"schema_version\":7')")
+        connection.execute(
+            "UPDATE records SET crc = NULL, data = replace(data, '\"schema_version\":1', '\"schema_version\":7')"
+        )
     with Store.read(tmp_path) as store, pytest.raises(StoreError, match="schema version 7"):
         store.records()
 
@@ -195,3 +198,16 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written") as caught:
             Store.write(folder)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_a_link_in_the_folder_points_to_is_not_written(tmp_path: Path, name: str) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "out"
+    outside.write_text("mine")
+    folder.mkdir()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(StoreError, match="is a symbolic link") as caught:
+        Store.write(folder)
+    assert str(folder / name) in str(caught.value)
+    assert outside.read_text() == "mine"
+    assert {path.name for path in folder.iterdir()} == {name}

@@ -179,6 +179,19 @@ def test_aliases_that_unfold_without_end_are_refused_before_they_fill_the_memory
         suite_of("\n".join(levels))
 
 
+@pytest.mark.parametrize("depth", [41, 300, 3000, 30_000])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ("{a: ", "}"), ("- ", "")])
+def test_what_is_nested_without_end_is_refused_in_one_line(suite_of, depth, opened, closed):
+    text = opened * depth + "1" + closed * depth
+    with pytest.raises(SuiteError, match=r"is nested more than 40 levels deep") as caught:
+        suite_of("models:\n  " + text)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SuiteError, match=r"--set .*is nested more than 40 levels deep"):
+        suite_of(HEAD + "quantizers: kmeans\n", sets=[f"models={text}"])
+    with pytest.raises(SuiteError, match=r"--set .*: goes more than 40 levels deep"):
+        suite_of(HEAD + "quantizers: kmeans\n", sets=["models.0" + ".a" * depth + "=1"])
+
+
 def test_a_missing_file_is_named_with_the_nearest_shipped_suite(fake_registry):
     with pytest.raises(SuiteError, match=r"quickstrat: there is no such file.*; did you mean 'quickstart'\?"):
         load("quickstrat", registry=fake_registry)

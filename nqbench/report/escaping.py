@@ -1,0 +1,48 @@
+"""Text of others - names, parameters, errors - in each format as text alone, never as markup.
+
+Suites, plugins and records come from other people: a name may hold HTML, a link, an end of a cell or of a line, or the
+control codes of a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
+"""Control codes, halves of surrogate pairs, and marks that turn the direction of what follows."""
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+"""What begins emphasis, code, a link, an image or a cell; an underscore inside a word begins nothing."""
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """Without control codes, which a terminal obeys and XML cannot hold. Tabs and line ends stay."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def line(text: str) -> str:
+    """``plain``, on one line."""
+    return plain(" ".join(text.split()))
+
+
+def markdown(text: str) -> str:
+    """A line of Markdown that shows the text as it is."""
+    safe = "".join(_HTML.get(character, character) for character in line(text))
+    return _MARKDOWN.sub(lambda found: "\\" + found.group(), safe)
+
+
+def code(text: str) -> str:
+    """A line of Markdown that shows the text as code, whatever backticks are in it."""
+    shown = line(text) or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    padded = f" {shown} " if shown.startswith("`") or shown.endswith("`") else shown
+    return f"{fence}{padded}{fence}"
+
+
+def latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in line(text))

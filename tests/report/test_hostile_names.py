@@ -1,0 +1,131 @@
+"""Names, parameters and errors of others are text in every format: no markup, no link, no control code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from record_factory import failed, make
+
+from nqbench.cli.nightly import compare_night, write_history
+from nqbench.report import escaping, rebuild, terminal
+from nqbench.results.exports import read_side
+from nqbench.results.record import Record
+from nqbench.results.store import Store
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)> [a](javascript:b) ![c](//d) | `e` *f* _g_ &amp; \\end{table} \"'"
+    "\x1b[2J\x00\ud800\u202e\n# h"
+)
+FIELDS = ("model", "quantizer", "coder", "pruner", "sensitivity", "positions", "metric_name", "metric_unit", "knob")
+PARAMETERS = ("model_params", "quantizer_params", "coder_params")
+
+
+def hostile(run: str, k: int, **changes: object) -> Record:
+    text = HOSTILE.replace("\ud800", "")  # no text in a database has half a pair
+    fields = dict.fromkeys(FIELDS, text) | {field: {text: text, "k": k} for field in PARAMETERS}
+    fields |= {"training": text, "training_params": [{text: str(k)}], "metrics": {text: 98.0}}
+    make_one = failed if changes.pop("bad", False) else make
+    return make_one(k=k).model_copy(update={**fields, "run": run, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two nights of a suite all of whose names are hostile, with every file that can be made of them."""
+    folder = tmp_path_factory.mktemp("hostile")
+    text = HOSTILE.replace("\ud800", "")
+    quoted = [{"model": model, "method": text, "paper": text, "accuracy": 97.0, "ratio": 5.0} for model in ("x", text)]
+    with Store.write(folder) as store:
+        for worse in (0, 1000):
+            run = store.start_run(text, text, argv=[text], environment={text: text}, settings={"published": quoted})
+            for k in (2, 4):
+                store.add(hostile(run, k, mse=0.1 + worse))
+            store.add(hostile(run, 8, bad=True, error=text))
+            store.end_run(run)
+    with Store.read(folder) as store:
+        first = store.runs()[0].run
+    rebuild(folder)
+    compare_night(folder, read_side(folder, first))
+    write_history(folder)
+    return folder
+
+
+def shown(text: str) -> str:
+    """What Markdown shows: code taken out, escapes undone."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+
+
+@pytest.mark.parametrize("name", ["leaderboard.md", "compare.md"])
+def test_markdown_has_no_markup_of_a_name(folder: Path, name: str) -> None:
+    text = (folder / name).read_text()
+    assert "onerror" in text
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\`", "", text))
+    assert "<" not in outside
+    assert not re.search(r"(?<!\\)[\[\]`]", outside)
+    assert not re.search(r"(?<!\\)\*f|(?<!\\)_g", outside)
+    assert "\n# h" not in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert rows
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+
+
+def test_latex_has_no_command_of_a_name(folder: Path) -> None:
+    lines = (folder / "leaderboard.tex").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("%"))
+    assert text.count(r"\end{table}") == text.count(r"\begin{table}")
+    assert "onerror" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+
+
+def test_junit_is_xml(folder: Path) -> None:
+    suite = ElementTree.parse(folder / "junit.xml").getroot()
+    assert suite.tag == "testsuite"
+    assert {child.tag for child in suite.iter()} <= {"testsuite", "testcase", "failure", "skipped"}
+    assert all("<img src=x onerror=alert(1)>" in case.attrib["name"] for case in suite.iter("testcase"))
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+@pytest.mark.parametrize("name", ["index.html", "history.html"])
+def test_a_page_has_no_element_of_a_name(folder: Path, name: str) -> None:
+    text = (folder / name).read_text()
+    assert "onerror" in text
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.found & {"img"}
+    assert "onerror" not in tags.attributes
+
+
+def test_a_terminal_gets_no_control_code(folder: Path) -> None:
+    text = terminal(rebuild(folder)[0])
+    assert "onerror" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+
+
+def test_every_character_is_one_line_of_text_in_markdown() -> None:
+    for code in (*range(0x3000), *range(0x3000, sys.maxunicode, 101)):
+        text = escaping.markdown(f"a{chr(code)}b")
+        assert not set(text) & set("\n\r<>")
+
+
+def test_code_ends_where_it_ends_whatever_backticks_are_in_it() -> None:
+    for text in ("a", "a`b", "``", "`a``b```", ""):
+        found = re.fullmatch(r"(`+)(?!`)(.*?)(?<!`)\1", escaping.code(text))
+        assert found is not None
+        assert found.group(2).strip() == text
