@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -95,6 +97,8 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
+_MOST_BRACKETS = 5 * MOST_DEPTH
+"""ruamel takes half a minute to find out that it cannot read a few thousand."""
 _TOO_DEEP = f"is nested more than {MOST_DEPTH} levels deep; a suite needs fewer than ten"
 
 
@@ -112,6 +116,8 @@ def read(path: Path) -> tuple[Document, str]:
 
 def parse(text: str, source: str) -> Document:
     """YAML 1.2 text as a document. Raises SuiteError: invalid YAML, duplicate keys, values that YAML alone knows."""
+    if _brackets(text) > _MOST_BRACKETS:
+        raise SuiteError(f"{source}: {_TOO_DEEP}")
     yaml = YAML(typ="rt", pure=True)
     try:
         loaded = list(yaml.load_all(io.StringIO(text)))
@@ -129,6 +135,12 @@ def parse(text: str, source: str) -> Document:
     document = Document(source, None)
     document.data = _plain(loaded[0] if loaded else None, (), f"{source}:1", document, [])
     return document
+
+
+def _brackets(text: str) -> int:
+    """How many brackets are open at once, at most: counted in quotes and comments, too, where hundreds are none."""
+    opened = [1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text)]
+    return max(itertools.accumulate(opened), default=0)
 
 
 def value_of(text: str) -> Any:
