@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from nqbench.api.ahead import ahead
 from nqbench.api.outputs import as_outputs
 from nqbench.api.plugin import Plugin
 
@@ -80,6 +81,20 @@ class Model(Plugin):
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         """The split in batches on the CPU. shuffle: a seed for order and augmentation; None: stored order, none."""
         raise NotImplementedError
+
+    def batches_on(self, device: torch.device, split: Split, *, batch_size: int = 256, shuffle: int) -> Iterator[Batch]:
+        """``batches`` in a drawn order, on a device: the same examples, augmented alike, up to rounding.
+
+        Default, on a GPU: prepared by a thread while the caller works on the ones before, since a GPU would wait as
+        long for a batch to be augmented as it takes for the step.
+        """
+        batches = self.batches(split, batch_size=batch_size, shuffle=shuffle)
+        for batch in batches if device.type == "cpu" else ahead(batches):
+            yield to_device(batch, device)
+
+    def teacher(self, device: torch.device) -> nn.Module:
+        """What a network is taught by where it is distilled, outputs like its own; default: itself, as trained."""
+        return self.load(device)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         """Outputs (logits) of a batch already on the module's device: (B, ...); see ``outputs.as_outputs``."""

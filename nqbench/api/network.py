@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nqbench.api.ahead import ahead
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Batch, Model, Split, device_of, to_device
 
@@ -43,12 +42,10 @@ class Network:
         """Batches on the task's device; see ``Model.batches``. The test split is refused."""
         if split == "test":
             raise BadInput("a task cannot reach the test split")
-        batches = self.model.batches(split, batch_size=batch_size, shuffle=shuffle)
-        if shuffle is not None and self.device.type != "cpu":
-            # training: a GPU would wait as long for a batch to be augmented as it takes for the step. Who reads in
-            # stored order often wants the first batch alone
-            batches = ahead(batches)
-        for batch in batches:
+        if shuffle is not None:
+            yield from self.model.batches_on(self.device, split, batch_size=batch_size, shuffle=shuffle)
+            return
+        for batch in self.model.batches(split, batch_size=batch_size):  # who reads so may want the first alone
             yield to_device(batch, self.device)
 
     def predict(

@@ -15,7 +15,8 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_models.lenet import LeNet5, LeNet300
     from nqbench_models.module import Module
     from nqbench_models.resnet import ResNet20, ResNet32
+    from nqbench_models.resnet9 import ResNet9
     from nqbench_models.synthetic import Synthetic
     from nqbench_models.transformer import Transformer
 
-    return [LeNet300, LeNet5, ResNet20, ResNet32, AlexNet, Transformer, Module, Synthetic]
+    return [LeNet300, LeNet5, ResNet20, ResNet32, ResNet9, AlexNet, Transformer, Module, Synthetic]

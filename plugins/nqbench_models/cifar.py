@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nqbench.api import DataMissing, Split
 from nqbench.api.toolkit.download import Remote, fetch, verified
@@ -22,6 +23,9 @@ from nqbench.api.toolkit.paths import cache_dir, find_data, written_whole
 from nqbench_models.images import Images
 
 NAME = "CIFAR-10 (official python version)"
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""What the given weights' networks take off and divide by, for pixels in [0, 1]; ImageNet's figures."""
 FOLDER = "cifar-10-batches-py"
 _MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -66,6 +70,13 @@ def cifar10(split: Split) -> Images:
                 save_file({"pixels": pixels, "labels": labels}, temporary)
     tensors = load_file(copy)
     return Images(tensors["pixels"], tensors["labels"])
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """(B, 3, 32, 32) uint8 -> a network's input, float32, channels innermost in memory."""
+    x = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32) / 255
+    mean, std = (torch.tensor(figures, device=x.device)[:, None, None] for figures in (MEAN, STD))
+    return (x - mean) / std
 
 
 def _read(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import Batch, Model, Split, to_device
+from nqbench.api import Batch, Model, Split
 from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
 from nqbench.api.toolkit.store import Trained, recipe_digest, trained
 
@@ -68,7 +68,8 @@ class ImageModel(Model):
         return pixels.to(torch.float32) / 255
 
     def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, C, H, W) uint8 -> the same, as training sees it. Default: as they are."""
+        """(B, C, H, W) uint8 -> the same, as training sees it, where it lies. generator: the CPU's, so that the draws
+        are the same everywhere. Default: as they are."""
         return pixels
 
     def recipe(self) -> Recipe:
@@ -110,10 +111,11 @@ class ImageModel(Model):
             moments = fit(
                 recipe,
                 {name: p for name, p in module.named_parameters() if p.requires_grad},
-                lambda seed: self.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                lambda batch: self._mean_loss(module, to_device(batch, device)),
+                lambda seed: self.batches_on(device, "train", batch_size=recipe.batch_size, shuffle=seed),
+                lambda batch: self._mean_loss(module, batch),
                 state=dict(module.named_buffers()),
                 checkpoint=workdir / "epoch.safetensors",
+                replay=True,
             )
         return Trained(module.state_dict(), moments)
 
@@ -139,9 +141,19 @@ class ImageModel(Model):
                 part = data.part(start, start + batch_size)
                 yield self.normalise(part.pixels), part.labels
             return
-        generator = torch.Generator().manual_seed(shuffle)
-        order = torch.randperm(len(data), generator=generator)
-        ready = _prepared(self, split)
+        yield from self._drawn(data, _prepared(self, split), batch_size, shuffle)
+
+    def batches_on(self, device: torch.device, split: Split, *, batch_size: int = 256, shuffle: int) -> Iterator[Batch]:
+        """On a GPU the pixels lie there, all of them, and are augmented there; what is drawn is drawn as on the CPU."""
+        if device.type == "cpu":
+            yield from self.batches(split, batch_size=batch_size, shuffle=shuffle)
+        else:
+            yield from self._drawn(_resident(self, split, device), None, batch_size, shuffle)
+
+    def _drawn(self, data: Images, ready: Tensor | None, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Batches in a drawn order, where the data lie. ready: all of them as the network's inputs."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(data), generator=generator).to(data.labels.device)
         for start in range(0, len(data), batch_size):
             chosen = order[start : start + batch_size]
             labels = data.labels[chosen]
@@ -149,6 +161,13 @@ class ImageModel(Model):
                 yield self.normalise(self.augment(data.pixels[chosen], generator)), labels
             else:
                 yield ready.index_select(0, chosen), labels
+
+
+@lru_cache(maxsize=2)
+def _resident(model: ImageModel, split: Split, device: torch.device) -> Images:
+    """A split on a device. Two are kept: a training's, and that of a model that teaches it."""
+    data = model.examples(split)
+    return Images(data.pixels.to(device), data.labels.to(device))
 
 
 @lru_cache(maxsize=1)

@@ -13,12 +13,11 @@ from nqbench.api import DataMissing, Split
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.optimise import Recipe
 from nqbench.api.toolkit.paths import data_dir, find_data
-from nqbench.api.toolkit.store import Trained
+from nqbench.api.toolkit.store import Trained, recipe_digest
 from nqbench_models import cifar
+from nqbench_models.augmentation import flip_and_shift
 from nqbench_models.images import ImageModel, Images
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from nqbench_models.resnet9 import MeanLogits, ResNet9
 
 
 def relu(x: Tensor) -> Tensor:
@@ -89,6 +88,9 @@ class ResNet(ImageModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16``: trained under autocast, twice as fast or better on GPUs and CPUs that compute in it; slower on
     others."""
+    teachers: int = Field(0, ge=0)
+    """Networks ``resnet9``, trained here on the same images from seeds that differ, whose mean logits are the teacher
+    where a training distils; 0: the network itself, as trained."""
 
     def build(self) -> nn.Module:
         return CifarResNet(self.blocks)
@@ -114,11 +116,18 @@ class ResNet(ImageModel):
         return cifar.NAME
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        x = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32) / 255
-        return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        return cifar.normalised(pixels)
 
     def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return flip_and_shift(pixels, generator, reach=4)
+
+    def teacher(self, device: torch.device) -> nn.Module:
+        if not self.teachers:
+            return super().teacher(device)
+        return MeanLogits([teacher.load(device) for teacher in self._teachers()])
+
+    def _teachers(self) -> list[ResNet9]:
+        return [ResNet9(holdout=self.holdout, train_seed=self.train_seed + i) for i in range(self.teachers)]
 
     def recipe(self) -> Recipe:
         return Recipe(
@@ -131,10 +140,19 @@ class ResNet(ImageModel):
         )
 
     def full_recipe(self) -> dict[str, Any]:
+        """Without the teachers: they change what is made of the weights, not the weights."""
         if self.weights_from == "recipe":
-            return super().full_recipe()
+            whole = super().full_recipe()
+            kept = {k: v for k, v in whole["parameters"].items() if k != "teachers"}
+            return whole | {"parameters": kept}
         digest = digest_of(self._file(), "sha256")
         return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.holdout}
+
+    def fingerprint(self) -> str:
+        if not self.teachers:
+            return super().fingerprint()
+        taught = self.full_recipe() | {"teachers": [t.fingerprint() for t in self._teachers()]}
+        return f"{self.name}-{recipe_digest(taught)}"
 
     def weights(self, device: torch.device) -> Trained:
         if self.weights_from == "recipe":
@@ -158,17 +176,3 @@ class ResNet32(ResNet, name="resnet32", paper="arXiv:1512.03385, section 4.2"):
     """ResNet-32 on CIFAR-10: 464,154 parameters."""
 
     blocks: ClassVar[int] = 5
-
-
-def flip_and_shift(pixels: Tensor, generator: torch.Generator, reach: int) -> Tensor:
-    """Each image mirrored with probability 1/2 and shifted by up to ``reach`` pixels either way, zeros moving in."""
-    count, _, height, width = pixels.shape
-    padded = nn.functional.pad(pixels, (reach,) * 4)
-    top, left = torch.randint(0, 2 * reach + 1, (2, count, 1, 1), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    columns = torch.arange(width).expand(count, width)
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    rows = top + torch.arange(height)[:, None]
-    places = left + columns[:, None, :]
-    # advanced indices around a slice: (count, height, width, channels)
-    return padded[torch.arange(count)[:, None, None], :, rows, places].permute(0, 3, 1, 2)

@@ -13,6 +13,7 @@ nqbench_api_version = 1
 def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.alternating import IteratedDirect, LearningCompression
     from nqbench_training.batchnorm import BatchNorm
+    from nqbench_training.dynamic_surgery import DynamicSurgery
     from nqbench_training.finetune import FineTune
     from nqbench_training.magnitude import Magnitude
     from nqbench_training.nothing import NoPruner, NoSensitivity, NoTraining
@@ -22,7 +23,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.straight_through import StraightThrough
     from nqbench_training.surgeon import Surgeon
 
-    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon]
+    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]

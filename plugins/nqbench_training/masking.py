@@ -1,4 +1,4 @@
-"""Holding pruned weights at zero while the others train."""
+"""Holding pruned weights at zero while the others train; pruned networks as the store of trained ones has them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nqbench.api import Task
+from nqbench.api import Pruned, Task
+from nqbench.api.toolkit.store import Trained
+
+MASK = "mask:"
 
 
 def hold(task: Task, masks: Mapping[str, Tensor]) -> None:
@@ -23,3 +26,17 @@ def mask_gradients(task: Task, masks: Mapping[str, Tensor]) -> None:
     held = [(gradient, mask) for gradient, mask in known if gradient is not None]
     if held:
         torch._foreach_mul_([gradient for gradient, _ in held], [mask for _, mask in held])
+
+
+def packed(task: Task, masks: Mapping[str, Tensor], moments: Mapping[str, Tensor] | None = None) -> Trained:
+    """The task's network with its masks among the state, in the form that is kept."""
+    state = {n: t.detach().clone() for n, t in task.module.state_dict().items()}
+    return Trained(state | {MASK + n: m for n, m in masks.items()}, moments or {})
+
+
+def unpacked(task: Task, found: Trained) -> Pruned:
+    """What was ``packed``, on the task's device; put into the task's network."""
+    state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
+    masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
+    task.module.load_state_dict(state)
+    return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)

@@ -35,8 +35,8 @@ class Optimised(Steps):
 
 
 class Distilled(Optimised):
-    """Mixed in where the trained network, as it was before anything was pruned or quantized, may teach the one that is
-    fine-tuned (arXiv:1503.02531)."""
+    """Mixed in where the trained network, as it was before anything was pruned or quantized, or what else the model has
+    for a teacher, may teach the one that is fine-tuned (arXiv:1503.02531)."""
 
     distill: float = Field(0.0, ge=0, le=1)
     """The teacher's share of the loss, (1 - a) L + a T^2 KL(teacher || network), both softened by T; for outputs that
@@ -45,8 +45,8 @@ class Distilled(Optimised):
     """T, which logits are divided by."""
 
     def teacher(self, task: Task) -> nn.Module | None:
-        """The model's network as it was trained, frozen, whatever has become of the task's own; or None."""
-        return task.model.load(task.device).eval().requires_grad_(False) if self.distill else None
+        """What teaches the model's networks, frozen: itself as it was trained, unless the model has others; or None."""
+        return task.model.teacher(task.device).eval().requires_grad_(False) if self.distill else None
 
     def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
         """The mean loss of a batch with these outputs of the network, the teacher's part in it where there is one."""
@@ -76,15 +76,21 @@ def fit_network(
     masks: Callable[[], Mapping[str, Tensor]],
     teacher: nn.Module | None = None,
     distill: Distilled | None = None,
+    state: Mapping[str, Tensor] | None = None,
     before_step: Callable[[], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+    between_steps: Callable[[], None] | None = None,
     before_epoch: Callable[[int], None] | None = None,
     checkpoint: str | Path | None = None,
     second_moments: bool = True,
+    replay: bool = True,
 ) -> dict[str, Tensor]:
     """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
 
-    masks: asked anew at each step, since a pruner's grow. teacher: what ``distill`` learns from. checkpoint: a file,
-    by its name in the task's workdir or by its path. second_moments: off where nobody asks for them.
+    masks: asked anew at each step, or once an epoch where steps are replayed, since a pruner's grow. teacher: what
+    ``distill`` learns from. checkpoint: a file, by its name in the task's workdir or by its path. second_moments: off
+    where nobody asks for them. state: what changes in place besides the network's own. The hooks and replay: as ``fit``
+    has them.
     """
 
     def loss(batch: Batch) -> Tensor:
@@ -95,18 +101,25 @@ def fit_network(
         if before_step is not None:
             before_step()
 
+    def after() -> None:
+        hold(task, masks())
+        if after_step is not None:
+            after_step()
+
     with training(task.module):
         return fit(
             recipe,
             {name: p for name, p in task.module.named_parameters() if p.requires_grad},
             lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
             loss,
-            state=dict(task.module.named_buffers()),
+            state={**dict(task.module.named_buffers()), **(state or {})},
             before_step=before,
-            after_step=lambda: hold(task, masks()),
+            after_step=after,
+            between_steps=between_steps,
             before_epoch=before_epoch,
             checkpoint=checkpoint if isinstance(checkpoint, Path) else workfile(task, checkpoint),
             second_moments=second_moments,
+            replay=replay,
         )
 
 

@@ -16,14 +16,13 @@ from nqbench.api.toolkit.store import Trained, trained
 from nqbench_training.beside import walk_beside
 from nqbench_training.correction import corrected, damped
 from nqbench_training.grams import Products
-from nqbench_training.masking import hold
+from nqbench_training.masking import hold, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
 from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
 from nqbench_training.soup import averaged
 
-MASK = "mask:"
 _EACH = ("epochs", "precision", "replicas")  # what may differ from share to share
 _UNSAID = {"precision": "float32", "replicas": 1}
 
@@ -104,10 +103,7 @@ class Surgeon(
             found = self._kept(task, shares, None, lambda _: self._average(task, shares))
         else:
             found = self.one(task, shares, 0)
-        state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
-        masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
-        task.module.load_state_dict(state)
-        return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
+        return unpacked(task, found)
 
     def _average(self, task: Task, shares: tuple[float, ...]) -> Trained:
         return averaged(task, [self.one(task, shares, number) for number in range(self._each("replicas", shares)[-1])])
@@ -164,8 +160,7 @@ class Surgeon(
                 checkpoint=workdir / "epoch.safetensors",
             )
         hold(task, masks)
-        state = {n: t.detach().clone() for n, t in task.module.state_dict().items()}
-        return Trained(state | {MASK + n: m for n, m in masks.items()}, moments)
+        return packed(task, masks, moments)
 
     def _cut(self, task: Task, kept: Mapping[str, Tensor], before: float, keep: float) -> dict[str, Tensor]:
         """Prune the task's network, of which a share ``before`` is ``kept``, to ``keep``, and refit it; the masks."""

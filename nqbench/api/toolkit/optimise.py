@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.replayed import Replayed
 
 
 class Steps(BaseModel):
@@ -45,8 +46,10 @@ class Steps(BaseModel):
     """SGD's momentum, Nesterov's where it is positive."""
     weight_decay: float = Field(0.0, ge=0)
     """Pull towards zero, on every tensor that moves."""
-    schedule: Literal["constant", "cosine", "exponential", "steps"] = "constant"
-    """``cosine`` to zero over the epochs; ``exponential``: times gamma an epoch; ``steps``: at 1/2 and 3/4 of them."""
+    schedule: Literal["constant", "cosine", "exponential", "steps", "one-cycle"] = "constant"
+    """``cosine`` to zero over the epochs; ``exponential``: times gamma an epoch; ``steps``: at 1/2 and 3/4 of them;
+    ``one-cycle``: up to lr over the first fifth of the epochs, then down to zero, both in a line
+    (arXiv:1708.07120)."""
     gamma: float = Field(0.1, gt=0, le=1)
     """The factor of ``exponential`` and ``steps``."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -68,6 +71,9 @@ class Recipe(Steps):
             return self.lr * self.gamma**epoch
         if self.schedule == "steps":
             return self.lr * self.gamma ** sum(epoch >= part * self.epochs for part in (0.5, 0.75))
+        if self.schedule == "one-cycle":
+            middle, peak = (epoch + 0.5) / self.epochs, 0.2  # of the epoch, and of the cycle
+            return self.lr * min(middle / peak, (1 - middle) / (1 - peak))
         return self.lr
 
     def epoch_seed(self, epoch: int) -> int:
@@ -83,21 +89,27 @@ def fit(
     state: Mapping[str, Tensor] | None = None,
     before_step: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
+    between_steps: Callable[[], None] | None = None,
     before_epoch: Callable[[int], None] | None = None,
     checkpoint: Path | None = None,
     second_moments: bool = True,
+    replay: bool = False,
 ) -> dict[str, Tensor]:
     """Move ``parameters`` (leaf tensors, in place) to lower ``loss(batch)``; return their second moments.
 
     batches: an epoch's seed -> its batches. state: further tensors that change in place meanwhile and belong into a
     checkpoint. before_step: between gradients and update (average, mask or clip gradients). after_step: after the
-    update (hold a mask). before_epoch: with the epoch's number (ramp a sparsity); it runs again for the epoch at which
-    a run resumes. checkpoint: a file, rewritten after each epoch; one of another recipe is ignored.
+    update (hold a mask). between_steps: after all of a step, never replayed: where tensors that steps read are changed
+    in place, by a count or a draw. before_epoch: with the epoch's number (ramp a sparsity); it runs again for the epoch
+    at which a run resumes. checkpoint: a file, rewritten after each epoch; one of another recipe is ignored. replay: on
+    a GPU a step is recorded anew for each epoch and replayed (``Replayed``): for a loss, ``before_step`` and
+    ``after_step`` that do the same in all steps of an epoch, on the same tensors. On the CPU it changes nothing.
     Returned moments: Adam's recurrence v <- 0.999 v + 0.001 g^2 over all steps, bias-corrected, whatever the optimizer;
     nothing where ``second_moments`` is off, which saves two passes over the weights in each step.
     """
     moved = list(parameters.values())
-    optimizer = _optimizer(recipe, parameters)
+    replay = replay and any(p.is_cuda for p in moved)
+    optimizer = _optimizer(recipe, parameters, capturable=replay)
     tracker = _Moments(parameters if second_moments else {})
     epoch = 0
     keep = {
@@ -106,24 +118,35 @@ def fit(
     }
     if checkpoint is not None and checkpoint.exists():
         epoch = _resume(checkpoint, recipe, keep, optimizer, parameters, tracker)
+
+    def step(batch: Any) -> None:
+        for p in moved:  # what zero_grad does, without its bookkeeping
+            p.grad = None
+        with computing(recipe.precision, moved[0].device):
+            value = loss(batch)
+        value.backward(inputs=moved)  # type: ignore[no-untyped-call]
+        tracker.update()
+        if before_step is not None:
+            before_step()
+        optimizer.step()
+        if after_step is not None:
+            after_step()
+
+    replayed = Replayed(step) if replay else None
+    take = step if replayed is None else replayed
     while epoch < recipe.epochs:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(epoch)
         if before_epoch is not None:
             before_epoch(epoch)
-        with seeded(recipe.epoch_seed(epoch)):
+        if replayed is not None:
+            replayed.renew()
+        with seeded(recipe.epoch_seed(epoch)), searching(replay):
             for batch in islice(batches(recipe.epoch_seed(epoch)), recipe.steps):
-                for p in moved:  # what zero_grad does, without its bookkeeping
-                    p.grad = None
-                with computing(recipe.precision, moved[0].device):
-                    value = loss(batch)
-                value.backward(inputs=moved)  # type: ignore[no-untyped-call]
-                tracker.update()
-                if before_step is not None:
-                    before_step()
-                optimizer.step()
-                if after_step is not None:
-                    after_step()
+                take(batch)
+                tracker.steps += 1
+                if between_steps is not None:
+                    between_steps()
         if not all(bool(torch.isfinite(p).all()) for p in parameters.values()):
             raise BadInput(f"training diverged in epoch {epoch + 1}: use a learning rate below {recipe.lr:g}")
         epoch += 1
@@ -136,6 +159,17 @@ def fit(
 def computing(precision: str, device: torch.device) -> torch.autocast:
     """Where ``precision`` is ``bfloat16``, matrix products and convolutions inside the block are computed in it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def searching(wanted: bool) -> Iterator[None]:
+    """Where ``wanted``, cuDNN tries its algorithms on each new shape inside the block and keeps to the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager
@@ -161,6 +195,8 @@ class _Moments:
     """Adam's second-moment recurrence over the raw gradients."""
 
     BETA = 0.999
+    steps: int
+    """Updates so far; counted by who repeats them."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = parameters
@@ -168,7 +204,6 @@ class _Moments:
         self.values = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
 
     def update(self) -> None:
-        self.steps += 1
         if not self.values:
             return
         known = [(v, p.grad) for v, p in zip(self.values.values(), self.parameters.values(), strict=True)]
@@ -182,11 +217,13 @@ class _Moments:
         return {name: v / scale if self.steps else v for name, v in self.values.items()}
 
 
-def _optimizer(recipe: Recipe, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, parameters: Mapping[str, Tensor], *, capturable: bool = False) -> torch.optim.Optimizer:
     # foreach: the bits of the plain loops, which the CPU would get by default, with less Python around each tensor
     moved = list(parameters.values())
     if recipe.optimizer == "adam":
-        return torch.optim.AdamW(moved, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+        return torch.optim.AdamW(
+            moved, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True, capturable=capturable
+        )
     return torch.optim.SGD(
         moved,
         lr=recipe.lr,
@@ -246,7 +283,8 @@ def _resume(
             if key.startswith("optimizer/"):
                 name, _, part = key.removeprefix("optimizer/").rpartition("/")
                 p, value = parameters[name], file.get_tensor(key)
-                # Adam's step counter stays on the CPU
-                optimizer.state[p][part] = value if part == "step" else value.to(p.device)
+                # Adam's step counter stays on the CPU, but for steps that a GPU repeats by itself
+                away = part == "step" and not optimizer.defaults.get("capturable", False)
+                optimizer.state[p][part] = value if away else value.to(p.device)
         tracker.steps = int(metadata["steps"])
         return int(metadata["epoch"])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from nqbench_models.alexnet import AlexNet, network, random_state
+from nqbench_models.augmentation import cut_out, flip_and_shift
+from nqbench_models.images import ImageModel
 from nqbench_models.lenet import LeNet5, LeNet300
-from nqbench_models.resnet import CifarResNet, ResNet32, flip_and_shift
+from nqbench_models.resnet import CifarResNet, ResNet20, ResNet32
+from nqbench_models.resnet9 import MeanLogits, ResNet9
 from nqbench_models.transformer import Transformer
 from torch import nn
 
@@ -124,3 +127,48 @@ def test_augmentation_flips_and_shifts_by_whole_pixels() -> None:
         assert len(matches) == 1
         seen.add(matches[0])
     assert len(seen) == 18
+
+
+def test_a_cut_out_square_lies_wholly_inside_and_everywhere() -> None:
+    pixels = torch.full((2000, 1, 6, 5), 9, dtype=torch.uint8)
+    cut = cut_out(pixels, torch.Generator().manual_seed(0), size=3, value=1)
+    assert bool(((cut == 1).sum((1, 2, 3)) == 9).all())
+    corners = {(int(rows[0]), int(columns[0])) for rows, columns in (torch.nonzero(c[0] == 1).T for c in cut)}
+    assert corners == {(row, column) for row in range(4) for column in range(3)}
+
+
+def test_several_teachers_are_one_network_of_their_mean_logits() -> None:
+    networks = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(MeanLogits(networks)(x), (networks[0](x) + networks[1](x)) / 2)
+
+
+def test_resnet9_is_eight_convolutions_and_a_linear_layer() -> None:
+    w = 8
+    convolutions = [(3, w), (w, 2 * w), *[(2 * w, 2 * w)] * 2, (2 * w, 4 * w), (4 * w, 8 * w), *[(8 * w, 8 * w)] * 2]
+    expected = sum(9 * a * b + 2 * b for a, b in convolutions) + 10 * 8 * w
+    module = ResNet9(width=w).build()
+    assert parameters(module) == expected
+    assert module(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_teachers_change_what_is_made_of_a_network_and_not_the_network() -> None:
+    plain, taught = ResNet20(weights_from="recipe"), ResNet20(weights_from="recipe", teachers=2)
+    assert plain.full_recipe() == taught.full_recipe()
+    assert (
+        len({plain.fingerprint(), taught.fingerprint(), taught.model_copy(update={"teachers": 1}).fingerprint()}) == 3
+    )
+
+
+def test_a_model_is_taught_by_itself_unless_it_has_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[object] = []
+
+    def load(model: Model, device: torch.device) -> nn.Module:
+        loaded.append(model)
+        return nn.Identity()
+
+    monkeypatch.setattr(ImageModel, "load", load)
+    plain, taught = ResNet20(holdout=50), ResNet20(holdout=50, teachers=2)
+    plain.teacher(torch.device("cpu"))
+    taught.teacher(torch.device("cpu"))
+    assert loaded == [plain, ResNet9(holdout=50), ResNet9(holdout=50, train_seed=1)]

@@ -1,0 +1,33 @@
+"""What training does to images before it sees them, by draws that are the same on every device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def flip_and_shift(pixels: Tensor, generator: torch.Generator, reach: int) -> Tensor:
+    """Each image mirrored with probability 1/2 and shifted by up to ``reach`` pixels either way, zeros moving in."""
+    count, _, height, width = pixels.shape
+    device = pixels.device
+    padded = nn.functional.pad(pixels, (reach,) * 4)
+    top, left = torch.randint(0, 2 * reach + 1, (2, count, 1, 1), generator=generator).to(device)
+    mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+    columns = torch.arange(width, device=device).expand(count, width)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    rows = top + torch.arange(height, device=device)[:, None]
+    places = left + columns[:, None, :]
+    # advanced indices around a slice: (count, height, width, channels)
+    return padded[torch.arange(count, device=device)[:, None, None], :, rows, places].permute(0, 3, 1, 2)
+
+
+def cut_out(pixels: Tensor, generator: torch.Generator, size: int, value: int) -> Tensor:
+    """A square of ``size`` x ``size`` pixels anywhere in each image becomes ``value`` (arXiv:1708.04552; wholly
+    inside)."""
+    count, _, height, width = pixels.shape
+    reach = torch.tensor([height - size + 1, width - size + 1])
+    corners = (torch.rand(2, count, generator=generator) * reach[:, None]).long().to(pixels.device)
+    down = torch.arange(height, device=pixels.device) - corners[0][:, None]
+    right = torch.arange(width, device=pixels.device) - corners[1][:, None]
+    inside = ((down >= 0) & (down < size))[:, :, None] & ((right >= 0) & (right < size))[:, None, :]
+    return pixels.masked_fill(inside[:, None], value)

@@ -1,0 +1,196 @@
+"""Dynamic network surgery: pruned weights go on learning and may come back (arXiv:1608.04493)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from nqbench.api import Pruned, Pruner, Task
+from nqbench.api.toolkit.optimise import one_thread
+from nqbench.api.toolkit.store import Trained, trained
+from nqbench_training.magnitude import keep_largest
+from nqbench_training.masking import packed, unpacked
+from nqbench_training.optimised import Distilled, fit_network
+
+
+class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:1608.04493; arXiv:2006.07253"):
+    """The network computes with W * T; all of W moves by the gradient at W * T, and masks T are renewed by |W|.
+
+    A renewal clears T below a = (1 - margin) t, sets it above b = (1 + margin) t, and leaves it as it was between them.
+    t is the layer's mean of |W| plus ``c`` of its deviations before training (the paper's), or what keeps a share
+    of the weights, which falls by the cubic of arXiv:1710.01878 to ``keep``. Kept in the store of trained networks.
+    """
+
+    VERSION: ClassVar[int] = 1
+    """Raised when the code changes what it gives."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"keep": 0.3}, {"keep": 0.3, "threshold": "layer"}]})
+
+    keep: float | None = Field(None, gt=0, le=1)
+    """The share of weights that stays; none: what comes of ``c``."""
+    c: float | None = None
+    """Where no share is said: deviations above the mean at which a layer's threshold lies; none: 1."""
+    threshold: Literal["global", "layer"] = "global"
+    """Where ``keep`` is said: one threshold for all tensors, or the share holds in each."""
+    margin: float = Field(0.1, ge=0, lt=1)
+    """How far the two thresholds are from t, as a share of it."""
+    rate: float = Field(0.0625, gt=0, le=1)
+    """The probability that masks are renewed after a step, at first: rate / (1 + decay * step)."""
+    decay: float = Field(0.0, ge=0)
+    """How fast that probability falls."""
+    ramp: float = Field(0.5, ge=0, le=1)
+    """The part of the epochs over which the kept share falls to ``keep``."""
+    settled: float = Field(0.75, ge=0, le=1)
+    """The part of the epochs after which masks stay as they are; not before the ramp's end."""
+
+    @model_validator(mode="after")
+    def _said(self) -> DynamicSurgery:
+        if self.keep is not None and self.c is not None:
+            raise ValueError("keep, a share, or c, deviations above the mean: not both")
+        if self.settled < self.ramp:
+            raise ValueError(f"settled {self.settled:g} lies before the ramp's end, {self.ramp:g}")
+        return self
+
+    def prune(self, task: Task) -> Pruned:
+        return unpacked(task, self._kept(task) if self.epochs else self._made(task, Path()))
+
+    def _kept(self, task: Task) -> Trained:
+        recipe: dict[str, Any] = {
+            self.name: self.model_dump(mode="json"),
+            "network": task.model.fingerprint(),
+            "seed": task.seed,
+            "version": self.VERSION,
+        }
+        return trained(f"{self.name}-{task.model.name}", recipe, lambda workdir: self._made(task, workdir))
+
+    def _made(self, task: Task, workdir: Path) -> Trained:
+        surgery = Surgery(self, task)
+        if self.epochs:
+            with one_thread():  # the bits do not depend on how many a worker has
+                fit_network(
+                    task,
+                    self.recipe(task.seed),
+                    masks=dict,  # held by what follows
+                    teacher=self.teacher(task),
+                    distill=self,
+                    state=surgery.state(),
+                    before_step=surgery.reveal,
+                    after_step=surgery.hide,
+                    between_steps=surgery.after_step,
+                    before_epoch=surgery.begin,
+                    checkpoint=workdir / "epoch.safetensors",
+                    second_moments=False,
+                )
+        if self.epochs <= surgery.border:
+            surgery.settle()
+        return packed(task, {n: m.bool() for n, m in surgery.masks.items()})
+
+
+class Surgery:
+    """The weights W, the masks T and what renews them; the task's network holds W * T whenever it computes.
+
+    Everything is changed in place, since a replayed step reads the same tensors again.
+    """
+
+    def __init__(self, plugin: DynamicSurgery, task: Task) -> None:
+        self.plugin = plugin
+        self.task = task
+        self.parameters = [task.parameter(name) for name in task.names]
+        self.weights = task.weights()
+        self.masks = {name: torch.ones_like(w) for name, w in self.weights.items()}
+        self.steps = torch.zeros((), dtype=torch.int64)
+        self.fixed = {n: mean_and_deviations(w, 1.0 if plugin.c is None else plugin.c) for n, w in self.weights.items()}
+        self.border = math.ceil(plugin.settled * plugin.epochs)
+        """The first epoch in which masks stay."""
+        self.share = 1.0
+        self.moving = True
+        self.draws = torch.Generator()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must have."""
+        named = {f"surgery/weights/{n}": w for n, w in self.weights.items()}
+        return named | {f"surgery/masks/{n}": m for n, m in self.masks.items()} | {"surgery/steps": self.steps}
+
+    # -- around a step -----------------------------------------------------------------------------------------------
+    def reveal(self) -> None:
+        """Put W where the network had W * T: the update is of all weights."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, list(self.weights.values()))
+
+    def hide(self) -> None:
+        """Take W as updated, and give the network W * T."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.weights.values()), self.parameters)
+        self._put()
+
+    def after_step(self) -> None:
+        self.steps += 1
+        chance = self.plugin.rate / (1 + self.plugin.decay * int(self.steps))
+        if float(torch.rand((), generator=self.draws)) < chance and self.moving:
+            self._renew()
+
+    def _put(self) -> None:
+        with torch.no_grad():
+            kept = torch._foreach_mul(list(self.weights.values()), list(self.masks.values()))
+            torch._foreach_copy_(self.parameters, list(kept))
+
+    # -- masks -------------------------------------------------------------------------------------------------------
+    def begin(self, epoch: int) -> None:
+        """Before an epoch: the share as the schedule has it, and masks that fit it."""
+        plugin = self.plugin
+        self.draws.manual_seed(plugin.recipe(self.task.seed).epoch_seed(epoch) + 1)
+        done = min(1.0, (epoch + 1) / (plugin.ramp * plugin.epochs)) if plugin.ramp else 1.0
+        self.share = 1 - (1 - (1 - done) ** 3) * (1 - (plugin.keep or 0.0))
+        self.moving = epoch < self.border
+        if self.moving:
+            self._renew()
+        elif epoch == self.border:
+            self.settle()
+
+    def settle(self) -> None:
+        """Masks for good: where a share was asked for, exactly that."""
+        keep = self.plugin.keep
+        if keep is None:
+            self._renew()
+            return
+        groups = [self.weights] if self.plugin.threshold == "global" else [{n: w} for n, w in self.weights.items()]
+        for group in groups:
+            for name, mask in keep_largest(group, keep).items():
+                self.masks[name].copy_(mask)
+        self._put()
+
+    def _renew(self) -> None:
+        low, high = 1 - self.plugin.margin, 1 + self.plugin.margin
+        for name, t in self._thresholds().items():
+            size, mask = self.weights[name].abs(), self.masks[name]
+            mask.copy_(torch.where(size > high * t, 1.0, torch.where(size <= low * t, 0.0, mask)))
+        self._put()
+
+    def _thresholds(self) -> Mapping[str, Tensor]:
+        if self.plugin.keep is None:
+            return self.fixed
+        if self.plugin.threshold == "layer":
+            return {name: largest_left_out(w.reshape(-1), self.share) for name, w in self.weights.items()}
+        return dict.fromkeys(self.weights, largest_left_out(flat(self.weights), self.share))
+
+
+def flat(weights: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([w.reshape(-1) for w in weights.values()])
+
+
+def largest_left_out(values: Tensor, share: float) -> Tensor:
+    """() the largest |value| that goes where a share of the largest stays; below all of them where none goes."""
+    left_out = values.numel() - round(share * values.numel())
+    return values.abs().kthvalue(left_out).values if left_out else values.new_tensor(-1.0)
+
+
+def mean_and_deviations(w: Tensor, c: float) -> Tensor:
+    """() max(0, mean of |w| plus c of its deviations)."""
+    size = w.abs()
+    return (size.mean() + c * size.std(correction=0)).clamp_min(0)

@@ -1,0 +1,155 @@
+"""Dynamic network surgery against its equations: two thresholds, weights that come back, exact shares at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from nqbench_training.dynamic_surgery import DynamicSurgery, Surgery, largest_left_out, mean_and_deviations
+from nqbench_training.magnitude import Magnitude
+from tiny_network import make_task
+
+from nqbench.api import Pruned, Task
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
+
+
+def kept(pruned: Pruned) -> int:
+    return sum(int(m.sum()) for m in pruned.masks.values())
+
+
+def weights(task: Task) -> int:
+    return sum(task.parameter(name).numel() for name in task.names)
+
+
+def test_a_mask_falls_below_a_rises_above_b_and_stays_between() -> None:
+    task = make_task()
+    surgery = Surgery(DynamicSurgery(c=0.0, margin=0.2), task)
+    name = task.names[0]
+    w, t = surgery.weights[name], surgery.fixed[name]
+    flat, mask = w.reshape(-1), surgery.masks[name].reshape(-1)
+    flat[:6] = t * torch.tensor([0.79, -0.79, 0.9, -1.1, 1.21, -1.21])
+    mask[:6] = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    surgery._renew()
+    assert surgery.masks[name].reshape(-1)[:6].tolist() == [0, 0, 1, 0, 1, 1]
+    assert torch.equal(task.parameter(name).detach(), w * surgery.masks[name])
+
+
+def test_thresholds_are_the_mean_and_deviations_of_each_layer() -> None:
+    w = torch.tensor([1.0, -3.0, 0.0, 4.0])
+    # |w| has mean 2 and variance (1 + 1 + 4 + 4) / 4
+    assert float(mean_and_deviations(w, 0.5)) == pytest.approx(2 + 0.5 * 2.5**0.5)
+    assert float(mean_and_deviations(w, -9.0)) == 0.0
+
+
+def test_the_share_of_the_largest_lies_above_its_threshold() -> None:
+    values = torch.randn(101, generator=torch.Generator().manual_seed(0))
+    for share in (0.0, 0.1, 0.5, 1.0):
+        assert int((values.abs() > largest_left_out(values, share)).sum()) == round(share * 101)
+
+
+def test_pruned_weights_move_by_the_gradient_at_the_pruned_network_and_come_back() -> None:
+    """One step of plain SGD: W - lr dL/dV at V = W * T, for all of W."""
+    task = make_task()
+    plugin = DynamicSurgery(keep=0.4, epochs=1, lr=0.1, momentum=0.0, margin=0.0, ramp=0.0, settled=1.0, rate=1.0)
+    before = task.weights()
+    # the same by hand
+    hand = make_task()
+    masks = Magnitude(keep=0.4, epochs=0).masks(hand)
+    hand.assign({name: w * masks[name] for name, w in before.items()})
+    batch = next(iter(hand.batches("train", batch_size=1000, shuffle=plugin.recipe(hand.seed).epoch_seed(0))))
+    hand.module.train()
+    hand.loss(batch).backward()  # type: ignore[no-untyped-call]
+    moved = {name: w - 0.1 * hand.parameter(name).grad for name, w in before.items()}  # type: ignore[operator]
+    hand.assign(moved)
+    expected = Magnitude(keep=0.4, epochs=0).masks(hand)
+
+    pruned = plugin.model_copy(update={"batch_size": 1000}).prune(task)
+    returned = sum(int((pruned.masks[name] & ~masks[name]).sum()) for name in task.names)
+    assert returned > 0
+    for name in task.names:
+        assert torch.equal(pruned.masks[name], expected[name])
+        torch.testing.assert_close(pruned.state[name], moved[name] * expected[name])
+
+
+@pytest.mark.parametrize("threshold", ["global", "layer"])
+@pytest.mark.parametrize("settled", [0.6, 1.0])
+@pytest.mark.parametrize("epochs", [0, 1, 4])
+def test_exactly_the_share_is_kept(threshold: str, settled: float, epochs: int) -> None:
+    task = make_task()
+    fields = {"keep": 0.3, "threshold": threshold, "settled": settled, "epochs": epochs, "lr": 0.05, "batch_size": 8}
+    pruned = DynamicSurgery.model_validate(fields).prune(task)
+    if threshold == "global":
+        assert kept(pruned) == round(0.3 * weights(task))
+    for name, mask in pruned.masks.items():
+        if threshold == "layer":
+            assert int(mask.sum()) == round(0.3 * mask.numel())
+        assert bool((pruned.state[name][~mask] == 0).all())
+        assert torch.equal(task.parameter(name).detach(), pruned.state[name])
+
+
+def test_without_training_the_largest_are_kept() -> None:
+    expected = Magnitude(keep=0.25, epochs=0).prune(make_task())
+    found = DynamicSurgery(keep=0.25, epochs=0).prune(make_task())
+    for name, mask in expected.masks.items():
+        assert torch.equal(found.masks[name], mask)
+
+
+def test_masks_stay_once_they_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, torch.Tensor]] = []
+    begin = Surgery.begin
+
+    def spy(self: Surgery, epoch: int) -> None:
+        begin(self, epoch)
+        seen.append((epoch, torch.cat([m.reshape(-1).clone() for m in self.masks.values()])))
+
+    monkeypatch.setattr(Surgery, "begin", spy)
+    plugin = DynamicSurgery(keep=0.3, epochs=8, ramp=0.25, settled=0.5, lr=0.2, batch_size=8, rate=1.0)
+    pruned = plugin.prune(make_task())
+    last = torch.cat([m.reshape(-1) for m in pruned.masks.values()]).float()
+    changes = [not torch.equal(mask, last) for epoch, mask in seen]
+    assert changes == [True] * 4 + [False] * 4
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugin = DynamicSurgery(keep=0.3, epochs=6, ramp=0.4, settled=0.6, lr=0.1, batch_size=8, rate=0.5, decay=0.01)
+    whole = plugin.prune(make_task())
+    begin = Surgery.begin
+    for stop in (1, 2, 4, 5):
+        monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / str(stop)))
+
+        def interrupted(self: Surgery, epoch: int, stop: int = stop) -> None:
+            if epoch == stop:
+                raise KeyboardInterrupt
+            begin(self, epoch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Surgery, "begin", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                plugin.prune(make_task())
+        again = plugin.prune(make_task())
+        for name, value in whole.state.items():
+            assert torch.equal(again.state[name], value), (stop, name)
+
+
+def test_the_kept_share_falls_by_the_cubic() -> None:
+    surgery = Surgery(DynamicSurgery(keep=0.2, epochs=8, ramp=0.5), make_task())
+    shares = []
+    for epoch in range(6):
+        surgery.begin(epoch)
+        shares.append(surgery.share)
+    # s_t = s (1 - (1 - t / n)^3) of the weights are pruned, n = 4
+    assert shares == pytest.approx([1 - 0.8 * (1 - (1 - t / 4) ** 3) for t in (1, 2, 3, 4, 4, 4)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"keep": 0.1, "c": 1.0}, "not both"), ({"keep": 0.1, "ramp": 0.8, "settled": 0.5}, "before the ramp's end")],
+)
+def test_settings_that_contradict_are_told(fields: dict[str, float], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        DynamicSurgery.model_validate(fields)
