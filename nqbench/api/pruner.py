@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from nqbench.api.plain import all_plain
 from nqbench.api.plugin import Plugin
 from nqbench.api.task import Task
 
@@ -21,6 +22,11 @@ class Pruned:
     state: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
     moments: Mapping[str, Tensor] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        for name in ("state", "masks"):
+            object.__setattr__(self, name, all_plain(getattr(self, name)))
+        object.__setattr__(self, "moments", None if self.moments is None else all_plain(self.moments))
 
 
 class Pruner(Plugin):

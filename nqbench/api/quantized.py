@@ -29,6 +29,7 @@ from torch import Tensor
 
 from nqbench.api.errors import BadInput
 from nqbench.api.philox import dither
+from nqbench.api.plain import all_plain, plain
 from nqbench.api.toolkit.passes import assign, midpoints
 
 Form = Literal["lookup", "grid", "dithered", "plugin", "dithered-grid"]
@@ -52,7 +53,9 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """symbols: (m,) int32 in [0, alphabet), m = ceil(n / d). sizes: kept weights per tensor, summing to n.
+    """A quantizer's result; its tensors may be views of any kind, and are row-major from here on.
+
+    symbols: (m,) int32 in [0, alphabet), m = ceil(n / d). sizes: kept weights per tensor, summing to n.
 
     parameters: float32 tensors that may move in fine-tuning, and are written to the file. side: what a decoder needs
     besides: int (63 bits), float (64 bits) or tensor, written too. held: for a parameter's name, a bool tensor of its
@@ -68,6 +71,11 @@ class Quantized:
     form: Form = "lookup"
     held: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "symbols", plain(self.symbols))
+        for name in ("parameters", "side", "held"):
+            object.__setattr__(self, name, all_plain(getattr(self, name)))
 
     @property
     def n(self) -> int:

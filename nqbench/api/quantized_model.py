@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from nqbench.api.plain import all_plain
 from nqbench.api.quantized import Quantized
 
 Scope = Literal["global", "layer"]
@@ -28,3 +29,6 @@ class QuantizedModel:
 
     groups: tuple[Group, ...]
     raw_state: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "raw_state", all_plain(self.raw_state))

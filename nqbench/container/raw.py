@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nqbench.api.plain import plain
 from nqbench.container.header import CODES
 
 _ALL = "-all"
@@ -65,7 +66,7 @@ def read_back(data: bytes, stored: torch.dtype, deployed: torch.dtype, shape: tu
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     """Row-major little-endian bytes."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = plain(tensor.detach().cpu()).reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 

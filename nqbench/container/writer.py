@@ -245,10 +245,12 @@ def _arrays(section: bytearray, quantized: Quantized) -> tuple[ArrayEntry, ...]:
     """Parameters, then side: their values go to the section ``codebook``."""
     entries = []
     for name, tensor in quantized.parameters.items():
+        _storable(name, tensor)
         entries.append(ArrayEntry(name, True, tensor.dtype, tuple(tensor.shape)))
         section += tensor_bytes(tensor)
     for name, value in quantized.side.items():
         if isinstance(value, Tensor):
+            _storable(name, value)
             entries.append(ArrayEntry(name, False, value.dtype, tuple(value.shape)))
             section += tensor_bytes(value)
         elif isinstance(value, Integral):
@@ -260,6 +262,11 @@ def _arrays(section: bytearray, quantized: Quantized) -> tuple[ArrayEntry, ...]:
             entries.append(ArrayEntry(name, False))
             section += struct.pack("<d", value)
     return tuple(entries)
+
+
+def _storable(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in DTYPES:
+        raise BadInput(f"tensor '{name}' has the dtype {tensor.dtype}, which the container cannot store")
 
 
 def _positions(
@@ -301,8 +308,7 @@ def _tensors(file: _File, contents: Contents) -> tuple[TensorEntry, ...]:
 
 def _raw(file: _File, contents: Contents, name: str) -> TensorEntry:
     tensor = contents.raw[name].detach().cpu()
-    if tensor.dtype not in DTYPES:
-        raise BadInput(f"tensor '{name}' has the dtype {tensor.dtype}, which the container cannot store")
+    _storable(name, tensor)
     kind = PARAMETER if name in contents.parameters else BUFFER
     stored, data = written(tensor, contents.others, parameter=kind == PARAMETER)
     item = stored.itemsize

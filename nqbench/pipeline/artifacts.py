@@ -15,19 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nqbench.api import Group, Quantized, QuantizedModel
+from nqbench.api.plain import apart, plain
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, Any] | None = None) -> None:
     """Detached, contiguous, on the CPU; ``about`` travels in the file's metadata as JSON. Raises OSError."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # safetensors refuses tensors that share memory
-    seen: set[int] = set()
-    for name, tensor in plain.items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            plain[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
     try:
-        save_file(plain, str(path), {"about": json.dumps(dict(about or {}))})
+        # safetensors refuses tensors that share memory
+        save_file(apart(tensors), str(path), {"about": json.dumps(dict(about or {}))})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from None
 
@@ -97,7 +92,7 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 def bits(tensor: Tensor) -> np.ndarray:
     """The tensor's bytes, row-major: (bytes,) uint8."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = plain(tensor.detach().cpu()).reshape(-1)
     return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Pruned, Pruner, Sensitivity, Task
+from nqbench.api.plain import all_plain
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
 from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.network import Network
@@ -102,7 +103,7 @@ class Preparation:
             module = network.variant(pruned.state)
             task = self.task(context, module=module, masks=pruned.masks, moments=pruned.moments)
             with context.watch.stage("sense"):
-                sensed = dict(sensitivity.sense(task, network.names))
+                sensed = dict(all_plain(sensitivity.sense(task, network.names)))
             missing = set(network.names) - set(sensed)
             if missing:
                 raise BadInput(f"sensitivity '{sensitivity.name}' says nothing of {', '.join(sorted(missing))}")

@@ -18,7 +18,7 @@ given to ``parametrize`` or stated as a class variable; if it passes after all, 
 """
 
 # each of these modules adds its checks to the list
-from nqbench.testing import around, codecs, coders, common, models, movement, positions, quantizers
+from nqbench.testing import around, codecs, coders, common, models, movement, positions, quantizers, writing
 from nqbench.testing.check import (
     BoundCheck,
     Check,
@@ -51,4 +51,5 @@ __all__ = [
     "require",
     "run_checks",
     "torch_everywhere",
+    "writing",
 ]

@@ -17,6 +17,7 @@ from nqbench.api.toolkit.curvature import (
     first_samples,
     gauss_newton_diagonal,
 )
+from nqbench.api.toolkit.persample import gradients
 
 
 class Sampled(Sensitivity):
@@ -107,8 +108,8 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
         with evaluating(task.module):
             while step < self.batches:
                 for batch in task.batches("train", batch_size=self.batch_size):
-                    gradients = torch.autograd.grad(task.loss(batch), parameters)
-                    for v, g in zip(total, gradients, strict=True):
+                    slopes = gradients(task.loss(batch), parameters)
+                    for v, g in zip(total, slopes, strict=True):
                         v.mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
                     step += 1
                     if step == self.batches:
@@ -131,9 +132,9 @@ def mean_sign_products(
         with evaluating(task.module), sdpa_kernel(SDPBackend.MATH):
             for batch, size in first_samples(task, samples, 250):
                 loss = task.losses(task.predict(batch), batch).sum()
-                gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-                inner = torch.stack([(g * s).sum() for g, s in zip(gradients, v, strict=True)]).sum()
-                for p, hv in zip(product, torch.autograd.grad(inner, parameters), strict=True):
+                slopes = gradients(loss, parameters, create_graph=True)
+                inner = torch.stack([(g * s).sum() for g, s in zip(slopes, v, strict=True)]).sum()
+                for p, hv in zip(product, gradients(inner, parameters), strict=True):
                     p += hv
                 seen += size
         for t, p, s in zip(total, product, v, strict=True):

@@ -53,6 +53,21 @@ class HidesItsSeed(Sound, name="hides-its-seed"):
         return super().quantize(source.with_(weights=source.weights + 0.1 * noise))
 
 
+class OneCodewordTooMany(Sound, name="one-codeword-too-many"):
+    """Its table has an entry that no symbol stands for."""
+
+    def quantize(self, source: Source) -> Quantized:
+        q = super().quantize(source)
+        return replace(q, parameters={"codebook": torch.cat([q.parameters["codebook"], torch.full((1,), 9.0)])})
+
+
+class ComplexSide(Sound, name="complex-side"):
+    """Has a side tensor of a dtype that no file knows."""
+
+    def quantize(self, source: Source) -> Quantized:
+        return replace(super().quantize(source), side={"phase": torch.zeros(2, dtype=torch.complex64)})
+
+
 class DependsOnTheProcess(Sound, name="depends-on-the-process"):
     """Its result has the process's number in it."""
 

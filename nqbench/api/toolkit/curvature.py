@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Batch
 from nqbench.api.network import Network
-from nqbench.api.toolkit.persample import accumulate, squares
+from nqbench.api.toolkit.persample import accumulate, gradients, squares
 
 BATCH = 50
 """Samples a pass, where nothing else decides."""
@@ -190,8 +190,8 @@ def mean_gradient(task: Network, names: Sequence[str], samples: int) -> dict[str
     with evaluating(task.module):
         for batch, size in first_samples(task, samples, 250):
             loss = task.losses(task.predict(batch), batch).sum()
-            gradients = torch.autograd.grad(loss, [task.parameter(name) for name in names])
-            accumulate(total, {name: gradient.double() for name, gradient in zip(names, gradients, strict=True)})
+            found = gradients(loss, [task.parameter(name) for name in names])
+            accumulate(total, {name: gradient.double() for name, gradient in zip(names, found, strict=True)})
             seen += size
     return {name: (value / seen).float() for name, value in total.items()}
 

@@ -70,12 +70,9 @@ class OneByOne:
     def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
         total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         for row, v in zip(outputs, cotangent, strict=True):
-            gradients = torch.autograd.grad(
-                row, list(self.parameters.values()), v, retain_graph=True, allow_unused=True
-            )
-            for name, g in zip(self.parameters, gradients, strict=True):
-                if g is not None:
-                    total[name].addcmul_(g, g)
+            found = gradients(row, list(self.parameters.values()), v, retain_graph=True)
+            for name, g in zip(self.parameters, found, strict=True):
+                total[name].addcmul_(g, g)
         return total
 
 
@@ -118,24 +115,26 @@ class Tape:
     def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
         """See ``Squares.squared``; the pass is the recorded one."""
         by_layer = self._output_gradients(outputs, cotangent)
-        return {name: self._one(name, layer, by_layer[layer]) for name, layer in self.owners.items()}
+        return {name: self._one(name, layer, by_layer.get(layer, [])) for name, layer in self.owners.items()}
 
     def output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[str, list[Tensor]]:
         """name -> per call of its layer, (B, O, L): J_n^T v_n for the layer's outputs at L places; see ``squared``."""
         by_layer = self._output_gradients(outputs, cotangent)
-        return {name: [_rows(layer, g) for g in by_layer[layer]] for name, layer in self.owners.items()}
+        return {name: [_rows(layer, g) for g in by_layer.get(layer, [])] for name, layer in self.owners.items()}
 
     def _output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[nn.Module, list[Tensor]]:
         flat = [call for calls in self.calls.values() for call in calls]
-        gradients = torch.autograd.grad(outputs, [out for _, out in flat], cotangent, retain_graph=True)
+        found = gradients(outputs, [out for _, out in flat], cotangent, retain_graph=True)
         by_layer: dict[nn.Module, list[Tensor]] = {}
         position = 0
         for layer, calls in self.calls.items():
-            by_layer[layer] = list(gradients[position : position + len(calls)])
+            by_layer[layer] = list(found[position : position + len(calls)])
             position += len(calls)
         return by_layer
 
     def _one(self, name: str, layer: nn.Module, gradients: list[Tensor]) -> Tensor:
+        if not gradients:  # the network has not called it
+            return torch.zeros_like(layer.get_parameter(name.rpartition(".")[2]))
         if name.rpartition(".")[2] == "bias":
             return _sum_bias(layer, gradients).square_().sum(0)
         if layer not in self._columns:
@@ -154,6 +153,29 @@ class Tape:
             total = product if total is None else total.add_(product)
         assert total is not None
         return total.square_().reshape(-1, *shape).sum(0)
+
+
+def gradients(
+    outputs: Tensor,
+    inputs: Sequence[Tensor],
+    cotangent: Tensor | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> tuple[Tensor, ...]:
+    """``torch.autograd.grad``, with zeros for what the outputs do not depend on: a network may have layers that it does
+    not call, or whose results it drops."""
+    if not inputs or not outputs.requires_grad:
+        return tuple(torch.zeros_like(x) for x in inputs)
+    return torch.autograd.grad(
+        outputs,
+        inputs,
+        cotangent,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
 
 
 def owner(module: nn.Module, name: str) -> nn.Module:
