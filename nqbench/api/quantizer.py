@@ -69,6 +69,10 @@ class Quantizer(Plugin):
         """Whether it reads ``source.rate``; only then does the coder enter the quantization's cache key."""
         return False
 
+    def dimension(self) -> int:
+        """Weights a symbol, d. Where they are several, positions cannot be merged into the symbols."""
+        return 1
+
     def needs(self, source: Source, form: type[Any]) -> Any:
         """The source's sensitivity as ``form``, or a clear ``BadInput`` where it has another or none."""
         if not isinstance(source.sensitivity, form):

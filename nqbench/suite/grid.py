@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Literal, cast
 
+from nqbench.api.coder import Positions
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.registry import Registry
@@ -51,6 +52,7 @@ class Expansion:
     registry: Registry
     trials: dict[Trial, None] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
+    _dimensions: dict[Choice, int] = field(default_factory=dict)
 
     def add(self, grid: Grid) -> None:
         """Add the trials of one grid."""
@@ -113,10 +115,24 @@ class Expansion:
         form = "none"
         if trial.sensitivity is not None:
             form = cast(type[Sensitivity], self.registry.get("sensitivity", trial.sensitivity.name)).form
-        if form in quantizer.takes:
-            return ""
-        given = f"sensitivity '{trial.sensitivity.name}' ({form})" if trial.sensitivity else "no sensitivity"
-        return f"quantizer '{quantizer.name}' takes {_either(quantizer.takes)}, not {given}"
+        if form not in quantizer.takes:
+            given = f"sensitivity '{trial.sensitivity.name}' ({form})" if trial.sensitivity else "no sensitivity"
+            return f"quantizer '{quantizer.name}' takes {_either(quantizer.takes)}, not {given}"
+        if self._dimension(trial.quantizer) > 1:
+            of = f"a symbol of '{quantizer.name}' stands for {self._dimension(trial.quantizer)} weights"
+            if trial.pruner is not None and trial.positions is not None:
+                positions = cast(type[Positions], self.registry.get("positions", trial.positions.name))
+                if positions.merges:
+                    return f"positions '{positions.name}' are merged into the symbols, and {of}: take gaps or bitmap"
+            if trial.streams == "per-tensor" and trial.scope == "global":
+                return f"streams 'per-tensor' need scope 'layer': {of}"
+        return ""
+
+    def _dimension(self, choice: Choice) -> int:
+        """Weights a symbol."""
+        if choice not in self._dimensions:
+            self._dimensions[choice] = cast(Quantizer, choice.make(self.registry)).dimension()
+        return self._dimensions[choice]
 
     def _settled(self, trial: Trial) -> Trial:
         """The trial less what has no meaning in it: positions of nothing, a seed that nobody uses."""

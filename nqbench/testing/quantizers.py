@@ -97,7 +97,9 @@ def needs_moments(quantizer: Quantizer) -> bool:
 def round_trip(quantizer: Quantizer) -> None:
     """Symbols, parameters, side and reconstruction keep the contract: types, shapes, ranges, sizes."""
     require(bool(quantizer.takes) and quantizer.takes <= set(FORMS), f"takes {set(quantizer.takes)}, not of {FORMS}")
-    sound(quantizer, source_of(quantizer, typical()))
+    q, _ = sound(quantizer, source_of(quantizer, typical()))
+    stated = quantizer.dimension()
+    require(q.dimension == stated, f"dimension() says {stated} weights a symbol, its codebook {q.dimension}")
 
 
 @check("quantizer")

@@ -51,6 +51,9 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
     def quantize(self, source: Source) -> Quantized:
         return self._quantize(source, None)
 
+    def dimension(self) -> int:
+        return self.d
+
     def knob(self, source: Source) -> Knob:
         unit = (scalar.moments(source)[1] or 1.0) if self.unit == "absolute" else 1.0
         # d coordinates make points ** d: a fine lattice in many dimensions has one point a vector

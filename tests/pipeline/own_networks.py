@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,13 +52,24 @@ def with_own(known: Registry | None = None) -> Registry:
     return dataclasses.replace(known, found={**known.found, ("model", "own"): Registered(Own, "tests", "0")})
 
 
-def run(decoder: Decoder, trial: Trial, folder: Path) -> dict[str, Any]:
-    """A trial's figures, nothing kept and nothing found."""
+@contextlib.contextmanager
+def bench_of(decoder: Decoder) -> Iterator[Workbench]:
+    """A bench that keeps nothing from one process to another."""
     bench = Workbench(with_own(), Cache(None), torch.device("cpu"), decoder=decoder)
     try:
-        return bench.run(trial, folder)
+        yield bench
     finally:
         bench.filing.close()
+
+
+def run(decoder: Decoder, trial: Trial, folder: Path) -> dict[str, Any]:
+    """A trial's figures, nothing kept and nothing found."""
+    with bench_of(decoder) as bench:
+        return bench.run(trial, folder)
+
+
+def choice(kind: str, name: str, **parameters: Any) -> Choice:
+    return Choice.of(with_own().make(kind, name, parameters))
 
 
 def own_trial(network: str, **fields: Any) -> Trial:

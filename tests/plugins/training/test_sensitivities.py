@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nqbench_quantizers import OBS
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson, mean_sign_products
 from tiny_network import Tiny, make_task
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
-from nqbench.api import Task
+from nqbench.api import Sensitivity, Task
+from nqbench.api.toolkit.curvature import expand
 
 
 def flat(task: Task, values: dict[str, Tensor]) -> Tensor:
@@ -183,3 +185,46 @@ def test_a_layer_used_twice_adds_its_gradients_before_squaring() -> None:
         squares += torch.autograd.grad(loss, task.module.shared.weight)[0] ** 2
     got = Fisher(samples=24).sense(task, ["shared.weight"])["shared.weight"]
     torch.testing.assert_close(got, squares / 24, rtol=1e-5, atol=1e-9)
+
+
+class _Unused(nn.Module):
+    """Of three layers one is not called, and the result of another is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle, self.dropped = nn.Linear(72, 3), nn.Linear(5, 2), nn.Linear(72, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.dropped(x.flatten(1))
+        outputs: Tensor = self.used(x.flatten(1))
+        return outputs
+
+
+class _UnusedModel(Tiny, name="unused"):
+    def load(self, device: torch.device) -> nn.Module:
+        torch.manual_seed(0)
+        return _Unused().eval()
+
+
+@pytest.mark.parametrize("sensitivity", [Hessian(), Hessian(labels="drawn"), Fisher(), Hutchinson(draws=2), Adam()])
+def test_layers_that_the_network_does_not_use_have_sensitivity_0(sensitivity: Sensitivity) -> None:
+    task = make_task(_UnusedModel())
+    sensed = sensitivity.sense(task, task.names)
+    assert {name: bool(h.any()) for name, h in sensed.items()} == {
+        "used.weight": True, "idle.weight": False, "dropped.weight": False,
+    }  # fmt: skip
+    assert all(h.shape == task.parameter(name).shape for name, h in sensed.items())
+    expansion = expand(task, task.names, 10)
+    assert not expansion.gradient["idle.weight"].any()
+    alone = make_task(_UnusedModel())
+    alone.names = ("idle.weight",)
+    assert not sensitivity.sense(alone, alone.names)["idle.weight"].any()
+
+
+def test_obs_leaves_a_layer_that_is_not_called_to_a_plain_grid() -> None:
+    sensitivity = SecondMoments()
+    task = make_task(_UnusedModel(), quantizer=OBS(step=0.05), sensitivity=sensitivity)
+    task.sensed = sensitivity.sense(task, task.names)
+    deployed = task.reconstruct(task.quantize())
+    idle = task.parameter("idle.weight").detach()
+    torch.testing.assert_close(deployed["idle.weight"], 0.05 * (idle / 0.05).round())

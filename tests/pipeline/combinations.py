@@ -1,0 +1,110 @@
+"""Every quantizer x scope x training x way of positions that the registry knows of, as the trials of a suite.
+
+A combination that a suite's grid calls possible is one that a file is made of, whatever it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from own_networks import BUILDERS, CLASSES, INPUTS, bench_of, choice, with_own
+from torch import nn
+
+from nqbench.api import BadInput, Plugin, Quantizer
+from nqbench.pipeline.decoder import Decoder
+from nqbench.suite.grid import Expansion, Grid
+from nqbench.suite.trial import Choice, Trial
+from nqbench.testing import configurations
+
+ONE, SEVERAL = "one tensor", "several tensors"
+BUILDERS[ONE] = lambda: nn.Linear(INPUTS, CLASSES)
+BUILDERS[SEVERAL] = lambda: nn.Sequential(
+    nn.Linear(INPUTS, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 1), nn.Linear(1, CLASSES)
+)
+SHORT = {"epochs": 1, "first_epochs": 1, "iterations": 1, "samples": 8, "batch_size": 24}
+"""What is given of these parameters where a plugin has them: it is the combination that is tried."""
+PRUNERS = (None, choice("pruner", "magnitude", keep=0.5, epochs=0))
+SENSITIVITIES = {
+    "none": None,
+    "diagonal": choice("sensitivity", "fisher", samples=8),
+    "second-moments": choice("sensitivity", "second-moments", samples=8),
+}
+
+
+def configured(kind: str) -> list[list[Choice]]:
+    """Of each of this repository's plugins its configurations, the defaults first; the one that does nothing left out.
+
+    Other libraries' methods, which are there for the speed of theirs, are left out too.
+    """
+    ours = [entry.cls for entry in with_own().all(kind) if entry.distribution == "nqbench"]
+    return [
+        [Choice.of(_short(one)) for one in configurations(cls)]
+        for cls in ours
+        if cls.name != "none" and not hasattr(cls, "library")
+    ]
+
+
+def _short(plugin: Plugin) -> Plugin:
+    changes = {name: value for name, value in SHORT.items() if name in type(plugin).model_fields}
+    return type(plugin).model_validate({**plugin.model_dump(), **changes})
+
+
+def trials(network: str, *, whole: bool) -> Iterator[Trial]:
+    """whole: every configuration of every quantizer, under every sensitivity that it takes, with every configuration of
+    every training. Else each quantizer's first configuration meets each training's first under one sensitivity, and its
+    further ones direct compression."""
+    chains: list[tuple[Choice, ...]] = [()]
+    for each in configured("training"):
+        chains += [(one,) for one in (each if whole else each[:1])]
+    expansion = Expansion(with_own())
+    for number, each in enumerate(configured("quantizer")):
+        takes = sorted(cast(type[Quantizer], with_own().get("quantizer", each[0].name)).takes)
+        forms = takes if whole else takes[number % len(takes) :][:1]
+        if whole:
+            _add(expansion, network, forms, each, chains)
+        else:
+            _add(expansion, network, forms, each[:1], chains)
+            _add(expansion, network, takes, each[1:], [()])
+    yield from expansion.trials
+
+
+def _add(
+    expansion: Expansion,
+    network: str,
+    forms: Sequence[str],
+    quantizers: Sequence[Choice],
+    chains: Sequence[tuple[Choice, ...]],
+) -> None:
+    for pruner in PRUNERS:
+        places: list[Choice | None] = [each[0] for each in configured("positions")] if pruner else [None]
+        expansion.add(
+            Grid(
+                [choice("model", "own", network=network)], [pruner], [SENSITIVITIES[form] for form in forms],
+                ["global", "layer"], quantizers, chains, places, [choice("coder", "raw")], [], ["auto"], [0],
+                ["float16"], [False], False,
+            )
+        )  # fmt: skip
+
+
+def failures(decoder: Decoder, made: Sequence[Trial], folder: Path) -> Iterator[str]:
+    """A line for each trial that is no file."""
+    with bench_of(decoder) as bench:
+        for trial in made:
+            try:
+                bench.run(trial, folder)
+            except Exception as error:  # noqa: BLE001 - every one that fails shall be told
+                how = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
+                yield f"{told(trial)}: {how}{error}"
+
+
+def told(trial: Trial) -> str:
+    config: dict[str, Any] = trial.config()
+    parts = ("quantizer", "quantizer_params", "sensitivity", "scope", "training", "training_params", "positions")
+    return " ".join(str(config[part]) for part in parts)
+
+
+def all_trials(*, whole: bool) -> list[Trial]:
+    return list(itertools.chain(*(trials(network, whole=whole) for network in (ONE, SEVERAL))))
