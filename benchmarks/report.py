@@ -30,7 +30,7 @@ from nqbench.results.store import Store
 EXAMPLES = 10_000
 CODERS = ("huffman", "rans", "lzw", "bzip2", "xz")
 QUANTIZERS = ("uniform", "kmeans", "ecsq", "lattice", "optimal")
-SCOPES = ("global", "layer")
+GRANULARITIES = ("global", "layer")
 ENVIRONMENT = {
     "nqbench": "0", "python": "3.11", "libraries": {"torch": "2", "numpy": "2", "numba": "0"}, "cpu": "a processor",
     "cores": 2, "gpu": [], "hardware": "0" * 12, "threads": 1, "device": "cpu", "git_revision": "f" * 40,
@@ -41,7 +41,7 @@ def make(index: int, run: str, rng: np.random.Generator) -> Record:
     """A sound record; what varies most is the quantizer's knob."""
     rest, coder = divmod(index, len(CODERS))
     rest, quantizer = divmod(rest, len(QUANTIZERS))
-    rest, scope = divmod(rest, len(SCOPES))
+    rest, granularity = divmod(rest, len(GRANULARITIES))
     knob, model = divmod(rest, 2)
     bits = 1 + 0.01 * knob + 0.1 * quantizer
     correct = rng.random(EXAMPLES) < 0.99 - 0.05 * 2.0**-bits
@@ -53,7 +53,7 @@ def make(index: int, run: str, rng: np.random.Generator) -> Record:
             "run": run, "suite": "many", "status": "ok", "key": f"{index:064x}", "trial": f"{index:016x}",
             "model": ("lenet", "resnet")[model], "model_params": {"data": "digits", "seed": 0},
             "quantizer": QUANTIZERS[quantizer], "quantizer_params": {"step": 0.01 * (knob + 1), "zero": "center"},
-            "coder": CODERS[coder], "coder_params": {}, "scope": SCOPES[scope], "knob": "step",
+            "coder": CODERS[coder], "coder_params": {}, "granularity": GRANULARITIES[granularity], "knob": "step",
             "file": f"files/{index:032x}.nqz", "file_bytes": parts.total, "parts": parts.model_dump(),
             "weights": 160_000, "kept": 160_000, "ratio": 640_000 / parts.total, "file_ratio": 640_000 / parts.total,
             "bits_per_weight": parts.total / 20_000, "entropy": 0.98 * bits, "efficiency": 0.97,

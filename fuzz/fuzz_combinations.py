@@ -1,5 +1,5 @@
-"""Every configuration of every quantizer, under every sensitivity and scope, with every configuration of every training
-and every way of positions, on one tensor and on several: each must become a file.
+"""Every configuration of every quantizer, under every sensitivity and granularity, with every configuration of every
+training and every way of positions, on one tensor and on several: each must become a file.
 
 ``python fuzz/fuzz_combinations.py [every]``: every how manyth of them is made (default 1, all: some 7,000). The short
 version is ``tests/pipeline/test_every_combination.py``.

@@ -78,10 +78,28 @@ class Registry:
         """Every plugin, by kind and name."""
         return [self.found[key] for key in sorted(self.found) if kind in (None, key[0])]
 
+    def current(self, kind: str, name: str) -> str:
+        """The name of today of a plugin that had another one; any other name as it is."""
+        if (kind, name) in self.found:
+            return name
+        return next(
+            (other for (k, other), entry in self.found.items() if k == kind and name in entry.cls.formerly), name
+        )
+
+    def modern(self, kind: str, name: str, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Name and parameters as they are called today. A name that nobody registers comes back as it is."""
+        today = self.current(kind, name)
+        entry = self.found.get((kind, today))
+        former = entry.cls.former_fields if entry else {}
+        return today, {
+            former[key].field if key in former else key: former[key].value(value) if key in former else value
+            for key, value in parameters.items()
+        }
+
     def registered(self, kind: str, name: str) -> Registered:
-        """Raises NotRegistered with the nearest name."""
+        """By its name of today or a former one. Raises NotRegistered with the nearest name."""
         try:
-            return self.found[kind, name]
+            return self.found[kind, self.current(kind, name)]
         except KeyError:
             failed = len({b.distribution for b in self.broken})
             tail = f"; {failed} installed package(s) could not be loaded in full: see nqbench list" if failed else ""
@@ -92,9 +110,13 @@ class Registry:
         return self.registered(kind, name).cls
 
     def make(self, kind: str, name: str, parameters: Mapping[str, Any] | str = "{}") -> Plugin:
-        """A validated plugin from its parameters, given as a mapping or as JSON. Raises NotRegistered or BadInput."""
+        """A validated plugin from its parameters, given as a mapping or as JSON, by names of today or former ones.
+        Raises NotRegistered or BadInput."""
         cls = self.get(kind, name)
         try:
+            if cls.former_fields:
+                given = json.loads(parameters) if isinstance(parameters, str) else parameters
+                parameters = self.modern(kind, name, given)[1]
             # JSON mode: lists become tuples, as in a YAML file
             text = parameters if isinstance(parameters, str) else json.dumps(dict(parameters))
             return cls.model_validate_json(text)

@@ -41,10 +41,10 @@ from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of
 from nqbench.api.network import Network
 from nqbench.api.outputs import as_outputs
 from nqbench.api.philox import dither
-from nqbench.api.plugin import API_VERSION, Plugin
+from nqbench.api.plugin import API_VERSION, Former, Plugin
 from nqbench.api.pruner import Pruned, Pruner
 from nqbench.api.quantized import Form, Quantized
-from nqbench.api.quantized_model import Group, QuantizedModel, Scope
+from nqbench.api.quantized_model import Granularity, Group, QuantizedModel
 from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm, gaussian_step
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
@@ -64,6 +64,8 @@ __all__ = [
     "Encoded",
     "Evaluation",
     "Form",
+    "Former",
+    "Granularity",
     "Group",
     "Knob",
     "Metric",
@@ -80,7 +82,6 @@ __all__ = [
     "QuantizedModel",
     "Quantizer",
     "Rate",
-    "Scope",
     "SecondMoments",
     "Sensitivity",
     "SensitivityForm",

@@ -8,9 +8,11 @@ look the class up themselves, so an instance never carries tensors or open files
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import textwrap
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -21,11 +23,26 @@ API_VERSION = 1
 attribute ``nqbench_api_version`` beside its ``nqbench_plugins`` hook; the registry refuses one it cannot serve."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Former:
+    """What a parameter was called before: the field that has its place, and what values it had mean today."""
+
+    field: str
+    values: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def value(self, old: Any) -> Any:
+        """What an old value is today; of a list, what each of its elements is."""
+        if isinstance(old, list):
+            return [self.value(one) for one in old]
+        return self.values.get(old, old) if isinstance(old, str | int | float) else old
+
+
 class Plugin(BaseModel):
     """Base of all kinds. Subclass one of the kinds, not this.
 
-    Class keywords: ``name`` registers a concrete plugin under that name; ``paper`` names the source it follows.
-    A class without ``name`` is abstract and is never registered.
+    Class keywords: ``name`` registers a concrete plugin under that name; ``paper`` names the source it follows;
+    ``formerly`` are names it had, which suites and files may still use. A class without ``name`` is abstract and is
+    never registered.
     """
 
     # not use_attribute_docstrings: reading every class's source takes most of the time that importing plugins takes
@@ -34,10 +51,15 @@ class Plugin(BaseModel):
     kind: ClassVar[str] = ""
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    formerly: ClassVar[tuple[str, ...]] = ()
+    former_fields: ClassVar[Mapping[str, Former]] = {}
+    """Parameters by the names they had, which suites and files may still use."""
 
-    def __init_subclass__(cls, *, name: str = "", paper: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, *, name: str = "", paper: str = "", formerly: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = name
+        cls.name, cls.formerly = name, formerly
         if paper:
             cls.paper = paper
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from nqbench.api.plain import all_plain
 from nqbench.api.quantized import Quantized
 
-Scope = Literal["global", "layer"]
+Granularity = Literal["global", "layer"]
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Tensors that share one quantizer's result: all of them (scope ``global``) or one (scope ``layer``)."""
+    """Tensors that share one quantizer's result: all of them (granularity ``global``) or one (``layer``)."""
 
     names: tuple[str, ...]
     quantized: Quantized

@@ -11,7 +11,7 @@ from torch import Tensor
 from nqbench.api.errors import BadInput
 from nqbench.api.network import Network
 from nqbench.api.quantized import Quantized
-from nqbench.api.quantized_model import Group, Scope
+from nqbench.api.quantized_model import Granularity, Group
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
@@ -33,16 +33,16 @@ class Task(Network):
     keeps it over the trials on one network."""
 
     quantizer: Quantizer | None = None
-    scope: Scope = "global"
+    granularity: Granularity = "global"
     sensitivity: Sensitivity | None = None
     sensed: Mapping[str, Tensor] | None = field(default=None, repr=False)
     rate: Rate | None = field(default=None, repr=False)
     shared: dict[tuple[str, ...], Shared] = field(default_factory=dict, repr=False)
 
     def partition(self, names: Sequence[str] | None = None) -> tuple[tuple[str, ...], ...]:
-        """The groups of names that the scope makes."""
+        """The groups of names that the granularity makes."""
         chosen = tuple(self.names if names is None else names)
-        return (chosen,) if self.scope == "global" else tuple((name,) for name in chosen)
+        return (chosen,) if self.granularity == "global" else tuple((name,) for name in chosen)
 
     def sense(self, names: Sequence[str] | None = None) -> Mapping[str, Tensor] | None:
         """The sensitivity of the network as it stands now, for these tensors; see ``Sensitivity.sense``.

@@ -39,6 +39,13 @@ class Parameter:
     meaning: str
 
 
+def former(cls: type[Plugin]) -> dict[str, str]:
+    """What the plugin and its parameters were called before; nothing where that never changed."""
+    fields = (f"{old} (now {new.field})" for old, new in cls.former_fields.items())
+    words = "; ".join(filter(None, (", ".join(cls.formerly), ", ".join(fields))))
+    return {"formerly": words} if words else {}
+
+
 def parameters_of(cls: type[Plugin]) -> list[Parameter]:
     """The parameters in the order of their declaration."""
     schema = cls.model_json_schema()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nqbench.api import BadInput, NotRegistered
 from nqbench.registry import KINDS, Registered, Registry, did_you_mean
+from nqbench.suite.vocabulary import Vocabulary
 
 
 def kind_named(text: str) -> str:
@@ -22,10 +23,16 @@ def find(registry: Registry, words: tuple[str, ...], command: str) -> Registered
     """
     if len(words) > 2:
         raise BadInput(f"one plugin at a time: {command} [KIND] NAME")
-    if len(words) == 2:
-        return registry.registered(kind_named(words[0]), words[1])
-    name = words[0]
-    hits = [entry for entry in registry.all() if entry.cls.name == name]
+    kind, name = (kind_named(words[0]), words[1]) if len(words) == 2 else (None, words[0])
+    hits = [entry for entry in registry.all(kind) if entry.cls.name == name]
+    if not hits:
+        hits = [entry for entry in registry.all(kind) if name in entry.cls.formerly]
+        for entry in hits[:1]:
+            vocabulary = Vocabulary(registry, command)
+            vocabulary.name(entry.cls.kind, name)
+            vocabulary.tell()
+    if kind is not None:
+        return hits[0] if hits else registry.registered(kind, name)
     if len(hits) > 1:
         kinds = [entry.cls.kind for entry in hits]
         raise BadInput(

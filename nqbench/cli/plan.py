@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Trials listed without --all."""
 
-COLUMNS = ("model", "pruner", "sensitivity", "scope", "quantizer", "training", "codec", "positions", "coder",
-           "streams", "seed", "others", "fold_batchnorm")  # fmt: skip
+COLUMNS = ("model", "pruner", "sensitivity", "granularity", "quantizer", "training", "codec", "positions", "coder",
+           "streams", "seed", "unquantized", "fold_batchnorm")  # fmt: skip
 """What tells trials apart; a column that says the same of every trial is left out."""
 
 
@@ -96,7 +96,7 @@ def _listing(trials: Sequence[Trial], registry: Registry, everything: bool) -> s
 
 
 def _cell(trial: Trial, column: str, registry: Registry) -> str:
-    if column == "scope" and trial.codec is not None:
+    if column == "granularity" and trial.codec is not None:
         return "-"
     value = getattr(trial, column)
     if isinstance(value, tuple):

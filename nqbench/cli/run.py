@@ -168,12 +168,12 @@ class Best:
 def describe_trial(trial: Trial) -> str:
     """Model, method, coder in a few words."""
     method, coder = trial.quantizer or trial.codec, trial.coder
-    words = [trial.model.name, method.name if method else "", trial.scope, coder.name if coder else ""]
+    words = [trial.model.name, method.name if method else "", trial.granularity, coder.name if coder else ""]
     return " ".join(word for word in words if word)
 
 
 def describe(record: Record) -> str:
-    words = [record.model, _method(record), record.scope, record.coder]
+    words = [record.model, _method(record), record.granularity, record.coder]
     return " ".join(str(word) for word in words if word)
 
 

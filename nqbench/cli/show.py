@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(plugin: tuple[str, ...], as_json: bool) -> None:
     """Show a plugin's parameters with defaults, bounds and meaning, its source paper, and what it uses."""
-    from nqbench.cli._describe import document, habits, parameters_of
+    from nqbench.cli._describe import document, former, habits, parameters_of
     from nqbench.cli._plugins import find
     from nqbench.registry import registry
 
@@ -35,7 +35,7 @@ def command(plugin: tuple[str, ...], as_json: bool) -> None:
         return
     facts = {"from": f"{entry.distribution} {entry.version}, {cls.__module__}.{cls.__qualname__}"}
     facts |= {"paper": cls.paper} if cls.paper else {}
-    facts |= habits(cls)
+    facts |= former(cls) | habits(cls)
     width = max(map(len, facts))
     click.echo(f"{cls.kind} {cls.name}\n")
     click.echo(document(entry) + "\n")

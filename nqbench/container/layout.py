@@ -129,7 +129,7 @@ def streams_of(groups: Sequence[GroupLayout], mode: str) -> list[StreamLayout]:
     streams = []
     for i, group in enumerate(groups):
         if group.dimension != 1 and len(group.parts) > 1:
-            raise BadInput("streams 'per-tensor' need one symbol a weight, or scope 'layer'")
+            raise BadInput("streams 'per-tensor' need one symbol a weight, or granularity 'layer'")
         start = 0
         for part in group.parts:
             stop = group.count if len(group.parts) == 1 else start + part.count

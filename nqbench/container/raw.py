@@ -1,4 +1,4 @@
-"""Tensors that are not quantized by a method: how ``others`` stores them, and how they are read back.
+"""Tensors that are not quantized by a method: how ``unquantized`` stores them, and how they are read back.
 
 ``float16`` halves float32 parameters. ``uint8`` stores them as eight-bit codes, half as much again. Buffers (running
 statistics, constants, positions), and floats wider than float32, keep every bit: float16 stands for one of them only
@@ -32,19 +32,19 @@ def is_codes(stored: torch.dtype, deployed: torch.dtype) -> bool:
     return stored in (CODES, torch.uint8) and deployed.is_floating_point
 
 
-def as_stored(tensor: Tensor, others: str, *, parameter: bool) -> Tensor:
+def as_stored(tensor: Tensor, unquantized: str, *, parameter: bool) -> Tensor:
     """The tensor as a decoder gives it back, on the CPU."""
-    stored, data = written(tensor, others, parameter=parameter)
+    stored, data = written(tensor, unquantized, parameter=parameter)
     return read_back(data, stored, tensor.dtype, tuple(tensor.shape))
 
 
-def written(tensor: Tensor, others: str, *, parameter: bool) -> tuple[torch.dtype, bytes]:
+def written(tensor: Tensor, unquantized: str, *, parameter: bool) -> tuple[torch.dtype, bytes]:
     """The dtype in which it is stored, and its bytes, little-endian and row-major."""
     tensor = tensor.detach().cpu()
-    if others == "float32" or tensor.dtype not in (torch.float32, torch.float64):
+    if unquantized == "float32" or tensor.dtype not in (torch.float32, torch.float64):
         return tensor.dtype, tensor_bytes(tensor)
-    rounded = others.endswith(_ALL) or (parameter and tensor.dtype == torch.float32)
-    if others.removesuffix(_ALL) == "uint8" and parameter and rounded:
+    rounded = unquantized.endswith(_ALL) or (parameter and tensor.dtype == torch.float32)
+    if unquantized.removesuffix(_ALL) == "uint8" and parameter and rounded:
         codes = _codes(tensor)
         if codes is not None:
             return CODES, codes

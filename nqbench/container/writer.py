@@ -69,10 +69,10 @@ class Contents:
     """What goes into a file.
 
     order: every tensor of the state, in its order. groups: the quantized ones. masks: of pruned ones. shapes, dtypes:
-    of quantized (or coded) ones, as deployed. raw: the others, as they are before ``others`` rounds them. parameters:
-    which raw ones are trainable parameters (the rest are buffers). aliases: name -> the name whose tensor it shares.
-    others: how raw floats are stored (``nqbench.container.raw``). codec_data: a codec's bytes, for the tensors of
-    ``coded``, in place of groups.
+    of quantized (or coded) ones, as deployed. raw: the others, as they are before ``unquantized`` rounds them.
+    parameters: which raw ones are trainable parameters (the rest are buffers). aliases: name -> the name whose tensor
+    it shares. unquantized: how raw floats are stored (``nqbench.container.raw``). codec_data: a codec's bytes, for the
+    tensors of ``coded``, in place of groups.
     """
 
     order: tuple[str, ...]
@@ -90,7 +90,7 @@ class Contents:
     codec_data: bytes = b""
     coded: tuple[str, ...] = ()
     streams: str = "auto"
-    others: str = "float32"
+    unquantized: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def _raw(file: _File, contents: Contents, name: str) -> TensorEntry:
     tensor = contents.raw[name].detach().cpu()
     _storable(name, tensor)
     kind = PARAMETER if name in contents.parameters else BUFFER
-    stored, data = written(tensor, contents.others, parameter=kind == PARAMETER)
+    stored, data = written(tensor, contents.unquantized, parameter=kind == PARAMETER)
     item = stored.itemsize
     # codes of a range are never of one value alone
     if tensor.numel() > 1 and data == data[:item] * tensor.numel():

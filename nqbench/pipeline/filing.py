@@ -86,7 +86,7 @@ class Filing:
         quantizer = context.plugin(trial.quantizer, Quantizer)
         like = {name: pruned.state[name] for name in network.names}
         plain = unquantized(network, model.raw_state, fold=trial.fold_batchnorm)
-        raw = raw_as_deployed(network, plain, trial.others)
+        raw = raw_as_deployed(network, plain, trial.unquantized)
         on_cpu = model if context.around.device.type == "cpu" else moved(model)
         contents = Contents(
             order=network.order,
@@ -101,7 +101,7 @@ class Filing:
             coder=context.plugin(trial.coder, Coder),
             positions=None if trial.positions is None else context.plugin(trial.positions, Positions),
             streams=trial.streams,
-            others=trial.others,
+            unquantized=trial.unquantized,
         )
 
         def deploy() -> Deployed:
@@ -110,7 +110,7 @@ class Filing:
             return Deployed(_in_order(network, deployed_weights(on_cpu, values, pruned.masks, like) | raw))
 
         # trials that differ in the coder alone deploy the same weights
-        how = f"{context.keys.quantize} {trial.others} {trial.fold_batchnorm}"
+        how = f"{context.keys.quantize} {trial.unquantized} {trial.fold_batchnorm}"
         deployed = deploy() if context.around.measure else self._deployed.find(how, deploy)
         weights = sum(t.numel() for t in like.values())
         return contents, deployed, {**figures, "weights": weights}
@@ -129,7 +129,7 @@ class Filing:
         arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
         data = self._compress(codec, arrays, context)
         back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})
-        others = context.trial.others
+        others = context.trial.unquantized
         raw = {n: t for n, t in state.items() if n not in coded}
         values = raw_as_deployed(network, raw, others)
         for name, tensor in coded.items():
@@ -149,7 +149,7 @@ class Filing:
             codec=codec,
             codec_data=data,
             coded=tuple(coded),
-            others=others,
+            unquantized=others,
         )
         figures = {"mse": error / weights, "kept": weights, "weights": weights, "knob": knob.field if knob else None}
         return contents, Deployed(_in_order(network, values)), figures

@@ -82,8 +82,8 @@ class KeyMaker:
         else:
             rate = self._rate(trial)
             chain = [code(c) for c in trial.training]
-            quantize = self._stage("quantize", code(trial.quantizer), trial.scope, chain, rate, prune, sense)
-        how = [trial.streams, trial.others, trial.fold_batchnorm]
+            quantize = self._stage("quantize", code(trial.quantizer), trial.granularity, chain, rate, prune, sense)
+        how = [trial.streams, trial.unquantized, trial.fold_batchnorm]
         written = [code(trial.coder), code(trial.positions), code(self._own_coder(trial)), self._origins(trial)]
         file = self._stage("file", *written, how, quantize)
         whole = self._stage("trial", file, trial.loss_increase, *_beside_test(trial.selected_on))
@@ -111,7 +111,7 @@ class KeyMaker:
         method = trial.quantizer or trial.codec
         assert method is not None
         rate = None if trial.coder is None else self._rate(trial)
-        return self._stage("knob", self._code(method, trial.seed), trial.scope, rate, keys.prune, keys.sense)
+        return self._stage("knob", self._code(method, trial.seed), trial.granularity, rate, keys.prune, keys.sense)
 
     def _rate(self, trial: Trial) -> list[object] | None:
         """The coder in the key of what is quantized by its rate."""

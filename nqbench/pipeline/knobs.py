@@ -40,7 +40,7 @@ class Knobs:
             module=network.module if trial.pruner is None else network.variant(pruned.state),
             masks=pruned.masks,
             quantizer=quantizer,
-            scope=trial.scope,
+            granularity=trial.granularity,
             sensitivity=None if trial.sensitivity is None else context.plugin(trial.sensitivity, Sensitivity),
             sensed=sensed,
             rate=context.plugin(trial.coder, Coder).rate,
@@ -61,7 +61,7 @@ def checked(knob: Knob | None, name: str) -> Knob | None:
 
 
 def merged(knobs: Iterable[Knob | None]) -> Knob | None:
-    """One knob for all groups of a scope: the range that covers the range of each; None where any has none."""
+    """One knob for all groups of a granularity: the range that covers the range of each; None where any has none."""
     found = list(knobs)
     first = found[0] if found else None
     if first is None or any(knob is None or knob.field != first.field for knob in found):

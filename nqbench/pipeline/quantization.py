@@ -113,7 +113,7 @@ class Quantization:
             module=self._module(context),
             masks=pruned.masks,
             quantizer=context.plugin(trial.quantizer, Quantizer),
-            scope=trial.scope,
+            granularity=trial.granularity,
             sensitivity=None if trial.sensitivity is None else context.plugin(trial.sensitivity, Sensitivity),
             sensed=sensed,
             moments=pruned.moments,

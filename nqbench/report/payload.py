@@ -14,7 +14,7 @@ from nqbench.results.methods import in_unit_of
 from nqbench.results.record import KINDS, PARTS, Record
 
 FIELDS = (
-    "rank", "model", "method", "configuration", "scope", "knob_value", "n", "deterministic", "file_bytes",
+    "rank", "model", "method", "configuration", "granularity", "knob_value", "n", "deterministic", "file_bytes",
     "file_bytes_std", "ratio", "file_ratio", "own_ratio", "bits_per_weight", "entropy", "efficiency", "mse",
     "weighted_mse", "metric", "metric_std", "metric_delta", "drop", "holds", "pareto", "encode_msym_s", "decode_msym_s",
 )  # fmt: skip

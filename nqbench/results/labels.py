@@ -60,12 +60,12 @@ class Labels:
 
     def _line(self, record: Record, *, knob: bool) -> str:
         words = [self.plugin(record, kind, knob=knob) for kind in KINDS if kind != "model"]
-        words.insert(3, record.scope or "")  # after pruner, sensitivity, quantizer
+        words.insert(3, record.granularity or "")  # after pruner, sensitivity, quantizer
         words += [f"{field}={short(getattr(record, field))}" for field in self._settings]
         return " ".join(word for word in words if word)
 
 
-_SETTINGS = ("streams", "others", "fold_batchnorm", "device")
+_SETTINGS = ("streams", "unquantized", "fold_batchnorm", "device")
 
 
 def configuration_key(record: Record, *, knob: bool = True, seed: bool = False) -> str:
@@ -78,7 +78,7 @@ def configuration_key(record: Record, *, knob: bool = True, seed: bool = False) 
             parameters = {name: value for name, value in parameters.items() if name != record.knob}
         fields[kind] = (getattr(record, kind), parameters)
     fields["training"] = (record.training, record.training_params)
-    fields["settings"] = (record.scope, *(getattr(record, field) for field in _SETTINGS))
+    fields["settings"] = (record.granularity, *(getattr(record, field) for field in _SETTINGS))
     if seed:
         fields["seed"] = record.seed
     return json.dumps(fields, sort_keys=True)

@@ -34,7 +34,7 @@ class Row:
     pruner: str
     sensitivity: str
     quantizer: str
-    scope: str
+    granularity: str
     training: str
     positions: str
     coder: str
@@ -192,7 +192,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         pruner=labels.plugin(first, "pruner"),
         sensitivity=labels.plugin(first, "sensitivity"),
         quantizer=labels.plugin(first, "quantizer") or labels.plugin(first, "codec"),
-        scope=first.scope or "",
+        granularity=first.granularity or "",
         training=labels.plugin(first, "training"),
         positions=labels.plugin(first, "positions"),
         coder=labels.plugin(first, "coder"),

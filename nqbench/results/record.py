@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.parsing import parse_json
+from nqbench.results.earlier import modern
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of a record's fields. A reader refuses a newer one and reads every older one."""
 
 Status = Literal["ok", "failed", "timeout", "crashed"]
@@ -90,7 +91,7 @@ class Record(_Part):
     pruner_params: dict[str, Any] | None = None
     sensitivity: str | None = None
     sensitivity_params: dict[str, Any] | None = None
-    scope: Literal["global", "layer"] | None = None
+    granularity: Literal["global", "layer"] | None = None
     quantizer: str | None = None
     quantizer_params: dict[str, Any] | None = None
     training: str = "none"
@@ -103,7 +104,7 @@ class Record(_Part):
     codec: str | None = None
     codec_params: dict[str, Any] | None = None
     streams: str = "auto"
-    others: str = "float32"
+    unquantized: str = "float32"
     fold_batchnorm: bool = False
     seed: int | None = None
     """None: deterministic, so that a repeat would give the same bytes."""
@@ -207,6 +208,8 @@ class Record(_Part):
             raise BadInput(
                 f"a record has schema version {version}; this nqbench reads up to {SCHEMA_VERSION}: upgrade nqbench"
             )
+        if isinstance(version, int) and version < SCHEMA_VERSION:
+            fields = modern(fields)
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
@@ -220,14 +223,17 @@ class Record(_Part):
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """As ``from_dict``, without the detour where the text is sound."""
+        """As ``from_dict``, without the detour where the text is sound and of this version."""
         try:
-            return cls.model_validate_json(text)
+            record = cls.model_validate_json(text)
+            if record.schema_version == SCHEMA_VERSION:
+                return record
         except ValidationError:
-            try:
-                return cls.from_dict(parse_json(text))
-            except ValueError as error:
-                raise BadInput(f"not a record: {error}") from None
+            pass  # from_dict says what is wrong
+        try:
+            return cls.from_dict(parse_json(text))
+        except ValueError as error:
+            raise BadInput(f"not a record: {error}") from None
 
     def to_json(self) -> str:
         """One line of JSON; NaN and infinities are strings, which ``from_json`` and ``from_dict`` read again."""

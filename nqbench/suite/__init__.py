@@ -9,7 +9,7 @@ be left out::
     models: [lenet300: {data: digits}]  # a plugin: its name, or its name with parameters
     pruners: [none, magnitude]
     sensitivities: none
-    scopes: [global, layer]
+    granularities: [global, layer]
     quantizers:
       - kmeans: {k: [4, 8]}             # a list where the parameter takes none is swept
       - uniform
@@ -18,10 +18,10 @@ be left out::
       - [finetune: {epochs: 2}, batchnorm]  # a list inside the list is a chain, run in order
     positions: [zero, gaps]             # only where something is pruned
     coders: [huffman, lzw]
-    codecs: nncodec                     # stand for sensitivity, scope, quantizer, training, positions and coder
+    codecs: nncodec                     # stand for sensitivity, granularity, quantizer, training, positions and coder
     streams: auto                       # auto | joint | per-tensor
     seeds: [0, 1, 2]                    # only for methods that draw; the others run once
-    others: float32                     # float32 | float16 | uint8: other parameters; float16-all: buffers too
+    unquantized: float32                # float32 | float16 | uint8: other parameters; float16-all: buffers too
     fold_batchnorm: false
     loss_increase: false                # record the predicted and the measured increase of the training loss
     measure: {repeats: 7, warmup: 1, exclusive: true, rounds: 1}  # rounds: passes over the trials, samples interleaved

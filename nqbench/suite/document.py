@@ -71,6 +71,32 @@ class Document:
             value = value[part]
         return True
 
+    def value(self, path: KeyPath) -> Any:
+        """The value at a path that exists."""
+        value = self.data
+        for part in path:
+            value = value[part]
+        return value
+
+    def put(self, path: KeyPath, value: Any) -> None:
+        """Another value in place of one that has no parts, where it was written."""
+        if path:
+            self.value(path[:-1])[path[-1]] = value
+        else:
+            self.data = value
+
+    def rename(self, path: KeyPath, key: str) -> None:
+        """Another key in the place of the last one of a path. Raises SuiteError if it is there already."""
+        container = self.value(path[:-1])
+        if key in container:
+            raise self.error(path, f"is now called '{key}', which stands beside it: give one of the two")
+        entries = [(key if name == path[-1] else name, value) for name, value in container.items()]
+        container.clear()
+        container.update(entries)
+        moved = self.below(path)
+        self.places = {p: where for p, where in self.places.items() if p[: len(path)] != path}
+        self.places.update({(*path[:-1], key, *below): where for below, where in moved.items()})
+
     def graft(self, path: KeyPath, value: Any, places: Mapping[KeyPath, str]) -> None:
         """Put a value at a path whose container exists; ``places`` are those of the value, relative to it."""
         container = self.data

@@ -14,7 +14,7 @@ from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.registry import Registry
 from nqbench.suite.stages import stages, uses_seed
-from nqbench.suite.trial import Choice, Others, Trial
+from nqbench.suite.trial import Choice, Trial, Unquantized
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Grid:
     models: Sequence[Choice]
     pruners: Sequence[Choice | None]
     sensitivities: Sequence[Choice | None]
-    scopes: Sequence[Literal["global", "layer"]]
+    granularities: Sequence[Literal["global", "layer"]]
     quantizers: Sequence[Choice]
     trainings: Sequence[tuple[Choice, ...]]
     positions: Sequence[Choice | None]
@@ -40,7 +40,7 @@ class Grid:
     codecs: Sequence[Choice]
     streams: Sequence[Literal["auto", "joint", "per-tensor"]]
     seeds: Sequence[int]
-    others: Sequence[Others]
+    unquantized: Sequence[Unquantized]
     fold_batchnorm: Sequence[bool]
     loss_increase: bool
 
@@ -88,22 +88,22 @@ class Expansion:
         return tuple(Dropped(count, reason) for reason, count in self.dropped.items())
 
     def _quantizer_trials(self, g: Grid) -> Iterator[Trial]:
-        axes = (g.models, g.pruners, g.sensitivities, g.scopes, g.quantizers, g.trainings)
-        writing = (g.seeds, g.positions, g.streams, g.coders, g.others, g.fold_batchnorm)
+        axes = (g.models, g.pruners, g.sensitivities, g.granularities, g.quantizers, g.trainings)
+        writing = (g.seeds, g.positions, g.streams, g.coders, g.unquantized, g.fold_batchnorm)
         for values in _product(*axes, *writing):
-            model, pruner, sensitivity, scope, quantizer, training = values[: len(axes)]
-            seed, positions, streams, coder, others, fold = values[len(axes) :]
+            model, pruner, sensitivity, granularity, quantizer, training = values[: len(axes)]
+            seed, positions, streams, coder, unquantized, fold = values[len(axes) :]
             yield Trial(
-                model, quantizer, coder, None, pruner, sensitivity, scope, training, positions, streams, seed, others,
-                fold, g.loss_increase,
+                model, quantizer, coder, None, pruner, sensitivity, granularity, training, positions, streams, seed,
+                unquantized, fold, g.loss_increase,
             )  # fmt: skip
 
     def _codec_trials(self, g: Grid) -> Iterator[Trial]:
-        """A codec stands for sensitivity, scope, quantizer, positions and coder."""
-        for values in _product(g.models, g.pruners, g.codecs, g.seeds, g.others, g.fold_batchnorm):
-            model, pruner, codec, seed, others, fold = values
+        """A codec stands for sensitivity, granularity, quantizer, positions and coder."""
+        for values in _product(g.models, g.pruners, g.codecs, g.seeds, g.unquantized, g.fold_batchnorm):
+            model, pruner, codec, seed, unquantized, fold = values
             yield Trial(
-                model, codec=codec, pruner=pruner, seed=seed, others=others, fold_batchnorm=fold,
+                model, codec=codec, pruner=pruner, seed=seed, unquantized=unquantized, fold_batchnorm=fold,
                 loss_increase=g.loss_increase,
             )  # fmt: skip
 
@@ -124,8 +124,8 @@ class Expansion:
                 positions = cast(type[Positions], self.registry.get("positions", trial.positions.name))
                 if positions.merges:
                     return f"positions '{positions.name}' are merged into the symbols, and {of}: take gaps or bitmap"
-            if trial.streams == "per-tensor" and trial.scope == "global":
-                return f"streams 'per-tensor' need scope 'layer': {of}"
+            if trial.streams == "per-tensor" and trial.granularity == "global":
+                return f"streams 'per-tensor' need granularity 'layer': {of}"
         return ""
 
     def _dimension(self, choice: Choice) -> int:

@@ -18,7 +18,7 @@ from nqbench.suite.entries import NONE, Reader
 from nqbench.suite.trial import Choice, Trial
 
 PLUGIN_AXES = ("model", "pruner", "sensitivity", "quantizer", "training", "positions", "coder", "codec")
-PLAIN_AXES = ("scope", "streams", "seed", "others", "fold_batchnorm")
+PLAIN_AXES = ("granularity", "streams", "seed", "unquantized", "fold_batchnorm")
 AXES = (*PLUGIN_AXES, *PLAIN_AXES)
 
 Test = Callable[[Trial], bool]

@@ -9,6 +9,7 @@ from typing import Any
 from nqbench.registry import did_you_mean
 from nqbench.suite.document import MOST_DEPTH, Document, KeyPath, SuiteError, parse
 from nqbench.suite.spec import SuiteSpec
+from nqbench.suite.vocabulary import Vocabulary
 
 SUITE_KEYS = tuple(SuiteSpec.model_fields)
 
@@ -30,7 +31,7 @@ def apply_profile(document: Document, name: str) -> None:
         document.graft((key,), copy.deepcopy(value), document.below(at))
 
 
-def apply_sets(document: Document, sets: Sequence[str]) -> None:
+def apply_sets(document: Document, sets: Sequence[str], vocabulary: Vocabulary) -> None:
     """Put each ``key=value`` in its place. Keys are dotted paths with indexes: ``quantizers.0.kmeans.k=[4,8]``."""
     for text in sets:
         key, equals, value = text.partition("=")
@@ -43,7 +44,7 @@ def apply_sets(document: Document, sets: Sequence[str]) -> None:
             raise SuiteError(f"{where}: {error}") from None
         if document.data is None:
             document.data = {}
-        path = _path(key)
+        path, parsed = vocabulary.assignment(_path(key), parsed)
         if len(path) > MOST_DEPTH:
             raise SuiteError(f"{where[:80]}...: goes more than {MOST_DEPTH} levels deep; a suite needs fewer than ten")
         _put(document, where, path, parsed)

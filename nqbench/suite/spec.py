@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from nqbench.registry import did_you_mean
 from nqbench.suite.document import Document, KeyPath, SuiteError
-from nqbench.suite.trial import Others
+from nqbench.suite.trial import Unquantized
 
 
 def _listed(value: Any) -> Any:
@@ -37,7 +37,9 @@ class Axes(Strict):
     models: Axis | None = None
     pruners: Axis = ["none"]
     sensitivities: Axis = ["none"]
-    scopes: Annotated[list[Literal["global", "layer"]], BeforeValidator(_listed), Field(min_length=1)] = ["global"]
+    granularities: Annotated[list[Literal["global", "layer"]], BeforeValidator(_listed), Field(min_length=1)] = [
+        "global"
+    ]
     quantizers: Axis | None = None
     trainings: Axis = ["none"]
     positions: Axis = ["zero"]
@@ -47,7 +49,7 @@ class Axes(Strict):
         "auto"
     ]
     seeds: Seeds = [0]
-    others: Annotated[list[Others], BeforeValidator(_listed), Field(min_length=1)] = ["float32"]
+    unquantized: Annotated[list[Unquantized], BeforeValidator(_listed), Field(min_length=1)] = ["float32"]
     fold_batchnorm: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
     loss_increase: bool = False
 

@@ -51,16 +51,16 @@ def stages(trial: Trial, registry: Registry) -> Stages:
     quantized: Hashable = None
     if trial.quantizer is not None:
         rate = key(trial.coder) if uses_rate(trial.quantizer, registry) else None
-        quantized = (sensed, trial.scope, key(trial.quantizer, *trial.training), rate)
-    others = (trial.others, trial.fold_batchnorm)
-    written = (quantized or pruned, others, trial.streams, key(trial.positions, trial.coder, trial.codec))
+        quantized = (sensed, trial.granularity, key(trial.quantizer, *trial.training), rate)
+    unquantized = (trial.unquantized, trial.fold_batchnorm)
+    written = (quantized or pruned, unquantized, trial.streams, key(trial.positions, trial.coder, trial.codec))
     return Stages(
         load=load,
         prune=pruned if trial.pruner else None,
         sense=sensed if trial.sensitivity else None,
         quantize=quantized,
         encode=written,
-        evaluate=(quantized, others) if quantized else written,
+        evaluate=(quantized, unquantized) if quantized else written,
     )
 
 

@@ -22,6 +22,7 @@ from nqbench.suite.schedule import GridSchedule, Schedule
 from nqbench.suite.search import TargetSchedule
 from nqbench.suite.spec import Axes, Measure, SuiteSpec, Target, Thresholds, check_shape
 from nqbench.suite.trial import Choice, Trial
+from nqbench.suite.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,13 @@ class Suite:
 
 
 def select(trials: tuple[Trial, ...], filters: Sequence[str]) -> tuple[Trial, ...]:
-    return only(trials, filters) if filters else trials
+    """The trials that ``--only`` keeps; all of them without a filter."""
+    if not filters:
+        return trials
+    vocabulary = Vocabulary(installed(), "--only")
+    modern = vocabulary.filters(filters)
+    vocabulary.tell()
+    return only(trials, modern)
 
 
 def load(
@@ -80,9 +87,14 @@ def load(
     registry = installed() if registry is None else registry
     path = find(path_or_name)
     document, text = read(path)
+    vocabulary = Vocabulary(registry, document.source)
+    vocabulary.document(document)
     if profile is not None:
         apply_profile(document, profile)
-    apply_sets(document, sets)
+    if sets:
+        apply_sets(document, sets, vocabulary)
+        vocabulary.document(document)
+    vocabulary.tell()
     spec = check_shape(document)
     expansion = _expand(spec, Reader(document, registry))
     trials = expansion.ordered()
@@ -177,7 +189,7 @@ def _grid(reader: Reader, axes: dict[str, Any], roots: dict[str, KeyPath]) -> Gr
         models=chosen("models", "model"),
         pruners=pruners,
         sensitivities=reader.choices("sensitivity", at("sensitivities"), axes["sensitivities"]),
-        scopes=each_once(axes["scopes"]),
+        granularities=each_once(axes["granularities"]),
         quantizers=chosen("quantizers", "quantizer"),
         trainings=reader.chains(at("trainings"), axes["trainings"]),
         positions=positions,
@@ -185,7 +197,7 @@ def _grid(reader: Reader, axes: dict[str, Any], roots: dict[str, KeyPath]) -> Gr
         codecs=chosen("codecs", "codec"),
         streams=each_once(axes["streams"]),
         seeds=each_once(axes["seeds"]),
-        others=each_once(axes["others"]),
+        unquantized=each_once(axes["unquantized"]),
         fold_batchnorm=each_once(axes["fold_batchnorm"]),
         loss_increase=axes["loss_increase"],
     )

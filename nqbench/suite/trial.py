@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from nqbench.api.plugin import Plugin
+from nqbench.digest import configuration_digest
 from nqbench.registry import Registry
 
-Others = Literal["float32", "float16", "uint8", "float16-all", "uint8-all"]
+Unquantized = Literal["float32", "float16", "uint8", "float16-all", "uint8-all"]
 """How tensors that are not quantized are stored (``nqbench.container.raw``)."""
 
 
@@ -37,8 +37,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """model x pruner x sensitivity x scope x quantizer x training x positions x coder x seed; or a codec in place of
-    sensitivity, scope, quantizer, positions and coder.
+    """model x pruner x sensitivity x granularity x quantizer x training x positions x coder x seed; or a codec in place
+    of sensitivity, granularity, quantizer, positions and coder.
 
     A place that has nothing to say is None: pruner (nothing pruned), sensitivity (none used), positions (nothing
     pruned, so nothing to write), quantizer and coder (a codec trial), codec (every other). training is a chain, () for
@@ -52,12 +52,12 @@ class Trial:
     codec: Choice | None = None
     pruner: Choice | None = None
     sensitivity: Choice | None = None
-    scope: Literal["global", "layer"] = "global"
+    granularity: Literal["global", "layer"] = "global"
     training: tuple[Choice, ...] = ()
     positions: Choice | None = None
     streams: Literal["auto", "joint", "per-tensor"] = "auto"
     seed: int | None = None
-    others: Others = "float32"
+    unquantized: Unquantized = "float32"
     fold_batchnorm: bool = False
     loss_increase: bool = False
     selected_on: Literal["train", "validation", "test"] | None = None
@@ -75,10 +75,10 @@ class Trial:
             choice: Choice | None = getattr(self, kind)
             fields[kind] = choice.name if choice else None
             fields[f"{kind}_params"] = choice.parameters if choice else None
-        fields["scope"] = None if self.codec else self.scope
+        fields["granularity"] = None if self.codec else self.granularity
         fields["training"] = "+".join(c.name for c in self.training) or "none"
         fields["training_params"] = [c.parameters for c in self.training]
-        for name in ("streams", "seed", "others", "fold_batchnorm", "loss_increase", "selected_on"):
+        for name in ("streams", "seed", "unquantized", "fold_batchnorm", "loss_increase", "selected_on"):
             fields[name] = getattr(self, name)
         return fields
 
@@ -86,6 +86,4 @@ class Trial:
     def trial(self) -> str:
         """16 hex digits that name the configuration, whatever code and versions run it, and whether a suite or a search
         asked for it: what nights are compared by."""
-        config = {name: value for name, value in self.config().items() if name != "selected_on"}
-        text = json.dumps(config, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return configuration_digest(self.config())

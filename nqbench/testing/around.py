@@ -9,12 +9,12 @@ from torch import Tensor
 
 from nqbench.api import (
     Diagonal,
+    Granularity,
     Network,
     Pruned,
     Pruner,
     QuantizedModel,
     Quantizer,
-    Scope,
     Sensitivity,
     SensitivityForm,
     Task,
@@ -25,7 +25,7 @@ from nqbench.testing.check import check, require
 from nqbench.testing.sources import first_form
 from nqbench.testing.tiny import TinyQuantizer, changed, state_of, tiny_task
 
-SCOPES: tuple[Scope, ...] = ("global", "layer")
+GRANULARITIES: tuple[Granularity, ...] = ("global", "layer")
 
 
 # -- quantizers ------------------------------------------------------------------------------------------------------
@@ -55,15 +55,15 @@ class _MadeMoments(_Made, name="made-moments-for-checks"):
 
 
 @check("quantizer")
-def scopes(quantizer: Quantizer) -> None:
+def granularities(quantizer: Quantizer) -> None:
     """In a task, for all layers together and for each alone: deployed shapes, and pruned places exactly 0."""
     form = first_form(quantizer)
     made = {"none": None, "diagonal": _Made(), "second-moments": _MadeMoments(asked="second-moments")}[form]
-    for scope in SCOPES:
-        task = tiny_task(quantizer=quantizer, sensitivity=made, scope=scope, pruned=True)
+    for granularity in GRANULARITIES:
+        task = tiny_task(quantizer=quantizer, sensitivity=made, granularity=granularity, pruned=True)
         before = state_of(task.module)
-        _is_sound(task, QuantizedModel(task.quantize(), task.raw_state()), f"scope {scope}")
-        require(not changed(task.module, before), f"scope {scope}: quantizing changes the network in place")
+        _is_sound(task, QuantizedModel(task.quantize(), task.raw_state()), f"granularity {granularity}")
+        require(not changed(task.module, before), f"granularity {granularity}: quantizing changes the network in place")
 
 
 def _is_sound(task: Task, result: QuantizedModel, of: str) -> None:
@@ -87,11 +87,11 @@ def _is_sound(task: Task, result: QuantizedModel, of: str) -> None:
 
 # -- trainings -------------------------------------------------------------------------------------------------------
 @check("training")
-def training_scopes(training: Training) -> None:
-    """Both scopes, with pruned weights: groups cover every tensor, the raw state is complete, all is finite."""
-    for scope in SCOPES:
-        task = tiny_task(quantizer=TinyQuantizer(), scope=scope, pruned=True)
-        _is_sound(task, training.train(task, None), f"scope {scope}")
+def training_granularities(training: Training) -> None:
+    """Both granularities, with pruned weights: groups cover every tensor, the raw state is complete, all is finite."""
+    for granularity in GRANULARITIES:
+        task = tiny_task(quantizer=TinyQuantizer(), granularity=granularity, pruned=True)
+        _is_sound(task, training.train(task, None), f"granularity {granularity}")
 
 
 @check("training")

@@ -1,4 +1,4 @@
-"""A network of some 700 weights with its data: what pruners, sensitivities, trainings and scopes are checked on."""
+"""A network of some 700 weights with its data: what pruners, sensitivities and trainings are checked on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import Batch, Model, Quantized, Quantizer, Scope, Sensitivity, Source, Split, Task
+from nqbench.api import Batch, Granularity, Model, Quantized, Quantizer, Sensitivity, Source, Split, Task
 
 CLASSES = 3
 
@@ -52,7 +52,7 @@ class TinyQuantizer(Quantizer, name="tiny-quantizer"):
 
 
 def tiny_task(
-    *, quantizer: Quantizer | None = None, sensitivity: Sensitivity | None = None, scope: Scope = "global",
+    *, quantizer: Quantizer | None = None, sensitivity: Sensitivity | None = None, granularity: Granularity = "global",
     pruned: bool = False, seed: int = 0, device: str = "cpu",
 ) -> Task:  # fmt: skip
     """A task on the tiny network. pruned: half of the first linear layer's weights, the smallest, are."""
@@ -60,7 +60,7 @@ def tiny_task(
     module = model.load(torch.device(device))
     names = model.compressible(module)
     moments = {name: 1e-3 + parameter.detach().square() for name, parameter in module.named_parameters()}
-    task = Task(model, module, names, _prune(module) if pruned else {}, quantizer, scope, sensitivity,
+    task = Task(model, module, names, _prune(module) if pruned else {}, quantizer, granularity, sensitivity,
                 moments=moments, seed=seed)  # fmt: skip
     if sensitivity is not None and sensitivity.form != "none":
         task.sensed = sensitivity.sense(task, names)

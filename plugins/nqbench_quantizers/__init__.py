@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nqbench.api import Plugin, hookimpl
 from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
+from nqbench_quantizers.gptq import GPTQ
 from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
-from nqbench_quantizers.obs import OBS
 from nqbench_quantizers.peers import importable
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.uniform import Uniform
@@ -29,5 +29,5 @@ def nqbench_plugins() -> list[type[Plugin]]:
         Ternary,
         PowersOfTwo,
         Fixed,
-        OBS,
+        GPTQ,
     ]

@@ -77,16 +77,16 @@ class Rows:
                 torch.sub(self.weights[:, j], level, out=errors[:, j])
         self.levels = levels
 
-    def search(self, price: np.ndarray, reach: int, survivors: int) -> None:
-        """Choose every level, with the cheapest ``survivors`` beginnings of each row kept at every column: see
-        ``survivors``, whose prices these are. On the CPU, wherever the weights are."""
-        from nqbench_quantizers.survivors import best_rows
+    def search(self, price: np.ndarray, reach: int, beam_width: int) -> None:
+        """Choose every level, with the cheapest ``beam_width`` beginnings of each row kept at every column: see
+        ``beam``, whose prices these are. On the CPU, wherever the weights are."""
+        from nqbench_quantizers.beam import best_rows
 
         weights, lower, gain = (part.cpu().numpy() for part in (self.weights, self.lower, self.gain))
         kept = np.ones(weights.shape, dtype=np.bool_) if self.kept is None else self.kept.cpu().numpy()
         levels = np.empty_like(weights)
         for b in range(len(weights)):
-            best_rows(weights[b], lower[b], gain[b], kept[b], price, reach, survivors, levels[b])
+            best_rows(weights[b], lower[b], gain[b], kept[b], price, reach, beam_width, levels[b])
         self.levels = torch.from_numpy(levels).to(self.weights.device)
 
     def descend(self, choose: Choose, block: int = BLOCK) -> None:

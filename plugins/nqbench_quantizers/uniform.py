@@ -8,8 +8,8 @@ cell, ``zero: edge`` at i s. Each cell that has members gets one codeword:
   not 0; ``fixed_zero`` holds it at exactly 0, so that ``positions: zero`` can merge it with pruned weights.
 * ``centroids: middle``: the middle of the cell. The result stays on the grid, and its only parameter is the step.
 
-``steps: std`` gives each tensor t the step s * sigma_t (sigma_t its standard deviation): all tensors share one codebook
-of w / sigma_t, and sum h sigma_t^2 (w / sigma_t - c_j)^2 is what its means minimize.
+``granularity: layer`` gives each tensor t the step s * sigma_t (sigma_t its standard deviation): all tensors share one
+codebook of w / sigma_t, and sum h sigma_t^2 (w / sigma_t - c_j)^2 is what its means minimize.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, chunks, gaussian_step, scalar
 from nqbench.api.chunks import CHUNK, in_chunks
-from nqbench_quantizers.steps import step_scales
+from nqbench_quantizers.steps import FORMER_STEPS, step_scales
 
 _LARGEST_CELL = 1 << 23  # (cell + 1/2) is exact in float32 up to here
 
@@ -33,16 +33,17 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
     """Equally spaced thresholds; each cell deploys as the mean of its members, or as its middle."""
 
     takes = frozenset({"none", "diagonal"})
+    former_fields = {"steps": FORMER_STEPS}
 
     step: float | None = Field(None, gt=0)
-    """Distance of the thresholds, in the weights' unit (for ``steps: std``, in standard deviations)."""
+    """Distance of the thresholds, in the weights' unit (for ``granularity: layer``, in standard deviations)."""
     k: int | None = Field(None, ge=2, le=65536)
     """At most this many cells between the extreme weights, instead of a step; 16 where neither is given."""
     zero: Literal["center", "edge"] = "center"
     """Whether zero lies in the middle of a cell or on a threshold."""
     centroids: Literal["mean", "middle"] = "mean"
     """What a cell deploys as: its members' (sensitivity-weighted) mean, or its middle."""
-    steps: Literal["shared", "std"] = "shared"
+    granularity: Literal["global", "layer"] = "global"
     """One step for all tensors, or one per tensor proportional to its standard deviation."""
     fixed_zero: bool = False
     """Deploy the cell around zero as exactly 0 (``zero: center``, ``centroids: mean``)."""
@@ -63,7 +64,7 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
-        scales = step_scales(source, self.steps)
+        scales = step_scales(source, self.granularity)
         step = self._step(source, scales)
         steps = (step * scales).float()
         cell, low, high = grid_cells(source, steps.double().tolist(), self.zero)
@@ -75,7 +76,7 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
             offset = low + (0.5 if self.zero == "edge" else 0.0)
             parameters = {"step": steps.to(source.device)}
             return Quantized(cell, count, source.sizes, parameters, {"offset": offset}, form="grid")
-        if self.steps == "std":
+        if self.granularity == "layer":
             return _with_scales(source, cell, count, scales)
         q = scalar.from_symbols(source, cell, count)
         return self._hold_zero(q, cell, -low) if self.fixed_zero and low <= 0 <= high else q
@@ -83,9 +84,9 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
     def knob(self, source: Source) -> Knob:
         if self.k is not None:
             return Knob("k", 2, max(2, min(4096, source.n)), "log", integer=True, more_bytes="up")
-        deviation = 1.0 if self.steps == "std" else scalar.moments(source)[1] or 1.0
+        deviation = 1.0 if self.granularity == "layer" else scalar.moments(source)[1] or 1.0
         low, high = scalar.extremes(source)
-        finest = (high - low) / (deviation if self.steps == "shared" else high - low or 1.0) / 2**20
+        finest = (high - low) / (deviation if self.granularity == "global" else high - low or 1.0) / 2**20
         start = deviation * gaussian_step(2)
         return Knob("step", deviation * max(1 / 256, finest), deviation * 4, "log", more_bytes="down", start=start)
 
@@ -93,7 +94,7 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         if self.step is not None:
             return self.step
         assert self.k is not None
-        if self.steps == "shared":
+        if self.granularity == "global":
             low, high = scalar.extremes(source)
         else:
             ends = [source.weights[t.start : t.stop].aminmax() for t in source.tensors if t.size]

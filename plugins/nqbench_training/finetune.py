@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import Batch, Group, QuantizedModel, Quantizer, Task, Training, begin
+from nqbench.api import Batch, Former, Group, QuantizedModel, Quantizer, Task, Training, begin
 from nqbench.api.toolkit.curvature import evaluating
 from nqbench.api.toolkit.optimise import fit
 from nqbench_training.optimised import Distilled, install, workfile
@@ -25,11 +25,13 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
     Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has nothing to move.
     """
 
+    former_fields = {"others": Former("unquantized")}
+
     lr: float = Field(0.1, gt=0)
     """Learning rate. Averaged gradients are small: 0.1 to 10 with ``sgd``, 1e-4 to 1e-3 with ``adam``."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """SGD's momentum; the papers use none."""
-    others: bool = False
+    unquantized: bool = False
     """Whether the unquantized parameters (biases, batch-norm weights) move too."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
@@ -44,7 +46,7 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
             for name, leaf in leaves[index].items():
                 moved[f"{index}/{name}"] = leaf
                 divisors[f"{index}/{name}"] = members(_quantizer(task), group, name)
-        if self.others:
+        if self.unquantized:
             moved |= {k: p for k, p in task.module.named_parameters() if k not in task.names and p.requires_grad}
         if not moved:
             return start

@@ -25,9 +25,9 @@ from nqbench_training.second_moments import SecondMoments, inputs_of
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
     """Quantizes one tensor, puts it into the network, senses again, and goes on with the next.
 
-    It goes layer by layer whatever the scope: one result for all tensors together cannot be had one tensor at a time.
-    In scope ``global`` results on one and the same grid are put together afterwards. What an earlier training returned
-    is quantized anew.
+    It goes layer by layer whatever the granularity: one result for all tensors together cannot be had one tensor at a
+    time. In granularity ``global`` results on one and the same grid are put together afterwards. What an earlier
+    training returned is quantized anew.
     """
 
     passes: Literal["one", "each"] = "one"
@@ -53,7 +53,7 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
                 tell(f"tensor {len(done) + 1} of {len(task.names)}")
                 done[name] = _quantized(task, name, task.sense([name]))
         groups = tuple(done[name] for name in task.names)
-        return finished(task, merged(groups) if task.scope == "global" else groups)
+        return finished(task, merged(groups) if task.granularity == "global" else groups)
 
 
 class OnePass:

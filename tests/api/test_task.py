@@ -62,7 +62,7 @@ def test_a_source_holds_the_kept_weights_in_order_with_their_places(task: Task) 
 
 
 def test_quantizing_and_reconstructing_keeps_pruned_places_at_zero(task: Task) -> None:
-    task.scope = "layer"
+    task.granularity = "layer"
     groups = task.quantize()
     assert [g.names for g in groups] == [("0.weight",), ("2.weight",)]
     deployed = task.reconstruct(groups)

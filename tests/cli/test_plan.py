@@ -42,7 +42,7 @@ def test_a_long_list_is_cut_unless_all_is_asked_for(plan):
 
 
 def test_only_and_set_change_what_is_planned(plan):
-    text = plan("quickstart", "--only", "quantizer=kmeans,scope=layer", "--only", "coder=huffman,coder=lzw",
+    text = plan("quickstart", "--only", "quantizer=kmeans,granularity=layer", "--only", "coder=huffman,coder=lzw",
                 "--set", "quantizers.1.kmeans.k=[2,4]")  # fmt: skip
     assert text.startswith("suite quickstart: 4 of 36 trials\n")
     assert runs(text)["quantize"] == (2, 4)

@@ -67,9 +67,9 @@ RECIPES = {
     "streams-per-tensor": Recipe(PRUNED, streams="per-tensor", coder="huffman"),
     "state-others-codes": Recipe(
         (T((4, 6)), T((9,), None), T((3,), None), T((2, 4), None, torch.float64), T((7,), None, trainable=False)),
-        others="uint8-all",
+        unquantized="uint8-all",
     ),
-    "state-mixed": Recipe(MIXED, (G(codebook=torch.float16),), others="float16-all"),
+    "state-mixed": Recipe(MIXED, (G(codebook=torch.float16),), unquantized="float16-all"),
 }
 NO_LONGER_WRITTEN = ("state-others-uint8",)
 """Codes of values, not of their roots."""

@@ -144,7 +144,7 @@ class Recipe:
     positions: str = "kit-merged"
     positions_coder: str | None = None
     streams: str = "auto"
-    others: str = "float32"
+    unquantized: str = "float32"
     codec: bool = False
     seed: int = 0
 
@@ -175,9 +175,9 @@ def build(recipe: Recipe) -> tuple[Contents, dict[str, torch.Tensor]]:
         if t.alias is None and t.group is None:
             raw[names[i]] = _raw(rng, t)
             stored = raw[names[i]]
-            every = recipe.others.endswith("-all") and stored.dtype in (torch.float32, torch.float64)
-            if every or (recipe.others != "float32" and t.trainable and stored.dtype == torch.float32):
-                coded = recipe.others[:5] == "uint8" and t.trainable and not t.constant and stored.numel() > 4
+            every = recipe.unquantized.endswith("-all") and stored.dtype in (torch.float32, torch.float64)
+            if every or (recipe.unquantized != "float32" and t.trainable and stored.dtype == torch.float32):
+                coded = recipe.unquantized[:5] == "uint8" and t.trainable and not t.constant and stored.numel() > 4
                 stored = in_eight_bits(stored) if coded else stored.half()
             expected[names[i]] = stored.to(t.dtype)
     coded = [n for n, t in zip(names, recipe.tensors, strict=True) if recipe.codec and t.group is not None]
@@ -208,7 +208,7 @@ def build(recipe: Recipe) -> tuple[Contents, dict[str, torch.Tensor]]:
         codec_data=data,
         coded=tuple(coded),
         streams=recipe.streams,
-        others=recipe.others,
+        unquantized=recipe.unquantized,
     )
     return contents, {n: expected[aliases.get(n, n)] for n in names}
 

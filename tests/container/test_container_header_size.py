@@ -38,12 +38,12 @@ def resnet32():
     return net.state_dict()
 
 
-def header_bytes(state, scope, pruned):
+def header_bytes(state, granularity, pruned):
     registry = kit_registry()
     names = [name for name, tensor in state.items() if tensor.dim() > 1]
     masks = {name: torch.rand(state[name].shape) < 0.1 for name in names} if pruned else {}
     groups = []
-    for members in [names] if scope == "global" else [[name] for name in names]:
+    for members in [names] if granularity == "global" else [[name] for name in names]:
         sizes = tuple(int(masks[n].sum()) if pruned else state[n].numel() for n in members)
         symbols = torch.randint(0, 16, (sum(sizes),), dtype=torch.int32)
         groups.append(Group(tuple(members), Quantized(symbols, 16, sizes, {"codebook": torch.randn(16).sort().values})))
@@ -63,12 +63,12 @@ def header_bytes(state, scope, pruned):
 
 
 @pytest.mark.parametrize(
-    ("state", "scope", "most"),
+    ("state", "granularity", "most"),
     [(lenet5, "global", 400), (lenet5, "layer", 400), (resnet32, "global", 1000), (resnet32, "layer", 1000)],
 )
 @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
-def test_headers_are_compact(state, scope, most, pruned):
-    assert header_bytes(state(), scope, pruned) <= most
+def test_headers_are_compact(state, granularity, most, pruned):
+    assert header_bytes(state(), granularity, pruned) <= most
 
 
 def test_a_header_does_not_grow_with_the_weights():

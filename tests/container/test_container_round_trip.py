@@ -69,7 +69,7 @@ def recipes(draw):
         positions=draw(st.sampled_from(("kit-merged", "kit-bitmap", "kit-gaps"))),
         positions_coder=draw(st.sampled_from((None, None, "zlib"))),
         streams=draw(st.sampled_from(("auto", "joint", "per-tensor"))),
-        others=draw(st.sampled_from(("float32", "float16", "uint8", "float16-all", "uint8-all"))),
+        unquantized=draw(st.sampled_from(("float32", "float16", "uint8", "float16-all", "uint8-all"))),
         seed=draw(st.integers(0, 99)),
     )
     vectors = any(g.d > 1 for g in recipe.groups)
@@ -176,35 +176,35 @@ def test_a_quantized_result_that_no_decoder_could_use_is_not_written(form, chang
 
 
 def test_others_as_float16_keep_what_float16_cannot_hold():
-    contents, _ = build(Recipe((T(), T((2,), None)), others="float16"))
+    contents, _ = build(Recipe((T(), T((2,), None)), unquantized="float16"))
     contents.raw["layer0.bias"][:] = torch.tensor([1.0, 70000.0])
     data, written = encode(contents, kit_registry())
     assert written.parts["raw_parameters"] == 8
     assert decode(sections_of(data), kit_registry()).tensors["layer0.bias"].tolist() == [1.0, 70000.0]
 
 
-@pytest.mark.parametrize("others", ["float16", "uint8"])
+@pytest.mark.parametrize("unquantized", ["float16", "uint8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("trainable", [True, False])
-def test_only_float32_parameters_are_rounded_unless_all_is_asked_for(others, dtype, trainable):
+def test_only_float32_parameters_are_rounded_unless_all_is_asked_for(unquantized, dtype, trainable):
     name, values = "layer0.bias", torch.tensor([torch.pi, 1e-5, -7.1, 2.0, 3.0]).to(dtype)
     found = {}
-    for how in (others, f"{others}-all"):
-        contents, _ = build(Recipe((T(), T((5,), None, dtype, trainable=trainable)), others=how))
+    for how in (unquantized, f"{unquantized}-all"):
+        contents, _ = build(Recipe((T(), T((5,), None, dtype, trainable=trainable)), unquantized=how))
         contents.raw[name][:] = values
         data, written = encode(contents, kit_registry())
         got = decode(sections_of(data), kit_registry()).tensors[name]
         assert got.dtype == dtype
         found[how] = torch.equal(got, values), written.parts["raw_parameters"] + written.parts["raw_buffers"]
-    bytes_rounded = 9 if others == "uint8" and trainable else 10
+    bytes_rounded = 9 if unquantized == "uint8" and trainable else 10
     kept = not trainable or dtype == torch.float64
-    assert found[others] == ((True, 5 * dtype.itemsize) if kept else (False, bytes_rounded))
-    assert found[f"{others}-all"] == (False, bytes_rounded)
+    assert found[unquantized] == ((True, 5 * dtype.itemsize) if kept else (False, bytes_rounded))
+    assert found[f"{unquantized}-all"] == (False, bytes_rounded)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_buffer_that_float16_holds_exactly_takes_two_bytes_a_number(dtype):
-    contents, _ = build(Recipe((T(), T((4,), None, dtype, trainable=False)), others="float16"))
+    contents, _ = build(Recipe((T(), T((4,), None, dtype, trainable=False)), unquantized="float16"))
     contents.raw["layer0.bias"][:] = torch.tensor([0.5, -0.0, 65504.0, 2.0**-24], dtype=dtype)
     data, written = encode(contents, kit_registry())
     assert written.parts["raw_buffers"] == 8
@@ -227,7 +227,7 @@ def test_a_buffer_that_float16_holds_exactly_takes_two_bytes_a_number(dtype):
     ],
 )
 def test_others_as_uint8_err_by_half_a_step_of_the_roots_and_keep_what_has_none(values, size):
-    contents, _ = build(Recipe((T(), T((len(values),), None)), others="uint8"))
+    contents, _ = build(Recipe((T(), T((len(values),), None)), unquantized="uint8"))
     contents.raw["layer0.bias"][:] = torch.tensor(values)
     data, written = encode(contents, kit_registry())
     assert written.parts["raw_parameters"] == size

@@ -166,12 +166,12 @@ def test_a_knob_is_found_on_the_method_s_own_weights_and_its_range_covers_every_
     probe: Log, tmp_path: Path
 ) -> None:
     text = PROBE.replace("drop: 3.0, trials: 8", "drop: 3.0, trials: 3")
-    path = suite(tmp_path / "s.yaml", text + "    scopes: [global, layer]\n    pruners: [none, smallest]\n")
+    path = suite(tmp_path / "s.yaml", text + "    granularities: [global, layer]\n    pruners: [none, smallest]\n")
     result = run_suite(path, tmp_path / "out", only=["quantizer=levels"])
     assert result.outcome == "ok"
     by_source: dict[Any, list[int]] = {}
     for record in result.records:
-        by_source.setdefault((record.scope, record.pruner), []).append((record.quantizer_params or {})["k"])
+        by_source.setdefault((record.granularity, record.pruner), []).append((record.quantizer_params or {})["k"])
     assert len(by_source) == 4
     # the middle of 2 to 64 on a log scale: the search begins there
     assert all(11 in ks for ks in by_source.values()), by_source

@@ -42,9 +42,9 @@ def in_float32() -> Iterator[None]:
         yield
 
 
-def _task(quantizer: Quantizer, device: str, scope: str = "layer") -> Task:
+def _task(quantizer: Quantizer, device: str, granularity: str = "layer") -> Task:
     made = {"none": None, "diagonal": _Made(), "second-moments": _MadeMoments(asked="second-moments")}
-    task = tiny_task(quantizer=quantizer, scope=scope, pruned=True, device=device)  # type: ignore[arg-type]
+    task = tiny_task(quantizer=quantizer, granularity=granularity, pruned=True, device=device)  # type: ignore[arg-type]
     task.sensitivity = made[first_form(quantizer)]
     if task.sensitivity is not None:
         task.sensed = {n: v.to(device) for n, v in task.sensitivity.sense(task, task.names).items()}
@@ -57,10 +57,10 @@ def _apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / a.norm().clamp_min(1e-12))
 
 
-@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("granularity", ["global", "layer"])
 @pytest.mark.parametrize("plugin", _all("quantizer"))
-def test_a_quantizer_chooses_as_on_the_cpu(plugin: Quantizer, scope: str) -> None:
-    here, there = _task(plugin, "cpu", scope), _task(plugin, DEVICE, scope)
+def test_a_quantizer_chooses_as_on_the_cpu(plugin: Quantizer, granularity: str) -> None:
+    here, there = _task(plugin, "cpu", granularity), _task(plugin, DEVICE, granularity)
     expected, found = here.quantize(), there.quantize()
     for group in found:
         assert group.quantized.symbols.device.type == DEVICE

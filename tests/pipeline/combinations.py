@@ -1,4 +1,4 @@
-"""Every quantizer x scope x training x way of positions that the registry knows of, as the trials of a suite.
+"""Every quantizer x granularity x training x way of positions that the registry knows of, as the trials of a suite.
 
 A combination that a suite's grid calls possible is one that a file is made of, whatever it is.
 """
@@ -102,7 +102,7 @@ def failures(decoder: Decoder, made: Sequence[Trial], folder: Path) -> Iterator[
 
 def told(trial: Trial) -> str:
     config: dict[str, Any] = trial.config()
-    parts = ("quantizer", "quantizer_params", "sensitivity", "scope", "training", "training_params", "positions")
+    parts = ("quantizer", "quantizer_params", "sensitivity", "granularity", "training", "training_params", "positions")
     return " ".join(str(config[part]) for part in parts)
 
 

@@ -44,7 +44,7 @@ def test_a_frozen_layer_is_a_weight_like_any_other(
     decoder: Decoder, tmp_path: Path, training: tuple[tuple[str, dict[str, int]], ...], sensitivity: object
 ) -> None:
     # a frozen bias stays what it is in a training, so that the files differ in nothing where nothing trains
-    fields = {"training": training, "sensitivity": sensitivity, "others": "float16"}
+    fields = {"training": training, "sensitivity": sensitivity, "unquantized": "float16"}
     plain = run(decoder, own_trial("plain", **fields), tmp_path)
     frozen = run(decoder, own_trial("frozen", **fields), tmp_path)
     assert frozen["weights"] == plain["weights"] == 40 * INPUTS + 40 * CLASSES

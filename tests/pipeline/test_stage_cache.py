@@ -80,10 +80,10 @@ def test_each_parameter_changes_the_keys_from_its_stage_on(bench: Bench) -> None
     assert changed(pruner={"share": 0.25}) == stages[1:]
     assert changed(sensitivity=None) == stages[2:]
     assert changed(quantizer=("levels", {"k": 6})) == stages[3:]
-    assert changed(scope="layer") == stages[3:]
+    assert changed(granularity="layer") == stages[3:]
     assert changed(training=({},)) == stages[3:]
     assert changed(coder=("bytewise", {})) == stages[4:]
-    assert changed(others="float16") == stages[4:]
+    assert changed(unquantized="float16") == stages[4:]
     assert changed(loss_increase=True) == stages[5:]
 
 
@@ -335,7 +335,7 @@ def test_only_what_depends_on_edited_code_gets_new_keys(tmp_path: Path) -> None:
 
 def test_a_sensitivity_that_no_one_asks_for_is_not_sensed(bench: Bench, tmp_path: Path) -> None:
     """`sequential` senses layer by layer, on the network as it stands by then; the plain quantizer asks for it."""
-    plain = trial(quantizer=("obs", {"step": 0.1}), coder=("raw", {}), scope="layer")
+    plain = trial(quantizer=("gptq", {"step": 0.1}), coder=("raw", {}), granularity="layer")
     one = replace(plain, sensitivity=choice("sensitivity", "second-moments"))
     assert "sense" in bench().run(one, tmp_path)["seconds"]
     assert "sense" not in bench().run(replace(one, training=(choice("training", "sequential"),)), tmp_path)["seconds"]

@@ -107,7 +107,7 @@ def test_metrics_are_those_of_the_deployed_weights(bench: Bench, tmp_path: Path)
 
 
 def test_layer_scope_gives_each_tensor_its_own_levels(bench: Bench, tmp_path: Path) -> None:
-    figures, path = run(bench(), trial(scope="layer"), tmp_path)
+    figures, path = run(bench(), trial(granularity="layer"), tmp_path)
     state = read(path, registry()).tensors
     for name, tensor in network().state_dict().items():
         wanted = levels(tensor.reshape(-1), 5) if tensor.dim() > 1 else tensor.reshape(-1)
@@ -154,7 +154,7 @@ def test_folding_batch_norms_changes_the_outputs_by_rounding_alone_and_saves_the
 
 
 def test_float16_others_round_what_is_not_quantized_and_halve_its_bytes(bench: Bench, tmp_path: Path) -> None:
-    figures, path = run(bench(), trial(others="float16"), tmp_path)
+    figures, path = run(bench(), trial(unquantized="float16"), tmp_path)
     assert figures["parts"]["raw_parameters"] == 2 * (16 + 5)
     state = read(path, registry()).tensors
     bias = network().state_dict()["layers.0.bias"]
@@ -167,8 +167,8 @@ def test_uint8_others_are_codes_of_parameters_and_statistics_as_asked_for(
     bench: Bench, tmp_path: Path, every: str
 ) -> None:
     model = {"net": "conv"}
-    half, _ = run(bench(), trial(model=model, others=f"float16{every}"), tmp_path)
-    coded, path = run(bench(), trial(model=model, others=f"uint8{every}"), tmp_path)
+    half, _ = run(bench(), trial(model=model, unquantized=f"float16{every}"), tmp_path)
+    coded, path = run(bench(), trial(model=model, unquantized=f"uint8{every}"), tmp_path)
     state, plain = read(path, registry()).tensors, network(**model).state_dict()
     sizes = [t.numel() for n, t in network(**model).named_parameters() if t.dim() == 1]
     saved = half["parts"]["raw_parameters"] - coded["parts"]["raw_parameters"]
@@ -189,11 +189,11 @@ def test_tied_weights_are_written_and_counted_once_and_deployed_twice(bench: Ben
 
 
 @pytest.mark.parametrize("positions", ["zero", "places"])
-@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("granularity", ["global", "layer"])
 def test_pruned_weights_deploy_as_exactly_zero_however_their_places_are_written(
-    bench: Bench, tmp_path: Path, positions: str, scope: str
+    bench: Bench, tmp_path: Path, positions: str, granularity: str
 ) -> None:
-    figures, path = run(bench(), trial(pruner={"share": 0.5}, positions=positions, scope=scope), tmp_path)
+    figures, path = run(bench(), trial(pruner={"share": 0.5}, positions=positions, granularity=granularity), tmp_path)
     state, kept_all, deployed_all = read(path, registry()).tensors, [], []
     for name, tensor in network().state_dict().items():
         if tensor.dim() > 1:
@@ -202,7 +202,7 @@ def test_pruned_weights_deploy_as_exactly_zero_however_their_places_are_written(
             assert not bool(torch.signbit(state[name][~kept]).any())
             kept_all.append(tensor[kept])
             deployed_all.append(state[name][kept])
-    if scope == "global":
+    if granularity == "global":
         kept_all, deployed_all = [torch.cat(kept_all)], [torch.cat(deployed_all)]
     for kept, deployed in zip(kept_all, deployed_all, strict=True):
         assert torch.equal(deployed, levels(kept, 5))
@@ -223,7 +223,7 @@ def test_every_registered_way_to_write_positions_gives_the_same_network(bench: B
 
 
 def test_a_layer_of_which_nothing_is_left_deploys_as_zeros(bench: Bench, tmp_path: Path) -> None:
-    one = trial(pruner={"share": 0.2, "empty": "layers.1.weight"}, positions="zero", scope="layer")
+    one = trial(pruner={"share": 0.2, "empty": "layers.1.weight"}, positions="zero", granularity="layer")
     figures, path = run(bench(), one, tmp_path)
     assert not bool(read(path, registry()).tensors["layers.1.weight"].any())
     assert figures["kept"] < 20 * 16
@@ -235,12 +235,12 @@ def test_tensors_that_a_training_changed_are_deployed_as_it_left_them(bench: Ben
     assert torch.equal(state["layers.1.bias"], network().state_dict()["layers.1.bias"] + 1.0 + 2.0)
 
 
-@pytest.mark.parametrize("others", ["float32", "float16"])
+@pytest.mark.parametrize("unquantized", ["float32", "float16"])
 @pytest.mark.parametrize("net", ["mlp", "conv", "tied"])
 def test_a_codec_writes_every_float_tensor_and_has_no_entropy(
-    bench: Bench, tmp_path: Path, net: str, others: str
+    bench: Bench, tmp_path: Path, net: str, unquantized: str
 ) -> None:
-    figures, path = run(bench(), trial(codec="halves", model={"net": net}, others=others), tmp_path)
+    figures, path = run(bench(), trial(codec="halves", model={"net": net}, unquantized=unquantized), tmp_path)
     state = read(path, registry()).tensors
     error, count = 0.0, 0
     for name, tensor in network(net=net).state_dict().items():
@@ -257,7 +257,7 @@ def test_a_codec_writes_every_float_tensor_and_has_no_entropy(
 
 def test_constants_beside_a_codec_are_stored_as_other_trials_store_them(bench: Bench, tmp_path: Path) -> None:
     """The folded norms' statistics are numbers that take two bytes each."""
-    one = trial(codec="halves", model={"net": "conv"}, others="float16", fold_batchnorm=True)
+    one = trial(codec="halves", model={"net": "conv"}, unquantized="float16", fold_batchnorm=True)
     figures, path = run(bench(), one, tmp_path)
     assert float(read(path, registry()).tensors["norm1.running_var"][0]) == 1.0
     counters = 2 * 8
@@ -356,7 +356,7 @@ def test_measuring_a_codec_times_its_compression(bench: Bench, tmp_path: Path, l
         ({"quantizer": ("troubled", {"how": "short"})}, "399 quantized weights for the 400"),
         ({"coder": ("plain", {"faults": "lost"})}, "1596 bytes for 400 symbols"),
         ({"coder": ("plain", {"faults": "changed"})}, "not what was encoded: tensor 'layers.0.weight' differs"),
-        ({"training": ({"faults": "group"},), "scope": "layer"}, "'shifted' .*: layers.1.weight"),
+        ({"training": ({"faults": "group"},), "granularity": "layer"}, "'shifted' .*: layers.1.weight"),
         ({"training": ({"faults": "raw"},)}, "'shifted' dropped the tensor 'layers.0.bias'"),
         ({"training": ({"faults": "shape"},)}, "'shifted' dropped the tensor 'layers.0.bias', or changed its shape"),
         ({"pruner": {"sloppy": True}, "positions": "zero"}, "'smallest' left pruned weights of 'layers.0.weight'"),

@@ -40,7 +40,7 @@ def truncated(folder: Path) -> Path:
 def future(folder: Path) -> Path:
     with closing(sqlite3.connect(fill(folder, TONIGHT) / FILE)) as connection:
         connection.execute(
-            "UPDATE records SET crc = NULL, data = replace(data, '\"schema_version\":1', '\"schema_version\":7')"
+            "UPDATE records SET crc = NULL, data = replace(data, '\"schema_version\":2', '\"schema_version\":7')"
         )
         connection.commit()
     return folder
@@ -55,7 +55,7 @@ def half(path: Path) -> Path:
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another suite": (lambda at: fill(at / "other", TONIGHT, "another"), "is of suite 'another'"),
-    "another schema version": (lambda at: future(at / "future"), "schema version 7; this nqbench reads up to 1"),
+    "another schema version": (lambda at: future(at / "future"), "schema version 7; this nqbench reads up to 2"),
     "a missing store": (lambda at: at / "nowhere", "no such file; expected a folder that `nqbench run"),
     "a half-written store": (lambda at: truncated(at / "half"), FILE),
     "a half-written export": (lambda at: half(at / "half.json"), "is no JSON, or only a part of a file"),

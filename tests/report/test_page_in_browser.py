@@ -138,8 +138,8 @@ def test_filters_narrow_the_table(page: Any) -> None:
     assert page.execute_script("return document.querySelector('#count').textContent") == "5 of 40 rows"
     click(page, "#filter-holds")
     assert column(page, "holds") == ["yes"] * len(column(page, "holds"))
-    # every row has the same scope: there is nothing to choose
-    assert page.execute_script("return document.querySelector('#filter-scope').offsetParent === null")
+    # every row has the same granularity: there is nothing to choose
+    assert page.execute_script("return document.querySelector('#filter-granularity').offsetParent === null")
     assert page.execute_script("return document.querySelector('#filter-coder_name').offsetParent !== null")
 
 

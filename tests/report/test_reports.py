@@ -49,7 +49,7 @@ def test_records_json_holds_every_record_in_full(finished: tuple[Path, list[Reco
     folder, records = finished
     loaded = json.loads((folder / "records.json").read_text())
     assert [Record.from_dict(fields) for fields in loaded] == records
-    assert all(fields["schema_version"] == 1 for fields in loaded)
+    assert all(fields["schema_version"] == 2 for fields in loaded)
 
 
 def test_records_csv_has_one_row_a_record_and_the_sizes_of_the_parts(finished: tuple[Path, list[Record]]) -> None:

@@ -39,7 +39,7 @@ def make(
     run: str = "run-1",
     wrong: int | None = None,
     symbols: int | None = None,
-    scope: str = "global",
+    granularity: str = "global",
     **changes: object,
 ) -> Record:
     """A good record. log2(k) bits a weight; ``wrong`` of 1,000 test examples missed (20 by the float network)."""
@@ -56,7 +56,7 @@ def make(
         "quantizer_params": {"k": k, "zero": "center"},
         "coder": coder,
         "coder_params": {},
-        "scope": scope,
+        "granularity": granularity,
         "seed": seed,
     }
     metric = 100.0 * (EXAMPLES - missed) / EXAMPLES

@@ -94,10 +94,10 @@ def test_a_label_shows_what_varies_and_the_knob() -> None:
 
 def test_a_label_shows_settings_and_trainings_where_they_vary() -> None:
     plain = make()
-    tuned = make(training="finetune+bn", training_params=[{"epochs": 2}, {}], others="float16")
+    tuned = make(training="finetune+bn", training_params=[{"epochs": 2}, {}], unquantized="float16")
     labels = Labels([plain, tuned])
-    assert labels.configuration(tuned) == "uniform(k=16) global finetune+bn huffman others=float16"
-    assert labels.configuration(plain) == "uniform(k=16) global huffman others=float32"
+    assert labels.configuration(tuned) == "uniform(k=16) global finetune+bn huffman unquantized=float16"
+    assert labels.configuration(plain) == "uniform(k=16) global huffman unquantized=float32"
 
 
 def test_the_key_of_a_configuration_leaves_out_seed_and_knob_as_asked() -> None:

@@ -60,8 +60,8 @@ def test_a_good_record_needs_its_size() -> None:
 
 
 def test_a_newer_schema_is_refused_before_its_unknown_fields() -> None:
-    with pytest.raises(BadInput, match="schema version 2; this nqbench reads up to 1"):
-        Record.from_dict({**make().to_dict(), "schema_version": 2, "a_field_of_the_future": 1})
+    with pytest.raises(BadInput, match="schema version 3; this nqbench reads up to 2"):
+        Record.from_dict({**make().to_dict(), "schema_version": 3, "a_field_of_the_future": 1})
 
 
 def test_a_wrong_field_is_named() -> None:

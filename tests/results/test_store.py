@@ -186,7 +186,7 @@ def test_a_record_of_a_newer_schema_is_said(tmp_path: Path) -> None:
         store.add(make(run=started(store)))
     with sqlite3.connect(tmp_path / "records.sqlite") as connection:
         connection.execute(
-            "UPDATE records SET crc = NULL, data = replace(data, '\"schema_version\":1', '\"schema_version\":7')"
+            "UPDATE records SET crc = NULL, data = replace(data, '\"schema_version\":2', '\"schema_version\":7')"
         )
     with Store.read(tmp_path) as store, pytest.raises(StoreError, match="schema version 7"):
         store.records()

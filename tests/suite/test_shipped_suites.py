@@ -28,8 +28,10 @@ def test_the_quick_suite_has_the_breadth_that_its_leaderboard_needs():
     trials = load("quickstart").trials()
     settings = {}
     for trial in trials:
-        settings.setdefault((trial.scope, trial.quantizer.name, trial.coder.name), set()).add(trial.quantizer.json)
-    assert {scope for scope, _, _ in settings} == {"global", "layer"}
+        settings.setdefault((trial.granularity, trial.quantizer.name, trial.coder.name), set()).add(
+            trial.quantizer.json
+        )
+    assert {granularity for granularity, _, _ in settings} == {"global", "layer"}
     assert len({quantizer for _, quantizer, _ in settings}) >= 2
     assert len({coder for _, _, coder in settings}) >= 3
     assert len(settings) >= 12

@@ -28,30 +28,40 @@ AXES = st.fixed_dictionaries(
     {
         "pruners": some(["none", "magnitude"]),
         "sensitivities": some(["none", "fisher", "moments"]),
-        "scopes": some(["global", "layer"]),
+        "granularities": some(["global", "layer"]),
         "quantizers": some(list(TAKES)),
         "trainings": some(["none", "tune"]),
         "positions": some(["zero", "gaps"]),
         "coders": some(["huffman", "lzw"]),
         "seeds": some([0, 1, 2]),
-        "others": some(["float32", "float16"]),
+        "unquantized": some(["float32", "float16"]),
     }
 )
 
 
-ORDER = ("pruners", "sensitivities", "scopes", "quantizers", "trainings", "positions", "coders", "seeds", "others")
+ORDER = (
+    "pruners",
+    "sensitivities",
+    "granularities",
+    "quantizers",
+    "trainings",
+    "positions",
+    "coders",
+    "seeds",
+    "unquantized",
+)
 
 
 def by_brute_force(axes):
     """The distinct trials of a grid, as plain tuples, from the rules as the guide states them."""
     found = set()
-    for pruner, sense, scope, quantizer, training, place, coder, seed, others in itertools.product(
+    for pruner, sense, granularity, quantizer, training, place, coder, seed, unquantized in itertools.product(
         *(axes[a] for a in ORDER)
     ):
         if FORMS[sense] in TAKES[quantizer]:
             drawn = seed if quantizer == "random" else None
-            found.add((pruner, sense, scope, quantizer, training, place if pruner != "none" else None, coder, drawn,
-                       others))  # fmt: skip
+            place = place if pruner != "none" else None
+            found.add((pruner, sense, granularity, quantizer, training, place, coder, drawn, unquantized))
     return found
 
 
@@ -61,8 +71,9 @@ def as_tuple(trial):
 
     quantizer = "random" if trial.quantizer.parameters.get("init") == "random" else trial.quantizer.name
     training = trial.training[0].name if trial.training else "none"
-    return (name(trial.pruner), name(trial.sensitivity), trial.scope, quantizer, training,
-            trial.positions.name if trial.positions else None, trial.coder.name, trial.seed, trial.others)  # fmt: skip
+    return (name(trial.pruner), name(trial.sensitivity), trial.granularity, quantizer, training,
+            trial.positions.name if trial.positions else None, trial.coder.name, trial.seed,
+            trial.unquantized)  # fmt: skip
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -108,7 +119,7 @@ def test_a_method_that_draws_runs_once_a_seed_and_the_rest_once(suite_of):
 
 def test_a_codec_stands_for_quantizer_and_coder(suite_of):
     trials = suite_of(
-        "models: net\ncodecs: {peer: {qp: [-20, -10]}}\npruners: [none, magnitude]\nscopes: [global, layer]\n"
+        "models: net\ncodecs: {peer: {qp: [-20, -10]}}\npruners: [none, magnitude]\ngranularities: [global, layer]\n"
     ).trials()
     assert [(t.pruner and t.pruner.name, t.codec.parameters["qp"]) for t in trials] == [
         (None, -20), (None, -10), ("magnitude", -20), ("magnitude", -10),
@@ -124,9 +135,9 @@ def test_quantizers_and_codecs_stand_in_one_suite(suite_of):
 def test_an_include_overrides_axes_and_inherits_the_others(suite_of):
     trials = suite_of(
         "models: net\nquantizers: kmeans\ncoders: [huffman, lzw]\ninclude:\n"
-        "  - {quantizers: {uniform: {step: 0.1}}, coders: lzw}\n  - scopes: [layer]\n"
+        "  - {quantizers: {uniform: {step: 0.1}}, coders: lzw}\n  - granularities: [layer]\n"
     ).trials()
-    assert {(t.quantizer.name, t.scope, t.coder.name) for t in trials} == {
+    assert {(t.quantizer.name, t.granularity, t.coder.name) for t in trials} == {
         ("kmeans", "global", "huffman"), ("kmeans", "global", "lzw"), ("uniform", "global", "lzw"),
         ("kmeans", "layer", "huffman"), ("kmeans", "layer", "lzw"),
     }  # fmt: skip
@@ -155,7 +166,7 @@ def test_an_include_stands_with_the_trials_whose_work_it_shares(suite_of):
 def test_excluded_trials_are_gone_and_counted(suite_of):
     suite = suite_of(
         "models: net\nquantizers: {kmeans: {k: [4, 8, 16]}}\ncoders: [huffman, lzw]\nexclude:\n"
-        "  - {quantizer: {kmeans: {k: [4, 8]}}, coder: lzw}\n  - {coder: [lzw, none], scope: layer}\n"
+        "  - {quantizer: {kmeans: {k: [4, 8]}}, coder: lzw}\n  - {coder: [lzw, none], granularity: layer}\n"
     )
     assert [(t.quantizer.parameters["k"], t.coder.name) for t in suite.trials()] == [
         (4, "huffman"), (8, "huffman"), (16, "huffman"), (16, "lzw"),

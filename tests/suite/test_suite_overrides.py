@@ -108,7 +108,7 @@ def test_the_text_of_a_suite_as_written_keeps_its_comments(suite_of):
         (["quantizer=k*", "coder=lz?"], [("kmeans", 4, "lzw"), ("kmeans", 8, "lzw")]),
         (["quantizer.k=8"], [("kmeans", 8, "huffman"), ("kmeans", 8, "lzw")]),
         (["quantizer.k=4,quantizer.k=8,coder=lzw"], [("kmeans", 4, "lzw"), ("kmeans", 8, "lzw")]),
-        (["quantizer=uniform,training=none,seed=none,scope=global,coder=lzw"], [("uniform", None, "lzw")]),
+        (["quantizer=uniform,training=none,seed=none,granularity=global,coder=lzw"], [("uniform", None, "lzw")]),
     ],
 )
 def test_only_keeps_the_trials_it_names(suite_of, only, expected):
@@ -127,7 +127,7 @@ def test_a_chain_is_found_by_any_of_its_links_or_whole(suite_of):
     [
         ("quantizr=kmeans", "--only quantizr=kmeans: unknown axis 'quantizr'; did you mean 'quantizer'"),
         ("quantizer=kmean", "--only quantizer=kmean: no trial is left; did you mean 'kmeans'"),
-        ("coder=lzw,scope=layer", "--only scope=layer: no trial is left; known: global"),
+        ("coder=lzw,granularity=layer", "--only granularity=layer: no trial is left; known: global"),
         ("kmeans", "--only kmeans: must be axis=value"),
         ("seed.x=3", "--only seed.x=3: 'seed' has no parameters"),
     ],

@@ -11,7 +11,7 @@ def runs(suite, registry):
 
 def test_coders_share_a_quantization_and_its_evaluation(suite_of, fake_registry):
     suite = suite_of(
-        "models: net\nquantizers: {kmeans: {k: [4, 8]}}\ncoders: [huffman, lzw]\nscopes: [global, layer]\n"
+        "models: net\nquantizers: {kmeans: {k: [4, 8]}}\ncoders: [huffman, lzw]\ngranularities: [global, layer]\n"
     )
     counted = {"load": 1, "prune": 0, "sense": 0, "quantize": 4, "encode": 8, "evaluate": 4}
     assert runs(suite, fake_registry) == counted

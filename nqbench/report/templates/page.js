@@ -59,7 +59,7 @@
   }
 
   const filters = {};
-  for (const field of ["model", "quantizer_name", "scope", "coder_name", "training_name"]) {
+  for (const field of ["model", "quantizer_name", "granularity", "coder_name", "training_name"]) {
     const select = byId(`filter-${field}`);
     const values = [...new Set(rows.map((row) => row[field]).filter((v) => v))];
     if (values.length < 2) { select.parentElement.hidden = true; continue; }

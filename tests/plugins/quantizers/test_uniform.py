@@ -64,12 +64,12 @@ def test_k_cells_cover_the_extremes_and_fewer_would_not_do(low: float, high: flo
 def test_a_step_per_tensor_follows_its_deviation() -> None:
     a, b = gaussian(3_000, 1), 10 * gaussian(3_000, 2)
     source = Source.of([("a", a), ("b", b)])
-    q = Uniform(step=0.5, steps="std", centroids="middle").quantize(source)
+    q = Uniform(step=0.5, granularity="layer", centroids="middle").quantize(source)
     expected = [0.5 * float(t.double().std(correction=0)) for t in (a, b)]
     assert q.parameters["step"].tolist() == pytest.approx(expected, rel=1e-6)
     worst = (q.reconstruct() - source.weights).abs().split(3_000)
     assert [float(e.max()) for e in worst] == pytest.approx([e / 2 for e in expected], rel=0.05)
-    shared = Uniform(step=0.5, steps="std").quantize(source)
+    shared = Uniform(step=0.5, granularity="layer").quantize(source)
     assert shared.side["scale"].numel() == 2
     assert float((shared.reconstruct() - source.weights).square().mean()) <= float(
         (q.reconstruct() - source.weights).square().mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from nqbench_quantizers.obs import OBS
+from nqbench_quantizers.gptq import GPTQ
 from nqbench_training.correction import corrected
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import Sequential
@@ -64,7 +64,7 @@ def test_equal_inputs_and_no_inputs_leave_the_weights() -> None:
 
 def deployed(correction: float, **fields: object) -> tuple[Task, QuantizedModel]:
     task = make_task(
-        quantizer=fields.pop("quantizer", OBS(step=0.2)), scope="layer", sensitivity=SecondMoments(), **fields
+        quantizer=fields.pop("quantizer", GPTQ(step=0.2)), granularity="layer", sensitivity=SecondMoments(), **fields
     )
     return task, Sequential(correction=correction, ridge=1e-4).train(task, None)
 
@@ -93,7 +93,7 @@ def test_the_first_layer_is_left_and_the_second_is_the_correction_of_its_samples
     h = torch.einsum("bgil,bgjl->gij", new, new) / (24 * 4)
     shift = torch.einsum("bgil,bgjl->gij", old - new, new) / (24 * 4)
     aimed = corrected(real[3].weight, h, shift, 1e-4)
-    fresh = make_task(quantizer=Levels(k=3), scope="layer", sensitivity=SecondMoments())
+    fresh = make_task(quantizer=Levels(k=3), granularity="layer", sensitivity=SecondMoments())
     (group,) = fresh.quantize({"3.weight": aimed}, names=["3.weight"], sensed={"3.weight": h})
     torch.testing.assert_close(
         fresh.reconstruct([group])["3.weight"], task.reconstruct(moved.groups)["3.weight"], rtol=1e-3, atol=1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nqbench_quantizers import OBS
+from nqbench_quantizers import GPTQ
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson, mean_sign_products
 from tiny_network import Tiny, make_task
@@ -223,7 +223,7 @@ def test_layers_that_the_network_does_not_use_have_sensitivity_0(sensitivity: Se
 
 def test_obs_leaves_a_layer_that_is_not_called_to_a_plain_grid() -> None:
     sensitivity = SecondMoments()
-    task = make_task(_UnusedModel(), quantizer=OBS(step=0.05), sensitivity=sensitivity)
+    task = make_task(_UnusedModel(), quantizer=GPTQ(step=0.05), sensitivity=sensitivity)
     task.sensed = sensitivity.sense(task, task.names)
     deployed = task.reconstruct(task.quantize())
     idle = task.parameter("idle.weight").detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from nqbench_quantizers.obs import OBS
+from nqbench_quantizers.gptq import GPTQ
 from nqbench_training.merging import merged
 from nqbench_training.second_moments import SecondMoments, joined
 from nqbench_training.sequential import Sequential, layer_uses
@@ -35,8 +35,8 @@ class TwiceModel(Tiny, name="twice"):
             return Twice().eval()
 
 
-def sequenced(passes: str, model: Tiny | None = None, scope: str = "layer") -> tuple[Task, dict[str, Tensor]]:
-    task = make_task(model, quantizer=OBS(step=0.07), scope=scope, sensitivity=SecondMoments())
+def sequenced(passes: str, model: Tiny | None = None, granularity: str = "layer") -> tuple[Task, dict[str, Tensor]]:
+    task = make_task(model, quantizer=GPTQ(step=0.07), granularity=granularity, sensitivity=SecondMoments())
     result = Sequential(passes=passes, correction=0).train(task, None)
     return task, task.reconstruct(result.groups)
 
@@ -48,7 +48,7 @@ def test_one_pass_gives_what_a_pass_for_each_layer_gives() -> None:
 
 def test_each_layer_is_quantized_behind_the_quantized_ones() -> None:
     task, deployed = sequenced("one")
-    plain = make_task(quantizer=OBS(step=0.07), sensitivity=SecondMoments(), scope="layer")
+    plain = make_task(quantizer=GPTQ(step=0.07), sensitivity=SecondMoments(), granularity="layer")
     for name in plain.names:
         (group,) = plain.quantize(names=[name], sensed=SecondMoments().sense(plain, [name]))
         assert torch.equal(plain.reconstruct([group])[name], deployed[name])
@@ -62,7 +62,7 @@ def test_a_layer_used_twice_is_sensed_over_both_uses() -> None:
     first = nn.functional.linear(x.flatten(1), deployed["first.weight"], task.module.first.bias).tanh()
     float_again = TwiceModel().load(torch.device("cpu")).again
     both = torch.cat([first, float_again(first).tanh()]).detach()
-    fresh = make_task(TwiceModel(), quantizer=OBS(step=0.07), scope="layer", sensitivity=SecondMoments())
+    fresh = make_task(TwiceModel(), quantizer=GPTQ(step=0.07), granularity="layer", sensitivity=SecondMoments())
     (group,) = fresh.quantize(names=["again.weight"], sensed={"again.weight": (both.T @ both / len(both))[None]})
     assert torch.equal(fresh.reconstruct([group])["again.weight"], deployed["again.weight"])
 
@@ -101,10 +101,10 @@ def test_batches_of_any_make_are_joined() -> None:
 
 
 def test_scope_global_puts_layers_on_one_grid_together_and_deploys_the_same() -> None:
-    task, together = sequenced("one", scope="global")
-    _, apart = sequenced("one", scope="layer")
+    task, together = sequenced("one", granularity="global")
+    _, apart = sequenced("one", granularity="layer")
     assert all(torch.equal(together[name], apart[name]) for name in apart)
-    fresh = make_task(quantizer=OBS(step=0.07), scope="global", sensitivity=SecondMoments())
+    fresh = make_task(quantizer=GPTQ(step=0.07), granularity="global", sensitivity=SecondMoments())
     (group,) = Sequential(correction=0).train(fresh, None).groups
     assert group.names == tuple(task.names)
     assert list(group.quantized.parameters) == ["step"]
@@ -113,7 +113,7 @@ def test_scope_global_puts_layers_on_one_grid_together_and_deploys_the_same() ->
 
 
 def test_dithered_grids_are_put_together_too_and_start_anew_in_each_layer() -> None:
-    fresh = make_task(quantizer=OBS(step=0.07, dither=True), scope="global", sensitivity=SecondMoments(), seed=3)
+    fresh = make_task(quantizer=GPTQ(step=0.07, dither=True), granularity="global", sensitivity=SecondMoments(), seed=3)
     (group,) = Sequential().train(fresh, None).groups
     q = group.quantized
     assert group.names == tuple(fresh.names)
@@ -137,5 +137,5 @@ def test_results_on_other_grids_stay_apart() -> None:
     (one,) = merged((grid(0.1, -1), empty, grid(0.1, -4)))
     assert one.quantized.sizes == (3, 0, 3)
     torch.testing.assert_close(one.quantized.reconstruct(), torch.tensor([-1, 1, 0, -4, -2, -3]) * 0.1)
-    task = make_task(quantizer=Levels(k=3), scope="global")
+    task = make_task(quantizer=Levels(k=3), granularity="global")
     assert len(Sequential().train(task, None).groups) == len(task.names)

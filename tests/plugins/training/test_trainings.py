@@ -132,11 +132,11 @@ def test_finetuning_lowers_the_training_loss_and_changes_nothing_else() -> None:
 
 @pytest.mark.parametrize("training", EVERY, ids=lambda t: t.name)
 @pytest.mark.parametrize("quantizer", [Levels(k=4), Pairs()], ids=lambda q: q.name)
-@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("granularity", ["global", "layer"])
 def test_pruned_weights_deploy_as_zero_and_every_tensor_is_covered(
-    training: Training, quantizer: Quantizer, scope: str
+    training: Training, quantizer: Quantizer, granularity: str
 ) -> None:
-    task = pruned_task(quantizer, scope=scope)
+    task = pruned_task(quantizer, granularity=granularity)
     result = training.train(task, None)
     assert [name for group in result.groups for name in group.names] == list(task.names)
     deployed = task.reconstruct(result.groups)
@@ -223,7 +223,7 @@ def test_the_learning_rate_of_an_l_step_is_clipped_at_one_over_mu(monkeypatch: p
 
 
 def test_learning_compression_beats_direct_compression() -> None:
-    task = make_task(quantizer=Binary(), scope="layer")
+    task = make_task(quantizer=Binary(), granularity="layer")
     direct = task.reconstruct(task.quantize())
     lc = LearningCompression(iterations=20, epochs=5, first_epochs=20, mu0=0.01, growth=1.3, lr=0.05, batch_size=24)
     # batch norm's statistics belong to the real weights, which end where the quantized ones are
@@ -360,7 +360,7 @@ def test_sequential_senses_each_tensor_behind_the_quantized_ones() -> None:
             return super().sense(task, names)
 
     sensitivity: Sensitivity = Spy()
-    task = make_task(quantizer=Levels(k=3), scope="layer", sensitivity=sensitivity)
+    task = make_task(quantizer=Levels(k=3), granularity="layer", sensitivity=sensitivity)
     result = Sequential().train(task, None)
     assert seen == [(name, True, True) for name in task.names]
     assert [group.names for group in result.groups] == [(name,) for name in task.names]

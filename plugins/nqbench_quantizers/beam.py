@@ -41,7 +41,7 @@ def best_rows(
     kept: Array,
     price: Array,
     reach: int,
-    survivors: int,
+    beam_width: int,
     levels: Array,
 ) -> None:
     """Fill levels (m, R) for the forms that ``Rows`` describes: weights (m, R), lower (m, m), gain (m,), kept (m, R).
@@ -51,10 +51,10 @@ def best_rows(
     """
     m, rows = weights.shape
     span = price.size // 2
-    errors, moved = np.empty((survivors, m)), np.empty((survivors, m))
-    parent, chosen = np.empty((m, survivors), np.int64), np.empty((m, survivors))
-    cost, total = np.empty(survivors), np.empty(survivors)
-    back = np.empty(survivors, np.int64)
+    errors, moved = np.empty((beam_width, m)), np.empty((beam_width, m))
+    parent, chosen = np.empty((m, beam_width), np.int64), np.empty((m, beam_width))
+    cost, total = np.empty(beam_width), np.empty(beam_width)
+    back = np.empty(beam_width, np.int64)
     for r in range(rows):
         count, cost[0] = 1, 0.0
         common = 0  # columns in which all walks are one; their errors are in the first row of ``errors``
@@ -79,9 +79,9 @@ def best_rows(
                     place = int(min(max(level, -span), span)) + span
                     price_here = price[place] if free else 0.0
                     walk = cost[s] + gain[j] * (target - level) ** 2 + price_here
-                    if found < survivors or walk < total[found - 1]:
+                    if found < beam_width or walk < total[found - 1]:
                         # sorted, the cheapest first
-                        at = found if found < survivors else survivors - 1
+                        at = found if found < beam_width else beam_width - 1
                         while at > 0 and walk < total[at - 1]:
                             total[at], parent[j, at], chosen[j, at] = (
                                 total[at - 1],
@@ -90,7 +90,7 @@ def best_rows(
                             )
                             at -= 1
                         total[at], parent[j, at], chosen[j, at] = walk, s, level
-                        found = min(found + 1, survivors)
+                        found = min(found + 1, beam_width)
                     if not free:
                         break
             for n in range(found):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nqbench_quantizers import feedback
-from nqbench_quantizers.obs import OBS, Prices
+from nqbench_quantizers.gptq import GPTQ, Prices
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def cost(w: Tensor, q: Tensor, h: Tensor) -> float:
 
 def test_levels_are_those_of_the_surgeons_update_with_the_inverse_by_elimination() -> None:
     w, h = weights(7, 12), moments(12)
-    q = OBS(step=0.07, damping=0.02).quantize(source(w, h))
+    q = GPTQ(step=0.07, damping=0.02).quantize(source(w, h))
     step = float(q.parameters["step"])
     assert torch.equal(levels(q).reshape(7, 12), surgeon(w, damped(h[0], 0.02), step))
     torch.testing.assert_close(q.reconstruct(), (levels(q) * step).float())
@@ -93,7 +93,7 @@ def test_feedback_is_on_average_better_than_rounding_and_no_better_than_the_best
     step, gained = 0.15, []
     for seed in range(40):
         w, h = weights(1, 5, seed=seed), moments(5, seed=seed)
-        q = OBS(step=step, damping=0.0).quantize(source(w, h)).reconstruct().reshape(1, 5)
+        q = GPTQ(step=step, damping=0.0).quantize(source(w, h)).reconstruct().reshape(1, 5)
         nearest = (w / step).round()
         around = itertools.product(*[[int(v) + k for k in (-1, 0, 1)] for v in nearest[0]])
         best = min(cost(w, torch.tensor([point]) * step, h[0]) for point in around)
@@ -105,26 +105,26 @@ def test_feedback_is_on_average_better_than_rounding_and_no_better_than_the_best
 def test_uncorrelated_inputs_leave_rounding() -> None:
     w = weights(6, 10)
     h = torch.diag(torch.linspace(0.1, 5, 10))[None]
-    q = OBS(step=0.05).quantize(source(w, h))
+    q = GPTQ(step=0.05).quantize(source(w, h))
     assert torch.equal(levels(q), (w.double() / float(q.parameters["step"])).round().reshape(-1))
 
 
 def test_a_dither_moves_what_the_levels_have_to_meet_and_is_taken_off_again() -> None:
     w, h = weights(7, 12), moments(12)
     s = source(w, h).with_(seed=5)
-    q = OBS(step=0.07, damping=0.02, dither=True).quantize(s)
+    q = GPTQ(step=0.07, damping=0.02, dither=True).quantize(s)
     step, x = float(q.parameters["step"]), dither(5, 1.0, 84).double().reshape(7, 12)
     assert torch.equal(levels(q).reshape(7, 12), surgeon(w.double() + step * x, damped(h[0], 0.02), step))
     torch.testing.assert_close(q.reconstruct().reshape(7, 12), (step * (levels(q).reshape(7, 12) - x)).float())
     found = cost(w, q.reconstruct().reshape(7, 12), h[0]) / cost(w, torch.zeros_like(w), h[0])
     assert q.statistics["output_error"] == pytest.approx(found, rel=1e-5)
-    assert not torch.equal(q.symbols, OBS(step=0.07, damping=0.02, dither=True).quantize(s.with_(seed=6)).symbols)
+    assert not torch.equal(q.symbols, GPTQ(step=0.07, damping=0.02, dither=True).quantize(s.with_(seed=6)).symbols)
 
 
 def test_dithered_errors_are_uniform_even_where_all_weights_are_alike() -> None:
     w = torch.full((400, 50), 0.123)
     plain, dithered = (
-        (OBS(step=0.1, dither=on).quantize(source(w, torch.eye(50)[None])).reconstruct() - 0.123) / 0.1
+        (GPTQ(step=0.1, dither=on).quantize(source(w, torch.eye(50)[None])).reconstruct() - 0.123) / 0.1
         for on in (False, True)
     )
     assert plain.unique().numel() == 1
@@ -132,11 +132,11 @@ def test_dithered_errors_are_uniform_even_where_all_weights_are_alike() -> None:
     assert float(dithered.square().mean()) == pytest.approx(1 / 12, rel=0.02)
 
 
-@pytest.mark.parametrize("survivors", [1, 4])
-def test_pruned_places_have_no_dither(survivors: int) -> None:
+@pytest.mark.parametrize("beam_width", [1, 4])
+def test_pruned_places_have_no_dither(beam_width: int) -> None:
     w, h = weights(6, 10), moments(10)
     mask = torch.rand(6, 10, generator=torch.Generator().manual_seed(1)) < 0.5
-    q = OBS(step=0.05, dither=True, survivors=survivors).quantize(source(w * mask, h, mask))
+    q = GPTQ(step=0.05, dither=True, beam_width=beam_width).quantize(source(w * mask, h, mask))
     deployed = torch.zeros(6, 10).masked_scatter(mask, q.reconstruct())
     x = dither(0, 1.0, int(mask.sum()))
     torch.testing.assert_close(deployed[mask] / 0.05 + x, levels(q).float())
@@ -147,7 +147,7 @@ def test_pruned_places_have_no_dither(survivors: int) -> None:
 
 def test_uncorrelated_inputs_leave_scalar_quantization_with_a_price() -> None:
     w, lam = weights(40, 10), 0.2
-    q = OBS(step=0.05, lam=lam, sweeps=1, reach=20).quantize(source(w, torch.eye(10)[None]))
+    q = GPTQ(step=0.05, lam=lam, sweeps=1, reach=20).quantize(source(w, torch.eye(10)[None]))
     t = (w.double() / float(q.parameters["step"])).reshape(-1)
     span = int(t.abs().max().ceil()) + 1
     grid = torch.arange(-span, span + 1, dtype=torch.float64)
@@ -187,15 +187,15 @@ def test_adaptive_prices_end_with_the_counts_of_the_last_sweep() -> None:
 
 def test_a_higher_price_gives_fewer_bits_and_a_larger_error() -> None:
     w, h = weights(60, 40), moments(40)
-    figures = [OBS(step=0.03, lam=lam).quantize(source(w, h)).statistics for lam in (0.0, 0.1, 0.4)]
+    figures = [GPTQ(step=0.03, lam=lam).quantize(source(w, h)).statistics for lam in (0.0, 0.1, 0.4)]
     assert figures[0]["entropy"] > figures[1]["entropy"] > figures[2]["entropy"]
     assert figures[0]["output_error"] < figures[1]["output_error"] < figures[2]["output_error"]
 
 
 def test_descent_ends_where_no_single_change_helps_and_never_made_it_worse() -> None:
     w, h, step = weights(6, 10), moments(10), 0.1
-    before = cost(w, OBS(step=step, damping=0.0).quantize(source(w, h)).reconstruct().reshape(6, 10), h[0])
-    values = OBS(step=step, damping=0.0, descents=30).quantize(source(w, h)).reconstruct().reshape(6, 10)
+    before = cost(w, GPTQ(step=step, damping=0.0).quantize(source(w, h)).reconstruct().reshape(6, 10), h[0])
+    values = GPTQ(step=step, damping=0.0, descents=30).quantize(source(w, h)).reconstruct().reshape(6, 10)
     after = cost(w, values, h[0])
     assert after < before
     for r, j, k in itertools.product(range(6), range(10), (-1, 1)):
@@ -218,23 +218,23 @@ def test_blocks_change_nothing(lam: float) -> None:
     assert all(torch.equal(results[0], other) for other in results)
 
 
-def test_decreasing_order_is_natural_order_of_the_permuted_layer() -> None:
+def test_act_order_is_natural_order_of_the_permuted_layer() -> None:
     w, h = weights(6, 14), moments(14)
     h = h * torch.linspace(0.5, 2, 14)[torch.randperm(14, generator=torch.Generator().manual_seed(3))].outer(
         torch.ones(14)
     )
     h = (h + h.mT) / 2 + 2 * torch.eye(14)
     order = torch.argsort(h[0].diagonal(), descending=True)
-    got = levels(OBS(step=0.05, order="decreasing").quantize(source(w, h))).reshape(6, 14)
-    permuted = levels(OBS(step=0.05).quantize(source(w[:, order], h[:, order][:, :, order]))).reshape(6, 14)
+    got = levels(GPTQ(step=0.05, act_order=True).quantize(source(w, h))).reshape(6, 14)
+    permuted = levels(GPTQ(step=0.05).quantize(source(w[:, order], h[:, order][:, :, order]))).reshape(6, 14)
     assert torch.equal(got[:, order], permuted)
 
 
 def test_groups_are_layers_of_their_own() -> None:
     w, h = weights(6, 2, 3, 3), moments(18, groups=3)
-    got = levels(OBS(step=0.05).quantize(source(w, h))).reshape(3, 2, 18)
+    got = levels(GPTQ(step=0.05).quantize(source(w, h))).reshape(3, 2, 18)
     for g in range(3):
-        alone = OBS(step=0.05).quantize(source(w[2 * g : 2 * g + 2], h[g : g + 1]))
+        alone = GPTQ(step=0.05).quantize(source(w[2 * g : 2 * g + 2], h[g : g + 1]))
         assert torch.equal(got[g].reshape(-1), levels(alone))
 
 
@@ -243,22 +243,22 @@ def test_a_step_per_tensor_is_a_multiple_of_its_deviation() -> None:
     h = (moments(6), moments(5))
     tensors = (SourceTensor("a", (4, 6), 0, 24, None), SourceTensor("b", (3, 5), 24, 39, None))
     both = Source(torch.cat([first.reshape(-1), second.reshape(-1)]), tensors, SecondMoments(h))
-    q = OBS(step=0.5, steps="std").quantize(both)
+    q = GPTQ(step=0.5, granularity="layer").quantize(both)
     for name, w, moment, part in (("a", first, h[0], slice(0, 24)), ("b", second, h[1], slice(24, 39))):
         step = float(np.float32(0.5 * w.double().std(correction=0)))
-        alone = OBS(step=step).quantize(source(w, moment))
+        alone = GPTQ(step=step).quantize(source(w, moment))
         assert torch.equal(levels(q)[part], levels(alone)), name
         torch.testing.assert_close(q.reconstruct()[part], alone.reconstruct())
-    one = OBS(step=0.5, steps="std").quantize(source(first, h[0]))
+    one = GPTQ(step=0.5, granularity="layer").quantize(source(first, h[0]))
     assert torch.equal(levels(one), levels(q)[:24])
 
 
-@pytest.mark.parametrize("order", ["natural", "decreasing"])
-def test_a_pruned_row_is_a_layer_of_its_kept_columns(order: str) -> None:
+@pytest.mark.parametrize("act_order", [False, True])
+def test_a_pruned_row_is_a_layer_of_its_kept_columns(act_order: bool) -> None:
     w, h = weights(8, 12), moments(12)
     mask = torch.rand(8, 12, generator=torch.Generator().manual_seed(1)) < 0.5
     mask[3] = False
-    quantizer = OBS(step=0.05, order=order, damping=0.01)
+    quantizer = GPTQ(step=0.05, act_order=act_order, damping=0.01)
     got, start = levels(quantizer.quantize(source(w, h, mask))), 0
     for row, chosen in zip(w, mask, strict=True):
         size = int(chosen.sum())
@@ -281,7 +281,7 @@ def test_shared_factors_keep_pruned_places_at_zero_and_still_gain(monkeypatch: p
             monkeypatch.undo()
         flat = source(w, torch.diag_embed(h.diagonal(dim1=1, dim2=2)) if quantize == "rounded" else h, mask)
         values = torch.zeros_like(w)
-        values[mask] = OBS(step=0.1).quantize(flat).reconstruct()
+        values[mask] = GPTQ(step=0.1).quantize(flat).reconstruct()
         errors.append(cost(w, values, h[0]))
     assert errors[2] < errors[1] < errors[0]
 
@@ -297,7 +297,7 @@ def test_degenerate_moments_give_a_finite_result(lam: float, damping: float) -> 
         -torch.eye(6),
     ):
         for mask in (None, torch.rand(4, 6, generator=torch.Generator().manual_seed(2)) < 0.5):
-            q = OBS(step=0.05, lam=lam, damping=damping).quantize(source(w, h[None], mask))
+            q = GPTQ(step=0.05, lam=lam, damping=damping).quantize(source(w, h[None], mask))
             assert bool(torch.isfinite(q.reconstruct()).all())
             assert float(q.reconstruct().abs().max()) < 5
 
@@ -305,32 +305,32 @@ def test_degenerate_moments_give_a_finite_result(lam: float, damping: float) -> 
 def test_a_dead_input_costs_nothing_and_no_moments_at_all_leave_rounding() -> None:
     w = weights(4, 3)
     h = torch.diag(torch.tensor([1.0, 0.0, 2.0]))[None]
-    got = levels(OBS(step=0.02).quantize(source(w, h))).reshape(4, 3)
+    got = levels(GPTQ(step=0.02).quantize(source(w, h))).reshape(4, 3)
     assert bool((got[:, 1] == 0).all())
     assert bool((got[:, [0, 2]] != 0).any())
-    blind = OBS(step=0.02).quantize(source(w, torch.zeros(1, 3, 3)))
+    blind = GPTQ(step=0.02).quantize(source(w, torch.zeros(1, 3, 3)))
     assert torch.equal(levels(blind), (w.double() / float(blind.parameters["step"])).round().reshape(-1))
 
 
 def test_moments_that_do_not_fit_or_are_not_finite_are_refused() -> None:
     with pytest.raises(BadInput, match="do not fit w"):
-        OBS().quantize(source(weights(4, 3), torch.eye(4)[None]))
+        GPTQ().quantize(source(weights(4, 3), torch.eye(4)[None]))
     with pytest.raises(BadInput, match="not finite"):
-        OBS().quantize(source(weights(4, 3), torch.full((1, 3, 3), torch.nan)))
+        GPTQ().quantize(source(weights(4, 3), torch.full((1, 3, 3), torch.nan)))
     with pytest.raises(BadInput, match="sensitivity"):
-        OBS().quantize(Source(torch.ones(3)))
+        GPTQ().quantize(Source(torch.ones(3)))
 
 
 def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
-    assert not OBS().uses_rate()
-    assert OBS(lam=0.1).uses_rate()
-    assert OBS.model_validate({"step": 0.1, "lambda": 0.2}).lam == 0.2
+    assert not GPTQ().uses_rate()
+    assert GPTQ(lam=0.1).uses_rate()
+    assert GPTQ.model_validate({"step": 0.1, "lambda": 0.2}).lam == 0.2
 
 
-def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, survivors: int) -> Tensor:
+def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, beam_width: int) -> Tensor:
     """(R, m) levels; w: (R, m) in steps."""
     rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
-    rows.search(price, reach, survivors)
+    rows.search(price, reach, beam_width)
     assert rows.levels is not None
     return rows.levels[0].T
 
@@ -359,21 +359,21 @@ def test_where_no_beginning_is_dropped_the_cheapest_of_all_rows_is_found(lam: fl
         assert float(total[-1]) == pytest.approx(float(total[:-1].min()), rel=1e-9)
 
 
-def test_more_survivors_leave_smaller_errors() -> None:
+def test_a_wider_beam_leaves_smaller_errors() -> None:
     w, h = weights(30, 24), moments(24)
     errors = []
-    for survivors in (1, 4, 16):
-        q = OBS(step=0.2, survivors=survivors).quantize(source(w, h))
+    for beam_width in (1, 4, 16):
+        q = GPTQ(step=0.2, beam_width=beam_width).quantize(source(w, h))
         errors.append(cost(w, q.reconstruct().reshape(30, 24), damped(h[0], 0.01)))
     assert errors[0] > 1.05 * errors[1] > errors[2]
 
 
-def test_survivors_mind_masks_and_prices() -> None:
+def test_a_beam_minds_masks_and_prices() -> None:
     w = weights(12, 10)
     mask = torch.rand(12, 10, generator=torch.Generator().manual_seed(2)) < 0.6
     w = w * mask
-    few = OBS(step=0.05, survivors=8).quantize(source(w, moments(10), mask))
+    few = GPTQ(step=0.05, beam_width=8).quantize(source(w, moments(10), mask))
     assert few.n == int(mask.sum())
-    assert torch.equal(levels(few), levels(OBS(step=0.05, survivors=8).quantize(source(w, moments(10), mask))))
-    priced = OBS(step=0.05, survivors=8, lam=0.3).quantize(source(w, moments(10), mask))
+    assert torch.equal(levels(few), levels(GPTQ(step=0.05, beam_width=8).quantize(source(w, moments(10), mask))))
+    priced = GPTQ(step=0.05, beam_width=8, lam=0.3).quantize(source(w, moments(10), mask))
     assert (priced.statistics or {})["entropy"] < (few.statistics or {})["entropy"]

@@ -1,7 +1,7 @@
 # ruff: noqa: T201 - a script that prints its table
-"""How long `obs` takes: on ResNet-32 inside `sequential`, and on a stack of linear layers of 22 million weights.
+"""How long `gptq` takes: on ResNet-32 inside `sequential`, and on a stack of linear layers of 22 million weights.
 
-    python benchmarks/obs.py [--samples 1000] [--threads 2] [--weights 22000000] [--only resnet32 linear]
+    python benchmarks/gptq.py [--samples 1000] [--threads 2] [--weights 22000000] [--only resnet32 linear]
         [--device cuda]
 
 Each line: seconds of wall clock and of CPU time, and the bits that the levels' own entropies stand for. ResNet-32 needs
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 from nqbench_models.resnet import ResNet32  # noqa: E402
-from nqbench_quantizers.obs import OBS  # noqa: E402
+from nqbench_quantizers.gptq import GPTQ  # noqa: E402
 from nqbench_training import second_moments  # noqa: E402
 from nqbench_training.sequential import Sequential  # noqa: E402
 
@@ -47,20 +47,20 @@ def timed(case: str, results: list[Quantized]) -> Iterator[None]:
     print(f"{case:<28} {count:>11,} weights  {wall:7.1f} s  {cpu:7.1f} s CPU  {bits:6.3f} bits", flush=True)
 
 
-def resnet(samples: int, lam: float, survivors: int, device: torch.device) -> None:
+def resnet(samples: int, lam: float, beam_width: int, device: torch.device) -> None:
     model = ResNet32()
     module = model.load(device)
     task = Task(
         model,
         module,
         tuple(model.compressible(module)),
-        quantizer=OBS(step=0.12, lam=lam, survivors=survivors),
-        scope="layer",
+        quantizer=GPTQ(step=0.12, lam=lam, beam_width=beam_width),
+        granularity="layer",
         sensitivity=second_moments.SecondMoments(samples=samples),
         rate=Coder().rate,
     )
     results: list[Quantized] = []
-    with timed(f"resnet32, lambda {lam:g}, survivors {survivors}", results):
+    with timed(f"resnet32, lambda {lam:g}, beam_width {beam_width}", results):
         results += [group.quantized for group in Sequential().train(task, None).groups]
 
 
@@ -71,7 +71,7 @@ def linear(weights: int, lam: float, device: torch.device) -> None:
     sources = [source(generator, device) for _ in range(layers)]
     results: list[Quantized] = []
     with timed(f"{layers} linear layers, lambda {lam:g}", results):
-        results += [OBS(step=0.03, lam=lam).quantize(one) for one in sources]
+        results += [GPTQ(step=0.03, lam=lam).quantize(one) for one in sources]
 
 
 def source(generator: torch.Generator, device: torch.device) -> Source:
@@ -89,14 +89,14 @@ def main() -> None:
     parser.add_argument("--weights", type=int, default=22_000_000, help="of the linear layers together")
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
     parser.add_argument("--lam", nargs="*", type=float, default=[0.0, 0.1])
-    parser.add_argument("--survivors", nargs="*", type=int, default=[1], help="on ResNet-32")
+    parser.add_argument("--beam-width", nargs="*", type=int, default=[1], help="on ResNet-32")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for lam in options.lam:
         if "resnet32" in options.only:
-            for survivors in options.survivors:
-                resnet(options.samples, lam, survivors, options.device)
+            for beam_width in options.beam_width:
+                resnet(options.samples, lam, beam_width, options.device)
         if "linear" in options.only:
             linear(options.weights, lam, options.device)
 

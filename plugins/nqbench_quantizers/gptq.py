@@ -8,7 +8,9 @@ for the errors of the columns before it (``feedback``), and minimizes
 
 d_j the gain of column j and bits(q) the coder's own price (``source.rate``) under the symbols' counts. The first sweep
 takes its prices from plain rounding. Each further one begins with the counts of the one before and exchanges them,
-column by column, for its own. With ``survivors`` several beginnings of a row are held against each other.
+column by column, for its own. With a ``beam_width`` above 1 that many beginnings of a row are kept (``beam``).
+
+The method without a price is GPTQ's. Its update is that of optimal brain surgeon (Hassibi and Stork 1993), a pruner.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from nqbench.api import (
     BadInput,
+    Former,
     Knob,
     Quantized,
     Quantizer,
@@ -38,25 +41,34 @@ from nqbench.api.quantized import unit_dither
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import feedback
 from nqbench_quantizers.feedback import Rows
-from nqbench_quantizers.steps import step_scales
+from nqbench_quantizers.steps import FORMER_STEPS, step_scales
 
 _LARGEST_LEVEL = 1 << 23
 _MOST_PRICED = 1 << 16
 _REFRESH = 16  # columns between two looks at the coder's prices
 
 
-class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hassibi and Stork 1993"):
+class GPTQ(
+    Quantizer, name="gptq", formerly=("obs",), paper="arXiv:2505.18758; arXiv:2210.17323; Hassibi and Stork 1993"
+):
     """A uniform grid with error feedback: later weights of a row make up for the errors of earlier ones."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}, {"step": 0.05, "dither": True}]}
     )
     takes = frozenset({"second-moments"})
+    former_fields = {
+        "survivors": Former("beam_width"),
+        "order": Former("act_order", {"natural": False, "decreasing": True}),
+        "steps": FORMER_STEPS,
+    }
 
     step: float = Field(0.05, gt=0)
-    """Distance of the grid's points, in the weights' unit (for ``steps: std``, in standard deviations). Zero is one."""
-    steps: Literal["shared", "std"] = "shared"
-    """One step for all tensors, or one per tensor proportional to the standard deviation of its kept weights."""
+    """Distance of the grid's points, in the weights' unit (for ``granularity: layer``, in standard deviations).
+    Zero is one."""
+    granularity: Literal["global", "layer"] = "global"
+    """``global``: one step for all tensors; ``layer``: one per tensor, proportional to the standard deviation of its
+    kept weights."""
     lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
     """The price lambda of a bit; 0: every target goes to its nearest point. In a suite it may be written ``lambda``."""
     unit: Literal["step", "absolute"] = "step"
@@ -64,17 +76,17 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
     sweeps: int = Field(2, ge=1)
     """Passes over a layer where bits have a price: static prices in the first, adaptive ones in the others."""
     reach: int = Field(1, ge=0)
-    """Points on each side of the nearest one that are looked at, beside zero, where bits have a price or more than one
-    beginning survives."""
-    survivors: int = Field(1, ge=1, le=256)
-    """Beginnings of a row that are kept from column to column, where 1 never looks back: fewer errors for this many
-    times the time. Prices then stay as they are within a sweep."""
+    """Points on each side of the nearest one that are looked at, beside zero, where bits have a price or the beam is
+    wider than 1."""
+    beam_width: int = Field(1, ge=1, le=256)
+    """Beginnings of a row that are kept from column to column (K-best search); 1 is GPTQ's greedy choice. A wider beam
+    leaves smaller errors and takes this many times the time. Prices then stay as they are within a sweep."""
     damping: float = Field(0.01, ge=0)
     """What is added to H's diagonal, as a share of its mean."""
     descents: int = Field(0, ge=0)
     """Passes of coordinate descent after the feedback: each weight again, now that all others are known."""
-    order: Literal["natural", "decreasing"] = "natural"
-    """The order of a layer's columns: as stored, or by decreasing H_jj."""
+    act_order: bool = False
+    """Whether a layer's columns are taken by decreasing H_jj, else as stored (``act-order`` of GPTQ's code)."""
     dither: bool = False
     """Universal quantization (Ziv 1985; arXiv:1802.02271): each weight's grid is shifted by a dither that the decoder
     redraws from the seed in the file; errors are then uniform whatever the weights are."""
@@ -103,20 +115,20 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             "entropy": scalar.entropy(torch.bincount(symbols)),
             "output_error": error / power if power else 0.0,
         }
-        parameters = {"step": (steps if self.steps == "std" else steps[:1]).to(source.device)}
+        parameters = {"step": (steps if self.granularity == "layer" else steps[:1]).to(source.device)}
         grid = Quantized(
             symbols, high - low + 1, source.sizes, parameters, {"offset": low}, "grid", statistics=statistics
         )
         return replace(grid, side={**grid.side, "seed": source.seed}, form="dithered-grid") if self.dither else grid
 
     def knob(self, source: Source) -> Knob:
-        deviation = (scalar.moments(source)[1] or 1.0) if self.steps == "shared" else 1.0
+        deviation = (scalar.moments(source)[1] or 1.0) if self.granularity == "global" else 1.0
         start = deviation * gaussian_step(2)
         return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down", start=start)
 
     def _steps(self, source: Source) -> Tensor:
         """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""
-        steps = (self.step * step_scales(source, self.steps)).float().expand(len(source.tensors))
+        steps = (self.step * step_scales(source, self.granularity)).float().expand(len(source.tensors))
         if bool((steps == 0).any()):
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
         return steps
@@ -147,7 +159,7 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
 
     def _levels(self, matrix: Tensor, h: Tensor, mask: Tensor | None, step: float, rate: Rate | None) -> Tensor:
         """(O, m) float64 whole numbers, 0 where the mask is False."""
-        descending = self.order == "decreasing"
+        descending = self.act_order
         if mask is None or bool(mask.all()):
             parts = [feedback.whole_rows(matrix, h, self.damping, descending)]
         elif feedback.affordable(mask):
@@ -170,8 +182,8 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
             self._priced(parts, rate, step)
             return
         for part in parts:
-            if self.survivors > 1:
-                part.search(np.zeros(1), self.reach, self.survivors)
+            if self.beam_width > 1:
+                part.search(np.zeros(1), self.reach, self.beam_width)
             else:
                 part.sweep(nearest)
             for _ in range(self.descents):
@@ -186,8 +198,8 @@ class OBS(Quantizer, name="obs", paper="arXiv:2505.18758; arXiv:2210.17323; Hass
         for sweep in range(self.sweeps):
             prices.adaptive = sweep > 0
             for part in parts:
-                if self.survivors > 1:
-                    part.search(prices.price.cpu().numpy(), self.reach, self.survivors)
+                if self.beam_width > 1:
+                    part.search(prices.price.cpu().numpy(), self.reach, self.beam_width)
                 else:
                     part.sweep(prices)
             prices.count(parts)
