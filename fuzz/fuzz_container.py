@@ -34,10 +34,13 @@ sys.path[:0] = [str(ROOT / "tests" / "container")]
 import torch  # noqa: E402 - the folder of the kit first
 from nqz_kit import kit_registry  # noqa: E402
 
-from nqbench.api import CorruptFile, NotRegistered  # noqa: E402
+from nqbench.api import BadInput, CorruptFile, NotRegistered  # noqa: E402
+from nqbench.api.granularity import BYS  # noqa: E402
+from nqbench.api.structure import ARRAYS  # noqa: E402
+from nqbench.api.tables import RULES  # noqa: E402
 from nqbench.container import SECTIONS, Sections, decode, sections_of  # noqa: E402
 from nqbench.container.header import DTYPES, FORMS, STREAMS, Header, StreamEntry  # noqa: E402
-from nqbench.container.packing import body, crc, frame  # noqa: E402
+from nqbench.container.packing import crc, frame, pack  # noqa: E402
 from nqbench.container.unpacking import unframe  # noqa: E402
 
 LIMIT = 4 << 20
@@ -49,6 +52,7 @@ NUMBERS = (
     (1 << 24) - 1, 1 << 24, (1 << 24) + 1, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 47, 1 << 48, 1 << 49, 1 << 62,
     (1 << 63) - 1,
 )  # fmt: skip
+NAMES = (*FORMS, *STREAMS, *BYS, *ARRAYS, *RULES)
 SHAPES = (
     (1 << 20,), (1000, 1000), (100, 100, 100), (1 << 10, 1 << 11), (0, 1 << 47), (1 << 24, 1 << 24, 0), (1,) * 32, (0,),
     (1 << 31, 1 << 31), (1 << 63, 2), (900_000, 1), (1 << 16, 15), (), (3, 7),
@@ -92,7 +96,7 @@ def damage_fields(value: Any, other: Any, rng: random.Random) -> Any:
     """A header, or any part of one, with one of its fields changed; ``other``: the same field of another header."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        weights = [4 if field.name in ("tensors", "groups", "shape") else 1 for field in fields]
+        weights = [4 if field.name in ("tensors", "groups", "shape", "structure") else 1 for field in fields]
         field = rng.choices(fields, weights)[0].name
         theirs = getattr(other, field, None)
         return dataclasses.replace(value, **{field: damage_fields(getattr(value, field), theirs, rng)})
@@ -111,7 +115,7 @@ def damage_fields(value: Any, other: Any, rng: random.Random) -> Any:
     if isinstance(value, int):
         return rng.choice((rng.choice(NUMBERS), value + 1, max(value - 1, 0), value * 2, rng.randrange(64)))
     if isinstance(value, str):
-        return rng.choice((*FORMS, *STREAMS)) if value in FORMS or value in STREAMS else rng.choice(TEXTS)
+        return rng.choice(NAMES) if value in NAMES else rng.choice(TEXTS)
     if isinstance(value, torch.dtype):
         return rng.choice(DTYPES)
     return other if value is None else None
@@ -151,9 +155,9 @@ class Corpus:
             data = dict(whole.data)
             try:
                 if section == "header":
-                    framed = frame(self._header(plain, whole, other_plain, other, rng))
+                    framed = self._framed(plain, whole, other_plain, other, rng)
                     if rng.random() < 0.1:  # lies about sizes, and what deflate cannot have written
-                        framed = damage(frame(plain)[:-4], frame(other_plain), rng)
+                        framed = damage(frame(plain, whole.header.version)[:-4], frame(other_plain, 2), rng)
                         framed += crc(framed)
                     return assemble(framed, data)
                 if not data[section] and rng.random() < 0.9:
@@ -163,21 +167,22 @@ class Corpus:
                 header = repaired(whole.header, data)
                 if rng.random() < 0.2:  # lies about what the section holds
                     header = repaired(damage_fields(header, other.header, rng), data)
-                return assemble(frame(body(header)), data)
-            except (ValueError, OverflowError, UnicodeEncodeError, AttributeError, TypeError):
+                return assemble(pack(header), data)
+            except (ValueError, OverflowError, UnicodeEncodeError, AttributeError, TypeError, BadInput):
                 continue  # such a header has no bytes
 
-    def _header(self, plain: bytes, whole: Sections, other_plain: bytes, other: Sections, rng: random.Random) -> bytes:
+    def _framed(self, plain: bytes, whole: Sections, other_plain: bytes, other: Sections, rng: random.Random) -> bytes:
+        version = whole.header.version if rng.random() < 0.97 else rng.randrange(4)
         if rng.random() < 0.4:
-            return damage(plain, other_plain, rng)
+            return frame(damage(plain, other_plain, rng), version)
         header = whole.header
         if rng.random() < 0.1 and header.tensors:
             at = rng.randrange(len(header.tensors))
             grown = dataclasses.replace(header.tensors[at], shape=rng.choice(SHAPES))
-            return body(dataclasses.replace(header, tensors=(*header.tensors[:at], grown, *header.tensors[at + 1 :])))
+            return pack(dataclasses.replace(header, tensors=(*header.tensors[:at], grown, *header.tensors[at + 1 :])))
         for _ in range(rng.choice((1, 1, 2, 4))):
             header = damage_fields(header, other.header, rng)
-        return body(repaired(header, dict(whole.data)) if rng.random() < 0.6 else header)
+        return pack(repaired(header, dict(whole.data)) if rng.random() < 0.6 else header)
 
 
 # -- judgement -----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from nqbench.api.coder import (
     check_decoded,
 )
 from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegistered, NqbenchError
+from nqbench.api.granularity import Per
 from nqbench.api.hooks import hookimpl
 from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.network import Network
@@ -48,12 +49,14 @@ from nqbench.api.quantized_model import Granularity, Group, QuantizedModel
 from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm, gaussian_step
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
+from nqbench.api.structure import Array, Placed, Structure
 from nqbench.api.task import Task
 from nqbench.api.toolkit import scalar
 from nqbench.api.training import Training, begin
 
 __all__ = [
     "API_VERSION",
+    "Array",
     "BadInput",
     "Batch",
     "Codec",
@@ -74,6 +77,8 @@ __all__ = [
     "NotRegistered",
     "Note",
     "NqbenchError",
+    "Per",
+    "Placed",
     "Plugin",
     "Positions",
     "Pruned",
@@ -92,6 +97,7 @@ __all__ = [
     "Stream",
     "StreamSpec",
     "StreamTensor",
+    "Structure",
     "Task",
     "Training",
     "as_outputs",

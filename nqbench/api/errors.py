@@ -30,9 +30,10 @@ class NotRegistered(NqbenchError, LookupError):
 class CorruptFile(NqbenchError):
     """A compressed file, or one section of it, cannot be decoded.
 
-    ``section`` is the container's name of the section (``header``, ``codebook``, ``coder_table``, ``positions``,
-    ``symbols``, ``raw_parameters``, ``raw_buffers``; coders leave it empty or say ``coder_table``, and the container
-    fills it in) and ``offset`` the byte within that section at which decoding could not go on, if it is known.
+    ``section`` is the container's name of the section (``header``, ``codebook``, ``scales``, ``coder_table``,
+    ``positions``, ``symbols``, ``raw_parameters``, ``raw_buffers``; coders leave it empty or say ``coder_table``, and
+    the container fills it in) and ``offset`` the byte within that section at which decoding could not go on, if it is
+    known.
     """
 
     def __init__(self, reason: str, *, section: str = "", offset: int | None = None, path: str = "") -> None:

@@ -10,6 +10,8 @@ first output word is used. The uniform dither of width ``step`` is step * ((x + 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -68,3 +70,9 @@ def dither(seed: int, step: float, count: int, device: torch.device | str = "cpu
         x = words(seed, start, stop, device) >> 8
         out[start:stop] = (step * ((x.double() + 0.5) / 2**24 - 0.5)).float()
     return out
+
+
+def unit_dither(seed: int, sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """(sum of sizes,) float32: the dither of width 1, in each tensor from the seed's first number on."""
+    longest = dither(seed, 1.0, max(sizes, default=0), device)
+    return torch.cat([longest[:size] for size in sizes]) if len(sizes) != 1 else longest

@@ -14,22 +14,26 @@ Every base form is one line (float32 throughout, one rounding an operation, so a
 x is the dither of width 1, drawn anew from the same seed for each tensor: a tensor's values do not depend on which
 others share its group. A name in the table is looked up in `parameters` (what may move in fine-tuning) and then in
 `side` (what may not); both grids need `offset` in side, `dithered` needs `seed` and `dither_step`, `dithered-grid`
-`seed`. Form `plugin`: only the quantizer's own `reconstruct` can read it, and a file of it needs that plugin installed.
+`seed`. A result with a `structure` (`nqbench.api.structure`) has more: scales of any granularity, zero points, vectors
+within rows, several codebooks, tables by rule, transforms. Form `plugin`: only the quantizer's own `reconstruct` can
+read it, and a file of it needs that plugin installed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
-from nqbench.api.philox import dither
+from nqbench.api.formula import codebook_of, has_zero, values_of
+from nqbench.api.philox import dither, unit_dither
 from nqbench.api.plain import all_plain, plain
+from nqbench.api.structure import Structure
 from nqbench.api.toolkit.passes import assign, midpoints
 
 Form = Literal["lookup", "grid", "dithered", "plugin", "dithered-grid"]
@@ -71,6 +75,7 @@ class Quantized:
     form: Form = "lookup"
     held: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "symbols", plain(self.symbols))
@@ -83,19 +88,34 @@ class Quantized:
 
     @property
     def dimension(self) -> int:
-        """Weights per symbol, d."""
-        table = self._find("codebook")
+        """Weights per symbol, d: as the structure declares, else by the codebook."""
+        if self.structure is not None:
+            return self.structure.dimension
+        table = self.find("codebook")
         return int(table.shape[1]) if isinstance(table, Tensor) and table.dim() == 2 else 1
 
     @property
+    def books(self) -> int:
+        """Number of codebooks, m."""
+        table = self.find("codebook") if self.structure is not None else None
+        return int(table.shape[0]) if isinstance(table, Tensor) and table.dim() == 3 else 1
+
+    @property
     def table(self) -> Tensor | None:
-        """(k,) or (k, d) float32 values of the symbols before scale and dither; None for form `plugin`."""
+        """(k,) or (k, d) float32 values of the symbols before scale and dither, or (m, k, d) of several codebooks; None
+        for form `plugin`."""
         if self.form == "plugin":
             return None
         if self.form in GRIDS:
             levels = torch.arange(self.alphabet, dtype=torch.float32, device=self.symbols.device)
             return levels + float(self.side["offset"])
-        table = self._find("codebook")
+        if self.structure is not None:
+            books = codebook_of(self, self.structure)
+            assert books is not None
+            if len(books) > 1:
+                return books
+            return books[0] if self.structure.dimension > 1 else books.reshape(-1)
+        table = self.find("codebook")
         if not isinstance(table, Tensor):
             raise BadInput(f"form '{self.form}' needs a tensor 'codebook' in parameters or side")
         return table.to(torch.float32)
@@ -112,10 +132,12 @@ class Quantized:
         table = self.table
         if table is None or table.dim() != 1 or self.form in DITHERED:
             return None
+        if self.structure is not None and not has_zero(self, self.structure):
+            return None
         hits = torch.nonzero(table == 0)
         return int(hits[0, 0]) if len(hits) else None
 
-    def _find(self, name: str) -> Side | None:
+    def find(self, name: str) -> Side | None:
         return self.parameters[name] if name in self.parameters else self.side.get(name)
 
     def reconstruct(self, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -125,7 +147,9 @@ class Quantized:
         """
         if self.form == "plugin":
             raise BadInput("this quantizer reads its own form: call its reconstruct")
-        q = self if parameters is None else _with_parameters(self, parameters)
+        q = self if parameters is None else replace(self, parameters=parameters)
+        if q.structure is not None:
+            return values_of(q, q.structure)
         n, d = q.n, q.dimension
         if q.symbols.numel() != math.ceil(n / d):
             raise BadInput(f"{q.symbols.numel()} symbols of dimension {d} cannot stand for {n} weights")
@@ -134,14 +158,14 @@ class Quantized:
             values = q.symbols.to(torch.float32) + float(q.side["offset"])
             if q.form == "dithered-grid":
                 values = values - unit_dither(int(q.side["seed"]), q.sizes, values.device)
-            scale = q._find("step")
+            scale = q.find("step")
         else:
             table = q.table
             assert table is not None
             # index_select is twice as fast, but its gradient on a GPU adds in any order
             chosen = table[q.symbols.long()] if table.requires_grad else table.index_select(0, q.symbols)
             values = chosen.reshape(-1)[:n]
-            scale = q._find("scale")
+            scale = q.find("scale")
         if scale is not None:
             values = values * q._per_weight(scale)
         if q.form == "dithered":
@@ -175,13 +199,3 @@ class Quantized:
             parameters={"codebook": codebook},
             **fields,  # type: ignore[arg-type]
         )
-
-
-def unit_dither(seed: int, sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """(sum of sizes,) float32: the dither of width 1, in each tensor from the seed's first number on."""
-    longest = dither(seed, 1.0, max(sizes, default=0), device)
-    return torch.cat([longest[:size] for size in sizes]) if len(sizes) != 1 else longest
-
-
-def _with_parameters(q: Quantized, parameters: Mapping[str, Tensor]) -> Quantized:
-    return Quantized(q.symbols, q.alphabet, q.sizes, parameters, q.side, q.form, q.held, q.statistics)

@@ -1,4 +1,4 @@
-"""The ``.nqz`` file, format version 1: a compressed network, specified byte by byte.
+"""The ``.nqz`` file, format versions 1 and 2: a compressed network, specified byte by byte.
 
 All integers are little-endian. ``int`` is unsigned LEB128 (7 bits a byte, lowest first, top bit set on all but the
 last), below 2^63, which coders call a varint; ``signed`` is zigzag (0, -1, 1, -2, ... as 0, 1, 2, 3, ...), then LEB128,
@@ -9,12 +9,13 @@ this page does not allow.
 File
 ====
 ======================= ==============================================================================================
-``"NQZ"``, ``u8`` 1     magic and format version
+``"NQZ"``, ``u8``       magic and format version: 2 where a group has a structure, else 1
 ``int`` U, ``int`` C    size of the header, plain (at most 2^22) and deflated
 C bytes                 the header: raw deflate (RFC 1951) with the preset dictionary below
 4 bytes                 CRC-32 of everything before it
-sections                ``codebook``, ``coder_table``, ``positions``, ``symbols``, ``raw_parameters``, ``raw_buffers``,
-                        in this order; an empty one is left out; each is followed by the CRC-32 of its bytes (4 bytes)
+sections                ``codebook``, ``scales``, ``coder_table``, ``positions``, ``symbols``, ``raw_parameters``,
+                        ``raw_buffers``, in this order; an empty one is left out; each is followed by the CRC-32 of its
+                        bytes (4 bytes). Version 1 has no ``scales``
 ======================= ==============================================================================================
 The file ends with its last section. The dictionary is these lines in ASCII, without their indentation, one right after
 another (no line breaks, nothing between them)::
@@ -42,16 +43,30 @@ Header
 4.  Groups (tensors that share one quantizer's result, at least one each): ``int`` G; for each: ``u8`` form (0 lookup,
     1 grid, 2 dithered, 3 plugin, 4 dithered-grid), ``int`` alphabet k (1 to 2^24), ``int`` inserted symbol + 1 or 0,
     ``int`` number of arrays (at most 64); each array: ``text`` name, ``u8`` type: dtype, +16 for a parameter (what
-    fine-tuning may move), and then ``int`` rank and the sizes; or 32 for an integer, 33 for a float64.
+    fine-tuning may move), and then ``int`` rank and the sizes; or 32 for an integer, 33 for a float64. Version 2 goes
+    on, for each group, with ``u8`` 1 if it has a *structure*, else 0, and then the structure:
+    ``int`` dimension d (at most 2^16), ``u8`` 1 if codewords are summed, ``text`` name of a table by rule or nothing,
+    ``int`` block of the transform (a power of two, 2 to 2^15) or 0, after a block ``int`` seed; ``int`` number of
+    declared arrays; each: ``u8`` which (0 scale, 1 step, 2 zero, 3 shift, 4 equalize), its granularity, ``int`` codes
+    (0, or their number, at most 2^16) and for codes the granularity of their units. A granularity: ``u8`` 0 all, 1
+    tensor, 2 axis, 3 column, 4 block; after 2 ``int`` the axis, after 4 ``int`` the weights of a block.
 5.  ``u8`` stream mode (0 one stream for all groups, 1 one a group, 2 one a quantized tensor), ``int`` number of
     streams, for each ``int`` bytes of its table, ``int`` bytes of its payload. A codec has one stream without a table.
 6.  ``u8`` 1 if there is a stream of positions, and then ``int`` its number of symbols, ``int`` alphabet, ``int``
     bytes of its table, ``int`` bytes of its payload.
-7.  Six ``int``: the bytes of each section, without its checksum.
+7.  Seven ``int`` (version 1: six): the bytes of each section, without its checksum.
 
 Sections
 ========
-- ``codebook``: the arrays of all groups in the header's order: tensors row-major, integers ``signed``, floats 8 bytes.
+- ``codebook``: the arrays of all groups in the header's order: tensors row-major, integers ``signed``, floats 8 bytes;
+  without those that are in ``scales``.
+- ``scales``: the arrays that structures declare, in the header's order of arrays; an array of codes has its units under
+  its name with ``_unit`` behind. Entries are float32, float16 or bfloat16; codes uint8 if there are at most 256, else
+  int32, which the type in the header says. Each: ``u8`` 0 and its entries, or 1 and its streams, one after another: for
+  codes one, of their alphabet; for floats one for each of their bytes, the most significant first, of the alphabet 256.
+  Each stream: ``int`` bytes of its table, ``int`` bytes of its payload, both; the coder is the file's, and is told of
+  the group's tensors, unless the granularity is all: their names, and in place of their shapes (entries,), or where it
+  is block (R, entries / R).
 - ``coder_table``, ``symbols``: tables and payloads of the streams, one after another; what they mean is the coder's
   own specification (``nqbench show coder NAME``). A codec's bytes are in ``symbols``.
 - ``positions``: table and payload of the positions' stream, through their own coder or else the file's. It holds the
@@ -68,9 +83,14 @@ entry is exactly 0 (never of the dithered forms and plugin), or, where there is 
 alphabet at the place the header says (the quantizer's symbols from there on are moved up by one); a place of a pruned
 tensor with the inserted symbol was pruned. Streams hold their groups or tensors in the header's order. A stream's
 alphabet is the largest of its groups', each with its inserted symbol.
-Where the codebook is (k, d), a symbol stands for d weights, the group's kept weights taken d at a time across its
-tensors' borders; the last symbol's superfluous values are dropped. Vectors are not merged, and not in mode 2 with
-another tensor of their group.
+Where the codebook is (k, d) in a group without a structure, a symbol stands for d weights, the group's kept weights
+taken d at a time across its tensors' borders; the last symbol's superfluous values are dropped. Vectors are not merged,
+and not in mode 2 with another tensor of their group.
+In a group with a structure a symbol stands for d weights of one row. A tensor's *rows* are its R indices along its
+first axis, each of L places, the other axes row-major; a tensor of fewer than two axes is one row. A row's kept weights
+are taken d at a time, the last vector's superfluous values are dropped. There is a symbol for each vector, or m, one
+after another, where m codewords are summed. A coder is told of such a tensor, unless a symbol is a weight, as a matrix
+of its symbols: R rows of equally many where it is not pruned, else one row, and without a mask.
 
 Values
 ======
@@ -90,6 +110,25 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
   of ``dithered`` for a dither_step of 1, whose counter j starts from 0 in each tensor of the group, inserted symbols
   again not counted.
 - ``plugin``: only the quantizer can read it.
+
+With a structure, of the same forms::
+
+    y = scale * (table[symbol] - zero) + shift - u          value = equalize * transform^-1(y)
+
+- ``scale``, ``step`` (the grids' scale), ``zero``, ``shift``, ``equalize``: the arrays that the structure declares, one
+  entry a weight by its granularity; what is not declared is left out, with its operation. Entries lie tensor by tensor:
+  all: one for the group; and for a tensor (if it has a place at all): tensor: one; axis: one an index of that axis;
+  column: L, a weight's by its place in its row; block of g: R ceil(L / g), a row's g places each, the last perhaps
+  fewer. A weight's place counts pruned neighbours. An entry of codes is unit * code, the unit that of the codes' first
+  weight; units are of all or of tensor, or of a block that is a multiple of the codes' block. float16 and bfloat16
+  count as float32 of the same value.
+- The table is ``codebook``, (k,) where d = 1, (k, d), or (m, k, d), m from 2 to 64: the j-th symbol of a row, from 0,
+  is of the codebook j mod m, and if codewords are summed they are added in that order. Or it is the rule's that is
+  named (``nqbench.api.tables`` specifies them): nf4, fp4, e4m3, e5m2, int, zd, d4, e8; at most 2^16 points, d <= 16.
+- ``dithered``: j counts the group's symbols, and there is one codebook.
+- transform: the sign-randomized Hadamard transform of each row's kept weights (``nqbench.api.hadamard`` specifies it).
+- The zero symbol is one of ``lookup`` or ``grid`` with d = 1, one codebook, no ``zero``, no ``shift``, no transform;
+  for others one is inserted. Where it is not inserted, no mask is known and all places of the tensor are kept ones.
 
 Pruned places are +0, and a value of -0 is deployed as +0. Tensors of another deployed dtype are rounded to it at the
 end. Raw tensors go from their stored to their deployed dtype, whatever their values; codes stand for

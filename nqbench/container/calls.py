@@ -143,7 +143,7 @@ def _guarded(what: str, section: str, starts: tuple[int, int] = (0, 0)) -> Itera
             yield
     except CorruptFile as error:
         table = error.section == "coder_table"
-        place = section if table and section == "positions" else error.section or section
+        place = section if table and section != "symbols" else error.section or section
         offset = None if error.offset is None else error.offset + starts[0 if table else 1]
         raise CorruptFile(one_line(error.reason), section=place, offset=offset) from None
     except (NotRegistered, MemoryError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from nqbench.api import CorruptFile
 from nqbench.container.header import ALIAS, BUFFER, CODED, CONSTANT, PARAMETER, QUANTIZED, SECTIONS, Header, TensorEntry
 from nqbench.container.raw import ENDS, is_codes
+from nqbench.container.structures import complaint, structure_of
 
 
 def check(header: Header) -> None:
@@ -47,6 +48,12 @@ def _groups(header: Header) -> str:
             return f"group {index} has two arrays of one name"
         if group.inserted is not None and index not in merging:
             return f"group {index} has a symbol inserted for pruned weights, and none merged"
+        if group.structure is not None:
+            shapes = [tensor.shape for tensor in header.tensors if tensor.kind == QUANTIZED and tensor.group == index]
+            arrays = {array.name: (array.dtype, array.shape) for array in group.arrays}
+            found = complaint(structure_of(group.structure, shapes), arrays)
+            if found:
+                return f"group {index}: {found}"
     return ""
 
 
@@ -96,6 +103,8 @@ def _sections(header: Header) -> str:
             return f"section '{name}' has {by_name[name]} bytes, its tensors have {size}"
     if not header.groups and by_name["codebook"]:
         return "a codebook of no group"
+    if by_name["scales"] and not any(g.structure and g.structure.arrays for g in header.groups):
+        return "scales of no group"
     return ""
 
 

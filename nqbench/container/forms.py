@@ -11,9 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, Quantized
+from nqbench.api import BadInput, Quantized, Structure
+from nqbench.api.formula import has_zero
 from nqbench.api.quantized import DITHERED, GRIDS
+from nqbench.api.structure import ARRAYS, NARROW, UNIT
+from nqbench.api.tables import check_rule
 from nqbench.container.header import MAX_ALPHABET
+from nqbench.container.structures import MOST_BOOKS, check_declared
 
 
 def check_form(quantized: Quantized, tensors: int) -> None:
@@ -22,6 +26,9 @@ def check_form(quantized: Quantized, tensors: int) -> None:
     if not 1 <= alphabet <= MAX_ALPHABET:
         raise BadInput(f"an alphabet of {alphabet} symbols; 1 to 2^24 are possible")
     codebook = _find(quantized, "codebook")
+    if quantized.structure is not None:
+        check_structured(quantized, quantized.structure, tensors)
+        return
     if quantized.form == "plugin":
         if isinstance(codebook, Tensor) and codebook.dim() == 2 and not codebook.shape[1]:
             raise BadInput("a codebook of vectors without an element")
@@ -61,10 +68,17 @@ def is_ordered(quantized: Quantized) -> bool:
 
 def zero_of(quantized: Quantized) -> int | None:
     """The symbol that deploys as exactly 0, if there is one: the first such; none of vectors and dithered forms."""
+    if quantized.structure is not None and not has_zero(quantized, quantized.structure):
+        return None
     if quantized.form != "grid":
         return None if quantized.form in DITHERED else quantized.zero
     place = -_float32(quantized.side["offset"])
     return int(place) if place.is_integer() and 0 <= place < quantized.alphabet else None
+
+
+def one_symbol_a_weight(quantized: Quantized) -> bool:
+    """Whether pruned weights could have symbols of their own."""
+    return quantized.dimension == 1 and quantized.books == 1
 
 
 def place_for_zero(quantized: Quantized) -> int | None:
@@ -77,6 +91,91 @@ def place_for_zero(quantized: Quantized) -> int | None:
     if table is None or not quantized.ordered:
         return quantized.alphabet
     return int((table < 0).sum())
+
+
+def check_structured(quantized: Quantized, structure: Structure, tensors: int) -> None:
+    """The same of a result with a structure."""
+    check_declared(structure)
+    if len(structure.tensors) != tensors:
+        raise BadInput(f"a structure of {len(structure.tensors)} tensors for {tensors}")
+    present = {name for name in (*quantized.parameters, *quantized.side) if name.removesuffix(UNIT) in ARRAYS}
+    undeclared = sorted(present - set(structure.array_names()))
+    if undeclared and quantized.form != "plugin":
+        raise BadInput(f"the array '{undeclared[0]}' is not declared in the structure")
+    for name in structure.array_names():
+        _entries(quantized, structure, name)
+    for name, dtype in structure.stored.items():
+        if name not in quantized.parameters or dtype not in NARROW:
+            raise BadInput(f"'{name}' is no parameter that could be stored as {dtype}")
+        if not bool(torch.isfinite(quantized.parameters[name].to(dtype)).all()):
+            raise BadInput(f"'{name}' is not finite as {dtype}")
+    if quantized.form == "plugin":
+        return
+    grid = quantized.form in GRIDS
+    if ("scale" if grid else "step") in structure.arrays:
+        raise BadInput("the scale of a grid is 'step', that of a table 'scale'")
+    if grid:
+        _grid(quantized, structure)
+    else:
+        _codebooks(quantized, structure)
+    if quantized.form in DITHERED:
+        _seed(quantized)
+    if quantized.form == "dithered":
+        step = quantized.side.get("dither_step")
+        if isinstance(step, Tensor):
+            raise BadInput("the dither_step is no number")
+        _finite("dither_step", step)
+        if quantized.books > 1:
+            raise BadInput("a dither beside several codebooks")
+
+
+def _grid(quantized: Quantized, structure: Structure) -> None:
+    offset = quantized.side.get("offset")
+    if structure.dimension != 1 or structure.summed or structure.table or _find(quantized, "codebook") is not None:
+        raise BadInput("a grid has no codebook, and one symbol a weight")
+    if isinstance(offset, Tensor):
+        raise BadInput("the offset is no number")
+    _finite("offset", offset)
+
+
+def _codebooks(quantized: Quantized, structure: Structure) -> None:
+    codebook, d = _find(quantized, "codebook"), structure.dimension
+    if structure.table:
+        if codebook is not None or structure.summed:
+            raise BadInput("a codebook beside a table by rule")
+        check_rule(structure.table, quantized.alphabet, d)
+        return
+    if not isinstance(codebook, Tensor) or codebook.dim() not in (1, 2, 3):
+        raise BadInput("the codebook is no array of numbers or vectors")
+    if (codebook.shape[-1] if codebook.dim() > 1 else 1) != d:
+        raise BadInput(f"a codebook of the shape {tuple(codebook.shape)} for vectors of {d}")
+    if (codebook.shape[0] if codebook.dim() == 1 else codebook.shape[-2]) != quantized.alphabet:
+        raise BadInput(f"a codebook of the shape {tuple(codebook.shape)} for {quantized.alphabet} symbols")
+    if (codebook.dim() == 3) != (quantized.books > 1) or quantized.books > MOST_BOOKS:
+        raise BadInput(f"{quantized.books} codebooks; 2 to {MOST_BOOKS} are possible where there are several")
+    if structure.summed and quantized.books == 1:
+        raise BadInput("a sum of one codebook")
+    if quantized.books * quantized.alphabet > MAX_ALPHABET:
+        raise BadInput("the codebooks have more than 2^24 entries")
+    _finite("codebook", codebook)
+
+
+def _entries(quantized: Quantized, structure: Structure, name: str) -> None:
+    """Of an array, or of its units: as many as the tensors have, finite, codes within their range."""
+    value = _find(quantized, name)
+    if not isinstance(value, Tensor):
+        raise BadInput(f"the array '{name}' is missing, or no tensor")
+    if value.numel() != structure.entries(name):
+        raise BadInput(f"{value.numel()} entries of '{name}', these tensors have {structure.entries(name)}")
+    codes = structure.arrays[name].codes if name in structure.arrays else 0
+    if not codes:
+        if not value.dtype.is_floating_point:
+            raise BadInput(f"the array '{name}' is {value.dtype}, no float")
+        _finite(name, value)
+    elif value.dtype.is_floating_point or name in quantized.parameters:
+        raise BadInput(f"the array '{name}' is of codes, and no integers of the side information")
+    elif value.numel() and not 0 <= int(value.min()) <= int(value.max()) < codes:
+        raise BadInput(f"a code of '{name}' lies outside [0, {codes})")
 
 
 def _seed(quantized: Quantized) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from nqbench.container.structures import StructureEntry
+
 MAGIC = b"NQZ"
-VERSION = 1
-SECTIONS = ("codebook", "coder_table", "positions", "symbols", "raw_parameters", "raw_buffers")
+VERSIONS = (1, 2)
+SECTIONS = ("codebook", "scales", "coder_table", "positions", "symbols", "raw_parameters", "raw_buffers")
 DTYPES = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64,
     torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
@@ -17,6 +19,8 @@ DTYPES = (
 CODES = torch.quint8
 """Stands for floats as eight-bit codes (``nqbench.container.raw``)."""
 STORED = (*DTYPES, CODES)
+SINCE_2 = ("scales",)
+"""Sections that a file of version 1 does not list."""
 FORMS = ("lookup", "grid", "dithered", "plugin", "dithered-grid")
 STREAMS = ("joint", "per-group", "per-tensor")
 QUANTIZED, PARAMETER, BUFFER, ALIAS, CODED = range(5)
@@ -30,7 +34,7 @@ MAX_ALPHABET = 1 << 24
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 48
 
-# Common words of state dicts: the preset dictionary of the header's deflate stream. Part of format version 1.
+# Common words of state dicts: the preset dictionary of the header's deflate stream. Part of the format.
 DICTIONARY = (
     b'{"}nqbenchlookupsensitivityzerostepcodebookkmeansuniformhuffmanlzwbzip2'
     b"embeddingattentionin_proj_weightout_projencoderdecodernormblocksfeaturesclassifierheadfcdownsample"
@@ -82,12 +86,14 @@ class ArrayEntry:
 
 @dataclass(frozen=True)
 class GroupEntry:
-    """One quantizer's result. inserted: the symbol that was inserted for pruned weights, or None."""
+    """One quantizer's result. inserted: the symbol that was inserted for pruned weights, or None. structure: what it
+    has beside a plain form of version 1."""
 
     form: str
     alphabet: int
     arrays: tuple[ArrayEntry, ...] = ()
     inserted: int | None = None
+    structure: StructureEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,11 @@ class Header:
     positions_entry: PositionsEntry | None
     sections: tuple[int, ...]
     """Bytes of each of ``SECTIONS``, without its checksum."""
+
+    @property
+    def version(self) -> int:
+        """The oldest version that can say it."""
+        return 2 if any(group.structure is not None for group in self.groups) else 1
 
     @property
     def plugins(self) -> tuple[PluginRef, ...]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from nqbench.api import BadInput, CorruptFile, Quantized, StreamSpec, StreamTensor
-from nqbench.container.forms import is_ordered, zero_of
+from nqbench.api.granularity import rows_of
+from nqbench.container.forms import is_ordered, one_symbol_a_weight, zero_of
+from nqbench.container.structures import placed
 
 MODES = {"auto": "per-group", "joint": "joint", "per-tensor": "per-tensor"}
 """A trial's ``streams`` -> the file's stream mode."""
@@ -21,12 +23,18 @@ MODES = {"auto": "per-group", "joint": "joint", "per-tensor": "per-tensor"}
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One tensor of a group: its symbols stand for ``count`` weights. mask: None where every place has one."""
+    """One tensor of a group: its symbols stand for ``count`` weights. mask: None where every place has one.
+
+    symbols: their number, where they are the tensor's own; None where vectors may cross to the next tensor. as_read:
+    the shape in which a coder sees them, if that is not the tensor's.
+    """
 
     name: str
     shape: tuple[int, ...]
     count: int
     mask: np.ndarray | None = None
+    symbols: int | None = None
+    as_read: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +48,27 @@ class GroupLayout:
     zero: int | None
 
     @property
+    def crossing(self) -> bool:
+        """Whether a vector may hold weights of two tensors."""
+        return self.dimension != 1 and len(self.parts) > 1 and self.parts[0].symbols is None
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """(first symbol, last symbol + 1) of each part; crossing ones share the symbol at their border."""
+        found, at = [], 0
+        for part in self.parts:
+            if part.symbols is not None:
+                found.append((at, at + part.symbols))
+                at += part.symbols
+            else:
+                found.append((at // self.dimension, math.ceil((at + part.count) / self.dimension)))
+                at += part.count
+        return tuple(found)
+
+    @property
     def count(self) -> int:
         """Number of symbols."""
-        return math.ceil(sum(part.count for part in self.parts) / self.dimension)
+        return self.bounds[-1][1] if self.parts else 0
 
 
 def layout_of(
@@ -60,6 +86,8 @@ def layout_of(
         whole = mask is None or dense
         count = math.prod(shape) if whole or mask is None else int(np.count_nonzero(mask))
         parts.append(Part(name, tuple(shape), count, None if whole else mask))
+    if quantized.structure is not None:
+        parts = _own(quantized, parts)
     extra = inserted is not None
     return GroupLayout(
         tuple(parts),
@@ -70,12 +98,27 @@ def layout_of(
     )
 
 
+def _own(quantized: Quantized, parts: Sequence[Part]) -> list[Part]:
+    """The parts with the symbols that a structure gives each; a coder sees those of vectors as a matrix, row by row."""
+    structure = placed(quantized, [p.shape for p in parts], [p.mask for p in parts]).structure
+    assert structure is not None
+    books = quantized.books
+    if structure.dimension == 1 and books == 1:
+        return [replace(part, symbols=part.count) for part in parts]
+    found = []
+    for part, symbols in zip(parts, structure.symbols(books), strict=True):
+        rows = rows_of(part.shape)[0]
+        matrix = part.mask is None and symbols > 0
+        found.append(replace(part, symbols=symbols, as_read=(rows, symbols // rows) if matrix else (symbols,)))
+    return found
+
+
 def merge(quantized: Quantized, masks: Sequence[np.ndarray | None], inserted: int | None) -> np.ndarray:
     """(numel,) int32: a symbol for every place of the group's tensors, pruned ones the zero symbol.
 
     Raises BadInput for vectors (d > 1), whose symbols stand for several weights at once.
     """
-    if quantized.dimension != 1:
+    if not one_symbol_a_weight(quantized):
         raise BadInput("positions 'merged into the symbols' need one symbol a weight; this quantizer's are vectors")
     symbols = quantized.symbols.cpu().numpy()
     zero = zero_of(quantized)
@@ -128,31 +171,31 @@ def streams_of(groups: Sequence[GroupLayout], mode: str) -> list[StreamLayout]:
         return [_stream(groups, [(i, 0, g.count, g.parts)]) for i, g in enumerate(groups)]
     streams = []
     for i, group in enumerate(groups):
-        if group.dimension != 1 and len(group.parts) > 1:
+        if group.crossing:
             raise BadInput("streams 'per-tensor' need one symbol a weight, or granularity 'layer'")
-        start = 0
-        for part in group.parts:
-            stop = group.count if len(group.parts) == 1 else start + part.count
+        for part, (start, stop) in zip(group.parts, group.bounds, strict=True):
             streams.append(_stream(groups, [(i, start, stop, (part,))]))
-            start = stop
     return streams
 
 
 def _stream(groups: Sequence[GroupLayout], pieces: Sequence[tuple[int, int, int, tuple[Part, ...]]]) -> StreamLayout:
     tensors, at = [], 0
     for index, first, last, parts in pieces:
-        group, weight = groups[index], 0
-        for part in parts:
-            start, stop = weight // group.dimension, math.ceil((weight + part.count) / group.dimension)
-            tensors.append(StreamTensor(part.name, part.shape, at + start, at + stop, group.zero, part.mask))
-            weight += part.count
+        group = groups[index]
+        for part, (start, stop) in zip(group.parts, group.bounds, strict=True):
+            if part in parts:
+                begin, end = at + start - first, at + stop - first
+                if part.as_read is None:
+                    tensors.append(StreamTensor(part.name, part.shape, begin, end, group.zero, part.mask))
+                else:
+                    tensors.append(StreamTensor(part.name, part.as_read, begin, end))
         at += last - first
     used = [groups[index] for index, *_ in pieces]
     spec = StreamSpec(
         count=at,
         alphabet=max(g.alphabet for g in used),
         ordered=all(g.ordered for g in used),
-        dimension=max(g.dimension for g in used),
+        dimension=max(g.dimension if g.parts[0].symbols is None else 1 for g in used),
         tensors=tuple(tensors),
     )
     return StreamLayout(spec, tuple((index, first, last) for index, first, last, _ in pieces))
@@ -192,13 +235,11 @@ def cpu(quantized: Quantized) -> Quantized:
     def move(value: torch.Tensor | int | float) -> torch.Tensor | int | float:
         return value.detach().cpu() if isinstance(value, torch.Tensor) else value
 
-    return Quantized(
+    return replace(
+        quantized,
         symbols=quantized.symbols.cpu(),
-        alphabet=quantized.alphabet,
-        sizes=quantized.sizes,
         parameters={k: v.detach().cpu() for k, v in quantized.parameters.items()},
         side={k: move(v) for k, v in quantized.side.items()},
-        form=quantized.form,
         held={k: v.cpu() for k, v in quantized.held.items()},
-        statistics=quantized.statistics,
+        structure=None if quantized.structure is None else quantized.structure.to("cpu"),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import zlib
 
+from nqbench.api import Per
+from nqbench.api.granularity import BYS
+from nqbench.api.structure import ARRAYS
 from nqbench.container.fields import put_int, put_text
 from nqbench.container.header import (
     ALIAS,
@@ -13,26 +16,28 @@ from nqbench.container.header import (
     FORMS,
     MAGIC,
     QUANTIZED,
+    SECTIONS,
+    SINCE_2,
     STORED,
     STREAMS,
-    VERSION,
     GroupEntry,
     Header,
     TensorEntry,
 )
+from nqbench.container.structures import StructureEntry
 
 
 def pack(header: Header) -> bytes:
     """Magic, version, lengths, the deflated header and its checksum: everything before the first section."""
-    return frame(body(header))
+    return frame(body(header), header.version)
 
 
-def frame(plain: bytes) -> bytes:
+def frame(plain: bytes, version: int) -> bytes:
     """Everything before the first section, around the header's plain bytes."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
     packed = deflate.compress(plain) + deflate.flush()
     out = bytearray(MAGIC)
-    out.append(VERSION)
+    out.append(version)
     put_int(out, len(plain))
     put_int(out, len(packed))
     out += packed
@@ -57,6 +62,8 @@ def body(header: Header) -> bytes:
     put_int(out, len(header.groups))
     for group in header.groups:
         _put_group(out, group)
+        if header.version > 1:
+            _put_structure(out, group.structure)
     out.append(STREAMS.index(header.stream_mode))
     put_int(out, len(header.streams))
     for stream in header.streams:
@@ -67,8 +74,9 @@ def body(header: Header) -> bytes:
     if entry is not None:
         for value in (entry.count, entry.alphabet, entry.table, entry.payload):
             put_int(out, value)
-    for size in header.sections:
-        put_int(out, size)
+    for name, size in zip(SECTIONS, header.sections, strict=True):
+        if header.version > 1 or name not in SINCE_2:
+            put_int(out, size)
     return bytes(out)
 
 
@@ -112,3 +120,28 @@ def _put_group(out: bytearray, group: GroupEntry) -> None:
         put_int(out, len(array.shape))
         for size in array.shape:
             put_int(out, size)
+
+
+def _put_structure(out: bytearray, structure: StructureEntry | None) -> None:
+    out.append(structure is not None)
+    if structure is None:
+        return
+    put_int(out, structure.dimension)
+    out.append(structure.summed)
+    put_text(out, structure.table)
+    put_int(out, structure.hadamard)
+    if structure.hadamard:
+        put_int(out, structure.seed)
+    put_int(out, len(structure.arrays))
+    for name, array in structure.arrays:
+        out.append(ARRAYS.index(name))
+        _put_per(out, array.per)
+        put_int(out, array.codes)
+        if array.codes:
+            _put_per(out, array.unit)
+
+
+def _put_per(out: bytearray, per: Per) -> None:
+    out.append(BYS.index(per.by))
+    if per.by in ("axis", "block"):
+        put_int(out, per.size)

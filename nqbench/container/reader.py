@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, CorruptFile, Encoded, NotRegistered, Quantized
+from nqbench.api import BadInput, CorruptFile, Encoded, NotRegistered, Quantized, Structure
+from nqbench.api.structure import NARROW
 from nqbench.container.calls import Calls
 from nqbench.container.fields import Fields
-from nqbench.container.forms import check_form, zero_of
+from nqbench.container.forms import check_form, one_symbol_a_weight, zero_of
 from nqbench.container.header import (
     ALIAS,
     BUFFER,
@@ -30,6 +31,7 @@ from nqbench.container.layout import GroupLayout, layout_of, split, streams_of, 
 from nqbench.container.memory import allocating, default_limit
 from nqbench.container.raw import ENDS, is_codes, read_back
 from nqbench.container.sections import Sections, read_sections
+from nqbench.container.structures import array_spec, from_symbols, placed, structure_of
 from nqbench.registry import Registry
 
 
@@ -103,9 +105,11 @@ def _quantized(sections: Sections, calls: Calls) -> dict[str, Tensor]:
             members[entry.group].append(entry)
     masks = _masks(sections, calls, [e for group in members for e in group if e.masked])
     fields = Fields(sections.data["codebook"], "codebook")
-    groups = [_group(fields, entry, of, masks) for entry, of in zip(header.groups, members, strict=True)]
-    if fields.left:
-        raise fields.corrupt(f"{fields.left} bytes too many")
+    scales = Scales(Fields(sections.data["scales"], "scales"), calls)
+    groups = [_group(fields, scales, entry, of, masks) for entry, of in zip(header.groups, members, strict=True)]
+    for section in (fields, scales.fields):
+        if section.left:
+            raise section.corrupt(f"{section.left} bytes too many")
     tensors = {}
     for group, symbols in zip(groups, _symbols(sections, calls, groups), strict=True):
         tensors.update(_values(group, symbols, calls))
@@ -127,14 +131,18 @@ def _masks(sections: Sections, calls: Calls, masked: list[TensorEntry]) -> dict[
 
 
 def _group(
-    fields: Fields, entry: GroupEntry, members: list[TensorEntry], masks: Mapping[str, np.ndarray] | None
+    fields: Fields,
+    scales: Scales,
+    entry: GroupEntry,
+    members: list[TensorEntry],
+    masks: Mapping[str, np.ndarray] | None,
 ) -> _Group:
     start = fields.at
-    shell = _shell(fields, entry)
+    shell = _shell(fields, scales, entry, members)
     merges = masks is None and any(e.masked for e in members)
     try:
         check_form(shell, len(members))
-        if merges and shell.dimension != 1:
+        if merges and not one_symbol_a_weight(shell):
             raise BadInput("pruned weights merged into the symbols of vectors")
         if merges and (entry.inserted is None) != (zero_of(shell) is not None):
             raise BadInput("not just one symbol for pruned weights")
@@ -173,8 +181,8 @@ def _values(group: _Group, symbols: np.ndarray, calls: Calls) -> dict[str, Tenso
     sizes = tuple(
         e.numel if mask is None else int(np.count_nonzero(mask)) for e, mask in zip(group.members, masks, strict=True)
     )
-    shell = group.shell
-    quantized = Quantized(torch.from_numpy(symbols), shell.alphabet, sizes, shell.parameters, shell.side, shell.form)
+    shell = placed(group.shell, [e.shape for e in group.members], masks)
+    quantized = replace(shell, symbols=torch.from_numpy(symbols), sizes=sizes)
     tensors = {}
     kept = torch.split(calls.values(quantized), list(sizes))
     for e, mask, values in zip(group.members, masks, kept, strict=True):
@@ -208,19 +216,51 @@ def _raw(sections: Sections) -> dict[str, Tensor]:
     return tensors
 
 
-def _shell(fields: Fields, entry: GroupEntry) -> Quantized:
+def _shell(fields: Fields, scales: Scales, entry: GroupEntry, members: list[TensorEntry]) -> Quantized:
     """A group without its symbols: its parameters and side information."""
     parameters: dict[str, Tensor] = {}
     side: dict[str, Tensor | int | float] = {}
+    shapes = [e.shape for e in members]
+    stored = {a.name: a.dtype for a in entry.arrays if a.parameter and a.dtype in NARROW}
+    structure = None if entry.structure is None else structure_of(entry.structure, shapes, stored)
+    declared = () if structure is None else structure.array_names()
     for array in entry.arrays:
         if array.dtype is None:
             side[array.name] = fields.signed() if array.integer else fields.float64()
-        elif array.parameter:
-            parameters[array.name] = _array(fields, array.dtype, array.shape)
+            continue
+        if structure is not None and array.name in declared:
+            value = scales.read(structure, array.name, array.dtype, [e.name for e in members])
         else:
-            side[array.name] = _array(fields, array.dtype, array.shape)
+            value = _array(fields, array.dtype, array.shape)
+        if array.parameter:
+            parameters[array.name] = value if structure is None else value.to(torch.float32)
+        else:
+            side[array.name] = value
     empty = torch.empty(0, dtype=torch.int32)
-    return Quantized(empty, entry.alphabet, (), parameters, side, entry.form)  # type: ignore[arg-type]
+    return Quantized(empty, entry.alphabet, (), parameters, side, entry.form, structure=structure)  # type: ignore[arg-type]
+
+
+class Scales:
+    """The section of the arrays that structures declare: each plain, or coded by the file's coder."""
+
+    def __init__(self, fields: Fields, calls: Calls) -> None:
+        self.fields = fields
+        self.calls = calls
+
+    def read(self, structure: Structure, name: str, dtype: torch.dtype, names: list[str]) -> Tensor:
+        """(E,) of this dtype."""
+        fields = self.fields
+        spec = array_spec(structure, name, names)
+        if not fields.uint(1, "an array's way"):
+            return _array(fields, dtype, (spec.count,))
+        streams = []
+        codes = structure.arrays[name].codes if name in structure.arrays else 0
+        for _ in range(1 if codes else dtype.itemsize):
+            table, payload = fields.uint(), fields.uint()
+            at = fields.at
+            encoded = Encoded(fields.take(table), fields.take(payload))
+            streams.append(self.calls.symbols(self.calls.coder, encoded, spec, "scales", (at, at + table)))
+        return from_symbols(streams, dtype)
 
 
 def _array(fields: Fields, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

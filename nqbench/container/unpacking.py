@@ -9,7 +9,9 @@ import json
 import math
 import zlib
 
-from nqbench.api import CorruptFile
+from nqbench.api import Array, CorruptFile, Per
+from nqbench.api.granularity import BYS
+from nqbench.api.structure import ARRAYS
 from nqbench.container.consistency import check
 from nqbench.container.fields import Fields
 from nqbench.container.header import (
@@ -31,9 +33,10 @@ from nqbench.container.header import (
     PARAMETER,
     QUANTIZED,
     SECTIONS,
+    SINCE_2,
     STORED,
     STREAMS,
-    VERSION,
+    VERSIONS,
     ArrayEntry,
     GroupEntry,
     Header,
@@ -42,29 +45,33 @@ from nqbench.container.header import (
     StreamEntry,
     TensorEntry,
 )
+from nqbench.container.structures import StructureEntry
 
 KINDS = (QUANTIZED, PARAMETER, BUFFER, CODED, PARAMETER | CONSTANT, BUFFER | CONSTANT)
 
 
 def unpack(data: bytes) -> tuple[Header, int]:
     """The header and the offset of the first section. Raises CorruptFile(section ``header``)."""
-    plain, end = unframe(data)
+    plain, end, version = unframe(data)
     fields = Fields(plain)
-    header = _header(fields)
+    header = _header(fields, version)
     if fields.left:
         raise fields.corrupt(f"{fields.left} bytes too many")
+    if header.version != version:
+        raise fields.corrupt(f"format version {version}, for what version {header.version} can say")
     check(header)
     return header, end
 
 
-def unframe(data: bytes) -> tuple[bytes, int]:
-    """The header's plain bytes, and where it ends in the file. Raises CorruptFile."""
+def unframe(data: bytes) -> tuple[bytes, int, int]:
+    """The header's plain bytes, where it ends in the file, and the format's version. Raises CorruptFile."""
     outer = Fields(data)
     if outer.take(min(len(MAGIC), len(data))) != MAGIC:
         raise CorruptFile("this is not an .nqz file", section="header", offset=0)
     version = outer.take(1)[0]
-    if version != VERSION:
-        raise outer.corrupt(f"format version {version}; this nqbench reads {VERSION}", len(MAGIC))
+    if version not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
+        raise outer.corrupt(f"format version {version}; this nqbench reads {known}", len(MAGIC))
     size = outer.uint(MAX_HEADER, "the header's size")
     packed = outer.take(outer.uint(MAX_HEADER, "the header's compressed size"))
     end = outer.at
@@ -77,10 +84,10 @@ def unframe(data: bytes) -> tuple[bytes, int]:
         raise CorruptFile(f"cannot be inflated: {error}", section="header") from None
     if len(plain) != size or not inflate.eof or inflate.unused_data:
         raise CorruptFile(f"inflates to other than the {size} bytes it states", section="header")
-    return plain, outer.at
+    return plain, outer.at, version
 
 
-def _header(fields: Fields) -> Header:
+def _header(fields: Fields, version: int) -> Header:
     return Header(
         fields.text(256),
         _plugin(fields),
@@ -89,13 +96,13 @@ def _header(fields: Fields) -> Header:
         _plugin(fields),
         _plugin(fields),
         _tensors(fields),
-        tuple(_group(fields) for _ in range(fields.uint(MAX_TENSORS, "the number of groups"))),
+        tuple(_group(fields, version) for _ in range(fields.uint(MAX_TENSORS, "the number of groups"))),
         STREAMS[fields.uint(len(STREAMS) - 1, "the stream mode")],
         tuple(
             StreamEntry(fields.uint(), fields.uint()) for _ in range(fields.uint(MAX_TENSORS, "the streams' number"))
         ),
         _positions(fields),
-        tuple(fields.uint() for _ in SECTIONS),
+        tuple(fields.uint() if version > 1 or name not in SINCE_2 else 0 for name in SECTIONS),
     )
 
 
@@ -151,14 +158,36 @@ def _shape(fields: Fields) -> tuple[int, ...]:
     return shape
 
 
-def _group(fields: Fields) -> GroupEntry:
+def _group(fields: Fields, version: int) -> GroupEntry:
     form = FORMS[fields.uint(len(FORMS) - 1, "a form")]
     alphabet = fields.uint(MAX_ALPHABET, "an alphabet")
     inserted = fields.uint(MAX_ALPHABET, "an inserted symbol")
     if alphabet < 1 or inserted > alphabet + 1 or alphabet + (inserted > 0) > MAX_ALPHABET:
         raise fields.corrupt(f"an alphabet of {alphabet} with the inserted symbol {inserted - 1}")
     arrays = tuple(_array(fields) for _ in range(fields.uint(MAX_ARRAYS, "the number of arrays")))
-    return GroupEntry(form, alphabet, arrays, inserted - 1 if inserted else None)
+    structure = _structure(fields) if version > 1 and fields.uint(1, "a structure") else None
+    return GroupEntry(form, alphabet, arrays, inserted - 1 if inserted else None, structure)
+
+
+def _structure(fields: Fields) -> StructureEntry:
+    dimension, summed, table = fields.uint(), bool(fields.uint(1, "a sum")), fields.word()
+    hadamard = fields.uint(1 << 20, "a transform's block")
+    seed = fields.uint() if hadamard else 0
+    arrays = []
+    for _ in range(fields.uint(len(ARRAYS), "the number of arrays")):
+        name, per, codes = ARRAYS[fields.uint(len(ARRAYS) - 1, "an array")], _per(fields), fields.uint(1 << 16, "codes")
+        arrays.append((name, Array(per, codes, _per(fields)) if codes else Array(per)))
+    if len({name for name, _ in arrays}) != len(arrays):
+        raise fields.corrupt("an array is declared twice")
+    return StructureEntry(dimension, summed, table, hadamard, seed, tuple(arrays))
+
+
+def _per(fields: Fields) -> Per:
+    start, by = fields.at, BYS[fields.uint(len(BYS) - 1, "a granularity")]
+    size = fields.uint(MAX_ELEMENTS, "a granularity") if by in ("axis", "block") else 0
+    if by == "block" and not size:
+        raise fields.corrupt("blocks of no weight", start)
+    return Per(by, size)
 
 
 def _array(fields: Fields) -> ArrayEntry:

@@ -6,7 +6,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral
@@ -28,8 +28,9 @@ from nqbench.api import (
     Quantized,
     Quantizer,
     Stream,
+    StreamSpec,
 )
-from nqbench.container.fields import put_signed
+from nqbench.container.fields import put_int, put_signed
 from nqbench.container.forms import check_form, place_for_zero
 from nqbench.container.header import (
     ALIAS,
@@ -59,6 +60,7 @@ from nqbench.container.layout import (
 )
 from nqbench.container.packing import crc, pack
 from nqbench.container.raw import tensor_bytes, written
+from nqbench.container.structures import array_spec, as_symbols, code_dtype, entry_of, placed
 from nqbench.container.unpacking import unpack
 from nqbench.registry import Registry
 from nqbench.version import __version__
@@ -208,14 +210,15 @@ def _replace(path: Path, data: bytes) -> None:
 def _symbols(file: _File, contents: Contents, *, dense: bool) -> tuple[list[GroupEntry], list[StreamEntry], str]:
     entries, layouts, symbols = [], [], []
     for group in contents.groups:
-        quantized = cpu(group.quantized)
-        check_form(quantized, len(group.names))
         masks = [_mask(contents, name) for name in group.names]
+        shapes = [tuple(contents.shapes[name]) for name in group.names]
+        quantized = placed(cpu(group.quantized), shapes, masks)
+        check_form(quantized, len(group.names))
         merges = dense and any(mask is not None for mask in masks)
         inserted = place_for_zero(quantized) if merges else None
-        arrays = _arrays(file.sections["codebook"], quantized)
-        entries.append(GroupEntry(quantized.form, quantized.alphabet, arrays, inserted))
-        shapes = [contents.shapes[name] for name in group.names]
+        arrays = _arrays(file, quantized, group.names, contents.coder)
+        structure = None if quantized.structure is None else entry_of(quantized.structure)
+        entries.append(GroupEntry(quantized.form, quantized.alphabet, arrays, inserted, structure))
         layouts.append(layout_of(quantized, group.names, shapes, masks, inserted, dense=dense))
         kept = tuple(math.prod(s) if m is None else int(m.sum()) for s, m in zip(shapes, masks, strict=True))
         if tuple(quantized.sizes) != kept:
@@ -241,15 +244,33 @@ def _mask(contents: Contents, name: str) -> np.ndarray | None:
     return None if mask is None else mask.cpu().numpy().astype(bool)
 
 
-def _arrays(section: bytearray, quantized: Quantized) -> tuple[ArrayEntry, ...]:
-    """Parameters, then side: their values go to the section ``codebook``."""
-    entries = []
+def _arrays(file: _File, quantized: Quantized, names: Sequence[str], coder: Coder | None) -> tuple[ArrayEntry, ...]:
+    """Parameters, then side: their values go to the section ``codebook``, those that a structure declares to
+    ``scales``."""
+    entries, section = [], file.sections["codebook"]
+    structure = quantized.structure
+    scales = structure.array_names() if structure is not None else ()
+
+    def scale(name: str, value: Tensor) -> None:
+        assert structure is not None
+        codes = structure.arrays[name].codes if name in structure.arrays else 0
+        value = value.reshape(-1).to(code_dtype(codes) if codes else structure.stored.get(name, value.dtype))
+        entries.append(ArrayEntry(name, name in quantized.parameters, value.dtype, tuple(value.shape)))
+        spec = array_spec(structure, name, names)
+        file.sections["scales"] += _scale(file, value, codes, spec, coder)
+
     for name, tensor in quantized.parameters.items():
+        if name in scales:
+            scale(name, tensor)
+            continue
         _storable(name, tensor)
-        entries.append(ArrayEntry(name, True, tensor.dtype, tuple(tensor.shape)))
-        section += tensor_bytes(tensor)
+        stored = tensor if structure is None else tensor.to(structure.stored.get(name, tensor.dtype))
+        entries.append(ArrayEntry(name, True, stored.dtype, tuple(stored.shape)))
+        section += tensor_bytes(stored)
     for name, value in quantized.side.items():
-        if isinstance(value, Tensor):
+        if name in scales and isinstance(value, Tensor):
+            scale(name, value)
+        elif isinstance(value, Tensor):
             _storable(name, value)
             entries.append(ArrayEntry(name, False, value.dtype, tuple(value.shape)))
             section += tensor_bytes(value)
@@ -267,6 +288,20 @@ def _arrays(section: bytearray, quantized: Quantized) -> tuple[ArrayEntry, ...]:
 def _storable(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in DTYPES:
         raise BadInput(f"tensor '{name}' has the dtype {tensor.dtype}, which the container cannot store")
+
+
+def _scale(file: _File, value: Tensor, codes: int, spec: StreamSpec, coder: Coder | None) -> bytes:
+    """An array's bytes: a 1 and its coded streams, or a 0 and the array, whichever is shorter."""
+    plain = b"\0" + tensor_bytes(value)
+    if coder is None or not value.numel():
+        return plain
+    coded = bytearray(b"\1")
+    for symbols in as_symbols(value, codes):
+        encoded = file.encode(coder, Stream(symbols, spec))
+        for piece in (encoded.table, encoded.payload):
+            put_int(coded, len(piece))
+        coded += encoded.table + encoded.payload
+    return bytes(coded) if len(coded) < len(plain) else plain
 
 
 def _positions(

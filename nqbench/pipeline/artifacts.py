@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nqbench.api import Group, Quantized, QuantizedModel
+from nqbench.api import Group, Quantized, QuantizedModel, Structure
 from nqbench.api.plain import apart, plain
 
 
@@ -47,6 +47,8 @@ def save_quantized(model: QuantizedModel, path: Path) -> None:
         tensors.update({f"{index}.parameters.{k}": v for k, v in q.parameters.items()})
         tensors.update({f"{index}.side.{k}": v for k, v in q.side.items() if isinstance(v, Tensor)})
         tensors.update({f"{index}.held.{k}": v for k, v in q.held.items()})
+        masks = q.structure.masks() if q.structure is not None else {}
+        tensors.update({f"{index}.masks.{k}": v for k, v in masks.items()})
         groups.append(
             {
                 "names": group.names,
@@ -57,6 +59,8 @@ def save_quantized(model: QuantizedModel, path: Path) -> None:
                 "side": {k: None if isinstance(v, Tensor) else v for k, v in q.side.items()},
                 "held": list(q.held),
                 "statistics": {k: float(v) for k, v in q.statistics.items()},
+                "structure": None if q.structure is None else q.structure.about(),
+                "masks": list(masks),
             }
         )
     save_tensors(tensors, path, {"groups": groups, "raw": list(model.raw_state)})
@@ -76,6 +80,9 @@ def load_quantized(path: Path, device: torch.device | str = "cpu") -> QuantizedM
             form=g["form"],
             held={k: tensors[f"{index}.held.{k}"] for k in g["held"]},
             statistics=g["statistics"],
+            structure=None
+            if g["structure"] is None
+            else Structure.from_about(g["structure"], {k: tensors[f"{index}.masks.{k}"] for k in g["masks"]}),
         )
         groups.append(Group(tuple(g["names"]), quantized))
     return QuantizedModel(tuple(groups), {name: tensors[f"raw.{name}"] for name in about["raw"]})

@@ -44,6 +44,7 @@ class Parts(_Part):
 
     header: int = Field(0, ge=0)
     codebook: int = Field(0, ge=0)
+    scales: int = Field(0, ge=0)
     coder_table: int = Field(0, ge=0)
     positions: int = Field(0, ge=0)
     symbols: int = Field(0, ge=0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Diagonal, Quantized, Quantizer, SecondMoments, Source
+from nqbench.container.forms import check_form
 from nqbench.testing.check import check, require
 from nqbench.testing.elsewhere import call_elsewhere
 from nqbench.testing.sources import FORMS, Part, laplace, one, pruned, source_of, typical
@@ -35,8 +36,10 @@ def sound(quantizer: Quantizer, source: Source, of: str = "") -> tuple[Quantized
 
 
 def _sound_symbols(q: Quantized, source: Source, where: str) -> None:
-    d = q.dimension
-    m = math.ceil(source.n / d)
+    m = math.ceil(source.n / q.dimension)
+    if q.structure is not None:
+        _sound_structure(q, source, where)
+        m = sum(q.structure.symbols(q.books))
     require(q.symbols.dtype == torch.int32, f"{where}symbols are {q.symbols.dtype}, not torch.int32")
     require(q.symbols.shape == (m,), f"{where}symbols have the shape {tuple(q.symbols.shape)}, not ({m},)")
     require(q.symbols.device == source.device, f"{where}symbols are on {q.symbols.device}, not on {source.device}")
@@ -46,6 +49,23 @@ def _sound_symbols(q: Quantized, source: Source, where: str) -> None:
     )
     low, high = int(q.symbols.min()), int(q.symbols.max())
     require(low >= 0 and high < q.alphabet, f"{where}symbols from {low} to {high} in an alphabet of {q.alphabet}")
+
+
+def _sound_structure(q: Quantized, source: Source, where: str) -> None:
+    """Of the source's tensors; and of no form that a file could not hold."""
+    assert q.structure is not None
+    shapes = tuple(tuple(t.shape) for t in source.tensors)
+    require(q.structure.shapes == shapes, f"{where}a structure of the shapes {q.structure.shapes}, not {shapes}")
+    for placed, tensor in zip(q.structure.tensors, source.tensors, strict=True):
+        if placed.mask is None or tensor.mask is None:
+            same = placed.mask is tensor.mask
+        else:
+            same = torch.equal(placed.mask, tensor.mask)
+        require(same, f"{where}the structure has another mask of '{tensor.name}': take Structure.of(source)")
+    try:
+        check_form(q, len(source.tensors))
+    except BadInput as error:
+        require(False, f"{where}no file can hold it: {error}")
 
 
 def _sound_extras(q: Quantized, source: Source, where: str) -> None:
@@ -114,6 +134,22 @@ def wholly_pruned_tensor(quantizer: Quantizer) -> None:
     first, last = typical()
     gone = Part("gone.weight", laplace(6, 5, seed=3), torch.zeros(6, 5, dtype=torch.bool))
     sound(quantizer, source_of(quantizer, [first, gone, last]))
+
+
+@check("quantizer")
+def movable(quantizer: Quantizer) -> None:
+    """The reconstruction is differentiable in every parameter, and takes moved ones in the place of its own."""
+    q, values = sound(quantizer, source_of(quantizer, typical()))
+    if not q.parameters:
+        return
+    moved = {name: value.clone().requires_grad_() for name, value in q.parameters.items()}
+    again = quantizer.reconstruct(q, moved)
+    require(torch.equal(again.detach(), values), "its own parameters, given, reconstruct other values")
+    for (name, value), gradient in zip(
+        moved.items(), torch.autograd.grad(again.square().sum(), list(moved.values()), allow_unused=True), strict=True
+    ):
+        used = gradient is not None and gradient.shape == value.shape
+        require(used, f"the reconstruction is not differentiable in the parameter '{name}'")
 
 
 @check("quantizer")
@@ -312,6 +348,7 @@ def portable(q: Quantized) -> Mapping[str, Any]:
     return {
         "symbols": q.symbols.cpu(), "alphabet": q.alphabet, "sizes": tuple(q.sizes), "form": q.form,
         "parameters": {name: value.cpu() for name, value in q.parameters.items()}, "side": dict(q.side),
+        "structure": q.structure,
     }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def _written(quantizer: Quantizer, parts: Sequence[Part], of: str) -> None:
     q, values = sound(quantizer, source_of(quantizer, parts, seed=5), of)
     masks = {part.name: part.mask for part in parts if part.mask is not None}
     ways: list[Positions] = [_Places()]
-    if q.dimension == 1:
+    if q.dimension == q.books == 1:
         ways.append(_Merging())
     for positions in ways:
         known = _with(quantizer, _Symbols(), *ways)

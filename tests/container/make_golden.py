@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nqz_kit import G, Recipe, T, build, kit_registry
+from nqz_kit import G, Recipe, S, T, build, kit_registry
 
-from nqbench.container import Decoded, decode, encode, sections_of
+from nqbench.container import SECTIONS, Decoded, decode, encode, sections_of
 from nqbench.pipeline.artifacts import content_hash
 
 FOLDER = Path(__file__).parent / "golden"
@@ -29,6 +29,16 @@ MIXED = (
     T(alias=0), T((3,), None, torch.float64),
 )  # fmt: skip
 CODERS = ("raw", "huffman", "rans", "lzw", "bzip2", "zlib", "xz", "zstd")
+
+HALF = torch.float16
+SCALAR_RULES = (("nf4", 16), ("fp4", 15), ("e4m3", 253), ("e5m2", 247), ("int", 9))
+
+
+def _S(form: str, *, k: int = 5, d: int = 1, zero_level: bool = False, **fields: Any) -> G:
+    """A group with a structure; arrays and the fields of ``S`` by name."""
+    of_s = {name: fields.pop(name) for name in ("stored", "books", "summed", "table", "hadamard") if name in fields}
+    return G(form, alphabet=k, d=d, zero=zero_level, structure=S(tuple(fields.items()), **of_s))
+
 
 RECIPES = {
     **{f"coder-{name}": Recipe(NET, coder=name, groups=(G(alphabet=5),), seed=1) for name in CODERS},
@@ -65,6 +75,33 @@ RECIPES = {
     ),
     "streams-joint": Recipe((T(group=0), T(group=1)), (G(), G(alphabet=9)), streams="joint"),
     "streams-per-tensor": Recipe(PRUNED, streams="per-tensor", coder="huffman"),
+    "structure-channel": Recipe(NET, (_S("lookup", scale=("axis", 0)),)),
+    "structure-blocks": Recipe(
+        PRUNED, (_S("grid", step=("block", 4), zero=("block", 4), stored=HALF),), positions="gaps"
+    ),
+    "structure-blocks-merged": Recipe(PRUNED, (_S("grid", step=("block", 3), zero_level=True),)),
+    "structure-shift": Recipe(PRUNED, (_S("lookup", scale=("column", 0), shift=("tensor", 0)),)),
+    "structure-codes": Recipe(
+        (T((4, 40)), T((3, 7, 5))),
+        (_S("lookup", scale=("block", 4, 64, "block", 16), shift=("block", 8, 256, "tensor", 0), stored=HALF),),
+    ),
+    "structure-coded-scales": Recipe(
+        (T((30, 40)),), (_S("lookup", scale=("block", 2, 4, "all", 0), equalize=("axis", 1)),), coder="rans"
+    ),
+    "structure-product": Recipe(PRUNED, (_S("lookup", d=2, books=3),), positions="kit-bitmap", streams="per-tensor"),
+    "structure-residual": Recipe(
+        NET, (_S("lookup", d=3, books=2, summed=True, scale=("axis", 0), stored=torch.bfloat16),)
+    ),
+    **{f"structure-table-{n}": Recipe(NET, (_S("lookup", k=k, scale=("block", 2), table=n),)) for n, k in SCALAR_RULES},
+    "structure-table-zd": Recipe(NET, (_S("lookup", k=60, d=3, table="zd"),)),
+    "structure-table-d4": Recipe(NET, (_S("lookup", k=200, d=4, table="d4", scale=("tensor", 0)),)),
+    "structure-table-e8": Recipe(NET, (_S("lookup", k=400, d=8, table="e8", scale=("all", 0)),)),
+    "structure-hadamard": Recipe(
+        PRUNED, (_S("dithered-grid", step=("axis", 0), equalize=("column", 0), hadamard=4),), positions="gaps"
+    ),
+    "structure-dithered-vectors": Recipe(NET, (_S("dithered", d=2, k=9, scale=("axis", 1)),)),
+    "structure-plugin": Recipe(NET, (_S("plugin", scale=("axis", 0)),)),
+    "structure-beside-plain": Recipe((T(group=0), T(group=1)), (_S("lookup", scale=("axis", 0)), G()), streams="joint"),
     "state-others-codes": Recipe(
         (T((4, 6)), T((9,), None), T((3,), None), T((2, 4), None, torch.float64), T((7,), None, trainable=False)),
         unquantized="uint8-all",
@@ -86,7 +123,9 @@ def facts(decoded: Decoded) -> dict[str, Any]:
         "plugins": [plugin.name for plugin in header.plugins],
         "groups": [[g.form, g.alphabet, g.inserted, [a.name for a in g.arrays]] for g in header.groups],
         "streams": [header.stream_mode, *([s.table, s.payload] for s in header.streams)],
-        "sections": list(header.sections),
+        "sections": [
+            s for name, s in zip(SECTIONS, header.sections, strict=True) if header.version > 1 or name != "scales"
+        ],
     }
 
 

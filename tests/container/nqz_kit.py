@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from nqbench.api import Codec, Coder, CorruptFile, Group, Positions, Quantized, Quantizer, Stream
+from nqbench.api import (
+    Array,
+    Codec,
+    Coder,
+    CorruptFile,
+    Group,
+    Per,
+    Placed,
+    Positions,
+    Quantized,
+    Quantizer,
+    Stream,
+    Structure,
+)
 from nqbench.api.philox import dither
+from nqbench.api.tables import table_of
 from nqbench.container import Contents
 from nqbench.registry import Registered, Registry, registry
 
@@ -123,6 +138,19 @@ class T:
 
 
 @dataclass(frozen=True)
+class S:
+    """A group's structure. arrays: name -> (by, size), or (by, size, codes, by of the units, their size). stored: of
+    the scales and the codebook. books: codebooks."""
+
+    arrays: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    stored: torch.dtype = torch.float32
+    books: int = 1
+    summed: bool = False
+    table: str = ""
+    hadamard: int = 0
+
+
+@dataclass(frozen=True)
 class G:
     """A group. d: weights a symbol, 1 with a codebook (k,); scale: none, one, each (one a tensor), number."""
 
@@ -134,6 +162,7 @@ class G:
     zero: bool = False
     ordered: bool = True
     movable: bool = True
+    structure: S | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +193,8 @@ def build(recipe: Recipe) -> tuple[Contents, dict[str, torch.Tensor]]:
         if not chosen:
             continue
         members = {names[i]: recipe.tensors[i] for i in chosen}
-        quantized, kept = _quantize(rng, g, members, masks)
+        make = _quantize if g.structure is None else structured
+        quantized, kept = make(rng, g, members, masks)
         groups.append(Group(tuple(members), quantized))
         for name, values in kept.items():
             whole = np.zeros(members[name].shape, dtype=np.float32)
@@ -260,6 +290,174 @@ def _quantize(
     values = values + np.float32(0)
     quantized = Quantized(torch.from_numpy(symbols), g.alphabet, tuple(sizes), parameters, side, g.form)  # type: ignore[arg-type]
     return quantized, dict(zip(members, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def structured(
+    rng: np.random.Generator, g: G, members: Mapping[str, T], masks: Mapping[str, torch.Tensor]
+) -> tuple[Quantized, dict[str, np.ndarray]]:
+    """The same of a result with a structure, weight by weight, by the formula of ``nqbench.api.structure``."""
+    s, d = g.structure, g.d
+    assert s is not None
+    shapes = [t.shape for t in members.values()]
+    kept = [masks[n].numpy() if n in masks else np.ones(t.shape, dtype=bool) for n, t in members.items()]
+    narrow = {} if s.stored == torch.float32 else {"codebook": s.stored}
+    f32 = np.float32
+    parameters: dict[str, torch.Tensor] = {}
+    side: dict[str, torch.Tensor | int | float] = {}
+    arrays, entries = {}, {}
+    for name, (by, size, *coded) in s.arrays:
+        per = [_entry_of(by, size, shape) for shape in shapes]
+        counts = [int(p.max()) + 1 if p.size else 0 for p in per]
+        offsets = [0] * len(per) if by == "all" else np.cumsum([0, *counts[:-1]]).tolist()
+        total = max([1, *counts]) if by == "all" else sum(counts)
+        if coded:
+            codes, unit_by, unit_size = coded
+            arrays[name] = Array(Per(by, size), codes, Per(unit_by, unit_size))
+            code = rng.integers(0, codes, total)
+            side[name] = torch.from_numpy(code).to(torch.uint8 if codes <= 256 else torch.int32)
+            units = [_entry_of(unit_by, unit_size, shape) for shape in shapes]
+            unit_counts = [int(p.max()) + 1 if p.size else 0 for p in units]
+            unit_at = [0] * len(units) if unit_by == "all" else np.cumsum([0, *unit_counts[:-1]]).tolist()
+            unit_total = 1 if unit_by == "all" else sum(unit_counts)
+            unit = torch.from_numpy(rng.uniform(-0.1, 0.1, unit_total).astype(f32))
+            parameters[f"{name}_unit"] = unit
+            if s.stored != torch.float32:
+                narrow[f"{name}_unit"] = s.stored
+            rounded = unit.to(s.stored).float().numpy()
+            entries[name] = [
+                np.array([rounded[u + ua] * f32(code[e + ea]) for e, u in zip(p, q, strict=True)], dtype=f32)
+                for p, q, ea, ua in zip(per, units, offsets, unit_at, strict=True)
+            ]
+            continue
+        arrays[name] = Array(Per(by, size))
+        value = torch.from_numpy(rng.uniform(-2, 2, total).astype(f32))
+        if g.movable:
+            parameters[name] = value
+            if s.stored != torch.float32:
+                narrow[name] = s.stored
+        else:
+            value = value.to(s.stored)
+            side[name] = value
+        rounded = value.to(s.stored).float().numpy()
+        entries[name] = [rounded[p + at] for p, at in zip(per, offsets, strict=True)]
+    grid = g.form in ("grid", "dithered-grid")
+    seed = int(rng.integers(0, 1 << 63))
+    if grid:
+        side["offset"] = -int(rng.integers(0, g.alphabet)) if g.zero else -g.alphabet / 2 + 0.25
+    elif not s.table and g.form != "plugin":
+        shape = (s.books, g.alphabet, d) if s.books > 1 else (g.alphabet, d) if d > 1 else (g.alphabet,)
+        book = rng.normal(size=shape).astype(f32)
+        if g.zero:
+            book.reshape(-1, d)[1 % g.alphabet] = 0
+        book = np.sort(book) if g.ordered and d == 1 and s.books == 1 else book
+        parameters["codebook"] = torch.from_numpy(book)
+        table = parameters["codebook"].to(s.stored).float().numpy().reshape(s.books, g.alphabet, d)
+    elif s.table:
+        table = table_of(s.table, g.alphabet, d).reshape(1, g.alphabet, d)
+        narrow.pop("codebook", None)
+    if s.table or grid:
+        narrow.pop("codebook", None)
+    if g.form == "plugin":
+        parameters["slope"] = torch.tensor([0.5])
+        side["shift"] = -1.25
+        table = np.arange(g.alphabet, dtype=f32).reshape(1, -1, 1) * f32(0.5) + f32(-1.25)
+        entries.clear()
+    if g.form.startswith("dithered"):
+        side["seed"] = seed
+    if g.form == "dithered":
+        side["dither_step"] = float(rng.uniform(0, 1))
+    symbols: list[int] = []
+    values = {}
+    for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
+        rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1) if kept[t].size else kept[t].reshape(1, 0)
+        mine: list[np.float32] = []
+        for row in rows:
+            left = int(row.sum())
+            at = 0
+            while left > 0:
+                drawn = rng.integers(0, g.alphabet, s.books if s.summed else 1).tolist()
+                if grid:
+                    vector = [f32(drawn[0]) + f32(side["offset"])]
+                elif s.summed:
+                    vector = list(table[0, drawn[0]])
+                    for m in range(1, s.books):
+                        vector = [a + b for a, b in zip(vector, table[m, drawn[m]], strict=True)]
+                else:
+                    vector = list(table[at % s.books, drawn[0]])
+                mine += vector[: min(d, left)]
+                symbols += drawn
+                left -= d
+                at += 1
+        own = np.array(mine, dtype=f32)
+        if g.form == "dithered-grid":
+            own = own - dither(seed, 1.0, own.size).numpy()
+        places = np.flatnonzero(kept[t].reshape(-1))
+        for array, operation in (
+            ("zero", np.subtract),
+            ("step", np.multiply),
+            ("scale", np.multiply),
+            ("shift", np.add),
+        ):
+            if array in entries:
+                own = operation(own, entries[array][t][places])
+        values[name] = own
+    if g.form == "dithered":
+        u = dither(seed, side["dither_step"], len(symbols)).numpy()  # type: ignore[arg-type]
+        at = 0
+        for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
+            rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1)
+            drawn = [at + np.arange(int(row.sum())) // d + np.cumsum([0, *(-(-rows.sum(1) // d))])[i]
+                     for i, row in enumerate(rows)]  # fmt: skip
+            values[name] = values[name] - u[np.concatenate(drawn)]
+            at += int((-(-rows.sum(1) // d)).sum())
+    for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
+        if s.hadamard:
+            rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1)
+            values[name] = unhadamard(values[name], rows.sum(1).tolist(), s.hadamard, seed)
+        if "equalize" in entries:
+            values[name] = values[name] * entries["equalize"][t][np.flatnonzero(kept[t].reshape(-1))]
+        values[name] = values[name] + f32(0)
+    placed = tuple(Placed(t.shape, masks.get(n)) for n, t in members.items())
+    structure = Structure(placed, arrays, narrow, d, s.summed, s.table, s.hadamard, seed if s.hadamard else 0)
+    sizes = tuple(int(k.sum()) for k in kept)
+    array = torch.tensor(symbols, dtype=torch.int32)
+    return Quantized(array, g.alphabet, sizes, parameters, side, g.form, structure=structure), values  # type: ignore[arg-type]
+
+
+def _entry_of(by: str, size: int, shape: tuple[int, ...]) -> np.ndarray:
+    """(numel,) each place's entry, counted from 0 in its tensor."""
+    numel = int(np.prod(shape, dtype=np.int64))
+    if by in ("all", "tensor"):
+        return np.zeros(numel, dtype=np.int64)
+    if by == "axis":
+        return np.indices(shape)[size].reshape(-1)
+    rows = shape[0] if len(shape) > 1 else 1
+    length = numel // rows if rows else 0
+    place = np.arange(numel)
+    column = place % length if length else place
+    return column if by == "column" else place // length * -(-length // size) + column // size if length else place
+
+
+def unhadamard(values: np.ndarray, lengths: Sequence[int], block: int, seed: int) -> np.ndarray:
+    """Block by block, stage by stage."""
+    sign = np.sign(dither(seed, 1.0, values.size).numpy())
+    out, at = [], 0
+    for length in lengths:
+        left, size = length, block
+        while left:
+            while size > left:
+                size //= 2
+            x = values[at : at + size].copy()
+            stride = 1
+            while stride < size:
+                for first in range(size):
+                    if not first & stride:
+                        a, b = x[first], x[first + stride]
+                        x[first], x[first + stride] = a + b, a - b
+                stride *= 2
+            out += list(x * np.float32(size**-0.5) if size > 1 else x)
+            at, left = at + size, left - size
+    return np.array(out, dtype=np.float32) * sign
 
 
 def in_eight_bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,9 @@ import zlib
 
 import numpy as np
 
+ARRAYS = ("scale", "step", "zero", "shift", "equalize")
 DTYPES = ("<f4", "<f2", "bfloat16", "<f8", "<i8", "<i4", "<i2", "<i1", "<u1", "?")
-SECTIONS = ("codebook", "coder_table", "positions", "symbols", "raw_parameters", "raw_buffers")
+SECTIONS = ("codebook", "scales", "coder_table", "positions", "symbols", "raw_parameters", "raw_buffers")
 
 
 class Cursor:
@@ -68,7 +69,9 @@ def crc(data):
 
 
 def header_of(file, specification):
-    assert file.take(4) == b"NQZ\x01"
+    assert file.take(3) == b"NQZ"
+    version = file.u8()
+    assert version in (1, 2)
     plain, packed = file.int(), file.int()
     inflated = zlib.decompressobj(-15, zdict=dictionary(specification)).decompress(file.take(packed))
     assert len(inflated) == plain
@@ -102,18 +105,84 @@ def header_of(file, specification):
         for _ in range(h.int()):
             name, tag = h.text(), h.u8()
             g["arrays"].append((name, tag, h.sizes() if tag < 32 else ()))
+        g["structure"] = structure_of(h) if version == 2 and h.u8() else None
         header["groups"].append(g)
     header["mode"] = h.u8()
     header["streams"] = [(h.int(), h.int()) for _ in range(h.int())]
     header["positions"] = (h.int(), h.int(), h.int(), h.int()) if h.u8() else None
     header["sections"] = {}
-    for name, size in zip(SECTIONS, [h.int() for _ in SECTIONS], strict=True):
+    present = [name for name in SECTIONS if version == 2 or name != "scales"]
+    header["sections"]["scales"] = b""
+    for name, size in zip(present, [h.int() for _ in present], strict=True):
         data = file.take(size)
         assert not size or file.take(4) == crc(data)
         header["sections"][name] = data
     assert h.at == len(inflated)
     assert file.at == len(file.data)
     return header
+
+
+def structure_of(h):
+    """What follows a group's arrays in version 2."""
+    s = {"d": h.int(), "summed": h.u8(), "table": h.text(), "hadamard": h.int(), "arrays": {}}
+    s["seed"] = h.int() if s["hadamard"] else 0
+    for _ in range(h.int()):
+        name, per, codes = ARRAYS[h.u8()], granularity_of(h), h.int()
+        s["arrays"][name] = {"per": per, "codes": codes, "unit": granularity_of(h) if codes else None}
+    return s
+
+
+def granularity_of(h):
+    by = h.u8()
+    return by, h.int() if by in (2, 4) else 0
+
+
+def rows_of(shape):
+    rows = shape[0] if len(shape) > 1 else 1
+    return rows, math.prod(shape) // rows if rows else 0
+
+
+def entry_of(per, shape, place):
+    """Number of a place's entry in its tensor."""
+    by, size = per
+    length = rows_of(shape)[1]
+    if by < 2:
+        return 0
+    if by == 2:
+        return place // math.prod(shape[size + 1 :]) % shape[size]
+    row, column = divmod(place, length)
+    return column if by == 3 else row * math.ceil(length / size) + column // size
+
+
+def entries_of(per, shapes):
+    """(first entry of each tensor, entries of all)."""
+    if per[0] == 0:
+        return [0] * len(shapes), 1
+    firsts, at = [], 0
+    for shape in shapes:
+        firsts.append(at)
+        places = math.prod(shape)
+        if places and per[0] == 2:
+            at += shape[per[1]]
+        elif places:
+            at += entry_of(per, shape, places - 1) + 1
+    return firsts, at
+
+
+def scale_of(scales, kind, count, codes):
+    """(count,) an array of the section ``scales``."""
+    kind = kind & 15
+    if not scales.u8():
+        return scales.array(kind, (count,))
+    streams = []
+    for _ in range(1 if codes else 4 if kind == 0 else 2):
+        table, payload = scales.int(), scales.int()
+        assert not table
+        streams.append(raw_coder(scales.take(payload), codes or 256, count))
+    if codes:
+        return np.array(streams[0])
+    data = b"".join(bytes(entry[::-1]) for entry in zip(*streams, strict=True))
+    return Cursor(data).array(kind, (count,))
 
 
 def raw_coder(payload, alphabet, count):
@@ -160,10 +229,14 @@ def philox(seed, j):
     return x[0]
 
 
-def arrays_of(book, group):
+def arrays_of(book, scales, group):
     found = {}
+    declared = group["structure"]["arrays"] if group["structure"] else {}
     for name, tag, shape in group["arrays"]:
-        if tag == 32:
+        whole = name.removesuffix("_unit")
+        if whole in declared and (name == whole or declared[whole]["codes"]):
+            found[name] = scale_of(scales, tag, shape[0], declared[whole]["codes"] if name == whole else 0)
+        elif tag == 32:
             found[name] = book.signed()
         elif tag == 33:
             found[name] = struct.unpack("<d", book.take(8))[0]
@@ -199,6 +272,119 @@ def kept_values(group, arrays, symbols, sizes):
     return np.array(values, dtype="<f4") + f32(0)
 
 
+def table_of(rule, k, d):
+    """(k, d), from the docstring of nqbench.api.tables, by brute force; NF4's numbers are that module's."""
+    if rule == "nf4":
+        from nqbench.api.tables import NF4
+
+        return np.array(NF4, dtype="<f4")[:, None]
+    if rule == "int":
+        return np.array([[s - k // 2] for s in range(k)], dtype="<f4")
+    if rule in ("fp4", "e4m3", "e5m2"):
+        mantissa, bias, last, most = {"fp4": (1, 1, 3, 1), "e4m3": (3, 7, 15, 6), "e5m2": (2, 15, 30, 3)}[rule]
+        found = set()
+        for e, m in itertools.product(range(last + 1), range(2**mantissa)):
+            if e < last or m <= most:
+                value = (2**mantissa * (e > 0) + m) * 2.0 ** (max(e, 1) - bias - mantissa)
+                found |= {value, -value + 0.0}
+        return np.array(sorted(found), dtype="<f4")[:, None]
+    radius = 2
+    while True:
+        steps = [x / 2 for x in range(-2 * radius, 2 * radius + 1)] if rule == "e8" else range(-radius, radius + 1)
+        if rule == "e8":
+            points = [p for half in (0, 0.5) for p in itertools.product([x for x in steps if x % 1 == half], repeat=d)]
+        else:
+            points = list(itertools.product(steps, repeat=d))
+        if rule != "zd":
+            points = [p for p in points if sum(p) % 2 == 0]
+        points = sorted((sum(x * x for x in p), p) for p in points)
+        if len(points) > k and points[k - 1][0] < (radius + 0.5) ** 2:
+            return np.array([p for _, p in points[:k]], dtype="<f4")
+        radius += 1
+
+
+def structured_values(group, arrays, symbols, sizes, members, kept):
+    """float32 values of the kept weights of a group with a structure."""
+    s, d, f32 = group["structure"], group["structure"]["d"], np.float32
+    shapes = [t["shape"] for t in members]
+    grid = group["form"] in (1, 4)
+    book = np.asarray(arrays["codebook"]).astype("<f4") if "codebook" in arrays else None
+    books = book.shape[0] if book is not None and book.ndim == 3 else 1
+    if s["table"]:
+        book = table_of(s["table"], group["k"], d)
+    table = None if grid else book.reshape(books, group["k"], d)
+    source, out, j = iter(symbols), [], 0
+    for t, (shape, size, mask) in enumerate(zip(shapes, sizes, kept, strict=True)):
+        rows, length = rows_of(shape)
+        places = np.flatnonzero(mask)
+        values, vectors = [], []
+        lengths = [int(np.sum(places // length == r)) if length else 0 for r in range(rows)]
+        for left in lengths:
+            for vector in range(math.ceil(left / d)):
+                if grid:
+                    new = [f32(next(source)) + f32(arrays["offset"])]
+                else:
+                    new = list(table[vector % books if not s["summed"] else 0, next(source)])
+                    for m in range(1, books if s["summed"] else 1):
+                        new = [a + b for a, b in zip(new, table[m, next(source)], strict=True)]
+                new = new[: left - vector * d]
+                values += new
+                vectors += [j] * len(new)
+                j += 1
+        if group["form"] == 4:
+            x = [f32(((philox(arrays["seed"], i) >> 8) + 0.5) / 2**24 - 0.5) for i in range(size)]
+            values = [v - u for v, u in zip(values, x, strict=True)]
+
+        def array(name, places=places, shape=shape, t=t):
+            declared = s["arrays"][name]
+            per, first = declared["per"], entries_of(declared["per"], shapes)[0][t]
+            entry = [entry_of(per, shape, int(p)) for p in places]
+            if not declared["codes"]:
+                return [f32(arrays[name][first + e]) for e in entry]
+            unit, unit_first = declared["unit"], entries_of(declared["unit"], shapes)[0][t]
+            return [
+                f32(arrays[name + "_unit"][unit_first + entry_of(unit, shape, int(p))]) * f32(arrays[name][first + e])
+                for e, p in zip(entry, places, strict=True)
+            ]
+
+        if "zero" in s["arrays"]:
+            values = [v - z for v, z in zip(values, array("zero"), strict=True)]
+        for name in ("scale", "step"):
+            if name in s["arrays"]:
+                values = [v * z for v, z in zip(values, array(name), strict=True)]
+        if "shift" in s["arrays"]:
+            values = [v + z for v, z in zip(values, array("shift"), strict=True)]
+        if group["form"] == 2:
+            x = [philox(arrays["seed"], i) >> 8 for i in vectors]
+            values = [
+                v - f32(arrays["dither_step"] * ((u + 0.5) / 2**24 - 0.5)) for v, u in zip(values, x, strict=True)
+            ]
+        if s["hadamard"]:
+            values = transformed_back(values, lengths, s["hadamard"], s["seed"])
+        if "equalize" in s["arrays"]:
+            values = [v * z for v, z in zip(values, array("equalize"), strict=True)]
+        out += values
+    return np.array(out, dtype="<f4") + f32(0)
+
+
+def transformed_back(values, lengths, block, seed):
+    out, at = [], 0
+    for left in lengths:
+        size = block
+        while left:
+            while size > left:
+                size //= 2
+            x, stride = list(values[at : at + size]), 1
+            while stride < size:
+                for i in range(size):
+                    if not i & stride:
+                        x[i], x[i + stride] = x[i] + x[i + stride], x[i] - x[i + stride]
+                stride *= 2
+            out += [v * np.float32(size**-0.5) for v in x]
+            at, left = at + size, left - size
+    return [v if philox(seed, i) >> 31 else -v for i, v in enumerate(out)]
+
+
 def decode(data, specification):
     """name -> array, in the state's order."""
     header = header_of(Cursor(data), specification)
@@ -206,14 +392,26 @@ def decode(data, specification):
     members = [[t for t in tensors if t.get("group") == i] for i in range(len(header["groups"]))]
     pruned = [t for group in members for t in group if t["pruned"]]
     masks = masks_of(header, pruned) if pruned else {}
-    book = Cursor(sections["codebook"])
-    arrays = [arrays_of(book, group) for group in header["groups"]]
+    book, scales = Cursor(sections["codebook"]), Cursor(sections["scales"])
+    arrays = [arrays_of(book, scales, group) for group in header["groups"]]
     d = [a["codebook"].shape[1] if np.ndim(a.get("codebook")) == 2 else 1 for a in arrays]
+    structures = [group["structure"] for group in header["groups"]]
 
     def count(t):
         return math.prod(t["shape"]) if masks is None or not t["pruned"] else int(masks[t["name"]].sum())
 
-    counts = [math.ceil(sum(map(count, of)) / dim) for of, dim in zip(members, d, strict=True)]
+    def symbols_of(t, s, found):
+        """Symbols of a tensor of a group with a structure."""
+        rows, length = rows_of(t["shape"])
+        all_kept = masks is None or not t["pruned"]
+        kept = [length] * rows if all_kept else masks[t["name"]].reshape(rows, length).sum(1).tolist()
+        books = found["codebook"].shape[0] if s["summed"] else 1
+        return books * sum(math.ceil(k / s["d"]) for k in kept)
+
+    counts = [
+        sum(symbols_of(t, s, a) for t in of) if s else math.ceil(sum(map(count, of)) / dim)
+        for of, dim, s, a in zip(members, d, structures, arrays, strict=True)
+    ]
     ks = [g["k"] + (g["inserted"] >= 0) for g in header["groups"]]
     if header["mode"] == 0:
         wanted = [(max(ks), sum(counts))]
@@ -221,7 +419,11 @@ def decode(data, specification):
         wanted = list(zip(ks, counts, strict=True))
     else:
         sole = [len(of) == 1 for of in members]
-        wanted = [(ks[i], counts[i] if sole[i] else count(t)) for i, of in enumerate(members) for t in of]
+        wanted = [
+            (ks[i], counts[i] if sole[i] else symbols_of(t, structures[i], arrays[i]) if structures[i] else count(t))
+            for i, of in enumerate(members)
+            for t in of
+        ]
     assert header["plugins"][1][0] == "raw"
     payloads, everything = Cursor(sections["symbols"]), []
     for (_, size), (k, n) in zip(header["streams"], wanted, strict=True):
@@ -239,7 +441,11 @@ def decode(data, specification):
                 at += size
             symbols = [s - (s > group["inserted"]) for s in symbols if s != group["inserted"]]
         sizes = [int(own[t["name"]].sum()) if t["name"] in own else math.prod(t["shape"]) for t in of]
-        values = kept_values(group, found, symbols, sizes)
+        if group["structure"]:
+            all_masks = [own.get(t["name"], np.ones(math.prod(t["shape"]), dtype=bool)) for t in of]
+            values = structured_values(group, found, symbols, sizes, of, all_masks)
+        else:
+            values = kept_values(group, found, symbols, sizes)
         for t, part in zip(of, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
             whole = np.zeros(math.prod(t["shape"]), dtype="<f4")
             whole[own.get(t["name"], slice(None))] = part

@@ -18,7 +18,7 @@ GOLDEN = json.loads(ABOUT.read_text())
 PLAIN = [
     name
     for name, about in GOLDEN.items()
-    if about["plugins"][1] == "raw" and about["plugins"][4] in ("", "raw") and name != "form-plugin"
+    if about["plugins"][1] == "raw" and about["plugins"][4] in ("", "raw") and not name.endswith("-plugin")
 ]
 """Files whose every coder is ``raw``."""
 DETERMINISTIC = [

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nqbench.api.quantized import Quantized
 from nqbench.api.quantized_model import Group
+from nqbench.api.structure import Structure
 from nqbench.api.toolkit.paths import written_whole
 
 
@@ -28,6 +29,8 @@ def save_groups(
         stored[f"{index}/symbols"] = q.symbols
         for part, values in (("parameters", q.parameters), ("held", q.held), ("side", q.side)):
             stored |= {f"{index}/{part}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        masks = q.structure.masks() if q.structure is not None else {}
+        stored |= {f"{index}/masks/{k}": v for k, v in masks.items()}
         described.append(
             {
                 "names": group.names,
@@ -36,6 +39,7 @@ def save_groups(
                 "form": q.form,
                 "side": {k: v for k, v in q.side.items() if not isinstance(v, Tensor)},
                 "statistics": dict(q.statistics),
+                "structure": None if q.structure is None else q.structure.about(),
             }
         )
     metadata = {"groups": json.dumps(described), "notes": json.dumps(dict(notes or {}))}
@@ -67,6 +71,7 @@ def load_groups(path: Path, device: torch.device) -> tuple[tuple[Group, ...], di
             said["form"],
             under("held"),
             said["statistics"],
+            None if said.get("structure") is None else Structure.from_about(said["structure"], under("masks")),
         )
         groups.append(Group(tuple(said["names"]), quantized))
     tensors = {k.removeprefix("tensor/"): v for k, v in stored.items() if k.startswith("tensor/")}

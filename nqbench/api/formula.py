@@ -1,0 +1,217 @@
+"""The values of a result that has a structure, by the formula of ``nqbench.api.structure``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nqbench.api.errors import BadInput
+from nqbench.api.granularity import Per, rows_of
+from nqbench.api.hadamard import rotate_back
+from nqbench.api.philox import dither, unit_dither
+from nqbench.api.structure import UNIT, Placed, Structure, as_stored, units_of_codes
+from nqbench.api.tables import table_of
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+
+
+class Result(Protocol):
+    """What the formula reads of a ``Quantized``."""
+
+    @property
+    def symbols(self) -> Tensor: ...
+
+    @property
+    def alphabet(self) -> int: ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def side(self) -> Mapping[str, Tensor | int | float]: ...
+
+    @property
+    def form(self) -> str: ...
+
+    def find(self, name: str) -> Tensor | int | float | None: ...
+
+
+def values_of(q: Result, structure: Structure) -> Tensor:
+    """(n,) float32, differentiable in the parameters. Raises BadInput where symbols and weights do not fit."""
+    table = codebook_of(q, structure)
+    books = table.shape[0] if table is not None else 1
+    counts = structure.symbols(books)
+    if q.symbols.numel() != sum(counts):
+        raise BadInput(f"{q.symbols.numel()} symbols where these rows have {sum(counts)}")
+    u: Tensor | None = None
+    if table is None:
+        flat = q.symbols.to(torch.float32) + float(q.side["offset"])
+        if q.form == "dithered-grid":
+            flat = flat - unit_dither(int(q.side["seed"]), q.sizes, flat.device)
+    else:
+        flat = _looked_up(q.symbols, table, structure, counts)
+        if q.form == "dithered":
+            u = dither(int(q.side["seed"]), float(q.side["dither_step"]), q.symbols.numel(), flat.device)
+            u = u if structure.dimension == 1 else _kept(u.repeat_interleave(structure.dimension), structure)
+    flat = _with(q, structure, "zero", flat, torch.sub)
+    flat = _with(q, structure, "step" if table is None else "scale", flat, torch.mul)
+    flat = _with(q, structure, "shift", flat, torch.add)
+    if u is not None:
+        flat = flat - u
+    if structure.hadamard:
+        parts = torch.split(flat, list(q.sizes))
+        back = [
+            rotate_back(part, t.lengths(), structure.hadamard, structure.seed)
+            for part, t in zip(parts, structure.tensors, strict=True)
+        ]
+        flat = _joined(back)
+    return _with(q, structure, "equalize", flat, torch.mul)
+
+
+def codebook_of(q: Result, structure: Structure) -> Tensor | None:
+    """(m, k, d) float32 as stored, by its rule if it has one; None for the grids."""
+    if q.form in ("grid", "dithered-grid"):
+        return None
+    d = structure.dimension
+    if structure.table:
+        table = torch.from_numpy(table_of(structure.table, q.alphabet, d).copy()).to(q.symbols.device)
+        return table.reshape(1, q.alphabet, d)
+    found = q.find("codebook")
+    if not isinstance(found, Tensor):
+        raise BadInput(f"form '{q.form}' needs a tensor 'codebook' in parameters or side, or a table by rule")
+    shape = found.shape if found.dim() == 3 else (1, *found.shape) if found.dim() == 2 else (1, *found.shape, 1)
+    return as_stored(found, structure.stored.get("codebook")).reshape(shape)
+
+
+def _looked_up(symbols: Tensor, table: Tensor, structure: Structure, counts: tuple[int, ...]) -> Tensor:
+    """(n,) float32: the table's values of all kept weights."""
+    m, k, d = table.shape
+    if m == 1:
+        index = symbols
+    elif structure.summed:
+        index = symbols + k * (torch.arange(symbols.numel(), device=symbols.device) % m)
+    else:
+        index = symbols + k * (_within_row(structure, counts, symbols.device) % m)
+    rows = table.reshape(m * k, d)
+    # index_select is twice as fast, but its gradient on a GPU adds in any order
+    chosen = rows[index.long()] if table.requires_grad else rows.index_select(0, index)
+    if structure.summed and m > 1:
+        chosen = chosen.reshape(-1, m, d)
+        total = chosen[:, 0]
+        for book in range(1, m):
+            total = total + chosen[:, book]
+        chosen = total
+    return chosen.reshape(-1) if d == 1 else _kept(chosen.reshape(-1), structure)
+
+
+def _within_row(structure: Structure, counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """(symbols,) int64: each symbol's number within its row."""
+    found = []
+    for t, count in zip(structure.tensors, counts, strict=True):
+        each = (-(-t.lengths() // structure.dimension)).to(device)
+        first = torch.cumsum(each, 0) - each
+        found.append(torch.arange(count, device=device) - torch.repeat_interleave(first, each))
+    return _joined(found)
+
+
+def _kept(slots: Tensor, structure: Structure) -> Tensor:
+    """(n,): the values of vectors, (vectors d,), without those past the end of a row."""
+    d, at, found = structure.dimension, 0, []
+    for t in structure.tensors:
+        rows, length = rows_of(t.shape)
+        if t.mask is None:
+            each = -(-length // d) * d
+            part = slots[at : at + rows * each]
+            at += rows * each
+            found.append(part if each == length else part.reshape(rows, each)[:, :length].reshape(-1))
+            continue
+        lengths = t.lengths().to(slots.device)
+        each_row = -(-lengths // d) * d
+        total = int(each_row.sum())
+        first = torch.cumsum(each_row, 0) - each_row
+        row = torch.repeat_interleave(torch.arange(rows, device=slots.device), each_row)
+        column = torch.arange(total, device=slots.device) - first[row]
+        found.append(slots[at : at + total][column < lengths[row]])
+        at += total
+    return _joined(found)
+
+
+def _with(q: Result, structure: Structure, name: str, values: Tensor, operation: Operation) -> Tensor:
+    """operation(values, the array's entries), if there is such an array."""
+    array = structure.arrays.get(name)
+    if array is None:
+        return values
+    entries = entries_of(q, structure, name)
+    if array.per.by == "all":
+        return operation(values, entries[0])
+    parts = []
+    for part, t, own in zip(torch.split(values, list(q.sizes)), structure.tensors, entries, strict=True):
+        parts.append(_applied(operation, part, own, array.per, t))
+    return _joined(parts)
+
+
+def _applied(operation: Operation, values: Tensor, entries: Tensor, per: Per, tensor: Placed) -> Tensor:
+    if tensor.mask is None:
+        view, aligned = per.aligned(entries, tensor.shape)
+        return operation(values.reshape(view), aligned).reshape(-1)
+    if per.by == "tensor":
+        return operation(values, entries)
+    return operation(values, per.spread(entries, tensor.shape)[tensor.mask.reshape(-1)])
+
+
+def entries_of(q: Result, structure: Structure, name: str) -> list[Tensor]:
+    """Each tensor's entries of an array, float32, as a decoder has them."""
+    array, shapes = structure.arrays[name], structure.shapes
+    found = q.find(name)
+    if found is None:
+        raise BadInput(f"the array '{name}' is missing")
+    device = q.symbols.device
+    if not array.codes:
+        flat = as_stored(torch.as_tensor(found, device=device), structure.stored.get(name)).reshape(-1)
+        _fits(name, flat, structure)
+        return array.per.split(flat, shapes)
+    unit = q.find(name + UNIT)
+    if unit is None:
+        raise BadInput(f"the array '{name}{UNIT}' is missing")
+    units = as_stored(torch.as_tensor(unit, device=device), structure.stored.get(name + UNIT)).reshape(-1)
+    codes = torch.as_tensor(found, device=device).reshape(-1)
+    _fits(name, codes, structure)
+    _fits(name + UNIT, units, structure)
+    each = array.unit.split(units, shapes)
+    return [
+        units_of_codes(array, own, shape, part.numel()) * part.to(torch.float32)
+        for part, own, shape in zip(array.per.split(codes, shapes), each, shapes, strict=True)
+    ]
+
+
+def _fits(name: str, entries: Tensor, structure: Structure) -> None:
+    if entries.numel() != structure.entries(name):
+        raise BadInput(f"{entries.numel()} entries of '{name}' where these tensors have {structure.entries(name)}")
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def ordered_table(q: Result, structure: Structure) -> Tensor | None:
+    """(k,) float32 of scalar symbols, one for each weight; None for vectors, several codebooks, grids."""
+    if structure.dimension != 1 or q.form in ("grid", "dithered-grid", "plugin"):
+        return None
+    table = codebook_of(q, structure)
+    return None if table is None or math.prod(table.shape[::2]) != 1 else table.reshape(-1)
+
+
+def has_zero(q: Result, structure: Structure) -> bool:
+    """Whether a table entry of 0 deploys as 0: nothing is added to it, and nothing mixes it with others."""
+    plain = structure.dimension == 1 and not structure.hadamard and not structure.arrays.keys() & {"zero", "shift"}
+    return plain and q.form in ("lookup", "grid")
+
+
+def parameters_as_stored(parameters: Mapping[str, Tensor], structure: Structure | None) -> dict[str, Tensor]:
+    """Each in the dtype in which it is written."""
+    stored = structure.stored if structure is not None else {}
+    return {name: value.to(stored.get(name, value.dtype)) for name, value in parameters.items()}
