@@ -111,6 +111,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -118,7 +119,7 @@ from pydantic import Field
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, varint
 from nqbench_coders.huffman import Huffman
-from nqbench_coders.pieces import (
+from nqbench_coders.tensor_layout import (
     Piece,
     as_bitmap,
     bitmap_spec,
@@ -129,7 +130,10 @@ from nqbench_coders.pieces import (
     zero_named,
 )
 from nqbench_coders.rans import MOST_PRECISION, Rans
-from nqbench_coders.used import is_sparse, used_symbols
+from nqbench_coders.symbol_counts import is_sparse, used_symbols
+
+if TYPE_CHECKING:
+    from nqbench_coders.kernels.context import Chunk
 
 FEW = 1 << 8
 """Symbols of an alphabet that is tried though it is not said to be of levels; gaps between positions are."""
@@ -222,10 +226,13 @@ def _promising(stream: Stream, flags: int) -> bool:
     return payload is not None and len(payload) <= most
 
 
-def _model(signed: bool) -> tuple[np.ndarray, ...]:
-    from nqbench_coders.kernels.context import fresh_model
+def _fresh_chunk(words: np.ndarray, interval: list[int], flags: int, *, decoding: bool) -> Chunk:
+    from nqbench_coders.kernels.context import CONTEXTS, Chunk
+    from nqbench_coders.kernels.decisions import fresh_model
 
-    return np.full(2, 1 << 11, dtype=np.int64), *fresh_model(signed)
+    model = fresh_model(CONTEXTS, mixing=bool(flags & MIXED), signed=bool(flags & SIGNED))
+    averages = np.full(2, 1 << 11, dtype=np.int64)
+    return Chunk(words, np.array(interval, dtype=np.uint64), averages, model, decoding)
 
 
 def _in_parallel(task: Callable[[int], object], chunks: int) -> list[object]:
@@ -261,25 +268,26 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
 
 def _encoded_pieces(stream: Stream, held: Iterable[Piece], most: int, flags: int) -> bytes | None:
     """As one chunk; None where they would have more than about ``most`` bytes."""
-    from nqbench_coders.kernels.context import code_tensor
-
-    words, state = np.empty(most // 4 + 164, dtype=np.uint32), np.array([0, (1 << 64) - 1, 0], dtype=np.uint64)
-    model = _model(bool(flags & SIGNED))
-    for p in held:
+    words = np.empty(most // 4 + 164, dtype=np.uint32)
+    chunk = _fresh_chunk(words, [0, (1 << 64) - 1, 0], flags, decoding=False)
+    for piece in held:
         # compiled once, for arrays that may be written to
-        symbols = np.require(stream.symbols[p.start : p.stop], requirements="W")
-        status = code_tensor(
-            symbols, p.mask, p.place, p.inputs, p.height, p.width, p.zero, stream.spec.alphabet,
-            bool(flags & MIXED), bool(flags & SIGNED), False, words, state, *model,
-        )  # fmt: skip
-        if status:
+        symbols = np.require(stream.symbols[piece.start : piece.stop], requirements="W")
+        if _code(symbols, piece, stream.spec.alphabet, chunk):
             return None
-    return _ended(words, state)
+    return _ended(words, chunk.interval)
 
 
-def _ended(words: np.ndarray, state: np.ndarray) -> bytes:
+def _code(symbols: np.ndarray, piece: Piece, alphabet: int, chunk: Chunk) -> int:
+    from nqbench_coders.kernels.context import Tensor, code_places, fresh_filters
+
+    tensor = Tensor(piece.place, piece.inputs, piece.height, piece.width, piece.zero, alphabet)
+    return int(code_places(symbols, piece.mask, tensor, fresh_filters(tensor, int(chunk.averages[1])), chunk))
+
+
+def _ended(words: np.ndarray, interval: np.ndarray) -> bytes:
     """The fewest bytes that, followed by zeros, name a number in [low, low + span)."""
-    low, span, size = (int(value) for value in state)
+    low, span, size = (int(value) for value in interval)
     for shift in range(64, -1, -8):
         last = (low + (1 << shift) - 1) >> shift << shift
         if last < low + span:
@@ -332,23 +340,16 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
 def _decode_chunk(
     payload: bytes, start: int, stop: int, pieces: Iterator[Piece], alphabet: int, flags: int, symbols: np.ndarray
 ) -> None:
-    from nqbench_coders.kernels.context import code_tensor
-
     size = stop - start
     words = np.zeros(-(-size // 4) + 2, dtype=np.uint32)
     words.view(np.uint8)[:size] = np.frombuffer(payload, dtype=np.uint8)[start:stop]
     words.byteswap(inplace=True)
-    state = np.array([int(words[0]) << 32 | int(words[1]), (1 << 64) - 1, 2], dtype=np.uint64)
-    mixed, signed = bool(flags & MIXED), bool(flags & SIGNED)
-    model = _model(signed)
-    for p in pieces:
-        status = code_tensor(
-            symbols[p.start : p.stop], p.mask, p.place, p.inputs, p.height, p.width, p.zero, alphabet,
-            mixed, signed, True, words, state, *model,
-        )  # fmt: skip
+    chunk = _fresh_chunk(words, [int(words[0]) << 32 | int(words[1]), (1 << 64) - 1, 2], flags, decoding=True)
+    for piece in pieces:
+        status = _code(symbols[piece.start : piece.stop], piece, alphabet, chunk)
         if status:
-            raise CorruptFile(_REASONS[status], offset=start + min(4 * int(state[2]), size))
-    read = 4 * int(state[2])
+            raise CorruptFile(_REASONS[status], offset=start + min(4 * int(chunk.interval[2]), size))
+    read = 4 * int(chunk.interval[2])
     if size > read:
         raise CorruptFile("bytes follow the last symbol", offset=start + read)
     if size and not payload[stop - 1]:

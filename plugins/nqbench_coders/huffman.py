@@ -27,7 +27,7 @@ import numpy as np
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, bit_width, varint, words
 from nqbench_coders.table import read_table, write_table
-from nqbench_coders.used import ranked, used_symbols
+from nqbench_coders.symbol_counts import ranked, used_symbols
 
 KRAFT = 1 << 31
 SPLIT = 1 << 18

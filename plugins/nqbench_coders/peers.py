@@ -22,7 +22,7 @@ from nqbench_coders.library import ByteCoder
 from nqbench_coders.nncodec import NNCodec
 from nqbench_coders.rans import MOST_PRECISION, best_table
 from nqbench_coders.table import read_table, write_table
-from nqbench_coders.used import used_symbols
+from nqbench_coders.symbol_counts import used_symbols
 
 
 class _Bounded(io.BytesIO):

@@ -27,7 +27,7 @@ import numpy as np
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import bit_width
 from nqbench_coders.table import Table, read_table, write_table
-from nqbench_coders.used import ranked, used_symbols
+from nqbench_coders.symbol_counts import ranked, used_symbols
 
 MANY = 1 << 19
 """Symbols from which there are eight states: 64 bytes then cost less than 0.1 % at 1 bit a symbol."""

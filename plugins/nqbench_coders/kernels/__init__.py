@@ -14,6 +14,9 @@ from numba import types
 from numba.extending import intrinsic
 
 
+_BARE: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
+
+
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled on first use, kept on disk, run without the interpreter's lock."""
     compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
@@ -21,16 +24,23 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As ``kernel``, for what allocates nothing: arrays given to ``inlined`` parts are not counted, which took most of
-    the time (an atomic increment and decrement around each use)."""
-    compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, _nrt=False, error_model="numpy")(function)
+    """As ``kernel``, for what allocates nothing: arrays given to its parts are not counted, which took most of the time
+    (an atomic increment and decrement around each use)."""
+    compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, **_BARE)(function)
+    return compiled
+
+
+def part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of ``bare`` kernels, compiled by itself and put into each by LLVM, where records of state cost nothing:
+    numba's own inlining would take three times as long to compile."""
+    compiled: Callable[..., Any] = numba.njit(forceinline=True, nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, **_BARE)(function)
     return compiled
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of kernels, put into each by numba itself; in a ``bare`` one its arrays are not counted at every use."""
-    part: Callable[..., Any] = numba.njit(inline="always")(function)
-    return part
+    """A short part of kernels, put into each by numba itself."""
+    compiled: Callable[..., Any] = numba.njit(inline="always")(function)
+    return compiled
 
 
 @intrinsic  # type: ignore[untyped-decorator]
