@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from nqbench.api import Codec, Model, NqbenchError, Plugin, Positions, Pruner, Quantizer, Sensitivity
@@ -115,6 +118,29 @@ def default_text(parameter: Parameter) -> str:
 def document(entry: Registered) -> str:
     """The class's docstring, without what it inherits."""
     return inspect.cleandoc(entry.cls.__doc__ or "")
+
+
+def specification(entry: Registered) -> str:
+    """The docstring of the plugin's module, and of the modules of its package that this names, one after another.
+
+    A module opens with what a method is and, where bytes are written, with what each of them means.
+    """
+    package = entry.cls.__module__.partition(".")[0]
+    told: dict[str, str] = {}
+    asked = [entry.cls.__module__]
+    for name in asked:
+        module = None if name in told else _module(name)
+        if module is not None and module.__doc__:
+            told[name] = inspect.cleandoc(module.__doc__)
+            asked += re.findall(rf"``({package}(?:\.\w+)+)``", module.__doc__)
+    return "\n\n".join(f"{name}\n{'=' * len(name)}\n{text}" for name, text in told.items())
+
+
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:  # a name of something else in a module
+        return None
 
 
 def habits(cls: type[Plugin]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``nqbench show``: one plugin's page: where it comes from, what it does, its parameters."""
+"""``nqbench show``: one plugin's page: where it comes from, what it does, its parameters, its specification."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 @click.argument("plugin", nargs=-1, required=True, metavar="[KIND] NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(plugin: tuple[str, ...], as_json: bool) -> None:
-    """Show a plugin's parameters with defaults, bounds and meaning, its source paper, and what it uses."""
-    from nqbench.cli._describe import document, former, habits, parameters_of
+    """Show a plugin's parameters with defaults, bounds and meaning, its source paper, what it uses, and its
+    specification: of a coder, each byte that it writes."""
+    from nqbench.cli._describe import document, former, habits, parameters_of, specification
     from nqbench.cli._plugins import find
     from nqbench.registry import registry
 
@@ -28,6 +29,7 @@ def command(plugin: tuple[str, ...], as_json: bool) -> None:
         page = {
             "kind": cls.kind, "name": cls.name, "distribution": entry.distribution, "version": entry.version,
             "class": f"{cls.__module__}.{cls.__qualname__}", "paper": cls.paper, "documentation": document(entry),
+            "specification": specification(entry),
             "parameters": [asdict(parameter) for parameter in parameters], "habits": habits(cls),
             "schema": cls.documented_schema(),
         }  # fmt: skip
@@ -42,6 +44,8 @@ def command(plugin: tuple[str, ...], as_json: bool) -> None:
     for label, words in facts.items():
         click.echo(f"{label:{width}}  {words}")
     click.echo("\n" + (_table(parameters) if parameters else "It has no parameters."))
+    if pages := specification(entry):
+        click.echo("\n" + pages)
 
 
 def _table(parameters: list[Parameter]) -> str:

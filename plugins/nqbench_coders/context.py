@@ -16,8 +16,8 @@ Nothing for an empty stream. Else the first byte says what the rest is:
 - 0 ... 28: table and payload are those of ``rans`` (whose own first byte this is);
 - 29: then those of ``huffman`` follow; 64 ... 255: they are those of ``huffman`` from this byte on;
 - 32 + 1 [mixed] + 2 [a zero symbol is named] + 4 [bitmap] + 8 [signed]: then come the zero symbol, if named, and the
-  sizes in bytes of all chunks but the last, all as varints; the payload is the chunks. Other values are none. (The
-  encoder writes signed ones; there are older files of others.)
+  sizes in bytes of all chunks but the last, all as varints (unsigned LEB128: an ``int`` of the file's specification);
+  the payload is the chunks. Other values are none. (The encoder writes signed ones; there are older files of others.)
 
 A *bitmap* (positions of pruned weights): the alphabet is 2^b, 1 <= b <= 16, the specification's tensors have empty
 parts, and their T places, row-major one after the other, b to a symbol from its lowest bit up, are ceil(T / b) symbols;
@@ -119,6 +119,8 @@ from pydantic import Field
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, varint
 from nqbench_coders.huffman import Huffman
+from nqbench_coders.rans import MOST_PRECISION, Rans
+from nqbench_coders.symbol_counts import is_sparse, used_symbols
 from nqbench_coders.tensor_layout import (
     Piece,
     as_bitmap,
@@ -129,8 +131,6 @@ from nqbench_coders.tensor_layout import (
     places_a_symbol,
     zero_named,
 )
-from nqbench_coders.rans import MOST_PRECISION, Rans
-from nqbench_coders.symbol_counts import is_sparse, used_symbols
 
 if TYPE_CHECKING:
     from nqbench_coders.kernels.context import Chunk

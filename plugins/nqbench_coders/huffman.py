@@ -12,7 +12,7 @@ shifted left by the difference of their lengths.
 Payload: the codes one after the other, each from its highest bit down, bits filling bytes from the highest down; the
 last byte is filled with 0s. From 2^18 symbols on there are four such strings, of ceil(n / 4) symbols each (the last has
 the rest), each filled up to whole bytes, so that a decoder may read them side by side; before them stand the sizes in
-bytes of the first three as varints.
+bytes of the first three as varints (unsigned LEB128: an ``int`` of the file's specification).
 
 The lengths are optimal among those of at most max(16, ceil(log2 m) + 2) bits, m the number of distinct symbols, which
 costs less than 0.02 % against no limit; a decoder takes any lengths up to 31.
@@ -26,8 +26,8 @@ import numpy as np
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, bit_width, varint, words
-from nqbench_coders.table import read_table, write_table
 from nqbench_coders.symbol_counts import ranked, used_symbols
+from nqbench_coders.table import read_table, write_table
 
 KRAFT = 1 << 31
 SPLIT = 1 << 18

@@ -4,8 +4,8 @@ Bitstream
 ---------
 Table: empty for an empty stream. With a clear code (``reset``) it begins with a byte 0. Then comes nothing if the roots
 are the whole alphabet, 0 .. alphabet - 1; else (where the symbols that occur, m of them, allow narrower codes) a varint
-m and, by ``nqbench_coders.table``, those symbols, each of class 0 with a frequency of 1 (target m): root r then stands
-for the r-th of them. R is the number of roots.
+m (unsigned LEB128: an ``int`` of the file's specification) and, by ``nqbench_coders.table``, those symbols, each of
+class 0 with a frequency of 1 (target m): root r then stands for the r-th of them. R is the number of roots.
 
 Payload: codes, one after the other, each from its lowest bit up, bits filling bytes from the lowest up; the last byte
 is filled with 0s. The dictionary begins with codes 0 .. R - 1, the roots, and, where there is one, the clear code R; B
@@ -31,8 +31,8 @@ from pydantic import Field
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import ByteReader, bit_width, varint, words
-from nqbench_coders.table import read_table, write_table
 from nqbench_coders.symbol_counts import ranked, used_symbols
+from nqbench_coders.table import read_table, write_table
 
 _CLEARS = b"\0"
 _PART = 1 << 16

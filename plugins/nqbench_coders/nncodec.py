@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -101,13 +101,13 @@ def _import_torchvision() -> None:
     except RuntimeError:
         for name in ("nms", "qnms"):
             with contextlib.suppress(RuntimeError):  # it is there
-                library = torch.library.Library("torchvision", "FRAGMENT")
+                library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
                 _kept.append(library)
         importlib.import_module("torchvision")
 
 
-_kept: list[torch.library.Library] = []
+_kept: list[Any] = []
 """A library's operators last as long as it does."""
 
 

@@ -21,8 +21,8 @@ from nqbench.api import Coder, CorruptFile, Encoded, Plugin, Stream, StreamSpec,
 from nqbench_coders.library import ByteCoder
 from nqbench_coders.nncodec import NNCodec
 from nqbench_coders.rans import MOST_PRECISION, best_table
-from nqbench_coders.table import read_table, write_table
 from nqbench_coders.symbol_counts import used_symbols
+from nqbench_coders.table import read_table, write_table
 
 
 class _Bounded(io.BytesIO):
@@ -140,7 +140,8 @@ class Constriction(Coder, name="constriction"):
         ranks = coder.decode(_categorical((1 << table.classes) + table.extra), spec.count)
         if not coder.is_empty():
             raise CorruptFile("words follow the last symbol")
-        return table.used.astype(np.int32)[ranks]
+        used: np.ndarray = table.used.astype(np.int32)[ranks]
+        return used
 
 
 def _categorical(frequencies: np.ndarray) -> object:

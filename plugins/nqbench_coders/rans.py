@@ -26,8 +26,8 @@ import numpy as np
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.api.toolkit.bits import bit_width
-from nqbench_coders.table import Table, read_table, write_table
 from nqbench_coders.symbol_counts import ranked, used_symbols
+from nqbench_coders.table import Table, read_table, write_table
 
 MANY = 1 << 19
 """Symbols from which there are eight states: 64 bytes then cost less than 0.1 % at 1 bit a symbol."""
@@ -138,7 +138,8 @@ def _first_states(count: int) -> np.ndarray:
 
 def _entries(frequencies: np.ndarray) -> np.ndarray:
     """(m,) uint64: cumulative frequency << 32 | frequency."""
-    return ((np.cumsum(frequencies) - frequencies) << 32 | frequencies).astype(np.uint64)
+    entries: np.ndarray = (np.cumsum(frequencies) - frequencies) << 32 | frequencies
+    return entries.astype(np.uint64)
 
 
 def _spread(rows: np.ndarray, used: np.ndarray, size: int) -> np.ndarray:
@@ -182,7 +183,7 @@ def quantized_frequencies(counts: np.ndarray, precision: int) -> np.ndarray:
     """
     total = 1 << precision
     exact = counts * (total / counts.sum())
-    f = np.maximum(np.rint(exact).astype(np.int64), 1)
+    f: np.ndarray = np.maximum(np.rint(exact).astype(np.int64), 1)
     while (excess := int(f.sum()) - total) != 0:
         if excess > 0:
             movable = np.flatnonzero(f > 1)

@@ -14,8 +14,10 @@ Entries come in rising order of symbol; there is no count: entries go on until t
 Every bit is coded by a binary arithmetic coder with the chance p / 65536 that it is 1. The plain bits (of a gap after
 its unary part, of the first class, of a frequency) have p = 32768. The others have contexts: the j-th unary bit of a
 gap, by whether the gap before was above 1; "the same" and "higher", each by the last change (none, up, down); the j-th
-unary bit of a change's size. A context begins with p = 32768, n = 0; after a bit, p grows by (65536 - p) // (n + 2) if
-it was 1 and falls by p // (n + 2) if it was 0, is held within [64, 65472], and n grows by 1 up to 62.
+unary bit of a change's size. The first gap is coded as if the one before had been 1; the first class is no change, and
+the second is coded as if the last change had been none. A context begins with p = 32768, n = 0; after a bit, p grows
+by (65536 - p) // (n + 2) if it was 1 and falls by p // (n + 2) if it was 0, is held within [64, 65472], and n grows by
+1 up to 62.
 
 The arithmetic coder
 --------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -183,6 +185,33 @@ def test_show_prints_origin_paper_documentation_and_habits(nqbench: Run) -> None
     assert "uses the seed no" in lines
     assert any(line.startswith("must text (required)") for line in lines)
     assert any(line.startswith("k int or none none >= 1") for line in lines)
+
+
+def test_show_prints_the_specification_and_those_that_it_names(
+    nqbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of a coder is enough for a decoder: what its module says, and modules of its package named there, once."""
+    package = tmp_path / "acmecoders"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "table.py").write_text(
+        '"""Tables: one byte.\n\nAs ``acmecoders.bits`` and ``acmecoders.table`` say."""\n'
+    )
+    (package / "bits.py").write_text('"""The lowest bit first."""\n')
+    (package / "other.py").write_text('"""Nobody asked."""\n')
+    said = "Bitstream: by ``acmecoders.table``, not ``acmecoders.nowhere`` nor ``json``."
+    (package / "coder.py").write_text(f'"""{said}"""\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("acmecoders.coder")
+    monkeypatch.setattr(Steps, "__module__", "acmecoders.coder")
+    out = nqbench("show", "quantizer", "steps")[1]
+    pages = [
+        f"acmecoders.coder\n================\n{said}",
+        "acmecoders.table\n================\nTables: one byte.\n\nAs ``acmecoders.bits`` and ``acmecoders.table`` say.",
+        "acmecoders.bits\n===============\nThe lowest bit first.",
+    ]
+    assert out.endswith("\n\n" + "\n\n".join(pages) + "\n")
+    assert json.loads(nqbench("show", "quantizer", "steps", "--json")[1])["specification"] == "\n\n".join(pages)
 
 
 def test_show_of_a_name_in_two_kinds_asks_which(nqbench: Run) -> None:

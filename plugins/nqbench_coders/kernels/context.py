@@ -191,8 +191,10 @@ def _signs(here: int, at: Spot, of: Filters, scale: int, mixing: bool) -> tuple[
 @part
 def _decided(bit: bool, f: int, by: Contexts, mixing: bool, model: Model, coder: Coder) -> tuple[bool, Coder]:
     if mixing:
-        return mixed(bit, f, by, FOUR if model.signed else THREE, model, coder)
-    return plain(bit, f, by.a, model, coder)
+        bit, coder = mixed(bit, f, by, FOUR if model.signed else THREE, model, coder)
+    else:
+        bit, coder = plain(bit, f, by.a, model, coder)
+    return bit, coder
 
 
 @part
@@ -332,7 +334,7 @@ def code_places(symbols: np.ndarray, mask: np.ndarray, tensor: Tensor, of: Filte
     recent, mean = chunk.averages
     averages = Averages(recent, mean, mean, 3, _inverse(mean))
     x, span, words = chunk.interval
-    coder = Coder(x, span, np.int64(words), chunk.words, chunk.decoding)
+    coder = Coder(x, span, int(np.int64(words)), chunk.words, chunk.decoding)
     masked, room = mask.size > 0, coder.words.size - 100
     status, done = 0, 0
     while done < symbols.size:

@@ -15,10 +15,9 @@ from nqbench_coders.kernels import part
 DECISIONS = 32
 """Per context: 0 ... 14 "larger than", 15 sign, 16 ... 31 prefix of the rest; with signs
 that ends at 23, and 24 ... 31 are the first bits of r."""
-MORE, SIGN = np.int64(0), np.int64(15)
-"""Decisions 0 and 15, and HALF, a chance of a half. Plain integers would each be a type to numba, and each function that
-is given one compiled anew."""
-HALF = np.int64(1 << 15)
+MORE, SIGN, HALF = np.int64(0), np.int64(15), np.int64(1 << 15)
+"""Decisions 0 and 15, and a chance of a half. Plain integers would each be a type to numba, and each function that is
+given one compiled anew."""
 TWO, THREE, FOUR = np.int64(2), np.int64(3), np.int64(4)
 ONE = 1 << 22
 """A chance of 1 in the adaptive states, each slow | fast << 24 | n << 48."""

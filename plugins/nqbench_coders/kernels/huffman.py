@@ -92,7 +92,7 @@ def _window(words: np.ndarray, bit: np.uint64) -> np.uint64:
     """64 bits from ``bit`` on, the first highest."""
     at = bit >> U6
     shift = bit & U63
-    return (words[at] << shift) | ((words[at + U1] >> U1) >> (U63 - shift))
+    return np.uint64((words[at] << shift) | ((words[at + U1] >> U1) >> (U63 - shift)))
 
 
 @inlined

@@ -102,7 +102,7 @@ def encode_lzw(
                 return i + 1
         full = clears and size == most and most > bottom
         if full or i >= window_end:
-            bits = np.int64(at * np.uint64(64) + held)
+            bits = int(np.int64(at * np.uint64(64) + held))
             spent, read = bits - bits_before, i - window_start
             pays = best_symbols == 0 or 8 * spent * best_symbols <= 9 * best_bits * read
             if pays and (best_symbols == 0 or spent * best_symbols < best_bits * read):
@@ -115,7 +115,7 @@ def encode_lzw(
                 width = np.uint64(bits_for(roots + clears))
                 best_symbols = 0
             window_start, window_end = i, i + WINDOW
-            bits_before = np.int64(at * np.uint64(64) + held)
+            bits_before = int(np.int64(at * np.uint64(64) + held))
         prefix = symbol
     state[0], state[1], state[2], state[3], state[4] = acc, held, at, prefix, width
     return symbols.size
@@ -126,7 +126,7 @@ def last_code(state: np.ndarray, out: np.ndarray) -> np.uint64:
     """Writes the code of the phrase begun and what is not yet in ``out``; returns the number of bits."""
     acc, held, at = put(state[3], state[4], state[0], state[1], state[2], out)
     out[at] = acc
-    return at * np.uint64(64) + held
+    return np.uint64(at * np.uint64(64) + held)
 
 
 @kernel
@@ -154,7 +154,7 @@ def decode_lzw(
     n, end = np.uint64(out.size), np.uint64(stop)
     while at < n:
         if bit + width > end:
-            return RAN_OUT - 4 * np.int64(bit)
+            return RAN_OUT - 4 * int(np.int64(bit))
         word = bit >> np.uint64(6)
         low = bit & U63
         code = ((words[word] >> low) | ((words[word + U1] << U1) << (U63 - low))) & mask
@@ -173,7 +173,7 @@ def decode_lzw(
             source = place >> np.uint64(22)
             if at + length + U4 > n or at - source < U4:
                 if at + length > n:
-                    return TOO_LONG - 4 * np.int64(bit)
+                    return TOO_LONG - 4 * int(np.int64(bit))
                 for j in range(length):
                     out[at + j] = out[source + j]
             else:
@@ -185,7 +185,7 @@ def decode_lzw(
                     source += U4
                     target += U4
         else:
-            return BAD_CODE - 4 * np.int64(bit)
+            return BAD_CODE - 4 * int(np.int64(bit))
         bit += width
         if size < top:
             places[size] = at << np.uint64(22) | (length + U1)
@@ -198,4 +198,4 @@ def decode_lzw(
                 width = np.uint64(bits_for(roots))
                 mask = (U1 << width) - U1
         at += length
-    return np.int64(bit)
+    return int(np.int64(bit))

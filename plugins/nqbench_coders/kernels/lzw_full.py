@@ -37,7 +37,7 @@ def rows_of(limit: int, roots: int, firsts: np.ndarray, slots: np.ndarray, steps
             low[phrase], high[phrase] = min(low[phrase], symbol), max(high[phrase], symbol)
     for entry in slots:
         if entry != U0:
-            phrase = np.int64(entry >> np.uint64(44))
+            phrase = int(np.int64(entry >> np.uint64(44)))
             symbol = np.uint32((entry >> CODE_BITS) & np.uint64(0xFFFFFF))
             low[phrase], high[phrase] = min(low[phrase], symbol), max(high[phrase], symbol)
     place = np.int64(roots)
@@ -47,7 +47,7 @@ def rows_of(limit: int, roots: int, firsts: np.ndarray, slots: np.ndarray, steps
             # beyond the place's bits it is of no use, and the caller sees so from what is returned
             steps[phrase] |= np.uint64(place - low[phrase]) & PLACE
             place += np.int64(high[phrase]) - low[phrase] + 1
-    return place + roots
+    return int(place + roots)
 
 
 @kernel
@@ -74,14 +74,14 @@ def _walk(
     entries: np.ndarray,
     steps: np.ndarray,
     found: np.ndarray,
-) -> tuple[np.uint64, int]:
+) -> tuple[np.uint64, np.uint64]:
     """One symbol further. Where the phrase ends before it, found[at] becomes code + 1 << 32 | place; it is written
     anyway, and what depends on the symbol are two values, not a branch."""
     entry, root = entries[(step & PLACE) + symbol], steps[symbol]
     code = step >> TO_CODE
     found[at] = code << WORD | place
     longer = entry >> TO_OWNER == code
-    return (entry & STEP) if longer else root, at + np.uint64(not longer)
+    return np.uint64(entry & STEP) if longer else root, at + np.uint64(not longer)
 
 
 @kernel
@@ -120,23 +120,23 @@ def encode_full(
                 step = a
             else:
                 # go on where the lane before has ended, until a phrase begins where one of this lane does
-                known, n = count + U1, U0
+                known, ahead = count + U1, U0
                 own, seen = U0, U0  # the own-th phrase of this lane begins at seen
-                while n < lane:
-                    symbol = np.uint64(root_of[np.uint64(symbols[place + begin + n])])
+                while ahead < lane:
+                    symbol = np.uint64(root_of[np.uint64(symbols[place + begin + ahead])])
                     entry = entries[(step & PLACE) + symbol]
                     if entry >> TO_OWNER == step >> TO_CODE:
                         step = entry & STEP
                     else:
                         acc, held, at = put((step >> TO_CODE) - U1, wide, acc, held, at, out)
                         step = steps[symbol]
-                        while seen < n and own < count:
+                        while seen < ahead and own < count:
                             seen = found[begin + own] & low
                             own += U1
-                        if seen == n:
+                        if seen == ahead:
                             known, step = own, last[one]
                             break
-                    n += U1
+                    ahead += U1
             while known < count:
                 acc, held, at = put((found[begin + known] >> WORD) - U1, wide, acc, held, at, out)
                 known += U1

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nqbench_coders.context import FEWEST_TRIED, TRIED_PART, Context, _encode, _promising
 from nqbench_coders.huffman import Huffman
-from nqbench_coders.tensor_layout import as_bitmap
 from nqbench_coders.positions import Bitmap, Gaps
 from nqbench_coders.rans import Rans
+from nqbench_coders.tensor_layout import as_bitmap
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec, StreamTensor
 

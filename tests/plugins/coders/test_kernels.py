@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from nqbench_coders import kernels
 from nqbench_coders.kernels import high_product
 from nqbench_coders.kernels.rans import reciprocals
 
@@ -34,3 +40,20 @@ def test_a_reciprocal_divides_exactly(f: int, x: int, precision: int) -> None:
     quotient = x * rows[1] >> 64 + (rows[3] & 63)
     pushed = x + rows[2] + quotient * (rows[3] >> 8)
     assert pushed == ((x // f) << precision) + x % f + before
+
+
+def test_a_kernel_is_compiled_anew_when_a_part_in_another_file_changes(tmp_path: Path) -> None:
+    package = tmp_path / "copied"
+    package.mkdir()
+    (package / "__init__.py").write_text(Path(kernels.__file__).read_text())
+    whole = "from copied import bare\nfrom copied.parts import value\n\n@bare\ndef whole(x):\n    return value(x)\n"
+    (package / "whole.py").write_text(whole)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    asked = "from copied.whole import whole; print(whole(1), sum(whole.stats.cache_hits.values()))"
+    told = []
+    for added in (1, 1, 2):
+        parts = f"from copied import part\n\n@part\ndef value(x):\n    return x + {added}\n"
+        (package / "parts.py").write_text(parts)
+        run = [sys.executable, "-c", asked]
+        told.append(subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout.split())
+    assert told == [["2", "0"], ["2", "1"], ["3", "0"]]
