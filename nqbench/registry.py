@@ -65,11 +65,27 @@ class Broken:
     reason: str
 
 
+@dataclass(frozen=True)
+class Absent:
+    """A plugin that is left out because a distribution that it needs is not installed."""
+
+    kind: str
+    name: str
+    requires: str
+    install: str
+    """What brings it: ``pip install 'nqbench[peers]'``."""
+
+    @property
+    def reason(self) -> str:
+        return f"needs the package {self.requires}, which is not installed: {self.install}"
+
+
 @dataclass
 class Registry:
     manager: pluggy.PluginManager
     found: dict[tuple[str, str], Registered] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
+    absent: dict[tuple[str, str], Absent] = field(default_factory=dict)
 
     def names(self, kind: str) -> list[str]:
         return sorted(name for k, name in self.found if k == kind)
@@ -97,10 +113,12 @@ class Registry:
         }
 
     def registered(self, kind: str, name: str) -> Registered:
-        """By its name of today or a former one. Raises NotRegistered with the nearest name."""
+        """By its name of today or a former one. Raises NotRegistered with the nearest name, or with what to install."""
         try:
             return self.found[kind, self.current(kind, name)]
         except KeyError:
+            if (kind, name) in self.absent:
+                raise NotRegistered(f"{kind} '{name}' {self.absent[kind, name].reason}") from None
             failed = len({b.distribution for b in self.broken})
             tail = f"; {failed} installed package(s) could not be loaded in full: see nqbench list" if failed else ""
             near = did_you_mean(name, self.names(kind))
@@ -182,7 +200,11 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
     try:
         module = entry.load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's import may raise anything, or try to exit
-        broken(entry.value, f"cannot be imported: {_line(error)}")
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        extra = missing and _extra(distribution, missing)
+        broken(
+            entry.value, f"cannot be imported: {_line(error)}" + (f"; {_install(distribution, extra)}" if extra else "")
+        )
         return
     stated = getattr(module, "nqbench_api_version", API_VERSION)
     if stated != API_VERSION:
@@ -197,8 +219,43 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
         reason = _objection(result, cls)
         if reason:
             broken(f"{entry.value}:{getattr(cls, '__name__', cls)}", reason)
+        elif cls.requires and not _installed(cls.requires):
+            extra = _extra(distribution, cls.requires)
+            install = _install(distribution, extra) if extra else f"pip install {cls.requires}"
+            result.absent[cls.kind, cls.name] = Absent(cls.kind, cls.name, cls.requires, install)
         else:
             result.found[cls.kind, cls.name] = Registered(cls, distribution, version)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _extra(distribution: str, needed: str) -> str:
+    """The extra of a distribution that brings another, by its metadata; empty where none does."""
+    try:
+        requirements = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    for requirement in requirements:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", requirement)
+        if name and extra and _same(name.group(), needed):
+            return extra.group(1)
+    return ""
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are one distribution's (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", one).lower() == re.sub(r"[-_.]+", "-", other).lower()
+
+
+def _install(distribution: str, extra: str) -> str:
+    return f"pip install '{distribution}[{extra}]'"
 
 
 def _register(manager: pluggy.PluginManager, module: Any, name: str) -> list[Any]:

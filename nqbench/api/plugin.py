@@ -41,8 +41,10 @@ class Plugin(BaseModel):
     """Base of all kinds. Subclass one of the kinds, not this.
 
     Class keywords: ``name`` registers a concrete plugin under that name; ``paper`` names the source it follows;
-    ``formerly`` are names it had, which suites and files may still use. A class without ``name`` is abstract and is
-    never registered.
+    ``formerly`` are names it had, which suites and files may still use; ``requires`` names a distribution that it works
+    with beside what its own one always brings, such as one of an extra: where that is not installed the plugin is left
+    out, and who asks for it is told which extra brings it. A class without ``name`` is abstract and is never
+    registered.
     """
 
     # not use_attribute_docstrings: reading every class's source takes most of the time that importing plugins takes
@@ -52,16 +54,19 @@ class Plugin(BaseModel):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     formerly: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[str] = ""
     former_fields: ClassVar[Mapping[str, Former]] = {}
     """Parameters by the names they had, which suites and files may still use."""
 
     def __init_subclass__(
-        cls, *, name: str = "", paper: str = "", formerly: tuple[str, ...] = (), **kwargs: Any
+        cls, *, name: str = "", paper: str = "", formerly: tuple[str, ...] = (), requires: str = "", **kwargs: Any
     ) -> None:
         super().__init_subclass__(**kwargs)
         cls.name, cls.formerly = name, formerly
         if paper:
             cls.paper = paper
+        if requires:
+            cls.requires = requires
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -49,6 +49,13 @@ def former(cls: type[Plugin]) -> dict[str, str]:
     return {"formerly": words} if words else {}
 
 
+def shorthand(cls: type[Plugin]) -> str | None:
+    """The parameter that ``--model NAME:VALUE`` sets: the first required one, or ``data``, or the class's own first."""
+    required = [name for name, field in cls.model_fields.items() if field.is_required()]
+    own = [name for name in inspect.get_annotations(cls) if name in cls.model_fields]
+    return next(iter([*required, *(["data"] if "data" in cls.model_fields else []), *own, *cls.model_fields]), None)
+
+
 def parameters_of(cls: type[Plugin]) -> list[Parameter]:
     """The parameters in the order of their declaration."""
     schema = cls.model_json_schema()
@@ -152,6 +159,8 @@ def habits(cls: type[Plugin]) -> dict[str, str]:
         told["takes sensitivity"] = ", ".join(sorted(cls.takes))
     if issubclass(cls, Sensitivity):
         told["form"] = cls.form
+    if issubclass(cls, Model) and (first := shorthand(cls)):
+        told[f"--model {cls.name}:VALUE"] = f"sets {first}"
     if issubclass(cls, Pruner):
         told["prunes"] = "yes" if cls.prunes else "no"
     if issubclass(cls, Positions):

@@ -18,7 +18,9 @@ SUITE = "compress"
 
 
 @click.command("compress")
-@click.option("--model", required=True, metavar="NAME[:VALUE]", help="A model plugin; VALUE is its first parameter.")
+@click.option(
+    "--model", required=True, metavar="NAME[:VALUE]", help="A model plugin; VALUE is a parameter: nqbench show NAME."
+)
 @click.option("--data", help="The model's parameter `data`.")
 @click.option("--checkpoint", help="The model's parameter `checkpoint`.")
 @click.option("--with", "others", multiple=True, metavar="KEY=VALUE", help="Any parameter of the model. Repeatable.")
@@ -90,16 +92,18 @@ def command(
 def _parameters(known: Registry, model: str, named: dict[str, str | None], others: Sequence[str]) -> dict[str, object]:
     """The model's parameters from the command line. Raises BadInput for one that it does not have."""
     from nqbench.api.errors import BadInput
+    from nqbench.cli._describe import shorthand
     from nqbench.registry import did_you_mean
     from nqbench.suite.document import SuiteError, parse
 
     name, colon, first = model.partition(":")
-    fields = list(known.get("model", name).model_fields)
+    cls = known.get("model", name)
+    fields, short = list(cls.model_fields), shorthand(cls)
     given: dict[str, object] = {}
     if colon:
-        if not fields:
+        if short is None:
             raise BadInput(f"model '{name}' has no parameters: write --model {name}")
-        given[fields[0]] = first
+        given[short] = first
     given |= {key: value for key, value in named.items() if value is not None}
     for text in others:
         key, equals, value = text.partition("=")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from nqbench.registry import Broken, Registered
+    from nqbench.registry import Broken, Registered, Registry
 
 
 @click.command("list")
@@ -28,9 +28,13 @@ def command(kind: str | None, as_json: bool) -> None:
     order = list(KINDS)
     entries = sorted(found.all(chosen), key=lambda entry: (order.index(entry.cls.kind), entry.cls.name))
     if as_json:
-        click.echo(json.dumps(_machine(entries, found.broken), indent=2))
+        click.echo(json.dumps(_machine(entries, found), indent=2))
         return
     click.echo(_table(entries) if entries else f"no plugin{f' of the kind {chosen}' if chosen else ''} is installed")
+    absent = [found.absent[key] for key in sorted(found.absent) if chosen in (None, key[0])]
+    for install in dict.fromkeys(one.install for one in absent):
+        names = ", ".join(f"{one.kind} {one.name}" for one in absent if one.install == install)
+        click.echo(f"\nnot installed: {names}: {install}")
     if found.broken:
         click.echo(f"\nbroken, and left out:\n{_broken_table(found.broken)}")
 
@@ -51,10 +55,11 @@ def _broken_table(broken: list[Broken]) -> str:
     return tabulate(rows, ("what", "distribution", "version", "reason"), tablefmt="simple", disable_numparse=True)
 
 
-def _machine(entries: list[Registered], broken: list[Broken]) -> dict[str, list[dict[str, str]]]:
+def _machine(entries: list[Registered], found: Registry) -> dict[str, list[dict[str, str]]]:
     plugins = [
         {"kind": e.cls.kind, "name": e.cls.name, "distribution": e.distribution, "version": e.version,
          "description": e.summary}
         for e in entries
     ]  # fmt: skip
-    return {"plugins": plugins, "broken": [asdict(b) for b in broken]}
+    absent = [asdict(one) for one in found.absent.values()]
+    return {"plugins": plugins, "absent": absent, "broken": [asdict(b) for b in found.broken]}

@@ -17,7 +17,7 @@ def suite_options(command: Command) -> Command:
         click.option("--profile", metavar="NAME", help="Use the suite's variant of this name, such as 'small'."),
         click.option(
             "--set", "sets", multiple=True, metavar="KEY=VALUE",
-            help="Override a value of the suite: coders=[huffman,lzw], quantizers.0.kmeans.k=8. Repeatable.",
+            help="Override a value of the suite: coders=[huffman,lzw], quantizers.kmeans.k=8. Repeatable.",
         ),
         click.option(
             "--only", multiple=True, metavar="AXIS=VALUE[,...]",

@@ -11,6 +11,8 @@ from nqbench.cli.options import suite_options
 
 if TYPE_CHECKING:
     from nqbench.registry import Registry
+    from nqbench.results.labels import Labels
+    from nqbench.results.record import Record
     from nqbench.suite import Suite, Target, Trial
 
 SHOWN = 20
@@ -82,11 +84,16 @@ def _listing(trials: Sequence[Trial], registry: Registry, everything: bool) -> s
     """A table of the trials, each with the stages that no trial above it runs."""
     from tabulate import tabulate
 
+    from nqbench.results.labels import Labels
+    from nqbench.results.record import Record
     from nqbench.suite.stages import first_needed
 
-    cells = {column: [_cell(trial, column, registry) for trial in trials] for column in COLUMNS}
+    planned = [Record.planned(trial.config()) for trial in trials]
+    labels = Labels(planned)
+    cells = {column: [_cell(record, column, labels) for record in planned] for column in COLUMNS}
     varied = [column for column, values in cells.items() if len(set(values)) > 1]
-    fixed = [f"{column} {values[0]}" for column, values in cells.items() if column not in varied and values[0] != "-"]
+    same = {column: _in_full(trials[0], column, registry) for column in COLUMNS if column not in varied}
+    fixed = [f"{column} {value}" for column, value in same.items() if value != "-"]
     shown = len(trials) if everything else min(SHOWN, len(trials))
     needed = first_needed(trials, registry)
     rows = [[i + 1, *(cells[column][i] for column in varied), ", ".join(needed[i])] for i in range(shown)]
@@ -95,7 +102,17 @@ def _listing(trials: Sequence[Trial], registry: Registry, everything: bool) -> s
     return f"every trial: {', '.join(fixed)}\n\n{table}" + (f"\n... and {more} more; --all lists them" if more else "")
 
 
-def _cell(trial: Trial, column: str, registry: Registry) -> str:
+def _cell(record: Record, column: str, labels: Labels) -> str:
+    """What of a trial's column differs from the other trials', as reports and progress have it."""
+    from nqbench.results.labels import short
+    from nqbench.results.record import KINDS
+
+    value = labels.plugin(record, column) if column in KINDS else getattr(record, column)
+    return "-" if value in (None, False, "") else short(value)
+
+
+def _in_full(trial: Trial, column: str, registry: Registry) -> str:
+    """What all trials have in common, with every parameter that is not its default."""
     if column == "granularity" and trial.codec is not None:
         return "-"
     value = getattr(trial, column)

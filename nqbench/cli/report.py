@@ -8,16 +8,21 @@ import click
 
 
 @click.command(name="report")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the reports go.  [default: SOURCE; of an export, a folder of its name]",
+)
 @click.option("--run", default="latest", show_default=True, help="Id of the run to report.")
 @click.option("--drop", type=click.FloatRange(min=0), help="Points of the metric that a ranked file may lose.")
 @click.option("--images", is_flag=True, help="Also write each model's main figure as PNG and SVG.")
 @click.option("--quiet", is_flag=True, help="Write the files and print only the page's path.")
-def command(folder: Path, run: str, drop: float | None, images: bool, quiet: bool) -> None:
-    """Rebuild leaderboards and page in FOLDER from its records."""
+def command(source: Path, output: Path | None, run: str, drop: float | None, images: bool, quiet: bool) -> None:
+    """Rebuild leaderboards and page of a run from the records in SOURCE: its folder, or an export of nqbench merge."""
     from nqbench.report import rebuild, terminal
 
-    data, paths = rebuild(folder, run=run, drop=drop, images=images)
+    data, paths = rebuild(source, output, run=run, drop=drop, images=images)
     if not quiet:
         click.echo(terminal(data))
     click.echo(paths["index.html"])

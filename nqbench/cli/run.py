@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from nqbench.engine import Progress
     from nqbench.report import ReportData
     from nqbench.results.record import Record
-    from nqbench.suite import Trial
 
 
 @click.command(name="run")
@@ -102,13 +101,13 @@ class Lines:
         self.done += reused
         click.echo(f"[{self.done}/{self.total}] {reused} already there", err=True)
 
-    def running(self, trials: Sequence[Trial]) -> None:
+    def running(self, labels: Sequence[str]) -> None:
         pass
 
-    def ended(self, record: Record) -> None:
+    def ended(self, record: Record, label: str) -> None:
         self.done += 1
         self.best.see(record)
-        click.echo(f"[{self.done}/{self.total}] {describe(record)}: {outcome(record)}", err=True)
+        click.echo(f"[{self.done}/{self.total}] {_line(label)}: {outcome(record)}", err=True)
 
     def warning(self, text: str) -> None:
         click.echo(f"warning: {text}", err=True)
@@ -130,16 +129,16 @@ class Bar(Lines):
     def found(self, reused: int) -> None:
         self.bar.update(reused)
 
-    def running(self, trials: Sequence[Trial]) -> None:
-        now = " | ".join(describe_trial(trial) for trial in trials[:2])
+    def running(self, labels: Sequence[str]) -> None:
+        now = " | ".join(_line(label) for label in labels[:2])
         self.bar.set_description_str(now[:60], refresh=False)
         self.bar.set_postfix_str(str(self.best))
 
-    def ended(self, record: Record) -> None:
+    def ended(self, record: Record, label: str) -> None:
         self.best.see(record)
         self.bar.update()
         if not record.ok:
-            self.bar.write(f"{describe(record)}: {outcome(record)}", file=sys.stderr)
+            self.bar.write(f"{_line(label)}: {outcome(record)}", file=sys.stderr)
 
     def warning(self, text: str) -> None:
         self.bar.write(f"warning: {text}", file=sys.stderr)
@@ -165,32 +164,15 @@ class Best:
         return f"best {outcome(self.record)}" if self.record else ""
 
 
-def describe_trial(trial: Trial) -> str:
-    """Model, method, coder in a few words."""
-    method, coder = trial.quantizer or trial.codec, trial.coder
-    words = [trial.model.name, method.name if method else "", trial.granularity, coder.name if coder else ""]
-    return " ".join(word for word in words if word)
-
-
-def describe(record: Record) -> str:
-    words = [record.model, _method(record), record.granularity, record.coder]
-    return " ".join(str(word) for word in words if word)
-
-
-def _method(record: Record) -> str:
-    """The method with its knob's value; all that is not its default where no knob is known, as in a failure."""
-    from nqbench.registry import registry
-
-    kind = "codec" if record.quantizer is None else "quantizer"
-    name, parameters = getattr(record, kind), getattr(record, f"{kind}_params") or {}
-    value = parameters.get(record.knob) if record.knob else None
-    if isinstance(value, int | float):
-        return f"{name}({record.knob}={value:g})"
-    return str(registry().make(kind, name, parameters))
-
-
 def outcome(record: Record) -> str:
     if not record.ok:
-        return f"{record.status}: {(record.error or '').partition(chr(10))[0]}"
-    metric = "" if record.metric is None else f", {record.metric:.2f} {record.metric_unit}"
-    return f"{record.file_bytes or 0:,} B{metric}"
+        return _line(f"{record.status}: {(record.error or '').partition(chr(10))[0]}")
+    metric = "" if record.metric is None else f", {record.metric:.2f} {record.metric_unit}".rstrip()
+    return _line(f"{record.file_bytes or 0:,} B{metric}")
+
+
+def _line(text: str) -> str:
+    """Text of others for a terminal."""
+    from nqbench.report import escaping
+
+    return escaping.line(text)

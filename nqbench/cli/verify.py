@@ -9,11 +9,12 @@ import click
 
 @click.command("verify")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--run", default="latest", show_default=True, help="Id of the run to check; all: of every run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--limit", metavar="SIZE", help="Refuse files that stand for more, such as 4G.  [default: a tenth of the memory]"
 )
-def command(folder: Path, device: str, limit: str | None) -> None:
+def command(folder: Path, run: str, device: str, limit: str | None) -> None:
     """Decode every file in FOLDER in a fresh process and evaluate it again.
 
     Decoded bytes must match exactly; metrics exactly in the environment that made the records, within 0.1 of their
@@ -24,7 +25,7 @@ def command(folder: Path, device: str, limit: str | None) -> None:
     from nqbench.pipeline.cache import parse_size
 
     checked = faults = 0
-    for verdict in verify(folder, device=device, limit=None if limit is None else parse_size(limit)):
+    for verdict in verify(folder, run=run, device=device, limit=None if limit is None else parse_size(limit)):
         checked += 1
         if verdict.fault is not None:
             faults += 1

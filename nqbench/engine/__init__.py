@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nqbench.engine.progress import Progress, Silent
-    from nqbench.engine.run import FILES, RunResult, resolve_device, run_suite
+    from nqbench.engine.run import RunResult, resolve_device, run_suite
+    from nqbench.results.database import FILES
 
 __all__ = ["FILES", "Progress", "RunResult", "Silent", "resolve_device", "run_suite"]
 
@@ -19,5 +20,5 @@ __all__ = ["FILES", "Progress", "RunResult", "Silent", "resolve_device", "run_su
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    home = "progress" if name in ("Progress", "Silent") else "run"
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    homes = {"Progress": f"{__name__}.progress", "Silent": f"{__name__}.progress", "FILES": "nqbench.results.database"}
+    return getattr(importlib.import_module(homes.get(name, f"{__name__}.run")), name)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from nqbench.results.record import Record
-from nqbench.suite.trial import Trial
 
 
 class Progress(Protocol):
@@ -18,11 +17,11 @@ class Progress(Protocol):
     def found(self, reused: int) -> None:
         """A search came to more trials that are already there."""
 
-    def running(self, trials: Sequence[Trial]) -> None:
-        """The trials that run now."""
+    def running(self, labels: Sequence[str]) -> None:
+        """The trials that run now, by labels that tell them apart."""
 
-    def ended(self, record: Record) -> None:
-        """A trial ended."""
+    def ended(self, record: Record, label: str) -> None:
+        """A trial ended. label: what tells it from the run's others."""
 
     def warning(self, text: str) -> None:
         """Something the user should know that stops nothing."""
@@ -38,9 +37,9 @@ class Silent:
 
     def found(self, reused: int) -> None: ...
 
-    def running(self, trials: Sequence[Trial]) -> None: ...
+    def running(self, labels: Sequence[str]) -> None: ...
 
-    def ended(self, record: Record) -> None: ...
+    def ended(self, record: Record, label: str) -> None: ...
 
     def warning(self, text: str) -> None: ...
 

@@ -25,13 +25,13 @@ from nqbench.pipeline.workbench import file_name, restore
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
 from nqbench.report.files import write_text
+from nqbench.results.database import FILES
 from nqbench.results.environment import cores, environment
+from nqbench.results.labels import Labels
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
-from nqbench.suite import Choice, Schedule, Suite, Target, load
+from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
 
-FILES = "files"
-"""Folder of the compressed files, beside the store."""
 _SCRATCH = ".scratch"
 """Folder of the workers' temporary files while a run is under way."""
 
@@ -103,6 +103,7 @@ class _Run:
         self.threads = max(1, cores() // self.jobs)
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.id = ""
+        self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
 
     def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
@@ -172,9 +173,13 @@ class _Run:
         """All that may start now: the knobs to find first, then the trials."""
         jobs = [Job(q.trial, self.maker.keys(q.trial), q) for q in schedule.questions()]
         jobs += [Job(trial, self.maker.keys(trial)) for trial in schedule.ready()]
+        self.labels.add(Record.planned(job.trial.config()) for job in jobs)
         for complaint in schedule.complaints():
             self.progress.warning(complaint)
         return jobs
+
+    def _label(self, trial: Trial) -> str:
+        return self.labels.trial(Record.planned(trial.config()))
 
     def _loop(self, store: Store, schedule: Schedule, jobs: list[Job]) -> str:
         done = self._already(store, jobs)
@@ -193,7 +198,7 @@ class _Run:
                         engine.queue.add([job])
                     else:
                         failed = not self._end(store, schedule, job, outcome) or failed
-                self.progress.running(engine.current)
+                self.progress.running([self._label(trial) for trial in engine.current])
                 jobs = self._pull(schedule)
                 done = self._take_over(store, jobs)
         assert schedule.finished()
@@ -321,7 +326,7 @@ class _Run:
             failed = {"device": self.device, "status": "failed", "error": str(error)}
             record = Record.for_trial(trial.config(), **failed, **fixed)
         store.add(record)
-        self.progress.ended(record)
+        self.progress.ended(record, self.labels.trial(record))
         self._notify("nqbench_trial_ended", record=record.to_dict())
         return record
 

@@ -41,15 +41,18 @@ class Verdict:
     fault: str | None
 
 
-def verify(folder: str | Path, *, device: str = "auto", limit: int | None = None) -> Iterator[Verdict]:
-    """Check every ok record of the last run: file present, its size and parts, decoded bytes, metrics.
+def verify(
+    folder: str | Path, *, run: str = "latest", device: str = "auto", limit: int | None = None
+) -> Iterator[Verdict]:
+    """Check every ok record of a run: file present, its size and parts, decoded bytes, metrics.
 
-    limit: bytes of tensors that a file may stand for; None: what this machine can hold. Yields a verdict a record, in
-    their order. Raises StoreError where there are no records.
+    run: its id, 'latest', or 'all': the last record of every key. limit: bytes of tensors that a file may stand for;
+    None: what this machine can hold. Yields a verdict a record, in their order. Raises StoreError where there are no
+    records.
     """
     folder = Path(folder)
     with Store.read(folder) as store:
-        records = [record for record in store.records() if record.ok]
+        records = [record for record in store.records(run) if record.ok]
         runs = store.runs()
     where = runs[-1].settings.get("beside") if runs else None
     set_beside(None if where is None else folder / where)

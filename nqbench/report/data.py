@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nqbench.results.exports import read_run
 from nqbench.results.labels import Labels
 from nqbench.results.leaderboard import DROP, Row, leaderboard
 from nqbench.results.methods import MethodRow, methods
 from nqbench.results.published import Published, published_rows
 from nqbench.results.record import Record
-from nqbench.results.store import Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,10 @@ class ReportData:
         return [row for row in self.published if row.model not in names]
 
 
-def load(folder: str | Path, *, run: str = "latest", drop: float | None = None) -> ReportData:
-    """From the store in ``folder``. drop: another tolerance than the run's own. Raises StoreError."""
-    with Store.read(folder) as store:
-        chosen = store.latest() if run == "latest" else next((r for r in store.runs() if r.run == run), None)
-        if chosen is None:
-            raise StoreError(f"{store.path}: no run '{run}'" if run != "latest" else f"{store.path}: holds no run yet")
-        records = store.records(chosen.run)
-    settings = chosen.settings
+def load(path: str | Path, *, run: str = "latest", drop: float | None = None) -> ReportData:
+    """From an output folder, its store, or an export. drop: another tolerance than the run's own. Raises StoreError."""
+    chosen, records = read_run(path, run)
+    settings = chosen.settings or {}
     target = settings.get("target") or {}
     return ReportData(
         suite=chosen.suite,

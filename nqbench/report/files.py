@@ -29,13 +29,21 @@ from nqbench.results.store import StoreError
 
 
 def rebuild(
-    folder: str | Path, *, run: str = "latest", drop: float | None = None, images: bool = False
+    source: str | Path,
+    output: Path | None = None,
+    *,
+    run: str = "latest",
+    drop: float | None = None,
+    images: bool = False,
 ) -> tuple[ReportData, dict[str, Path]]:
-    """Read the store in ``folder`` and write every report beside it."""
-    path = Path(folder)
+    """Read a run and write every report. source: an output folder, a store, or an export as JSON. output: where the
+    reports go; beside the store or, of an export, into a folder of the export's name."""
+    path = Path(source)
+    if output is None:
+        output = path if path.is_dir() else path.with_suffix("") if path.suffix == ".json" else path.parent
     with _no_collection():
-        data = load(folder, run=run, drop=drop)
-        return data, write_reports(path if path.is_dir() else path.parent, data, images=images)
+        data = load(path, run=run, drop=drop)
+        return data, write_reports(output, data, images=images)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ COLUMNS = (
     ("file_ratio", "file ratio", "two", "float32 state / file"),
     ("own_ratio", "own ratio", "two", "state in its own dtypes / file"),
     ("bits_per_weight", "bits/weight", "three", ""),
-    ("entropy", "entropy", "three", "zeroth order, bits per symbol"),
+    ("entropy", "entropy (bits/symbol)", "three", "zeroth order"),
     ("efficiency", "efficiency", "three", "entropy / measured"),
     ("mse", "mse", "significant", "of the quantized weights"),
     ("metric", "metric", "two", "of the decoded network"),

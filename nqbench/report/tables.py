@@ -42,7 +42,7 @@ def ranking(rows: Sequence[Row]) -> Table:
         Column("file ratio", lambda row: decimal(row.file_ratio)),
         Column("own ratio", own_ratio),
         Column("bits/weight", lambda row: decimal(row.bits_per_weight, 3)),
-        Column("entropy", lambda row: decimal(row.entropy, 3)),
+        Column("entropy (bits/symbol)", lambda row: decimal(row.entropy, 3)),
         Column("efficiency", lambda row: decimal(row.efficiency, 3)),
         Column("mse", lambda row: significant(row.mse)),
     ]

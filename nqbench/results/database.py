@@ -20,8 +20,10 @@ import sqlalchemy as sa
 from nqbench.api.errors import NqbenchError
 
 FILE = "records.sqlite"
+FILES = "files"
+"""Folder of the compressed files, beside the store."""
 LOCK = ".nqbench.lock"
-WRITTEN = (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal", LOCK, ".scratch", "files", "figures")
+WRITTEN = (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal", LOCK, ".scratch", FILES, "figures")
 """What is written in an output folder by its own name. All else is replaced as a whole, whatever it was."""
 APPLICATION_ID = 0x6E71626E  # 'nqbn', in the SQLite header: tells our file from a stranger's
 STORE_VERSION = 2

@@ -7,6 +7,7 @@ stores give equal files. ``records.json``, a list of one run's records, is read 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.parsing import parse_json
+from nqbench.api.toolkit.paths import written_whole
+from nqbench.results.database import FILES
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.store import Run, Store, StoreError
 
@@ -43,17 +46,23 @@ def read_side(path: str | Path, run: str = "latest") -> Side:
 
     Raises StoreError or BadInput with one line that names the file.
     """
+    found, records = read_run(path, run)
+    return Side(str(path), found.suite, records, found.run, found.settings)
+
+
+def read_run(path: str | Path, run: str = "latest") -> tuple[Run, list[Record]]:
+    """A run and what it says, from whatever ``read_side`` reads."""
     path = Path(path)
     if path.suffix == ".json":
         whole = read_json(path)
         chosen = _choose(whole, run, path)
-        return Side(str(path), chosen.suite, _says(whole, chosen), chosen.run, chosen.settings)
+        return chosen, _says(whole, chosen)
     with Store.read(path) as store:
         runs = store.runs()
         found = runs[-1] if runs and run == "latest" else next((r for r in runs if r.run == run), None)
         if found is None:
             raise StoreError(f"{store.path}: no run '{run}'" if runs else f"{store.path}: holds no run yet")
-        return Side(str(path), found.suite, store.records(found.run), found.run, found.settings)
+        return found, store.records(found.run)
 
 
 def read_json(path: Path) -> Whole:
@@ -143,7 +152,8 @@ def export_json(store: Store) -> str:
 def merge(target: Store, source: str | Path) -> int:
     """Take every run of ``source`` (folder, store or JSON) into ``target``. Returns how many runs were new to it.
 
-    Again gives the same store: runs are told by their id, records by run and key.
+    Again gives the same store: runs are told by their id, records by run and key. The compressed files that the records
+    name are copied along where the source is a folder that has them.
     """
     path = Path(source)
     if path.suffix == ".json":
@@ -157,4 +167,19 @@ def merge(target: Store, source: str | Path) -> int:
         by_run.setdefault(record.run, []).append(record)
     for run in whole.runs:
         target.take(run, whole.covers.get(run.run, ()), by_run[run.run])
+    if path.suffix != ".json":
+        _take_files(target, path if path.is_dir() else path.parent, whole.records)
     return len({run.run for run in whole.runs} - known)
+
+
+def _take_files(target: Store, folder: Path, records: Sequence[Record]) -> None:
+    """Copy the files of those records that are the last word on their keys."""
+    last = {key: record.run for key, record in target.done(record.key for record in records if record.file).items()}
+    for record in records:
+        if record.file is None or last.get(record.key) != record.run:
+            continue
+        # a name that somebody else's record gives is no path to follow
+        source, copy = (at / FILES / Path(record.file).name for at in (folder, target.path.parent))
+        if source.is_file() and not copy.is_symlink() and source.resolve() != copy.resolve():
+            with written_whole(copy) as temporary:
+                shutil.copyfile(source, temporary)

@@ -13,23 +13,26 @@ _SINGLE = tuple(kind for kind in KINDS if kind != "training")
 
 
 class Labels:
-    """Labels within one set of records: a parameter is shown where it varies between the records of its plugin, and
-    the knob always. Two different configurations of the set never get the same label."""
+    """Labels within one set of records, or of trials that are still to run (``Record.planned``): a parameter is shown
+    where it varies between the records of its plugin, and the knob always. Two different configurations of the set
+    never get the same label."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        settings: dict[str, set[object]] = defaultdict(set)
+        self._seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._settings: dict[str, set[object]] = {field: set() for field in (*_SETTINGS, "seed")}
+        self.add(records)
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Further members of the set, as a search comes to them."""
         for record in records:
             for kind, name, parameters in _plugins(record):
                 for field, value in parameters.items():
-                    seen[kind, name][field].add(repr(value))
-            for field in _SETTINGS:
-                settings[field].add(getattr(record, field))
-        self._shown = {
-            plugin: tuple(field for field, values in fields.items() if len(values) > 1)
-            for plugin, fields in seen.items()
-        }
-        self._settings = tuple(field for field in _SETTINGS if len(settings[field]) > 1)
+                    self._seen[kind, name][field].add(repr(value))
+            for field, values in self._settings.items():
+                values.add(getattr(record, field))
+
+    def _varies(self, kind: str, name: str, field: str) -> bool:
+        return len(self._seen.get((kind, name), {}).get(field, ())) > 1
 
     def plugin(self, record: Record, kind: str, *, knob: bool = True) -> str:
         """``uniform(step=0.1)``; empty where the record has none of that kind. knob: False leaves the knob out."""
@@ -46,7 +49,7 @@ class Labels:
         own = record.knob if kind in ("quantizer", "codec") else None
         shown = []
         for field, value in parameters.items():
-            if (field == own and knob) or (field != own and field in self._shown.get((kind, name), ())):
+            if (field == own and knob) or (field != own and self._varies(kind, name, field)):
                 shown.append(f"{field}={short(value)}")
         return f"{name}({', '.join(shown)})" if shown else name
 
@@ -58,10 +61,17 @@ class Labels:
         """Everything but model and seed, on one line."""
         return self._line(record, knob=True)
 
+    def trial(self, record: Record) -> str:
+        """Everything that tells a trial from the others of the set: model, configuration and, where they vary, seed."""
+        seed = f"seed={record.seed}" if record.seed is not None and len(self._settings["seed"]) > 1 else ""
+        words = (self.plugin(record, "model"), self.configuration(record), seed)
+        return " ".join(word for word in words if word)
+
     def _line(self, record: Record, *, knob: bool) -> str:
         words = [self.plugin(record, kind, knob=knob) for kind in KINDS if kind != "model"]
         words.insert(3, record.granularity or "")  # after pruner, sensitivity, quantizer
-        words += [f"{field}={short(getattr(record, field))}" for field in self._settings]
+        varied = (field for field in _SETTINGS if len(self._settings[field]) > 1)
+        words += [f"{field}={short(getattr(record, field))}" for field in varied]
         return " ".join(word for word in words if word)
 
 

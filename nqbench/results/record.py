@@ -247,6 +247,11 @@ class Record(_Part):
         named = {k: v for k, v in config.items() if k != "loss_increase" and k in cls.model_fields}
         return cls.from_dict({**named, **fields})
 
+    @classmethod
+    def planned(cls, config: Mapping[str, Any]) -> Record:
+        """What stands for a trial that has not run, where only its configuration is asked for: in labels."""
+        return cls.for_trial(config, run="", suite="", status="failed", key="", trial="")
+
     # -- derived -------------------------------------------------------------------------------------------------
     @property
     def ok(self) -> bool:

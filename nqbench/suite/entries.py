@@ -88,6 +88,8 @@ class Reader:
 
     def _hint(self, kind: str, name: str) -> str:
         """A broken package that speaks of the name; else the nearest name; else any broken package; else all names."""
+        if (kind, name) in self.registry.absent:
+            return f": it {self.registry.absent[kind, name].reason}"
         wanted = _squash(name)
         broken = self.registry.broken
         speaking = [b for b in broken if wanted in _squash(f"{b.what} {b.distribution} {b.reason}")]

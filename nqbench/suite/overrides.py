@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from nqbench.registry import did_you_mean
-from nqbench.suite.document import MOST_DEPTH, Document, KeyPath, SuiteError, parse
+from nqbench.suite.document import MOST_DEPTH, Document, KeyPath, SuiteError, dotted, parse
 from nqbench.suite.spec import SuiteSpec
-from nqbench.suite.vocabulary import Vocabulary
+from nqbench.suite.vocabulary import PLUGIN_KEYS, Vocabulary
 
 SUITE_KEYS = tuple(SuiteSpec.model_fields)
 
@@ -32,7 +32,8 @@ def apply_profile(document: Document, name: str) -> None:
 
 
 def apply_sets(document: Document, sets: Sequence[str], vocabulary: Vocabulary) -> None:
-    """Put each ``key=value`` in its place. Keys are dotted paths with indexes: ``quantizers.0.kmeans.k=[4,8]``."""
+    """Put each ``key=value`` in its place. Keys are dotted paths with names or indexes: ``quantizers.kmeans.k=[4,8]``,
+    ``coders.0=lzw``."""
     for text in sets:
         key, equals, value = text.partition("=")
         where = f"--set {text}"
@@ -57,6 +58,7 @@ def _path(key: str) -> KeyPath:
 
 def _put(document: Document, where: str, path: KeyPath, value: Any) -> None:
     container = document.data
+    path = _indexed(document.data, where, path)
     for depth, part in enumerate(path):
         _check_step(where, container, part, path[:depth], depth == len(path) - 1)
         if depth == len(path) - 1:
@@ -64,6 +66,53 @@ def _put(document: Document, where: str, path: KeyPath, value: Any) -> None:
             return
         inner = container.get(part) if isinstance(container, dict) else container[part]
         container[part] = container = _opened(inner, path[depth + 1])
+
+
+def _indexed(data: Any, where: str, path: KeyPath) -> KeyPath:
+    """The path with the index of every entry that it names by its plugin: ``quantizers.kmeans.k`` is
+    ``quantizers.1.kmeans.k`` where k-means is the second. Raises SuiteError where no entry, or several, have the name.
+    """
+    value, around, axis = data, None, ""
+    done: list[str | int] = []
+    for part in path:
+        if isinstance(part, str) and isinstance(value, list):
+            index = _entry(where, dotted(tuple(done)), value, part)
+            done, around, value = [*done, index], value, value[index]
+        elif axis and done and isinstance(done[-1], int) and isinstance(part, str) and part not in _names(value):
+            at = dotted(tuple(done))
+            known = [name for entry in around or () for name in _names(entry)]
+            hint = f"; leave the index out: {'.'.join(map(str, [*done[:-1], *path[len(done) :]]))}"
+            raise SuiteError(
+                f"{where}: {at} is '{', '.join(_names(value))}', not '{part}'"
+                f"{hint if part in known else did_you_mean(part, known)}"
+            )
+        axis = str(part) if part in PLUGIN_KEYS else axis if isinstance(part, int) else ""
+        around, value = value if isinstance(value, list) else None, _inside(value, part)
+        done = [*done, part]
+    return tuple(done)
+
+
+def _entry(where: str, at: str, entries: Sequence[Any], name: str) -> int:
+    """The index of the one entry of that name."""
+    found = [index for index, entry in enumerate(entries) if name in _names(entry)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SuiteError(f"{where}: {at} has several entries '{name}'; name one by its index, such as {found[0]}")
+    known = [known for entry in entries for known in _names(entry)]
+    raise SuiteError(f"{where}: {at} is a list without '{name}'{did_you_mean(name, known)}; or give an entry's index")
+
+
+def _inside(value: Any, part: str | int) -> Any:
+    if isinstance(part, int):
+        listed = value if isinstance(value, list) else [value]
+        return listed[part] if part < len(listed) else None
+    return value.get(part) if isinstance(value, dict) else None
+
+
+def _names(entry: Any) -> list[str]:
+    """What an entry for a plugin is called; a mapping of other things has several names."""
+    return [entry] if isinstance(entry, str) else [str(key) for key in entry] if isinstance(entry, dict) else []
 
 
 def _opened(value: Any, part: str | int) -> Any:

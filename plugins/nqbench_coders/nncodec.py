@@ -29,7 +29,9 @@ _FINE = -75
 """The library's own qp of tensors of one dimension, at density 2."""
 
 
-class NNCodec(Codec, name="nncodec", paper="ISO/IEC 15938-17; Becking et al., NNCodec, ICML 2023 workshop"):
+class NNCodec(
+    Codec, name="nncodec", requires="nncodec", paper="ISO/IEC 15938-17; Becking et al., NNCodec, ICML 2023 workshop"
+):
     """Neural network coding by the package nncodec: trellis quantization and DeepCABAC, every tensor at one qp."""
 
     qp: int = Field(-38, ge=-320, le=0)

@@ -11,15 +11,13 @@ These are no formats to keep files in: their packages decide what the payload is
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from typing import Any
 
 import numpy as np
 
-from nqbench.api import Coder, CorruptFile, Encoded, Plugin, Stream, StreamSpec, check_decoded
+from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec, check_decoded
 from nqbench_coders.library import ByteCoder
-from nqbench_coders.nncodec import NNCodec
 from nqbench_coders.rans import MOST_PRECISION, best_table
 from nqbench_coders.symbol_counts import used_symbols
 from nqbench_coders.table import read_table, write_table
@@ -38,7 +36,7 @@ class _Bounded(io.BytesIO):
         return len(data)
 
 
-class Ncompress(ByteCoder, name="ncompress"):
+class Ncompress(ByteCoder, name="ncompress", requires="ncompress"):
     """LZW as Unix compress writes it (.Z, 16 bits), by the package ncompress."""
 
     def compress(self, data: bytes) -> bytes:
@@ -57,7 +55,7 @@ class Ncompress(ByteCoder, name="ncompress"):
         return out.getvalue()
 
 
-class ImagecodecsLzw(ByteCoder, name="imagecodecs-lzw"):
+class ImagecodecsLzw(ByteCoder, name="imagecodecs-lzw", requires="imagecodecs"):
     """LZW as TIFF has it (12 bits), by the package imagecodecs."""
 
     def compress(self, data: bytes) -> bytes:
@@ -74,7 +72,7 @@ class ImagecodecsLzw(ByteCoder, name="imagecodecs-lzw"):
             raise CorruptFile(f"the payload is no LZW stream ({error})") from None
 
 
-class Pcodec(Coder, name="pcodec"):
+class Pcodec(Coder, name="pcodec", requires="pcodec"):
     """Binned range coding of numbers, by the package pcodec."""
 
     def encode(self, stream: Stream) -> Encoded:
@@ -102,7 +100,7 @@ def _number(alphabet: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if alphabet <= 1 << 16 else np.uint32
 
 
-class Constriction(Coder, name="constriction"):
+class Constriction(Coder, name="constriction", requires="constriction"):
     """Asymmetric numeral system with a categorical model, by the package constriction."""
 
     def encode(self, stream: Stream) -> Encoded:
@@ -151,7 +149,7 @@ def _categorical(frequencies: np.ndarray) -> object:
     return constriction.stream.model.Categorical(probabilities.astype(np.float32), perfect=False)
 
 
-class Dahuffman(Coder, name="dahuffman"):
+class Dahuffman(Coder, name="dahuffman", requires="dahuffman"):
     """Huffman code in plain Python, by the package dahuffman."""
 
     def encode(self, stream: Stream) -> Encoded:
@@ -177,18 +175,3 @@ def _dahuffman(used: np.ndarray, counts: np.ndarray):  # type: ignore[no-untyped
     import dahuffman
 
     return dahuffman.HuffmanCodec.from_frequencies(dict(zip(used.tolist(), counts.tolist(), strict=True)))
-
-
-_PACKAGES: dict[str, type[Plugin]] = {
-    "constriction": Constriction,
-    "pcodec": Pcodec,
-    "ncompress": Ncompress,
-    "imagecodecs": ImagecodecsLzw,
-    "dahuffman": Dahuffman,
-    "nncodec": NNCodec,
-}
-
-
-def available_peers() -> list[type[Plugin]]:
-    """Those whose package is installed; none is imported to find out."""
-    return [cls for package, cls in _PACKAGES.items() if importlib.util.find_spec(package)]

@@ -7,7 +7,7 @@ from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
 from nqbench_quantizers.gptq import GPTQ
 from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
-from nqbench_quantizers.peers import importable
+from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.uniform import Uniform
 
@@ -18,7 +18,9 @@ nqbench_api_version = 1
 def nqbench_plugins() -> list[type[Plugin]]:
     """The classes registered under the entry point ``quantizers``; other libraries' where they are installed."""
     return [
-        *importable(),
+        ScikitLearn,
+        KMeans1D,
+        Faiss,
         Uniform,
         KMeans,
         ECSQ,

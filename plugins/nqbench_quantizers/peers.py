@@ -1,10 +1,7 @@
 """Other libraries' k-means as quantizers, so that a speed suite has them on the same rows. Registered only where the
-library can be imported: the optional extra ``peers``."""
+library is installed: the optional extra ``peers``."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +12,6 @@ from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 
 class _Peer(Quantizer):
     """k codewords by another library; the assignment to the nearest codeword is ours."""
-
-    library: ClassVar[str] = ""
 
     k: int = Field(16, ge=1, le=65536)
     """Number of codewords."""
@@ -34,10 +29,8 @@ class _Peer(Quantizer):
         return Knob("k", 2, max(2, min(256, source.n)), "log", integer=True, more_bytes="up")
 
 
-class ScikitLearn(_Peer, name="sklearn-kmeans", paper="scikit-learn, sklearn.cluster.KMeans"):
+class ScikitLearn(_Peer, name="sklearn-kmeans", requires="scikit-learn", paper="scikit-learn, sklearn.cluster.KMeans"):
     """scikit-learn's KMeans: k-means++ once, then Lloyd."""
-
-    library = "sklearn"
 
     def uses_seed(self) -> bool:
         return True
@@ -49,10 +42,8 @@ class ScikitLearn(_Peer, name="sklearn-kmeans", paper="scikit-learn, sklearn.clu
         return np.asarray(fit.cluster_centers_[:, 0], dtype=np.float64)
 
 
-class KMeans1D(_Peer, name="kmeans1d", paper="kmeans1d; Wu 1991"):
+class KMeans1D(_Peer, name="kmeans1d", requires="kmeans1d", paper="kmeans1d; Wu 1991"):
     """kmeans1d: the exact optimum in one dimension by SMAWK, on a sorted copy."""
-
-    library = "kmeans1d"
 
     def centers(self, weights: np.ndarray, k: int, seed: int) -> np.ndarray:
         import kmeans1d  # type: ignore[import-untyped, unused-ignore]
@@ -60,10 +51,8 @@ class KMeans1D(_Peer, name="kmeans1d", paper="kmeans1d; Wu 1991"):
         return np.asarray(kmeans1d.cluster(weights, k).centroids, dtype=np.float64)
 
 
-class Faiss(_Peer, name="faiss-kmeans", paper="faiss, faiss.Kmeans"):
+class Faiss(_Peer, name="faiss-kmeans", requires="faiss-cpu", paper="faiss, faiss.Kmeans"):
     """faiss's Kmeans: Lloyd from random points of a sample."""
-
-    library = "faiss"
 
     def uses_seed(self) -> bool:
         return True
@@ -74,8 +63,3 @@ class Faiss(_Peer, name="faiss-kmeans", paper="faiss, faiss.Kmeans"):
         fit = faiss.Kmeans(1, k, niter=25, seed=1 + seed % 2**30)
         fit.train(np.ascontiguousarray(weights[:, None]))
         return np.asarray(fit.centroids, dtype=np.float64).reshape(-1)
-
-
-def importable() -> list[type[Quantizer]]:
-    """The peers whose library is installed, found without importing it."""
-    return [peer for peer in (ScikitLearn, KMeans1D, Faiss) if find_spec(peer.library) is not None]

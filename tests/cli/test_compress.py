@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nqbench.cli._describe import habits, shorthand
+from nqbench.cli.compress import _parameters
 from nqbench.cli.frame import invoke
 from nqbench.container import read
 from nqbench.registry import registry
@@ -119,3 +121,22 @@ def test_what_is_not_a_file_of_ours_is_one_line(tmp_path: Path, capsys: pytest.C
     assert invoke(["decompress", str(tmp_path / "x.nqz")]) == 1
     assert "x.nqz" in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("lenet300:digits", {"data": "digits"}),
+        ("lenet5:digits", {"data": "digits"}),
+        ("module:mine:network", {"network": "mine:network"}),
+    ],
+)
+def test_the_value_behind_a_models_name_is_what_one_would_say_of_it(model: str, expected: dict[str, str]) -> None:
+    assert _parameters(registry(), model, {}, ()) == expected
+
+
+def test_every_model_says_which_parameter_its_value_is() -> None:
+    for entry in registry().all("model"):
+        name = shorthand(entry.cls)
+        assert name is None or name in entry.cls.model_fields
+        assert name is None or habits(entry.cls)[f"--model {entry.cls.name}:VALUE"] == f"sets {name}"

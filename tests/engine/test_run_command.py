@@ -55,7 +55,7 @@ def test_a_run_prints_a_line_a_trial_the_leaderboard_the_report_and_the_seconds(
     assert lines[0] == "3 trials"
     assert sorted(line[:5] for line in lines[1:4]) == ["[1/3]", "[2/3]", "[3/3]"]
     assert re.search(r"probe levels\(k=2\) global plain: [\d,]+ B, \d+\.\d\d %", said.err)
-    assert "probe troubled(k=7, how=refuse) global plain: failed: these weights will not do" in said.err
+    assert "probe troubled global plain: failed: these weights will not do" in said.err
     assert lines[-1] == "1 trial failed; the same command runs what failed again"
     assert said.out.splitlines()[-2] == f"report: {out / 'index.html'}"
     assert re.fullmatch(r"seconds: \d+\.\d", said.out.splitlines()[-1])

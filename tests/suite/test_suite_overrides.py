@@ -1,9 +1,12 @@
 """--profile, --set and --only."""
 
+import re
+
 import pytest
 
 from nqbench.api import BadInput
-from nqbench.suite import SuiteError
+from nqbench.cli.plan import command as plan
+from nqbench.suite import SuiteError, load
 
 TEXT = """\
 models: net
@@ -53,6 +56,9 @@ def test_a_wrong_profile_is_refused(suite_of, profile, message):
     [
         (["coders=lzw", "quantizers=kmeans"], [("kmeans", 16, "lzw")]),
         (["coders=[lzw]", "quantizers.0.kmeans.k=32"], [("kmeans", 32, "lzw"), ("uniform", None, "lzw")]),
+        (["coders=[lzw]", "quantizers.kmeans.k=32"], [("kmeans", 32, "lzw"), ("uniform", None, "lzw")]),
+        (["coders=[lzw]", "quantizers.uniform={step: 0.5}", "quantizers.kmeans={}"],
+         [("kmeans", 16, "lzw"), ("uniform", None, "lzw")]),
         (["coders.0=lzw", "quantizers[0]=uniform", "quantizers[0].uniform.step=1e-3", "quantizers.1=kmeans"],
          [("uniform", None, "lzw"), ("kmeans", 16, "lzw")]),
         (["quantizers=kmeans", "quantizers.0.kmeans.k=2", "quantizers.1=kmeans", "coders=lzw"],
@@ -76,7 +82,17 @@ def test_set_comes_after_the_profile_and_makes_mappings_that_are_missing(suite_o
         ("quantizers.0.kmeans.k=0", r"quantizers\[0\]\.kmeans\.k: must be greater than or equal to 1, not 0"),
         ("quantizer=kmeans", "unknown key 'quantizer'; did you mean 'quantizers'"),
         ("quantizers.3=kmeans", r"quantizers has no \[3\]; its last entry is \[1\]"),
-        ("quantizers.kmeans=3", "quantizers is a list; name an entry by its index, 0 to 1"),
+        ("quantizers.kmeans=3", r"quantizers\[0\]\.kmeans: must be a mapping of parameters to values, not 3"),
+        (
+            "quantizers.kmeanz.k=3",
+            r"quantizers is a list without 'kmeanz'; did you mean 'kmeans'\?; or give an entry's",
+        ),
+        (
+            "quantizers.1.kmeans.k=3",
+            r"quantizers\[1\] is 'uniform', not 'kmeans'; leave the index out: quantizers.kmeans.k",
+        ),
+        ("quantizers.1.kmeens.k=3", r"quantizers\[1\] is 'uniform', not 'kmeens'; did you mean 'kmeans'"),
+        ("coders.0.lzw.k=3", r"coders\[0\] is 'huffman', not 'lzw'; leave the index out: coders.lzw.k"),
         ("models.k=3", "models is 'net', which has no 'k'"),
         ("coders=[huffman,lzz]", r"coders\[1\]: unknown coder 'lzz'; did you mean 'lzw'"),
         ("coders=[", "value:1: invalid YAML"),
@@ -136,3 +152,14 @@ def test_a_wrong_only_says_what_would_be_right(suite_of, only, message):
     with pytest.raises(BadInput) as caught:
         suite_of(TEXT).trials([only])
     assert str(caught.value).startswith(message)
+
+
+def test_an_entry_that_stands_twice_is_named_by_its_index(suite_of):
+    with pytest.raises(SuiteError, match=r"quantizers has several entries 'kmeans'; name one by its index, such as 0"):
+        suite_of("models: net\nquantizers: [kmeans, {kmeans: {k: 4}}]\n", sets=["quantizers.kmeans.k=3"])
+
+
+def test_the_example_of_the_help_works_on_the_shipped_suite_that_a_newcomer_starts_with():
+    (example,) = re.findall(r"(\w+\.kmeans\.k=\d+)", str([p.help for p in plan.params if p.name == "sets"]))
+    suite = load("quickstart", sets=[example])
+    assert {t.quantizer.parameters["k"] for t in suite.trials() if t.quantizer.name == "kmeans"} == {8}
