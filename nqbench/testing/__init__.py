@@ -18,7 +18,17 @@ given to ``parametrize`` or stated as a class variable; if it passes after all, 
 """
 
 # each of these modules adds its checks to the list
-from nqbench.testing import around, codecs, coders, common, models, movement, positions, quantizers, writing
+from nqbench.testing import (
+    codecs,
+    coders,
+    common,
+    models,
+    movement,
+    positions,
+    quantizers,
+    task_plugins,
+    writing,
+)
 from nqbench.testing.check import (
     BoundCheck,
     Check,
@@ -37,7 +47,6 @@ __all__ = [
     "Check",
     "Failed",
     "Result",
-    "around",
     "checks_for",
     "codecs",
     "coders",
@@ -50,6 +59,7 @@ __all__ = [
     "quantizers",
     "require",
     "run_checks",
+    "task_plugins",
     "torch_everywhere",
     "writing",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from nqbench.api import Codec, CorruptFile
 from nqbench.testing.check import Failed, check, require
-from nqbench.testing.elsewhere import call_elsewhere
+from nqbench.testing.other_process import call_in_other_process
 from nqbench.testing.sources import laplace
 
 
@@ -65,7 +65,7 @@ def compression_is_pure(codec: Codec) -> None:
 def decompressed_elsewhere(codec: Codec) -> None:
     """Two processes decode the same tensors, to the bit."""
     data = codec.compress(state(), 0)
-    theirs = call_elsewhere(_decompress, codec, data)
+    theirs = call_in_other_process(_decompress, codec, data)
     for name, value in codec.decompress(data, shapes()).items():
         same = name in theirs and np.array_equal(value.view(np.uint32), theirs[name].view(np.uint32))
         require(same, f"another process decodes another '{name}'")

@@ -12,7 +12,7 @@ import numpy as np
 
 from nqbench.api import BadInput, Coder, CorruptFile, Encoded, Stream, StreamSpec
 from nqbench.testing.check import Failed, check, require
-from nqbench.testing.elsewhere import call_elsewhere
+from nqbench.testing.other_process import call_in_other_process
 from nqbench.testing.streams import streams
 
 PROMISED = 1 << 16  # the alphabet that every coder must serve; beyond it, it may refuse with BadInput
@@ -98,7 +98,7 @@ def decoding_is_pure(coder: Coder) -> None:
 def decodes_elsewhere(coder: Coder) -> None:
     """Another process decodes the same symbols from the bytes and the parameters alone."""
     chosen = list(encoded_streams(coder, small=True))
-    theirs = call_elsewhere(_decode, coder, [(encoded, stream.spec) for _, stream, encoded in chosen])
+    theirs = call_in_other_process(_decode, coder, [(encoded, stream.spec) for _, stream, encoded in chosen])
     for (name, stream, _), symbols in zip(chosen, theirs, strict=True):
         require(np.array_equal(symbols, stream.symbols), f"{name}: another process decodes other symbols")
 
@@ -110,7 +110,7 @@ def _decode(coder: Coder, jobs: list[tuple[Encoded, StreamSpec]]) -> list[np.nda
 @check("coder")
 def truncation(coder: Coder) -> None:
     """A payload or table cut short decodes to the right shape or raises CorruptFile, nothing else."""
-    call_elsewhere(_truncation, coder)
+    call_in_other_process(_truncation, coder)
 
 
 def _truncation(coder: Coder) -> None:
@@ -125,7 +125,7 @@ def _truncation(coder: Coder) -> None:
 @check("coder")
 def flipped_bits(coder: Coder) -> None:
     """Flipped bits decode to the right shape or raise CorruptFile, nothing else."""
-    call_elsewhere(_flipped_bits, coder)
+    call_in_other_process(_flipped_bits, coder)
 
 
 def _flipped_bits(coder: Coder) -> None:
@@ -145,7 +145,7 @@ def _flipped_bits(coder: Coder) -> None:
 @check("coder")
 def garbage(coder: Coder) -> None:
     """Random bytes, zeros, ones, and another stream's bytes: the right shape or CorruptFile, nothing else."""
-    call_elsewhere(_garbage, coder)
+    call_in_other_process(_garbage, coder)
 
 
 def _garbage(coder: Coder) -> None:
@@ -163,7 +163,7 @@ def _garbage(coder: Coder) -> None:
 @check("coder")
 def wrong_specification(coder: Coder) -> None:
     """More symbols, fewer, or a smaller alphabet than were encoded: the right shape or CorruptFile."""
-    call_elsewhere(_wrong_specification, coder)
+    call_in_other_process(_wrong_specification, coder)
 
 
 def _wrong_specification(coder: Coder) -> None:

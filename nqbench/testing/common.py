@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from nqbench.api import Plugin
 from nqbench.testing.check import check, require
-from nqbench.testing.elsewhere import call_elsewhere
+from nqbench.testing.other_process import call_in_other_process
 
 
 @check("")
@@ -47,7 +47,7 @@ def frozen(plugin: Plugin) -> None:
 def pickles_to_a_worker(plugin: Plugin) -> None:
     """Pickles, and is the same configuration in another process."""
     require(pickle.loads(pickle.dumps(plugin)) == plugin, "comes back from pickle as another configuration")
-    kind, name, text = call_elsewhere(_identity, plugin)
+    kind, name, text = call_in_other_process(_identity, plugin)
     require((kind, name) == (plugin.kind, plugin.name), f"is {kind} '{name}' in another process")
     require(text == plugin.canonical_json(), f"has other parameters in another process: {text}")
 

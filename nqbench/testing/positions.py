@@ -6,7 +6,7 @@ import numpy as np
 
 from nqbench.api import CorruptFile, Positions, Stream
 from nqbench.testing.check import Failed, check, require
-from nqbench.testing.elsewhere import call_elsewhere
+from nqbench.testing.other_process import call_in_other_process
 
 Shapes = list[tuple[int, ...]]
 
@@ -116,7 +116,7 @@ def read_elsewhere(positions: Positions) -> None:
     """Another process reads the same masks from the symbols and the shapes alone."""
     sets = mask_sets()
     jobs = [(positions.to_stream(masks).symbols, _shapes(masks)) for masks in sets.values()]
-    theirs = call_elsewhere(_read, positions, jobs)
+    theirs = call_in_other_process(_read, positions, jobs)
     for (name, masks), back in zip(sets.items(), theirs, strict=True):
         require(all(map(np.array_equal, back, masks)), f"{name}: another process reads other masks")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from nqbench.api import BadInput, Diagonal, Quantized, Quantizer, SecondMoments, Source
 from nqbench.container.forms import check_form
 from nqbench.testing.check import check, require
-from nqbench.testing.elsewhere import call_elsewhere
+from nqbench.testing.other_process import call_in_other_process
 from nqbench.testing.sources import FORMS, Part, laplace, one, pruned, source_of, typical
 
 MAX_ALPHABET = 1 << 24  # StreamSpec's
@@ -336,7 +336,7 @@ def warm_start(quantizer: Quantizer) -> None:
 def same_elsewhere(quantizer: Quantizer) -> None:
     """Another process gives the same symbols, parameters and reconstruction, and reads this one's."""
     mine, values = sound(quantizer, source_of(quantizer, typical(), seed=3))
-    theirs, their_values, read = call_elsewhere(_quantize_and_read, quantizer, 3, portable(mine))
+    theirs, their_values, read = call_in_other_process(_quantize_and_read, quantizer, 3, portable(mine))
     difference = same(mine, restored(theirs))
     require(not difference, f"another process gives another result: {difference}")
     require(np.array_equal(values.numpy(), their_values), "another process reconstructs other values from its own")

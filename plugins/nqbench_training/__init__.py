@@ -16,7 +16,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.dynamic_surgery import DynamicSurgery
     from nqbench_training.finetune import FineTune
     from nqbench_training.magnitude import Magnitude
-    from nqbench_training.nothing import NoPruner, NoSensitivity, NoTraining
+    from nqbench_training.none import NoPruner, NoSensitivity, NoTraining
     from nqbench_training.second_moments import SecondMoments
     from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson
     from nqbench_training.sequential import Sequential

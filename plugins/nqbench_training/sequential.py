@@ -14,12 +14,12 @@ from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench.api.toolkit.persample import owner
 from nqbench.api.toolkit.progress import tell
-from nqbench_training.beside import walk_beside
 from nqbench_training.correction import corrected
 from nqbench_training.grams import Products
-from nqbench_training.merging import merged
 from nqbench_training.optimised import finished, install
+from nqbench_training.paired_forward import paired_forward
 from nqbench_training.second_moments import SecondMoments, inputs_of
+from nqbench_training.shared_grid import merged
 
 
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
@@ -66,7 +66,7 @@ class OnePass:
 
     def run(self, samples: Batch, done: dict[str, Group]) -> None:
         if self.correction > 0:
-            walk_beside(self.task, self.names, samples, lambda layer, was, now: self._reached(layer, now, was, done))
+            paired_forward(self.task, self.names, samples, lambda layer, was, now: self._reached(layer, now, was, done))
             return
         with (
             evaluating(self.task.module),

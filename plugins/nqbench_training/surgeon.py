@@ -13,15 +13,15 @@ from nqbench.api import Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.persample import owner
 from nqbench.api.toolkit.store import Trained, trained
-from nqbench_training.beside import walk_beside
 from nqbench_training.correction import corrected, damped
 from nqbench_training.grams import Products
 from nqbench_training.masking import hold, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
+from nqbench_training.paired_forward import paired_forward
 from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
-from nqbench_training.soup import averaged
+from nqbench_training.weight_averaging import averaged
 
 _EACH = ("epochs", "precision", "replicas")  # what may differ from share to share
 _UNSAID = {"precision": "float32", "replicas": 1}
@@ -197,7 +197,7 @@ class Surgeon(
             best = corrected(was, moments.mean(), shift.mean(), self.damping, masks[name], weights[name])
             task.assign({name: best})
 
-        walk_beside(task, names, SecondMoments(samples=self.samples).calibration(task), visit)
+        paired_forward(task, names, SecondMoments(samples=self.samples).calibration(task), visit)
 
 
 def _short(values: tuple[Any, ...]) -> Any:

@@ -17,9 +17,9 @@ from nqbench.engine.verify import verify
 from nqbench.pipeline.filing import moved
 from nqbench.pipeline.precision import whole_float32
 from nqbench.registry import registry
-from nqbench.testing.around import _Made, _MadeMoments
 from nqbench.testing.check import configurations
 from nqbench.testing.sources import first_form
+from nqbench.testing.task_plugins import _Made, _MadeMoments
 from nqbench.testing.tiny import TinyQuantizer, tiny_task
 
 pytestmark = [

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from nqbench.api import BadInput, DataMissing, Quantized, Quantizer, Source
 from nqbench.testing import checks_for, configurations, parametrize, run_checks
 from nqbench.testing.check import Failed
-from nqbench.testing.elsewhere import call_elsewhere
+from nqbench.testing.other_process import call_in_other_process
 
 
 class Needy(Quantizer, name="needy"):
@@ -106,10 +106,10 @@ def _die() -> None:
 
 def test_the_other_process_is_replaced_when_it_dies() -> None:
     with pytest.raises(Failed, match="ends the process that it runs in"):
-        call_elsewhere(_die)
-    assert call_elsewhere(abs, -2) == 2
+        call_in_other_process(_die)
+    assert call_in_other_process(abs, -2) == 2
 
 
 def test_an_error_in_the_other_process_is_told_with_its_type() -> None:
     with pytest.raises(Failed, match="in another process: ValueError: invalid literal"):
-        call_elsewhere(int, "x")
+        call_in_other_process(int, "x")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from nqbench_quantizers.gptq import GPTQ
-from nqbench_training.merging import merged
 from nqbench_training.second_moments import SecondMoments, joined
 from nqbench_training.sequential import Sequential, layer_uses
+from nqbench_training.shared_grid import merged
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
 

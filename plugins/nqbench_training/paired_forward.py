@@ -20,7 +20,7 @@ Visit = Callable[[nn.Module, Tensor, Tensor], None]
 """(layer, its inputs as they were, its inputs as they are now): may change the layer's weights in place."""
 
 
-def walk_beside(task: Network, layers: Iterable[nn.Module], samples: Batch, visit: Visit) -> None:
+def paired_forward(task: Network, layers: Iterable[nn.Module], samples: Batch, visit: Visit) -> None:
     """Visit each layer, before its only call, in the order of the forward pass."""
     layers = list(layers)
     was: dict[nn.Module, Tensor] = {}

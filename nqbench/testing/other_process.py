@@ -24,7 +24,7 @@ DEADLINE = 120.0
 _pool: ProcessPoolExecutor | None = None
 
 
-def call_elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+def call_in_other_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)`` as the other process computes it. Raises Failed if it dies, is late or raises."""
     global _pool
     try:
