@@ -51,7 +51,8 @@ def _edges(line: scalar.Line, values: Tensor, bins: int) -> Tensor:
     values a bin of its own. Out there a codeword may have one member or two, and no density says which."""
     alone = bins // 8
     edges = torch.cat([values[:alone].double(), _companded(line, bins - 2 * alone), values[-alone - 1 : -1].double()])
-    return torch.unique(edges)
+    distinct: Tensor = torch.unique(edges)
+    return distinct
 
 
 def _companded(line: scalar.Line, bins: int) -> Tensor:

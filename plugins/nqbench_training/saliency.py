@@ -61,7 +61,7 @@ def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
     Rows that keep all share one inverse, and all rows do where their own would cost too much. h: (m, m) positive
     definite; kept: (R, m) bool.
     """
-    found = torch.linalg.inv(h).diagonal().expand(kept.shape).clone()
+    found: Tensor = torch.linalg.inv(h).diagonal().expand(kept.shape).clone()
     counts = kept.sum(1)
     if float((counts.double() ** 3).sum()) > _MOST_WORK:
         return found
