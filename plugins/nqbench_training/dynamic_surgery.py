@@ -101,7 +101,7 @@ class Surgery:
     def __init__(self, plugin: DynamicSurgery, task: Task) -> None:
         self.plugin = plugin
         self.task = task
-        self.parameters = [task.parameter(name) for name in task.names]
+        self.parameters: list[Tensor] = [task.parameter(name) for name in task.names]
         self.weights = task.weights()
         self.masks = {name: torch.ones_like(w) for name, w in self.weights.items()}
         self.steps = torch.zeros((), dtype=torch.int64)
