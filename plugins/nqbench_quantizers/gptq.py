@@ -37,7 +37,7 @@ from nqbench.api import (
     gaussian_step,
     scalar,
 )
-from nqbench.api.quantized import unit_dither
+from nqbench.api.philox import unit_dither
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import feedback
 from nqbench_quantizers.feedback import Rows
