@@ -45,7 +45,7 @@ def prune(limit: str | None) -> None:
 
 
 @command.command("clear")
-@click.option("--stage", help="Only this stage: prune, sense, quantize, file, evaluate, loss or trial.")
+@click.option("--stage", help="Only this stage: load, prune, sense, knob, quantize, file, evaluate, loss or trial.")
 def clear(stage: str | None) -> None:
     """Drop everything."""
     from nqbench.api.errors import BadInput
@@ -62,7 +62,8 @@ def clear(stage: str | None) -> None:
 def add(paths: tuple[Path, ...]) -> None:
     """Take trained networks from elsewhere: files of a store, or folders of them.
 
-    A run that would train a network by the same recipe then takes it instead.
+    A run that would train a network by the same recipe then takes it instead. A damaged file is refused, and one that a
+    SHA256SUMS beside it lists otherwise.
     """
     from nqbench.api.errors import BadInput
     from nqbench.api.toolkit.store import adopt

@@ -70,12 +70,12 @@ def _work(trials: Sequence[Trial], registry: Registry) -> str:
     """How often each stage runs, with nothing cached, and how many trials use it."""
     from tabulate import tabulate
 
-    from nqbench.suite.stages import STAGES, stages
+    from nqbench.suite.chain import shares
 
-    work = [stages(trial, registry) for trial in trials]
+    work = [shares(trial, registry) for trial in trials]
     rows = []
-    for stage in STAGES:
-        used = [getattr(one, stage) for one in work if getattr(one, stage) is not None]
+    for stage in work[0]:
+        used = [one[stage] for one in work if one[stage] is not None]
         rows.append((stage, len(set(used)), len(used)))
     return tabulate(rows, ("stage", "runs", "for trials"))
 
@@ -86,7 +86,7 @@ def _listing(trials: Sequence[Trial], registry: Registry, everything: bool) -> s
 
     from nqbench.results.labels import Labels
     from nqbench.results.record import Record
-    from nqbench.suite.stages import first_needed
+    from nqbench.suite.chain import first_needed
 
     planned = [Record.planned(trial.config()) for trial in trials]
     labels = Labels(planned)

@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -18,8 +20,10 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from nqbench.engine.queue import AffinityQueue, Job
-from nqbench.engine.worker import STARTING, WorkerSettings, find_knob, run_trial, start
+from nqbench.engine.deadlines import Deadlines
+from nqbench.engine.protocol import Job, Outcome
+from nqbench.engine.queue import AffinityQueue
+from nqbench.engine.worker import WorkerSettings, noted, perform, start
 from nqbench.suite.trial import Trial
 
 
@@ -29,9 +33,9 @@ class LocalEngine:
     scratch: a folder of this engine's own, for temporary files of the workers; made and removed here.
     """
 
-    def __init__(self, jobs: int, settings: WorkerSettings, scratch: Path, timeout: float | None = None) -> None:
-        self.timeout = timeout
-        self.queue = AffinityQueue()
+    def __init__(self, jobs: int, settings: WorkerSettings, scratch: Path, deadlines: Deadlines | None = None) -> None:
+        self.deadlines = deadlines or Deadlines()
+        self._queue = AffinityQueue()
         self._scratch = scratch
         self._settings = [
             replace(
@@ -43,7 +47,7 @@ class LocalEngine:
             for index in range(jobs)
         ]
         self._pools: list[ProcessPool | None] = [None] * jobs
-        self._running: dict[Future[Any], tuple[int, Job]] = {}
+        self._running: dict[Future[Any], tuple[int, Job, float]] = {}
 
     def __enter__(self) -> LocalEngine:
         shutil.rmtree(self._scratch, ignore_errors=True)  # of a run that was killed
@@ -53,6 +57,12 @@ class LocalEngine:
         _stop(*self._pools)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def add(self, job: Job) -> None:
+        self._queue.add([job])
+
+    def withdraw(self, which: Callable[[Job], bool]) -> list[Job]:
+        return self._queue.withdraw(which)
+
     @property
     def started(self) -> bool:
         """Whether any worker was."""
@@ -60,35 +70,48 @@ class LocalEngine:
 
     @property
     def busy(self) -> bool:
-        return bool(self._running) or len(self.queue) > 0
+        return bool(self._running) or len(self._queue) > 0
 
     @property
     def current(self) -> list[Trial]:
         """The trials that run now."""
-        return [job.trial for _, job in self._running.values()]
+        return [job.trial for _, job, _ in self._running.values()]
 
-    def step(self, seconds: float = 0.5) -> list[tuple[Job, dict[str, Any]]]:
-        """Give work to idle workers, wait at most so long, and return what ended: jobs and their outcomes."""
+    def step(self, seconds: float = 0.5) -> list[tuple[Job, Outcome]]:
         self._fill()
         if not self._running:
             return []
         done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
         ended = []
         for future in done:
-            worker, job = self._running.pop(future)
+            worker, job, _ = self._running.pop(future)
             ended.append((job, self._outcome(future, worker)))
+        ended += self._overdue() if self.deadlines.by_stage else []
         self._fill()
         return ended
 
+    def _overdue(self) -> list[tuple[Job, Outcome]]:
+        """Stop workers whose stage has taken too long."""
+        ended: list[tuple[Job, Outcome]] = []
+        for future, (worker, job, begun) in list(self._running.items()):
+            step, since = noted(self._settings[worker].stage_file)
+            # what an earlier trial left may still stand there
+            told = self.deadlines.passed(step, time.monotonic() - max(since, begun))
+            if told is not None and not future.done():
+                del self._running[future]
+                self._discard(worker)
+                ended.append((job, {"status": "timeout", "error": told}))
+        return ended
+
     def _fill(self) -> None:
-        taken = {worker for worker, _ in self._running.values()}
+        taken = {worker for worker, _, _ in self._running.values()}
         for worker in range(len(self._pools)):
             if worker in taken:
                 continue
-            job = self.queue.take(worker)
+            job = self._queue.take(worker)
             if job is None:
                 return
-            self._running[self._schedule(worker, job)] = (worker, job)
+            self._running[self._schedule(worker, job)] = (worker, job, time.monotonic())
 
     def _schedule(self, worker: int, job: Job) -> Future[Any]:
         pool = self._pools[worker]
@@ -97,8 +120,8 @@ class LocalEngine:
         # a worker inherits what is blocked: Ctrl-C must not reach one that still imports
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            work = run_trial if job.question is None else find_knob
-            return self._pool(worker).schedule(work, args=(job.trial, job.keys.trial), timeout=self.timeout)
+            arguments = (job.trial, job.goal, job.recipe)
+            return self._pool(worker).schedule(perform, args=arguments, timeout=self.deadlines.trial)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -107,7 +130,7 @@ class LocalEngine:
         if pool is None:
             settings = self._settings[worker]
             Path(settings.scratch).mkdir(parents=True, exist_ok=True)
-            Path(settings.stage_file).write_text(STARTING)
+            Path(settings.stage_file).unlink(missing_ok=True)
             pool = self._pools[worker] = ProcessPool(
                 max_workers=1,
                 context=multiprocessing.get_context("spawn"),
@@ -121,12 +144,12 @@ class LocalEngine:
         self._pools[worker] = None
         shutil.rmtree(self._settings[worker].scratch, ignore_errors=True)
 
-    def _outcome(self, future: Future[Any], worker: int) -> dict[str, Any]:
-        stage = self._stage(worker)
+    def _outcome(self, future: Future[Any], worker: int) -> Outcome:
+        stage, _ = noted(self._settings[worker].stage_file)
         try:
-            outcome: dict[str, Any] = future.result()
+            outcome: Outcome = future.result()
         except TimeoutError:
-            return {"status": "timeout", "error": f"stopped after {self.timeout:g} s in the stage '{stage}'"}
+            return {"status": "timeout", "error": f"stopped after {self.deadlines.trial:g} s in the stage '{stage}'"}
         except ProcessExpired as error:
             self._discard(worker)
             return {"status": "crashed", "error": f"{_death(error.exitcode)} in the stage '{stage}'"}
@@ -138,12 +161,6 @@ class LocalEngine:
         if outcome.pop("unusable", False):
             self._discard(worker)
         return outcome
-
-    def _stage(self, worker: int) -> str:
-        try:
-            return Path(self._settings[worker].stage_file).read_text().strip() or STARTING
-        except OSError:
-            return STARTING
 
 
 def _stop(*pools: ProcessPool | None) -> None:

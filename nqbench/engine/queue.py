@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
-from nqbench.pipeline.keys import Keys
-from nqbench.suite.schedule import Question
-from nqbench.suite.trial import Trial
-
-
-class Job(NamedTuple):
-    """A trial to run or, where there is a question, the knob of the trial's method to find."""
-
-    trial: Trial
-    keys: Keys
-    question: Question | None = None
+from nqbench.engine.protocol import Job
 
 
 class AffinityQueue:
-    """Trials by source (what the quantizer is given), each source owned by one worker until others run dry."""
+    """Trials by source (what the quantizer is given: the first of their affinities), each source owned by one worker
+    until others run dry."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
@@ -28,10 +18,17 @@ class AffinityQueue:
 
     def add(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            self._waiting.setdefault(job.keys.sense, deque()).append(job)
+            self._waiting.setdefault(job.keys.affinity[0], deque()).append(job)
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._waiting.values())
+
+    def withdraw(self, which: Callable[[Job], bool]) -> list[Job]:
+        """Take out jobs, in their order."""
+        found = [job for jobs in self._waiting.values() for job in jobs if which(job)]
+        left = {source: deque(job for job in jobs if not which(job)) for source, jobs in self._waiting.items()}
+        self._waiting = OrderedDict((source, jobs) for source, jobs in left.items() if jobs)
+        return found
 
     def take(self, worker: int) -> Job | None:
         """The worker's next trial: of its own source, else of a source nobody has, else from the end of another's."""
@@ -50,9 +47,9 @@ class AffinityQueue:
     def _steal(self, source: str) -> Job:
         """The first of the last trials that share one quantization, so that the owner's next ones are left to it."""
         jobs = self._waiting[source]
-        quantize = jobs[-1].keys.quantize
+        shared = jobs[-1].keys.affinity
         at = len(jobs) - 1
-        while at > 0 and jobs[at - 1].keys.quantize == quantize:
+        while at > 0 and jobs[at - 1].keys.affinity == shared:
             at -= 1
         job = jobs[at]
         del jobs[at]

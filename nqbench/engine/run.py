@@ -12,15 +12,15 @@ from typing import Any
 from nqbench.api.errors import BadInput
 from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import beside
+from nqbench.engine.deadlines import Deadlines
 from nqbench.engine.local import LocalEngine
 from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
-from nqbench.engine.queue import Job
+from nqbench.engine.protocol import Engine, Job
 from nqbench.engine.worker import WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.context import Measure
 from nqbench.pipeline.keys import KeyMaker
-from nqbench.pipeline.knobs import cached as cached_knob
 from nqbench.pipeline.workbench import file_name, restore
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
@@ -31,6 +31,7 @@ from nqbench.results.labels import Labels
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
 from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
+from nqbench.suite.chain import KNOB, TRIAL
 
 _SCRATCH = ".scratch"
 """Folder of the workers' temporary files while a run is under way."""
@@ -53,7 +54,7 @@ def run_suite(
     *,
     jobs: int = 1,
     device: str = "auto",
-    timeout: float | None = None,
+    timeout: float | Mapping[str, float] | None = None,
     only: Sequence[str] = (),
     sets: Sequence[str] = (),
     profile: str | None = None,
@@ -62,7 +63,8 @@ def run_suite(
 ) -> RunResult:
     """Run a suite into ``output`` (default: ``reports/<suite>``), resuming and reusing what is there.
 
-    jobs: worker processes. device: auto, cpu, cuda or cuda:N. timeout: seconds a trial may take (default: the suite's).
+    jobs: worker processes. device: auto, cpu, cuda or cuda:N. timeout: seconds a trial may
+    take, or seconds by stage (default: the suite's).
     Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput. Ctrl-C ends the run
     with the outcome 'interrupted'; nothing that was finished is lost.
     """
@@ -85,7 +87,7 @@ class _Run:
         folder: Path,
         device: str,
         jobs: int,
-        timeout: float | None,
+        timeout: float | Mapping[str, float] | None,
         cached: bool,
         progress: Progress,
     ) -> None:
@@ -96,15 +98,17 @@ class _Run:
             self.measure, self.rounds = Measure(suite.measure.per_round, suite.measure.warmup), suite.measure.rounds
             jobs = 1 if suite.measure.exclusive else jobs
         self.jobs = jobs
-        self.timeout = timeout if timeout is not None else suite.timeout
+        given = timeout if isinstance(timeout, Mapping) else {} if timeout is None else {TRIAL: timeout}
+        self.deadlines = Deadlines({**suite.timeout, **given})
         self.cache = Cache.default() if cached else Cache(None)
         self.limit = limit_from_environment()
-        self.maker = KeyMaker(self.registry, device.partition(":")[0])
+        self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
         self.threads = max(1, cores() // self.jobs)
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.id = ""
         self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
+        self._prepared: dict[str, Mapping[str, Any]] = {}
 
     def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
         with Store.write(self.folder) as store:
@@ -193,18 +197,36 @@ class _Run:
                     self._begin(store, engine, schedule, job, done)
                 # what was there already may have led to more
                 ended = [] if jobs else engine.step()
+                jobs = []
                 for job, outcome in ended:
-                    if self._again(job, outcome):
-                        engine.queue.add([job])
+                    if job.keys.waits is not None and outcome["status"] == "ok":
+                        jobs += self._settled(store, engine, job, outcome)
+                    elif self._again(job, outcome):
+                        engine.add(job)
                     else:
-                        failed = not self._end(store, schedule, job, outcome) or failed
+                        # what cannot be loaded is not tried again for every trial of it
+                        same = [] if job.keys.waits is None else engine.withdraw(job.waits_as)
+                        for one in (job, *same):
+                            failed = not self._end(store, schedule, one, outcome) or failed
                 self.progress.running([self._label(trial) for trial in engine.current])
-                jobs = self._pull(schedule)
+                jobs += self._pull(schedule)
                 done = self._take_over(store, jobs)
         assert schedule.finished()
         if engine.started:
             self.cache.prune(self.limit)
         return "failed" if failed else "ok"
+
+    def _settled(self, store: Store, engine: Engine, job: Job, outcome: Mapping[str, Any]) -> list[Job]:
+        """The network of some jobs is known now: they begin again, with keys that hold its content."""
+        self.maker.contents.update(outcome["contents"])
+        waiting = [job, *engine.withdraw(job.waits_as)]
+        settled = [one._replace(keys=self.maker.keys(one.trial)) for one in waiting]
+        before = (one.keys.trial for one in waiting if one.question is None)
+        after = [one.keys.trial for one in settled if one.question is None]
+        store.rename(self.id, dict(zip(before, after, strict=True)))
+        for key in after[:1]:  # the first trial on a network bears what it took
+            self._prepared[key] = outcome["seconds"]
+        return settled
 
     def _take_over(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
         """This run covers these jobs' trials. The records of those that are there already."""
@@ -217,26 +239,23 @@ class _Run:
             self.progress.found(len(done))
         return done
 
-    def _begin(
-        self, store: Store, engine: LocalEngine, schedule: Schedule, job: Job, done: Mapping[str, Record]
-    ) -> None:
+    def _begin(self, store: Store, engine: Engine, schedule: Schedule, job: Job, done: Mapping[str, Record]) -> None:
         """Take what is there already; leave the rest to a worker."""
-        if job.question is not None:
-            known = cached_knob(self.cache, self.maker.knob(job.trial, job.keys))
-            if known is None:
-                engine.queue.add([job])
-            else:
-                schedule.answered(job.question, known[0])
-            return
-        record = done.get(job.keys.trial) or self._restored(store, job)
-        if record is None:
-            engine.queue.add([job])
-        else:
-            schedule.ended(job.trial, record.to_dict())
+        if job.goal == KNOB.name and job.question is not None:
+            knob = self.maker.knob(job.trial)
+            if knob != "unknown":
+                schedule.answered(job.question, knob)
+                return
+        elif job.goal == TRIAL:
+            record = done.get(job.keys.trial) or self._restored(store, job)
+            if record is not None:
+                schedule.ended(job.trial, record.to_dict())
+                return
+        engine.add(job._replace(recipe=self.maker.recipe(job.trial)))
 
     def _again(self, job: Job, outcome: Mapping[str, Any]) -> bool:
         """Whether the trial has passes of measuring left, behind all others of its source."""
-        if job.question is not None or outcome["status"] != "ok" or self.rounds == 1:
+        if job.goal != TRIAL or outcome["status"] != "ok" or self.rounds == 1:
             return False
         passes = self._passes.setdefault(job.keys.trial, [])
         passes.append(outcome)
@@ -260,7 +279,7 @@ class _Run:
         schedule.answered(job.question, outcome.get("knob"))
         return True
 
-    def _engine(self) -> LocalEngine:
+    def _engine(self) -> Engine:
         settings = WorkerSettings(
             parent=os.getpid(),
             device=self.device,
@@ -270,7 +289,7 @@ class _Run:
             beside=None if beside() is None else str(beside()),
             measure=None if self.measure is None else (self.measure.repeats, self.measure.warmup),
         )
-        return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.timeout)
+        return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.deadlines)
 
     def _already(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
         """Records of earlier runs into this folder that stand: same key, ended well, file in place.
@@ -303,20 +322,25 @@ class _Run:
         if self.measure is not None:
             return None
         keys = job.keys
-        figures = restore(self.cache, keys.trial, keys.file, self.folder / FILES)
+        figures = restore(self.cache, keys.trial, keys.stages["file"], self.folder / FILES)
         return None if figures is None else self._record(store, job, {"status": "ok", **figures})
 
     def _record(self, store: Store, job: Job, outcome: Mapping[str, Any]) -> Record:
-        trial, keys, _ = job
-        fields = {"device": self.device, **outcome}
+        trial, key = job.trial, str(outcome.get("key", job.keys.trial))
+        if key != job.keys.trial:  # the network turned out to be another than was known
+            store.rename(self.id, {job.keys.trial: key})
+        fields = {"device": self.device, **{name: value for name, value in outcome.items() if name != "key"}}
         if fields["status"] == "ok":
-            fields["file"] = f"{FILES}/{file_name(keys.trial)}"
+            prepared = {step: spent for step, spent in self._prepared.pop(job.keys.trial, {}).items() if spent}
+            fields["seconds"] = {**prepared, **fields["seconds"], **prepared}
+            fields["cached"] = [step for step in fields["cached"] if step not in prepared]
+            fields["file"] = f"{FILES}/{file_name(key)}"
             # beside other workers no time is a measurement
             fields["measured"] = bool(fields.get("measured")) and self.jobs == 1
         fixed = {
             "run": self.id,
             "suite": self.suite.name,
-            "key": keys.trial,
+            "key": key,
             "trial": trial.trial,
             "environment": self.environment,
         }

@@ -13,10 +13,10 @@ import torch
 
 from nqbench.api.errors import CorruptFile, NqbenchError
 from nqbench.api.model import Model
+from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.paths import set_beside
 from nqbench.container import read_sections
 from nqbench.engine.run import resolve_device
-from nqbench.pipeline.artifacts import content_hash
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import evaluated
 from nqbench.pipeline.network import Network, fill
@@ -44,7 +44,7 @@ class Verdict:
 def verify(
     folder: str | Path, *, run: str = "latest", device: str = "auto", limit: int | None = None
 ) -> Iterator[Verdict]:
-    """Check every ok record of a run: file present, its size and parts, decoded bytes, metrics.
+    """Check every ok record of a run: file present, its size and parts, decoded bytes, network, metrics.
 
     run: its id, 'latest', or 'all': the last record of every key. limit: bytes of tensors that a file may stand for;
     None: what this machine can hold. Yields a verdict a record, in their order. Raises StoreError where there are no
@@ -87,7 +87,7 @@ class _Checker:
             content = content_hash(tensors)
             if content != record.decoded_sha256:
                 return f"{path}: decodes to other tensors ({content[:12]}) than recorded ({record.decoded_sha256})"
-            return self._metric_fault(record, content, tensors)
+            return self._network_fault(record) or self._metric_fault(record, content, tensors)
         except FileNotFoundError:
             return f"{path}: is missing"
         except (OSError, CorruptFile) as error:
@@ -95,10 +95,22 @@ class _Checker:
         except NqbenchError as error:
             return f"{path}: {error}"
 
+    def _network_fault(self, record: Record) -> str | None:
+        """Whether the trained network at hand is the record's."""
+        if record.network_sha256 is None:  # a record of before they said it
+            return None
+        found = self._network(_model(record))[1].sha256
+        if found == record.network_sha256:
+            return None
+        return (
+            f"{record.file}: was made of another network ({record.network_sha256[:12]}) than the '{record.model}' "
+            f"at hand ({found[:12]})"
+        )
+
     def _metric_fault(self, record: Record, content: str, tensors: Mapping[str, torch.Tensor]) -> str | None:
         if record.metric_name is None:
             return None
-        choice = Choice("model", record.model, _json(record.model_params or {}))
+        choice = _model(record)
         if (choice, content) not in self._metrics:
             model, network = self._network(choice)
             torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
@@ -121,5 +133,5 @@ class _Checker:
         return self._networks[choice]
 
 
-def _json(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
+def _model(record: Record) -> Choice:
+    return Choice("model", record.model, json.dumps(record.model_params or {}, sort_keys=True, separators=(",", ":")))

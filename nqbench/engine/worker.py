@@ -10,21 +10,24 @@ import contextlib
 import os
 import signal
 import tempfile
+import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from nqbench.engine.protocol import Outcome
     from nqbench.pipeline.decoder import Decoder
     from nqbench.pipeline.workbench import Workbench
     from nqbench.suite.trial import Trial
 
 STARTING = "start"
 """The stage of a trial that has not reached its first."""
+_NOTE = 64
+"""Bytes of the note of a worker's step."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def start(settings: WorkerSettings) -> None:
     from nqbench.api.errors import NqbenchError
 
     with contextlib.suppress(NqbenchError):  # there is no such file: an answer means that all is imported
-        bench.decoder.decode(Path(settings.scratch) / "none.nqz")
+        decoder.decode(Path(settings.scratch) / "none.nqz")
     _worker = _Worker(bench, settings, STARTING)
 
 
@@ -93,46 +96,56 @@ def _bench(settings: WorkerSettings, decoder: Decoder) -> Workbench:
     torch.set_num_threads(settings.threads)
     stage = os.open(settings.stage_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def note(name: str) -> None:
+    def note(name: str, since: float) -> None:
         if _worker is not None:
             _worker.stage = name
-        os.pwrite(stage, name.ljust(32).encode(), 0)
+        os.pwrite(stage, f"{name} {since:.3f}".ljust(_NOTE).encode(), 0)
 
-    note(STARTING)
+    note(STARTING, time.monotonic())
     cache = Cache(Path(settings.cache) if settings.cache else None)
     measure = None if settings.measure is None else Measure(*settings.measure)
     return Workbench(registry(), cache, torch.device(settings.device), measure=measure, on_stage=note, decoder=decoder)
 
 
-def run_trial(trial: Trial, key: str) -> dict[str, Any]:
-    """``{"status": "ok", **figures}`` or ``{"status": "failed", "error": traceback}``. key: the trial's, as the parent
-    has it: where the code was edited since, this process runs other code than the record would say.
+def noted(stage_file: str | Path) -> tuple[str, float]:
+    """The step that a worker is in, and when it began on ``time.monotonic``, which all processes share."""
+    try:
+        name, since = Path(stage_file).read_text().split()
+        return name, float(since)
+    except (OSError, ValueError):
+        return STARTING, time.monotonic()
 
-    ``unusable`` is set where this process cannot be relied on any more.
+
+def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
+    """Do one job. ``{"status": "ok", ...}`` or ``{"status": "failed", "error": traceback}``, with ``unusable`` set
+    where this process cannot be relied on any more. ok: for the goal ``trial`` its figures and ``key``; for ``knob``
+    the knob or None; for a stage what ``Workbench.stage`` says.
+
+    recipe: the trial's, as the parent has it: where the code was edited since, this process runs other code than the
+    record would say.
     """
-    return _outcome(trial, key, lambda worker: worker.bench.run(trial, Path(worker.settings.files)))
-
-
-def find_knob(trial: Trial, key: str) -> dict[str, Any]:
-    """As ``run_trial``: ``{"status": "ok", "knob": the knob of the trial's method, or None}``."""
-    return _outcome(trial, key, lambda worker: {"knob": worker.bench.knob(trial)})
-
-
-def _outcome(trial: Trial, key: str, work: Callable[[_Worker], dict[str, Any]]) -> dict[str, Any]:
     from nqbench.api.errors import NqbenchError
+    from nqbench.suite.chain import KNOB, TRIAL
 
     assert _worker is not None
-    _worker.bench.on_stage(STARTING)
-    if _worker.bench.around.maker.keys(trial).trial != key:
+    bench, settings = _worker.bench, _worker.settings
+    bench.on_stage(STARTING, time.monotonic())
+    if bench.around.maker.recipe(trial) != recipe:
         return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
-        return {"status": "ok", **work(_worker)}
+        if goal == TRIAL:
+            found = bench.run(trial, Path(settings.files)) | {"key": bench.around.maker.keys(trial).trial}
+        elif goal == KNOB.name:
+            found = {"knob": bench.knob(trial)}
+        else:
+            found = bench.stage(trial, goal)
+        return {"status": "ok", **found}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
         text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it
         line = f"{text} (in the stage '{_worker.stage}')"
         outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
-        return outcome | ({} if _sound(_worker.bench.around.device) else {"unusable": True})
+        return outcome | ({} if _sound(bench.around.device) else {"unusable": True})
 
 
 def _line(error: BaseException) -> str:

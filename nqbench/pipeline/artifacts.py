@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nqbench.api import Group, Quantized, QuantizedModel, Structure
-from nqbench.api.plain import apart, plain
+from nqbench.api.plain import apart
+from nqbench.api.toolkit.content import bits
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -86,21 +86,6 @@ def load_quantized(path: Path, device: torch.device | str = "cpu") -> QuantizedM
         )
         groups.append(Group(tuple(g["names"]), quantized))
     return QuantizedModel(tuple(groups), {name: tensors[f"raw.{name}"] for name in about["raw"]})
-
-
-def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in order."""
-    total = hashlib.sha256()
-    for name, tensor in tensors.items():
-        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        total.update(bits(tensor).data)
-    return total.hexdigest()
-
-
-def bits(tensor: Tensor) -> np.ndarray:
-    """The tensor's bytes, row-major: (bytes,) uint8."""
-    flat = plain(tensor.detach().cpu()).reshape(-1)
-    return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

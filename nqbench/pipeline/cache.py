@@ -24,13 +24,14 @@ from typing import Any, TypeVar
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import cache_dir
+from nqbench.suite.chain import PLACES
 
 T = TypeVar("T")
 
 LIMIT_VARIABLE = "NQBENCH_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 """Bytes, unless the environment variable NQBENCH_CACHE_LIMIT says otherwise."""
-RESULTS = ("prune", "sense", "knob", "quantize", "file", "evaluate", "loss", "trial")
+RESULTS = PLACES
 WORK = "work"
 """Checkpoints of stages that were interrupted."""
 STAGES = (*RESULTS, WORK)
@@ -74,16 +75,10 @@ class Cache:
         if self.root is None:
             return None
         place = self._place(stage, key)
-        try:
-            with open(place + _META, "rb") as file:
-                text = file.read()
-        except OSError:
+        if not os.path.exists(place + _META):
             return None
         try:
-            crc, _, stored = text.partition(b"\n")
-            if int(crc, 16) != zlib.crc32(stored):
-                raise ValueError("not what was written")
-            told = json.loads(stored)
+            told = _told(place)
             if told["data"] is not None and _checksum(place + _DATA) != tuple(told["data"]):
                 raise ValueError("not what was written")
             os.utime(place + _META)
@@ -91,6 +86,20 @@ class Cache:
             self.drop(stage, key)
             return None
         return Entry(told["result"], Path(place + _DATA))
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether there is an entry, sound or not."""
+        return self.root is not None and os.path.exists(self._place(stage, key) + _META)
+
+    def peek(self, stage: str, key: str) -> dict[str, Any] | None:
+        """What JSON says in an entry, without a look at the rest; None where there is none, or a damaged one."""
+        if self.root is None:
+            return None
+        try:
+            found: dict[str, Any] = _told(self._place(stage, key))["result"]
+        except (OSError, ValueError):
+            return None
+        return found
 
     def drop(self, stage: str, key: str) -> None:
         if self.root is not None:
@@ -147,20 +156,17 @@ class Cache:
         save: Callable[[T, Path], object] | None = None,
         meta: Callable[[T], Mapping[str, Any]],
         checkpoints: bool = False,
-        first: Callable[[], object] = lambda: None,
     ) -> tuple[T, bool]:
         """A stage's result, and whether it came from the cache.
 
         Made by ``make(workdir)`` where the cache has none, by one process at a time; workdir: a folder for the stage's
         own checkpoints that outlives an interruption and is removed on success, where ``checkpoints`` asks for one.
-        first: what ``make`` starts from, with keys of its own, looked up while this key is not held yet.
         """
         if self.root is None:
             return make(None), False
         found = self.recall(stage, key, load)
         if found is not None:
             return found, True
-        first()
         with self.lock(stage, key):
             found = self.recall(stage, key, load)  # another worker may have made it while this one waited
             if found is not None:
@@ -254,6 +260,16 @@ class Cache:
                 for path in folder.iterdir():
                     if path.name.startswith(_NEW) or str(path).removesuffix(_DATA).removesuffix(_META) not in whole:
                         _drop_old(path)
+
+
+def _told(place: str) -> dict[str, Any]:
+    """An entry's JSON. Raises ValueError where it is not what was written."""
+    with open(place + _META, "rb") as file:
+        crc, _, stored = file.read().partition(b"\n")
+    if int(crc, 16) != zlib.crc32(stored):
+        raise ValueError("not what was written")
+    told: dict[str, Any] = json.loads(stored)
+    return told
 
 
 def _make(folder: str | Path) -> None:

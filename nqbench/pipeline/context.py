@@ -1,22 +1,29 @@
-"""What every stage of one trial is given: the trial, its keys, a watch, and the bench's surroundings."""
+"""What the making of a stage is given: the trial, its plugins, what came before, a watch, and the bench around it."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from nqbench.api import Model
 from nqbench.pipeline.cache import Cache
-from nqbench.pipeline.keys import KeyMaker, Keys
-from nqbench.registry import Registry
+from nqbench.suite.chain import STAGES
 from nqbench.suite.trial import Choice, Trial
 
+if TYPE_CHECKING:
+    from nqbench.pipeline.decoder import Decoder
+    from nqbench.pipeline.keys import KeyMaker
+    from nqbench.registry import Registry
+
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -34,31 +41,34 @@ class Measure:
 
 @dataclass(eq=False)
 class Watch:
-    """What happened while a trial ran: seconds and raw samples by stage, and which results were there already."""
+    """What happened while a trial ran: seconds and raw samples by step, and which results were there already."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
-    on_stage: Callable[[str], None] = field(default=lambda stage: None)
-    _open: list[str] = field(default_factory=list)
+    on_stage: Callable[[str, float], None] = field(default=lambda stage, since: None)
+    _open: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage. Stages may nest (quantizing loads the network first): each counts its own time alone.
+        """Time a step. Steps may nest (a quantizer may ask for the sensitivity): each counts its own time alone.
 
-        ``on_stage`` hears of a stage when it begins, and of the one around it when it ends; after an exception it is
-        left at the stage that raised.
+        ``on_stage`` hears of a step and of when it began (``time.monotonic``, what was nested in it left out) when it
+        begins, and of the one around it when it ends; after an exception it is left at the step that raised.
         """
-        self._open.append(name)
-        self.on_stage(name)
+        start = time.monotonic()
+        self._open.append((name, start))
+        self.on_stage(name, start)
         before = sum(self.seconds.values())
-        start = time.perf_counter()
         yield
+        spent = time.monotonic() - start
         inner = sum(self.seconds.values()) - before
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - inner
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
         self._open.pop()
         if self._open:
-            self.on_stage(self._open[-1])
+            around, since = self._open[-1]
+            self._open[-1] = around, since + spent
+            self.on_stage(*self._open[-1])
 
     def hit(self, name: str) -> None:
         """The stage's result was there already: in the cache, or still with the worker."""
@@ -67,34 +77,73 @@ class Watch:
             self.seconds[name] = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """What a bench works with: plugins, cache, device, whether it measures.
+class Memory:
+    """What a worker keeps between trials: under each name the few results used last, by key."""
 
-    ``cache`` keeps what a trial starts from (the pruned network, its sensitivity), ``results`` the rest: nothing where
-    it measures.
-    """
+    def __init__(self) -> None:
+        self._kept: dict[str, OrderedDict[str, Any]] = {}
+
+    def has(self, name: str, key: str) -> bool:
+        return key in self._kept.get(name, ())
+
+    def find(self, name: str, key: str, make: Callable[[], T], most: int = 1) -> T:
+        """The value kept under the key, or ``make()``, for which the oldest makes room first."""
+        kept = self._kept.setdefault(name, OrderedDict())
+        if key in kept:
+            kept.move_to_end(key)
+        elif not most:
+            return make()
+        else:
+            while len(kept) >= most:
+                kept.popitem(last=False)
+            kept[key] = make()
+        return kept[key]  # type: ignore[no-any-return]
+
+
+@dataclass(eq=False)
+class Surroundings:
+    """What a bench works with. folder: for temporary files. measure: times are measurements, or None."""
 
     registry: Registry
     cache: Cache
-    results: Cache
     device: torch.device
     maker: KeyMaker
+    decoder: Decoder
+    folder: Path
     measure: Measure | None = None
+    memory: Memory = field(default_factory=Memory)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-@dataclass(frozen=True, eq=False)
 class Context:
-    """One trial under way."""
+    """One trial under way, as the making of a stage sees it."""
 
-    trial: Trial
-    keys: Keys
-    watch: Watch
-    around: Surroundings
+    def __init__(self, trial: Trial, around: Surroundings, watch: Watch) -> None:
+        self.trial = trial
+        self.around = around
+        self.watch = watch
+        self.workdir: Path | None = None
+        """Where the stage that is being made may keep checkpoints."""
+
+    def result(self, stage: str) -> Any:
+        """What a stage before this one gave; where the trial skips it, what its first input is."""
+        raise NotImplementedError
+
+    def stands(self, stage: str) -> str:
+        """What stands for a stage's result in the keys of what follows."""
+        raise NotImplementedError
+
+    def kept(self, name: str, stage: str, make: Callable[[], T], extra: str = "") -> T:
+        """Something that follows from a stage's result, made once for all trials that share that.
+
+        extra: what else it follows from. Nothing is kept of results that are made anew to be measured.
+        """
+        if self.around.measure is not None and STAGES[stage].measured:
+            return make()
+        return self.around.memory.find(name, f"{self.stands(stage)} {extra}", make)
 
     def plugin(self, choice: Choice | None, kind: type[T]) -> T:
         assert choice is not None
@@ -110,22 +159,27 @@ class Context:
     def seed(self) -> int:
         return 0 if self.trial.seed is None else self.trial.seed
 
+    def repeated(self, step: str, work: Callable[[P], T], ready: Callable[[], P]) -> T:
+        """``work(ready())``, the work timed as a step: once or, where times are measured, as often as that asks for;
+        the step's seconds are then the median of the samples."""
+        samples = []
+        for _ in range(self.around.measure.runs if self.around.measure else 1):
+            given = ready()
+            self.around.synchronize()
+            start = time.perf_counter()
+            with self.watch.stage(step):
+                found = work(given)
+                self.around.synchronize()
+            samples.append(time.perf_counter() - start)
+        if self.around.measure is not None:
+            self.sampled(step, samples, statistics.median)
+        return found
 
-class Recent(OrderedDict[str, Any]):
-    """The few results used last, by key."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most = most
-
-    def find(self, key: str, make: Callable[[], T], on_hit: Callable[[], None] | None = None) -> T:
-        """The value kept under the key, or ``make()``, for which the oldest makes room first."""
-        if key in self:
-            if on_hit is not None:
-                on_hit()
-            self.move_to_end(key)
-        else:
-            while len(self) >= self.most:
-                self.popitem(last=False)
-            self[key] = make()
-        return self[key]  # type: ignore[no-any-return]
+    def sampled(self, step: str, samples: Sequence[float], pick: Callable[[Sequence[float]], float] = min) -> float:
+        """Note a step's seconds, picked from its samples; the first ones of a measurement warm up."""
+        measure = self.around.measure
+        timed = list(samples)[measure.warmup :] if measure else list(samples)
+        if measure:
+            self.watch.samples[step] = timed
+        self.watch.seconds[step] = pick(timed)
+        return self.watch.seconds[step]

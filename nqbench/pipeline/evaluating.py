@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,143 +11,123 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Model, Split, Task
-from nqbench.pipeline.artifacts import content_hash, load_tensors, save_tensors
-from nqbench.pipeline.cache import Cache, Entry
-from nqbench.pipeline.context import Context, Recent
-from nqbench.pipeline.decoder import Decoder
+from nqbench.api.toolkit.content import content_hash
+from nqbench.pipeline.artifacts import load_tensors, save_tensors
 from nqbench.pipeline.filing import Filed
 from nqbench.pipeline.network import fill
 from nqbench.pipeline.precision import whole_float32
-from nqbench.pipeline.preparation import Preparation
+from nqbench.pipeline.preparation import network_of, pruned_of, task_of
 from nqbench.results.record import pack_correct
 
 if TYPE_CHECKING:
     from nqbench.api.toolkit.curvature import Expansion
+    from nqbench.pipeline.context import Context
 
 Json = dict[str, Any]
 
 
-class Evaluating:
-    def __init__(self, preparation: Preparation, decoder: Decoder) -> None:
-        self.preparation = preparation
-        self.decoder = decoder
-        self._floats = Recent(4)
-        self._loss_around = Recent(1)
+def of_float(context: Context) -> Json:
+    """The float network's evaluation on the test split."""
+    return _evaluation(context, "evaluate_float", None, "test")
 
-    def metrics(self, context: Context, filed: Filed) -> dict[str, Any]:
-        """The metric fields of a record; nothing for a model without data."""
-        metric = context.model.metric()
-        if metric is None:
-            return {}
-        before, after = self._before_and_after(context, filed, "test")
-        if metric.name not in after["metrics"]:
-            raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
-        value, reference = after["metrics"][metric.name], before["metrics"][metric.name]
-        metrics, metrics_float = dict(after["metrics"]), dict(before["metrics"])
-        split = context.trial.selected_on
-        if split in ("train", "validation"):
-            looked_at = self._before_and_after(context, filed, split)
-            for found, evaluation in zip((metrics_float, metrics), looked_at, strict=True):
-                found.update({f"{split}.{name}": value for name, value in evaluation["metrics"].items()})
-        return {
-            "metric_name": metric.name,
-            "metric_unit": metric.unit,
-            "metric_higher_is_better": metric.higher_is_better,
-            "metric": value,
-            "metric_float": reference,
-            "metric_delta": value - reference,
-            "metrics": metrics,
-            "metrics_float": metrics_float,
-            "correct": after["correct"],
-            "examples": after["examples"],
-        }
 
-    def _before_and_after(self, context: Context, filed: Filed, split: Split) -> tuple[Json, Json]:
-        """The evaluations of the float network and of the file's on a split. Stages: ``evaluate_float``, ``evaluate``
-        and, on another split than the test's, the same with the split's name."""
-        beside = "" if split == "test" else f"_{split}"
-        network = f"float network {context.keys.load}"
-        before = self._floats.find(
-            network + beside,
-            lambda: self._evaluation(context, network, f"evaluate_float{beside}", None, split),
-            lambda: context.watch.hit(f"evaluate_float{beside}"),
-        )
-        return before, self._evaluation(context, filed.figures["decoded_sha256"], f"evaluate{beside}", filed, split)
+def of_file(context: Context) -> Json:
+    """The evaluation of what the file decodes to on the test split."""
+    return _evaluation(context, "evaluate", context.result("file"), "test")
 
-    def _evaluation(self, context: Context, content: str, stage: str, filed: Filed | None, split: Split) -> Json:
-        """Metrics of the float network (filed None) or of a file's, by the hash of its tensors."""
 
-        def make(_: Path | None) -> dict[str, Any]:
-            network = self.preparation.network(context)
-            module = network.module
-            if filed is not None:
-                module = network.spare
-                fill(module, self._tensors(filed))
-            with context.watch.stage(stage):
-                return evaluated(context.model, module, split)
+def of_float_selected(context: Context) -> Json:
+    """As ``of_float``, on the split that a search looks at."""
+    return _evaluation(context, f"evaluate_float_{_looked_at(context)}", None, _looked_at(context))
 
-        # the float network's is a reference, not a result: it is not measured anew
-        cache = context.around.cache if filed is None else context.around.results
-        key = context.around.maker.evaluate(context.trial, content, split)
-        return self._once(context, cache, "evaluate", stage, key, make)
 
-    def _tensors(self, filed: Filed) -> Mapping[str, Tensor]:
-        """What the file decodes to. Raises BadInput where a cached one is not what it was when it was filed."""
-        if filed.tensors is not None:
-            return filed.tensors
-        tensors = self.decoder.decode(filed.path).tensors
-        if content_hash(tensors) != filed.figures["decoded_sha256"]:
-            raise BadInput(f"{filed.path} decodes to other tensors than when it was cached: run nqbench cache clear")
-        return tensors
+def of_file_selected(context: Context) -> Json:
+    return _evaluation(context, f"evaluate_{_looked_at(context)}", context.result("file"), _looked_at(context))
 
-    def loss_increase(self, context: Context, filed: Filed) -> dict[str, float]:
-        """Predicted and measured increase of the training loss, around the pruned network."""
-        from nqbench.api.toolkit.curvature import loss_increase
 
-        def make(_: Path | None) -> dict[str, Any]:
-            network = self.preparation.network(context)
-            around, tensors = context.around, self._tensors(filed)
-            # every float tensor: biases and statistics that a training changed count in what is measured
-            deployed = {n: t.to(around.device) for n, t in tensors.items() if t.is_floating_point()}
-            deployed = {n: t for n, t in deployed.items() if n not in network.aliases}
-            task, expansion = self._loss_around.find(context.keys.prune, lambda: self._expand(context))
-            with context.watch.stage("loss"):
-                return dict(loss_increase(task, deployed, around=expansion))
+def _looked_at(context: Context) -> Split:
+    assert context.trial.looked_at is not None
+    return context.trial.looked_at
 
-        content = filed.figures["decoded_sha256"]
-        key = context.around.maker.loss(context.trial, context.keys, content)
-        return self._once(context, context.around.results, "loss", "loss", key, make)
 
-    def _expand(self, context: Context) -> tuple[Task, Expansion]:
-        """The pruned network and the loss around it: of all trials that start there, the first computes it."""
-        from nqbench.api.toolkit.curvature import expand
+def _evaluation(context: Context, step: str, filed: Filed | None, split: Split) -> Json:
+    network = network_of(context)
+    module = network.module
+    if filed is not None:
+        module = network.spare
+        fill(module, _tensors(context, filed))
+    with context.watch.stage(step):
+        return evaluated(context.model, module, split)
 
-        prepare, around = self.preparation, context.around
-        pruned = prepare.pruned(context)
-        task = prepare.task(context, module=prepare.network(context).variant(pruned.state), masks=pruned.masks)
 
-        def make(_: Path | None) -> Expansion:
-            with context.watch.stage("loss"):
-                return expand(task, task.names)
+def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
+    """What the file decodes to. Raises BadInput where a cached one is not what it was when it was filed."""
+    if filed.tensors is not None:
+        return filed.tensors
+    tensors = context.around.decoder.decode(filed.path).tensors
+    if content_hash(tensors) != filed.figures["decoded_sha256"]:
+        raise BadInput(f"{filed.path} decodes to other tensors than when it was cached: run nqbench cache clear")
+    return tensors
 
-        # as the float network's evaluation it is a reference, not a result
-        expansion, _ = around.cache.once(
-            "loss",
-            around.maker.loss(context.trial, context.keys, "the loss around the network"),
-            load=lambda entry: load_expansion(entry, around.device),
-            make=make,
-            save=save_expansion,
-            meta=lambda made: {"samples": made.samples, "loss": made.loss},
-        )
-        return task, expansion
 
-    def _once(
-        self, context: Context, cache: Cache, stage: str, shown: str, key: str, make: Callable[[Path | None], Json]
-    ) -> Json:
-        result, hit = cache.once(stage, key, load=lambda entry: entry.meta, make=make, meta=lambda r: r)
-        if hit:
-            context.watch.hit(shown)
-        return result
+def metrics(context: Context) -> dict[str, Any]:
+    """The metric fields of a record; nothing for a model without data. Raises BadInput where the headline is not
+    among what the model gave."""
+    metric = context.model.metric()
+    if metric is None:
+        return {}
+    before, after = context.result("evaluate_float"), context.result("evaluate")
+    if metric.name not in after["metrics"]:
+        raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
+    value, reference = after["metrics"][metric.name], before["metrics"][metric.name]
+    found, found_float = dict(after["metrics"]), dict(before["metrics"])
+    split = context.trial.looked_at
+    if split is not None:
+        for into, stage in ((found_float, "evaluate_float_selected"), (found, "evaluate_selected")):
+            into.update({f"{split}.{name}": value for name, value in context.result(stage)["metrics"].items()})
+    return {
+        "metric_name": metric.name,
+        "metric_unit": metric.unit,
+        "metric_higher_is_better": metric.higher_is_better,
+        "metric": value,
+        "metric_float": reference,
+        "metric_delta": value - reference,
+        "metrics": found,
+        "metrics_float": found_float,
+        "correct": after["correct"],
+        "examples": after["examples"],
+    }
+
+
+# -- the increase of the training loss ---------------------------------------------------------------------------
+def loss_around(context: Context) -> Expansion:
+    """The loss around the pruned network: of all trials that start there, the first computes it."""
+    from nqbench.api.toolkit.curvature import expand
+
+    task = _loss_task(context)
+    with context.watch.stage("loss"):
+        return expand(task, task.names)
+
+
+def loss(context: Context) -> dict[str, float]:
+    """Predicted and measured increase of the training loss, around the pruned network."""
+    from nqbench.api.toolkit.curvature import loss_increase
+
+    around, network = context.around, network_of(context)
+    tensors = _tensors(context, context.result("file"))
+    # every float tensor: biases and statistics that a training changed count in what is measured
+    deployed = {n: t.to(around.device) for n, t in tensors.items() if t.is_floating_point()}
+    deployed = {n: t for n, t in deployed.items() if n not in network.aliases}
+    with context.watch.stage("loss"):
+        return dict(loss_increase(_loss_task(context), deployed, around=context.result("loss_around")))
+
+
+def _loss_task(context: Context) -> Task:
+    def make() -> Task:
+        pruned = pruned_of(context)
+        return task_of(context, network_of(context).variant(pruned.state), pruned)
+
+    return context.kept("loss task", "prune", make)
 
 
 def save_expansion(made: Expansion, path: Path) -> None:
@@ -155,14 +135,14 @@ def save_expansion(made: Expansion, path: Path) -> None:
     save_tensors({f"{part}.{n}": t for part, tensors in parts.items() for n, t in tensors.items()}, path)
 
 
-def load_expansion(entry: Entry, device: torch.device) -> Expansion:
+def load_expansion(path: Path, meta: Mapping[str, Any], device: torch.device) -> Expansion:
     from nqbench.api.toolkit.curvature import Expansion
 
     parts: dict[str, dict[str, Tensor]] = {"gradient": {}, "diagonal": {}}
-    for name, tensor in load_tensors(entry.path, device)[0].items():
+    for name, tensor in load_tensors(path, device)[0].items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
-    return Expansion(entry.meta["samples"], entry.meta["loss"], parts["gradient"], parts["diagonal"])
+    return Expansion(meta["samples"], meta["loss"], parts["gradient"], parts["diagonal"])
 
 
 def evaluated(model: Model, module: nn.Module, split: Split) -> dict[str, Any]:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
+from nqbench.api.toolkit.content import content_hash
 from nqbench.container import Contents, Written, cpu, encode
-from nqbench.pipeline.artifacts import content_hash, first_difference
-from nqbench.pipeline.context import Context, Recent
-from nqbench.pipeline.decoder import DecodedFile, Decoder
+from nqbench.pipeline.artifacts import first_difference
+from nqbench.pipeline.decoder import DecodedFile
 from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed, unquantized, values_of
-from nqbench.pipeline.quantization import Quantization
+from nqbench.pipeline.preparation import network_of, pruned_of
+from nqbench.pipeline.quantization import values
+
+if TYPE_CHECKING:
+    from nqbench.pipeline.context import Context
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,158 +45,126 @@ class Deployed:
         return content_hash(self.tensors)
 
 
-class Filing:
-    def __init__(self, quantization: Quantization, decoder: Decoder) -> None:
-        self.quantization = quantization
-        self.preparation = quantization.preparation
-        self.decoder = decoder
-        self._folder = tempfile.TemporaryDirectory(prefix="nqbench-file-")
-        self._deployed = Recent(1)
+def file(context: Context) -> Filed:
+    """The trial's file. Raises BadInput where it does not decode to what was encoded."""
+    contents, deployed, figures = (_coded if context.trial.codec is None else _by_codec)(context)
+    network, path = network_of(context), context.around.folder / "file.nqz"
+    written = _write(path, contents, context)
+    decoded = _decode(path, context)
+    difference = first_difference(deployed.tensors, decoded.tensors)
+    if difference is not None:
+        raise BadInput(f"what was decoded is not what was encoded: {difference}")
+    figures |= _sizes(contents, written, decoded, network)
+    figures |= {"decoded_sha256": deployed.sha256, "network_sha256": network.sha256}
+    return Filed(figures, path, decoded.tensors)
 
-    def close(self) -> None:
-        self._folder.cleanup()
 
-    def file(self, context: Context) -> Filed:
-        """The trial's file. Raises BadInput where it does not decode to what was encoded."""
-        entry = context.around.results.get("file", context.keys.file)
-        if entry is not None:
-            context.watch.hit("file")
-            return Filed(entry.meta, entry.path)
-        contents, deployed, figures = self._contents(context)
-        path = Path(self._folder.name) / "file.nqz"
-        written = self._write(path, contents, context)
-        decoded = self._decode(path, context)
-        difference = first_difference(deployed.tensors, decoded.tensors)
-        if difference is not None:
-            raise BadInput(f"what was decoded is not what was encoded: {difference}")
-        figures |= _sizes(contents, written, decoded, self.preparation.network(context))
-        figures["decoded_sha256"] = deployed.sha256
-        if context.around.measure is None:
-            data = path.read_bytes()
-            context.around.results.put("file", context.keys.file, figures, lambda kept: kept.write_bytes(data))
-        return Filed(figures, path, decoded.tensors)
+# -- what goes in ------------------------------------------------------------------------------------------------------
+Inside = tuple[Contents, Deployed, dict[str, Any]]
+"""What to write, the state that a decoder must give back, and the quantization's figures."""
 
-    # -- what goes in ------------------------------------------------------------------------------------------------
-    def _contents(self, context: Context) -> tuple[Contents, Deployed, dict[str, Any]]:
-        """What to write, the state that a decoder must give back, and the quantization's figures."""
-        if context.trial.codec is not None:
-            return self._codec(context)
-        trial = context.trial
-        network, pruned = self.preparation.network(context), self.preparation.pruned(context)
-        model, figures = self.quantization.result(context)
-        quantizer = context.plugin(trial.quantizer, Quantizer)
-        like = {name: pruned.state[name] for name in network.names}
-        plain = unquantized(network, model.raw_state, fold=trial.fold_batchnorm)
-        raw = raw_as_deployed(network, plain, trial.unquantized)
-        on_cpu = model if context.around.device.type == "cpu" else moved(model)
-        contents = Contents(
-            order=network.order,
-            shapes={name: tuple(t.shape) for name, t in like.items()},
-            dtypes={name: t.dtype for name, t in like.items()},
-            raw=plain,
-            parameters=network.parameters,
-            groups=on_cpu.groups,
-            masks={name: mask.cpu() for name, mask in pruned.masks.items()},
-            aliases=network.aliases,
-            quantizer=quantizer,
-            coder=context.plugin(trial.coder, Coder),
-            positions=None if trial.positions is None else context.plugin(trial.positions, Positions),
-            streams=trial.streams,
-            unquantized=trial.unquantized,
-        )
 
-        def deploy() -> Deployed:
-            # reconstructed on the CPU, as the decoder does it
-            values = self.quantization.values(context, model) if on_cpu is model else values_of(quantizer, on_cpu)
-            return Deployed(_in_order(network, deployed_weights(on_cpu, values, pruned.masks, like) | raw))
+def _coded(context: Context) -> Inside:
+    trial = context.trial
+    network, pruned = network_of(context), pruned_of(context)
+    model, figures = context.result("quantize")
+    quantizer = context.plugin(trial.quantizer, Quantizer)
+    like = {name: pruned.state[name] for name in network.names}
+    plain = unquantized(network, model.raw_state, fold=trial.fold_batchnorm)
+    raw = raw_as_deployed(network, plain, trial.unquantized)
+    on_cpu = model if context.around.device.type == "cpu" else moved(model)
+    contents = Contents(
+        order=network.order,
+        shapes={name: tuple(t.shape) for name, t in like.items()},
+        dtypes={name: t.dtype for name, t in like.items()},
+        raw=plain,
+        parameters=network.parameters,
+        groups=on_cpu.groups,
+        masks={name: mask.cpu() for name, mask in pruned.masks.items()},
+        aliases=network.aliases,
+        quantizer=quantizer,
+        coder=context.plugin(trial.coder, Coder),
+        positions=None if trial.positions is None else context.plugin(trial.positions, Positions),
+        streams=trial.streams,
+        unquantized=trial.unquantized,
+    )
 
-        # trials that differ in the coder alone deploy the same weights
-        how = f"{context.keys.quantize} {trial.unquantized} {trial.fold_batchnorm}"
-        deployed = deploy() if context.around.measure else self._deployed.find(how, deploy)
-        weights = sum(t.numel() for t in like.values())
-        return contents, deployed, {**figures, "weights": weights}
+    def deploy() -> Deployed:
+        # reconstructed on the CPU, as the decoder does it
+        found = values(context, model) if on_cpu is model else values_of(quantizer, on_cpu)
+        return Deployed(_in_order(network, deployed_weights(on_cpu, found, pruned.masks, like) | raw))
 
-    def _codec(self, context: Context) -> tuple[Contents, Deployed, dict[str, Any]]:
-        """A codec takes every float tensor that is not one constant, or the compressible ones alone; its own decoding
-        is what is expected.
+    # trials that differ in the coder alone deploy the same weights
+    deployed = context.kept("deployed", "quantize", deploy, f"{trial.unquantized} {trial.fold_batchnorm}")
+    return contents, deployed, {**figures, "weights": sum(t.numel() for t in like.values())}
 
-        The constants, what is no float, and what it does not take are stored beside it as other trials store theirs.
-        """
-        codec = context.plugin(context.trial.codec, Codec)
-        network, pruned = self.preparation.network(context), self.preparation.pruned(context)
-        state = unquantized(network, pruned.state, fold=context.trial.fold_batchnorm)
-        chosen = network.names if codec.weights_alone() else state
-        coded = {n: state[n] for n in chosen if state[n].is_floating_point() and not _constant(state[n])}
-        arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
-        data = self._compress(codec, arrays, context)
-        back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})
-        others = context.trial.unquantized
-        raw = {n: t for n, t in state.items() if n not in coded}
-        values = raw_as_deployed(network, raw, others)
-        for name, tensor in coded.items():
-            if name not in back:
-                raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")
-            values[name] = torch.tensor(back[name]).reshape(tensor.shape).to(tensor.dtype)
-        error = sum(float((values[n].double() - state[n].double()).square().sum()) for n in network.names)
-        weights = sum(state[n].numel() for n in network.names)
-        knob = codec.knob()
-        contents = Contents(
-            order=network.order,
-            shapes={n: tuple(t.shape) for n, t in coded.items()},
-            dtypes={n: t.dtype for n, t in coded.items()},
-            raw=raw,
-            parameters=network.parameters,
-            aliases=network.aliases,
-            codec=codec,
-            codec_data=data,
-            coded=tuple(coded),
-            unquantized=others,
-        )
-        figures = {"mse": error / weights, "kept": weights, "weights": weights, "knob": knob.field if knob else None}
-        return contents, Deployed(_in_order(network, values)), figures
 
-    def _compress(self, codec: Codec, arrays: Mapping[str, np.ndarray], context: Context) -> bytes:
-        measure, samples = context.around.measure, []
-        for index in range(measure.runs if measure else 1):
-            with context.watch.stage("quantize"):
-                start = time.perf_counter()
-                data = codec.compress(arrays, context.seed)
-            if measure is None or index >= measure.warmup:
-                samples.append(time.perf_counter() - start)
-        context.watch.seconds["quantize"] = statistics.median(samples)
-        if measure:
-            context.watch.samples["quantize"] = samples
-        return data
+def _by_codec(context: Context) -> Inside:
+    """A codec takes every float tensor that is not one constant, or the compressible ones alone; its own decoding
+    is what is expected.
 
-    # -- out and back in -----------------------------------------------------------------------------------------------
-    def _write(self, path: Path, contents: Contents, context: Context) -> Written:
-        """Stage ``write``; the coder's own time in it is ``encode``, and the rest of the last run's is ``write``."""
-        measure, watch, samples = context.around.measure, context.watch, []
-        for index in range(measure.runs if measure else 1):
-            with watch.stage("write"):
-                start = time.perf_counter()
-                data, written = encode(contents, context.around.registry, read_back=False)
-                path.write_bytes(data)
-                seconds = time.perf_counter() - start
-            if measure is None or index >= measure.warmup:
-                samples.append(written.encode_seconds)
-        watch.seconds["encode"] = min(samples)
-        watch.seconds["write"] = seconds - written.encode_seconds
-        if measure:
-            watch.samples["encode"] = samples
-        return replace(written, encode_seconds=min(samples))
+    The constants, what is no float, and what it does not take are stored beside it as other trials store theirs.
+    """
+    codec, others = context.plugin(context.trial.codec, Codec), context.trial.unquantized
+    network, pruned = network_of(context), pruned_of(context)
+    state = unquantized(network, pruned.state, fold=context.trial.fold_batchnorm)
+    chosen = network.names if codec.weights_alone() else state
+    coded = {n: state[n] for n in chosen if state[n].is_floating_point() and not _constant(state[n])}
+    arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
+    data = context.repeated("quantize", lambda given: codec.compress(given, context.seed), lambda: arrays)
+    back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})
+    raw = {n: t for n, t in state.items() if n not in coded}
+    values = raw_as_deployed(network, raw, others)
+    for name, tensor in coded.items():
+        if name not in back:
+            raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")
+        values[name] = torch.tensor(back[name]).reshape(tensor.shape).to(tensor.dtype)
+    error = sum(float((values[n].double() - state[n].double()).square().sum()) for n in network.names)
+    weights = sum(state[n].numel() for n in network.names)
+    knob = codec.knob()
+    contents = Contents(
+        order=network.order,
+        shapes={n: tuple(t.shape) for n, t in coded.items()},
+        dtypes={n: t.dtype for n, t in coded.items()},
+        raw=raw,
+        parameters=network.parameters,
+        aliases=network.aliases,
+        codec=codec,
+        codec_data=data,
+        coded=tuple(coded),
+        unquantized=others,
+    )
+    figures = {"mse": error / weights, "kept": weights, "weights": weights, "knob": knob.field if knob else None}
+    return contents, Deployed(_in_order(network, values)), figures
 
-    def _decode(self, path: Path, context: Context) -> DecodedFile:
-        """Stage ``decode``: the decoder's own time. What it took to ask it, and to read its answer, is ``read``."""
-        measure, watch = context.around.measure, context.watch
-        with watch.stage("read"):
-            decoded = self.decoder.decode(path, repeats=measure.runs if measure else 1)
-        samples = decoded.samples[measure.warmup :] if measure else decoded.samples
-        watch.seconds["decode"] = min(samples)
-        watch.seconds["read"] = max(watch.seconds["read"] - sum(decoded.samples), 0.0)
-        if measure:
-            watch.samples["decode"] = samples
-        return DecodedFile(decoded.tensors, min(samples), samples)
+
+# -- out and back in ---------------------------------------------------------------------------------------------------
+def _write(path: Path, contents: Contents, context: Context) -> Written:
+    """Step ``write``; the coder's own time in it is ``encode``, and the rest of the last run's is ``write``."""
+    seconds, last = [], 0.0
+
+    def run(contents: Contents) -> Written:
+        nonlocal last
+        start = time.perf_counter()
+        data, written = encode(contents, context.around.registry, read_back=False)
+        path.write_bytes(data)
+        last = time.perf_counter() - start - written.encode_seconds
+        seconds.append(written.encode_seconds)
+        return written
+
+    written = context.repeated("write", run, lambda: contents)
+    context.watch.samples.pop("write", None)
+    context.watch.seconds["write"] = last
+    return replace(written, encode_seconds=context.sampled("encode", seconds))
+
+
+def _decode(path: Path, context: Context) -> DecodedFile:
+    """Step ``decode``: the decoder's own time. What it took to ask it, and to read its answer, is ``read``."""
+    measure, watch = context.around.measure, context.watch
+    with watch.stage("read"):
+        decoded = context.around.decoder.decode(path, repeats=measure.runs if measure else 1)
+    watch.seconds["read"] = max(watch.seconds["read"] - sum(decoded.samples), 0.0)
+    return replace(decoded, seconds=context.sampled("decode", decoded.samples))
 
 
 def moved(model: QuantizedModel) -> QuantizedModel:

@@ -1,7 +1,7 @@
 """Fingerprints of code and of stages: what a cached result depends on, and so what makes it stale.
 
-A class's code is its own module and, transitively, what that imports from the same top-level package. Comments,
-docstrings and formatting do not count: only the syntax tree without its docstrings is hashed.
+The code of a stage, or of a plugin, is that of its own module and of what that imports, directly or not, from the core
+and from its own distribution. Comments, docstrings and formatting do not count: only the syntax tree is hashed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 
-from nqbench.pipeline.syntax import code_in
+from nqbench.pipeline.syntax import Code, code_in
 
 LIBRARIES = ("torch", "numpy", "numba")
 
@@ -32,45 +32,40 @@ def library_versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             found[name] = ""
     return found
 
 
-@cache
-def code_of(module: str) -> str:
-    """Fingerprint of a module's code and of all that it imports from its own top-level package."""
-    package = module.partition(".")[0]
-    seen: dict[str, str] = {}
+def code_of(module: str, packages: tuple[str, ...]) -> str:
+    """Fingerprint of a module's code and of all that it imports, directly or not, from these top-level packages."""
+    return digest([(name, code_in(path).code) for name, path in sorted(closure(module, packages).items())])
+
+
+def closure(module: str, packages: Sequence[str]) -> dict[str, Path]:
+    """Names and files of a module and of all that it imports, directly or not, from these top-level packages."""
+    found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in seen:
-            continue
-        path = _source(name)
-        if path is None:
-            continue
-        seen[name] = code_in(path).code
-        waiting += [i for i in _imports(path, name) if i == package or i.startswith(package + ".")]
-    return digest(sorted(seen.items()))
+        path = None if name in found else _source(name)
+        if path is not None:
+            found[name] = path
+            waiting += _imports(code_in(path), name, path.name == "__init__.py", tuple(packages))
+    return found
 
 
 @cache
-def code_of_module(module: str) -> str:
-    """Fingerprint of one module's code alone."""
-    path = _source(module)
-    assert path is not None
-    return code_in(path).code
-
-
-@cache
-def code_of_package(package: str) -> str:
-    """Fingerprint of every module of a package and its sub-packages."""
-    path = _source(package)
-    assert path is not None
-    found = {str(p.relative_to(path.parent)): code_in(p).code for p in sorted(path.parent.rglob("*.py"))}
-    return digest(sorted(found.items()))
+def packages_of(distribution: str, module: str) -> tuple[str, ...]:
+    """The core's top-level package, a module's own, and all others of a plugin's distribution."""
+    found = {"nqbench", module.partition(".")[0]}
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    tops = {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
+    return tuple(sorted(found | {top for top in tops if top.isidentifier()}))
 
 
 def _source(module: str) -> Path | None:
@@ -96,26 +91,30 @@ def _source(module: str) -> Path | None:
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
-def _imports(path: Path, module: str) -> set[str]:
-    """The absolute names of all that is imported anywhere in a module's file."""
+@cache
+def _imports(code: Code, module: str, package: bool, packages: tuple[str, ...]) -> frozenset[str]:
+    """The absolute names of all that is imported from these packages, anywhere in a module's file.
+
+    package: whether it is a package's ``__init__``, in which "." is the package itself.
+    """
     imports: set[str] = set()
-    # in a package's __init__ "." is the package itself
-    here = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for level, of, names in code_in(path).imports:
+    here = module.split(".") if package else module.split(".")[:-1]
+    for level, of, names in code.imports:
+        base = here[: len(here) - level + 1] if level > 0 else []
+        name = ".".join([*base, *([of] if of else [])])
         if level < 0:
-            imports.update(names)
-        else:
-            base = here[: len(here) - level + 1] if level else []
-            imports |= _taken_from(".".join([*base, *([of] if of else [])]), names, module.partition(".")[0])
-    return imports
+            imports.update(name for name in names if name.partition(".")[0] in packages)
+        elif name.partition(".")[0] in packages:
+            imports |= _taken_from(name, names)
+    return frozenset(imports)
 
 
-def _taken_from(name: str, parts: Sequence[str], package: str) -> set[str]:
+def _taken_from(name: str, parts: Sequence[str]) -> set[str]:
     """The modules that ``from name import parts`` takes something from.
 
     ``from package import module`` takes nothing from the package's own file, which may import all there is.
     """
-    path = _source(name) if name == package or name.startswith(f"{package}.") else None
+    path = _source(name)
     if path is None or path.name != "__init__.py":
         return {name}
     modules = {f"{name}.{part}" for part in parts if _source(f"{name}.{part}") is not None}

@@ -1,153 +1,122 @@
-"""The content keys of a trial's stages, from names, parameters and code alone: nothing is loaded or computed."""
+"""The content keys of a trial's stages: from names, parameters, code, and the contents of networks as far as they are
+known. Nothing is loaded or computed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from typing import Literal
 
 from nqbench.api.coder import Positions
 from nqbench.api.model import Model
 from nqbench.api.plugin import Plugin
-from nqbench.api.quantizer import Quantizer
-from nqbench.pipeline.fingerprint import code_of, code_of_module, code_of_package, digest, library_versions
+from nqbench.api.quantizer import Knob
+from nqbench.api.toolkit.store import unchanged
+from nqbench.pipeline.cache import Cache
+from nqbench.pipeline.chain import HOW
+from nqbench.pipeline.fingerprint import code_of, digest, library_versions, packages_of
+from nqbench.pipeline.knobs import from_json
 from nqbench.registry import Registry
+from nqbench.suite.chain import CHAIN, KNOB, STAGES, TRIAL, Stage, reads, walk
 from nqbench.suite.trial import Choice, Trial
-from nqbench.version import __version__
-
-_CORE = {
-    "load": (),
-    "prune": ("preparation",),
-    "sense": ("preparation",),
-    "quantize": ("quantization", "distortion", "network"),
-    "codec": ("filing",),
-    "file": ("filing", "network", "decoder"),
-    "evaluate": ("evaluating",),
-    "loss": ("evaluating",),
-    "knob": ("knobs",),
-    "trial": (),
-}
-"""The modules of this package whose code a stage's result depends on."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """One key a stage; a stage that is skipped has its input's key. ``trial`` names the record."""
+    """stages: a key each, without those that the trial skips. stands: what stands for each stage's result in the keys
+    of those that take it. trial: names the record. waits: the key of the first stage whose result's content is not
+    known yet; until then the keys behind it are provisional."""
 
-    load: str
-    prune: str
-    sense: str
-    quantize: str
-    file: str
+    stages: Mapping[str, str]
+    stands: Mapping[str, str]
     trial: str
+    waits: str | None = None
+
+    @property
+    def affinity(self) -> tuple[str, ...]:
+        """What trials stay with a worker for, where they share it: the most shared first."""
+        return tuple(self.stands[stage.name] for stage in CHAIN if stage.stays)
 
 
 class KeyMaker:
     """Keys of many trials on one device type; every plugin is made and fingerprinted once."""
 
-    def __init__(self, registry: Registry, device_type: str) -> None:
+    def __init__(self, registry: Registry, device_type: str, cache: Cache) -> None:
         self.registry = registry
-        # the core's own part: what it computes with, and how it computes
-        self.base = [library_versions(), device_type, code_of_package("nqbench.api")]
-        self.core = {stage: [code_of_module(f"nqbench.pipeline.{m}") for m in names] for stage, names in _CORE.items()}
-        self.core["file"] += [code_of_package("nqbench.container"), __version__]
+        self.cache = cache
+        self.contents: dict[str, str] = {}
+        # what the core computes with, and how it computes
+        base = [library_versions(), device_type]
+        self._stages = {
+            name: digest(stage.place, base, code_of(HOW[name].make.__module__, ("nqbench",)))
+            for name, stage in STAGES.items()
+        }
         self._plugins: dict[Choice, Plugin] = {}
-        self._codes: dict[Choice, str] = {}
+        self._said: dict[tuple[Choice, int | None], str] = {}
+        self._codes: dict[type[Plugin], str] = {}
 
     def plugin(self, choice: Choice) -> Plugin:
         if choice not in self._plugins:
             self._plugins[choice] = choice.make(self.registry)
         return self._plugins[choice]
 
-    def _code(self, choice: Choice, seed: int | None) -> list[object]:
-        """A plugin in a key: name, parameters, code, and the seed only if it uses one."""
-        plugin = self.plugin(choice)
-        if choice not in self._codes:
-            self._codes[choice] = _class_code(type(plugin))
-        return [choice.kind, choice.name, choice.json, self._codes[choice], seed if plugin.uses_seed() else None]
+    def recipe(self, trial: Trial) -> str:
+        """Of names, parameters and code alone, as if no network were known: what two processes must agree on."""
+        return digest(walk(trial, lambda stage, inputs: self.key(stage, trial, inputs), lambda stage, key, _: key)[0])
 
-    def _stage(self, stage: str, *inputs: object) -> str:
-        return digest(stage, self.base, self.core[stage], *inputs)
+    def knob(self, trial: Trial) -> Knob | Literal["unknown"] | None:
+        """What the cache says of the knob of a trial's method, if it is known."""
+        key = self.keys(trial)
+        found = self.cache.peek(KNOB.place, self.key(KNOB, trial, [key.stands[name] for name in KNOB.inputs]))
+        return "unknown" if found is None else from_json(found["result"])
 
     def keys(self, trial: Trial) -> Keys:
-        def code(choice: Choice | None) -> list[object] | None:
-            return None if choice is None else self._code(choice, trial.seed)
+        unknown = []
 
-        model = self.plugin(trial.model)
-        assert isinstance(model, Model)
-        load = self._stage("load", code(trial.model), self._fingerprint(trial.model))
-        prune = load if trial.pruner is None else self._stage("prune", code(trial.pruner), load)
-        sense = prune if trial.sensitivity is None else self._stage("sense", code(trial.sensitivity), prune)
-        if trial.codec is not None:
-            quantize = self._stage("codec", code(trial.codec), prune)
-        else:
-            rate = self._rate(trial)
-            chain = [code(c) for c in trial.training]
-            quantize = self._stage("quantize", code(trial.quantizer), trial.granularity, chain, rate, prune, sense)
-        how = [trial.streams, trial.unquantized, trial.fold_batchnorm]
-        written = [code(trial.coder), code(trial.positions), code(self._own_coder(trial)), self._origins(trial)]
-        file = self._stage("file", *written, how, quantize)
-        whole = self._stage("trial", file, trial.loss_increase, *_beside_test(trial.selected_on))
-        return Keys(load, prune, sense, quantize, file, whole)
+        def content(stage: Stage, key: str, _: list[str]) -> str:
+            if stage.measured:  # not what a file decodes to is part of a trial's key: how to get there is
+                return key
+            found = self.content(stage, key)
+            if found is None:
+                unknown.append(key)
+            return found or key
 
-    def _own_coder(self, trial: Trial) -> Choice | None:
-        """The coder that the positions name for themselves."""
-        positions = None if trial.positions is None else self.plugin(trial.positions)
-        if not isinstance(positions, Positions) or positions.coder is None:
-            return None
-        return Choice.of(self.registry.make("coder", positions.coder))
+        keys, stands = walk(trial, lambda stage, inputs: self.key(stage, trial, inputs), content)
+        return Keys(keys, stands, digest(TRIAL, keys), unknown[0] if unknown else None)
 
-    def _origins(self, trial: Trial) -> list[tuple[str, str]]:
-        """The distributions, with versions, that the file's header names."""
-        named = (trial.quantizer, trial.coder, trial.codec, trial.positions)
-        return [self.registry.distribution_of(self.plugin(c)) for c in named if c is not None]
+    def key(self, stage: Stage, trial: Trial, inputs: list[str]) -> str:
+        """The key of a stage. inputs: what stands for the results that it takes."""
+        choices, options = reads(stage, trial, self.registry)
+        named = (self.plugin(c) for c in (getattr(trial, name) for name in stage.origins) if c is not None)
+        origins = [self.registry.distribution_of(plugin) for plugin in named]
+        return digest(self._stages[stage.name], [self._say(*c) for c in choices], options, origins, inputs)
 
-    def evaluate(self, trial: Trial, content: str, split: str = "test") -> str:
-        """The key of an evaluation: the model's code and data, the split, and the hash of the tensors evaluated."""
-        model = [self._code(trial.model, None), self._fingerprint(trial.model)]
-        return self._stage("evaluate", *model, content, *_beside_test(split))
+    def content(self, stage: Stage, key: str) -> str | None:
+        """The content of a stage's result, where it is known: made here, or kept and made of networks that are still
+        those of the store."""
+        if key not in self.contents:
+            meta = self.cache.peek(stage.place, key)
+            if meta is None or not unchanged(meta.get("networks", {})):
+                return None
+            self.contents[key] = meta["content"]
+        return self.contents[key]
 
-    def knob(self, trial: Trial, keys: Keys) -> str:
-        """The key of a method's knob: the method with its parameters, and the weights it is for."""
-        method = trial.quantizer or trial.codec
-        assert method is not None
-        rate = None if trial.coder is None else self._rate(trial)
-        return self._stage("knob", self._code(method, trial.seed), trial.granularity, rate, keys.prune, keys.sense)
+    def _say(self, choice: Choice, seed: int | None) -> str:
+        """A plugin in a key: name, parameters, code, what a model is of, and the seed if it uses one."""
+        if (choice, seed) not in self._said:
+            plugin = self.plugin(choice)
+            beside = plugin.fingerprint() if isinstance(plugin, Model) else ""
+            if isinstance(plugin, Positions) and plugin.coder is not None:
+                beside = self._say(Choice.of(self.registry.make("coder", plugin.coder)), None)
+            said = (choice.kind, choice.name, choice.json, self._code(type(plugin)), beside, seed)
+            self._said[choice, seed] = digest(*said)
+        return self._said[choice, seed]
 
-    def _rate(self, trial: Trial) -> list[object] | None:
-        """The coder in the key of what is quantized by its rate."""
-        assert trial.quantizer is not None
-        assert trial.coder is not None
-        quantizer = self.plugin(trial.quantizer)
-        assert isinstance(quantizer, Quantizer)
-        return self._code(trial.coder, trial.seed) if quantizer.uses_rate() else None
-
-    def loss(self, trial: Trial, keys: Keys, content: str) -> str:
-        """The key of the predicted and measured loss increase of deployed tensors."""
-        return self._stage("loss", self._code(trial.model, None), keys.prune, content)
-
-    def _fingerprint(self, choice: Choice) -> str:
-        model = self.plugin(choice)
-        assert isinstance(model, Model)
-        return _fingerprint(choice, model)
-
-
-def _beside_test(split: str | None) -> list[str]:
-    """A split in a key: every trial is evaluated on the test split, so that alone does not tell trials apart."""
-    return [] if split in (None, "test") else [str(split)]
-
-
-_fingerprints: dict[Choice, str] = {}
-
-
-def _fingerprint(choice: Choice, model: Model) -> str:
-    # once a process: it may hash a large file of weights
-    if choice not in _fingerprints:
-        _fingerprints[choice] = model.fingerprint()
-    return _fingerprints[choice]
-
-
-@cache
-def _class_code(cls: type[Plugin]) -> str:
-    """A plugin class's code: its module's, and those of its bases that are not the core's own."""
-    modules = {base.__module__ for base in cls.__mro__ if issubclass(base, Plugin)}
-    return digest(sorted((m, code_of(m)) for m in modules if not m.startswith("nqbench.api")), cls.__qualname__)
+    def _code(self, cls: type[Plugin]) -> str:
+        """A plugin class's code: its module's, and those of its bases."""
+        if cls not in self._codes:
+            distribution = self.registry.distribution_of(cls)[0]
+            modules = sorted({base.__module__ for base in cls.__mro__ if issubclass(base, Plugin)})
+            codes = [(m, code_of(m, packages_of(distribution, m))) for m in modules]
+            self._codes[cls] = digest(codes, cls.__qualname__)
+        return self._codes[cls]

@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Model, QuantizedModel, Quantizer
+from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer
+from nqbench.api.toolkit.content import content_hash
 from nqbench.container import as_stored
 
 
@@ -21,7 +22,8 @@ class Network:
 
     names: compressible tensors in the state's order, each of which requires a gradient, however it came: what is
     quantized is sensed and tuned. aliases: name -> the earlier name that shares its tensor. parameters: names of the
-    float parameters, frozen ones too, aliases left out.
+    float parameters, frozen ones too, aliases left out. moments: second moments of the gradients, where training kept
+    them.
     """
 
     module: nn.Module
@@ -29,9 +31,10 @@ class Network:
     order: tuple[str, ...]
     aliases: Mapping[str, str]
     parameters: frozenset[str]
+    moments: Mapping[str, Tensor] | None = None
 
     @staticmethod
-    def of(model: Model, module: nn.Module) -> Network:
+    def of(model: Model, module: nn.Module, moments: Mapping[str, Tensor] | None = None) -> Network:
         state = module.state_dict(keep_vars=True)
         first: dict[tuple[int, torch.Size], str] = {}
         aliases = {}
@@ -53,7 +56,17 @@ class Network:
             tuple(state),
             aliases,
             frozenset(n for n, p in parameters.items() if p.is_floating_point() and n not in aliases),
+            moments,
         )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the whole state in its order, as ``content_hash`` gives it of what a file decodes to."""
+        return content_hash(self.module.state_dict())
+
+    @cached_property
+    def unpruned(self) -> Pruned:
+        return Pruned(self.state, {}, self.moments)
 
     @cached_property
     def spare(self) -> nn.Module:

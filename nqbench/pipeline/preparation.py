@@ -1,23 +1,84 @@
-"""The stages before quantization: load, prune, sense. Kept by the worker while trials share them."""
+"""The stages before quantization: load, prune, sense; and what a trial's plugins are given of them."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, Pruned, Pruner, Sensitivity, Task
+from nqbench.api import BadInput, Coder, Pruned, Pruner, Quantizer, Sensitivity, Task
 from nqbench.api.plain import all_plain
+from nqbench.api.toolkit.content import content_hash
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
-from nqbench.pipeline.context import Context, Recent
 from nqbench.pipeline.network import Network
 
+if TYPE_CHECKING:
+    from nqbench.pipeline.context import Context
 
-class Sensed(Mapping[str, Tensor]):
+
+def load(context: Context) -> Network:
+    """The trained network, on the device."""
+    model, device = context.model, context.around.device
+    with context.watch.stage("load"):
+        return Network.of(model, model.load(device).eval(), model.moments(device))
+
+
+def content_of_network(network: Network) -> str:
+    """Of the state, of what is compressible, tied or trained in it, and of the moments."""
+    parts = (network.sha256, network.names, sorted(network.aliases.items()), sorted(network.parameters))
+    text = f"{parts} {content_hash(network.moments or {})}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def prune(context: Context) -> Pruned:
+    network, pruner = network_of(context), context.plugin(context.trial.pruner, Pruner)
+    task = task_of(context, copy.deepcopy(network.module), network.unpruned, workdir=context.workdir)
+    with context.watch.stage("prune"):
+        return _checked(pruner.prune(task), network, pruner.name)
+
+
+def sense(context: Context) -> dict[str, Tensor]:
+    """The sensitivity of the pruned network. Raises BadInput where it says nothing of a tensor."""
+    network, pruned = network_of(context), pruned_of(context)
+    sensitivity = context.plugin(context.trial.sensitivity, Sensitivity)
+    task = task_of(context, network.variant(pruned.state), pruned)
+    with context.watch.stage("sense"):
+        sensed = dict(all_plain(sensitivity.sense(task, network.names)))
+    missing = set(network.names) - set(sensed)
+    if missing:
+        raise BadInput(f"sensitivity '{sensitivity.name}' says nothing of {', '.join(sorted(missing))}")
+    return sensed
+
+
+# -- what the stages after them are given ----------------------------------------------------------------------------
+def network_of(context: Context) -> Network:
+    found = context.result("load")
+    assert isinstance(found, Network)
+    return found
+
+
+def pruned_of(context: Context) -> Pruned:
+    """The pruned network; where nothing is pruned, the trained one."""
+    found = context.result("prune")
+    if isinstance(found, Network):
+        return found.unpruned
+    assert isinstance(found, Pruned)
+    return found
+
+
+def sensed_of(context: Context) -> Mapping[str, Tensor] | None:
+    """The sensitivity of the pruned network, sensed when it is used; None where the trial has none."""
+    if context.trial.sensitivity is None:
+        return None
+    return _Sensed(network_of(context).names, lambda: context.result("sense"))
+
+
+class _Sensed(Mapping[str, Tensor]):
     """A sensitivity, sensed when a value is first asked for: a training that senses by itself never asks."""
 
     def __init__(self, names: tuple[str, ...], sense: Callable[[], Mapping[str, Tensor]]) -> None:
@@ -34,92 +95,32 @@ class Sensed(Mapping[str, Tensor]):
         return len(self.names)
 
 
-class Preparation:
-    def __init__(self) -> None:
-        self._networks = Recent(1)
-        self._pruned = Recent(1)
-        self._sensed = Recent(1)
+def task_of(context: Context, module: torch.nn.Module, pruned: Pruned, **fields: Any) -> Task:
+    """A task over a module with the pruned network's state; ``fields`` are the rest of a task's."""
+    given = {"masks": pruned.masks, "moments": pruned.moments, "seed": context.seed} | fields
+    return Task(context.model, module, network_of(context).names, **given)
 
-    def network(self, context: Context) -> Network:
-        """The trained network, on the device."""
 
-        def make() -> Network:
-            with context.watch.stage("load"):
-                return Network.of(context.model, context.model.load(context.around.device).eval())
+def quantizing_task(context: Context, module: torch.nn.Module, **fields: Any) -> Task:
+    """A task with the trial's quantizer, and all that it may use: the views of a source are shared between trials."""
+    trial = context.trial
+    given = {
+        "quantizer": context.plugin(trial.quantizer, Quantizer),
+        "granularity": trial.granularity,
+        "sensitivity": None if trial.sensitivity is None else context.plugin(trial.sensitivity, Sensitivity),
+        "sensed": sensed_of(context),
+        "rate": context.plugin(trial.coder, Coder).rate,
+        "shared": context.kept("views", "sense", dict),
+    }
+    return task_of(context, module, pruned_of(context), **(given | fields))
 
-        return self._networks.find(context.keys.load, make, lambda: context.watch.hit("load"))
 
-    def task(self, context: Context, **fields: Any) -> Task:
-        """A task over the trial's network; ``fields`` are the rest of a task's."""
-        return Task(context.model, names=self.network(context).names, seed=context.seed, **fields)
-
-    def pruned(self, context: Context) -> Pruned:
-        """The pruned network; where nothing is pruned, the trained one."""
-        if context.trial.pruner is None:
-            network = self.network(context)
-            return Pruned(network.state, {}, context.model.moments(context.around.device))
-        return self._pruned.find(context.keys.prune, lambda: self._prune(context), lambda: context.watch.hit("prune"))
-
-    def _prune(self, context: Context) -> Pruned:
-        pruner, network = context.plugin(context.trial.pruner, Pruner), self.network(context)
-
-        def make(workdir: Path | None) -> Pruned:
-            moments = context.model.moments(context.around.device)
-            task = self.task(context, module=copy.deepcopy(network.module), moments=moments, workdir=workdir)
-            with context.watch.stage("prune"):
-                return _checked(pruner.prune(task), network, pruner.name)
-
-        pruned, hit = context.around.cache.once(
-            "prune",
-            context.keys.prune,
-            load=lambda entry: _load_pruned(entry.path, context.around.device),
-            make=make,
-            save=_save_pruned,
-            meta=lambda _: {"seconds": context.watch.seconds["prune"]},
-            checkpoints=True,
-        )
-        if hit:
-            context.watch.hit("prune")
-        return pruned
-
-    def sensed(self, context: Context) -> Mapping[str, Tensor] | None:
-        """The sensitivity of the pruned network, sensed when it is used; None where the trial has none."""
-        if context.trial.sensitivity is None:
-            return None
-
-        def sense() -> Mapping[str, Tensor]:
-            found: Mapping[str, Tensor] = self._sensed.find(
-                context.keys.sense, lambda: self._sense(context), lambda: context.watch.hit("sense")
-            )
-            return found
-
-        return Sensed(self.network(context).names, sense)
-
-    def _sense(self, context: Context) -> dict[str, Tensor]:
-        pruned, network = self.pruned(context), self.network(context)
-        sensitivity = context.plugin(context.trial.sensitivity, Sensitivity)
-
-        def make(_: Path | None) -> dict[str, Tensor]:
-            module = network.variant(pruned.state)
-            task = self.task(context, module=module, masks=pruned.masks, moments=pruned.moments)
-            with context.watch.stage("sense"):
-                sensed = dict(all_plain(sensitivity.sense(task, network.names)))
-            missing = set(network.names) - set(sensed)
-            if missing:
-                raise BadInput(f"sensitivity '{sensitivity.name}' says nothing of {', '.join(sorted(missing))}")
-            return sensed
-
-        sensed, hit = context.around.cache.once(
-            "sense",
-            context.keys.sense,
-            load=lambda entry: load_tensors(entry.path, context.around.device)[0],
-            make=make,
-            save=save_tensors,
-            meta=lambda _: {"seconds": context.watch.seconds["sense"]},
-        )
-        if hit:
-            context.watch.hit("sense")
-        return sensed
+def untouched(context: Context) -> torch.nn.Module:
+    """The pruned network, one for all: whoever gets it sees copies of its weights and changes nothing."""
+    network = network_of(context)
+    if context.trial.pruner is None:
+        return network.module
+    return context.kept("untouched", "prune", lambda: network.variant(pruned_of(context).state))
 
 
 def _checked(pruned: Pruned, network: Network, pruner: str) -> Pruned:
@@ -140,14 +141,30 @@ def _checked(pruned: Pruned, network: Network, pruner: str) -> Pruned:
     return Pruned({n: t.detach() for n, t in state.items() if n not in network.aliases}, masks, pruned.moments)
 
 
-def _save_pruned(pruned: Pruned, path: Path) -> None:
-    parts = {"state": pruned.state, "masks": pruned.masks, "moments": pruned.moments or {}}
-    save_tensors({f"{part}.{n}": t for part, tensors in parts.items() for n, t in tensors.items()}, path)
+# -- as files ----------------------------------------------------------------------------------------------------------
+_PARTS = ("state", "masks", "moments")
 
 
-def _load_pruned(path: Path, device: torch.device) -> Pruned:
-    parts: dict[str, dict[str, Tensor]] = {"state": {}, "masks": {}, "moments": {}}
+def content_of_pruned(pruned: Pruned) -> str:
+    return content_hash(dict(sorted(_flat(pruned).items())))
+
+
+def save_pruned(pruned: Pruned, path: Path) -> None:
+    save_tensors(_flat(pruned), path)
+
+
+def load_pruned(path: Path, device: torch.device) -> Pruned:
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for name, tensor in load_tensors(path, device)[0].items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
     return Pruned(parts["state"], parts["masks"], parts["moments"] or None)
+
+
+def _flat(pruned: Pruned) -> dict[str, Tensor]:
+    parts = [getattr(pruned, part) or {} for part in _PARTS]
+    return {f"{part}.{n}": t for part, tensors in zip(_PARTS, parts, strict=True) for n, t in tensors.items()}
+
+
+def load_sensed(path: Path, device: torch.device) -> dict[str, Tensor]:
+    return load_tensors(path, device)[0]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nqbench.api import (
     BadInput,
-    Coder,
     Diagonal,
     Group,
     QuantizedModel,
@@ -24,12 +20,13 @@ from nqbench.api import (
     Training,
     begin,
 )
-from nqbench.pipeline.artifacts import load_quantized, names_of, save_quantized
-from nqbench.pipeline.cache import Entry
-from nqbench.pipeline.context import Context, Measure, Recent
+from nqbench.pipeline.artifacts import names_of
 from nqbench.pipeline.distortion import distortions
 from nqbench.pipeline.network import values_of
-from nqbench.pipeline.preparation import Preparation
+from nqbench.pipeline.preparation import network_of, pruned_of, quantizing_task, sensed_of, task_of, untouched
+
+if TYPE_CHECKING:
+    from nqbench.pipeline.context import Context
 
 _SAMPLE = 4096
 
@@ -37,123 +34,56 @@ Result = tuple[QuantizedModel, dict[str, Any]]
 """The quantized network and its figures: ``kept``, ``mse``, ``weighted_mse``, ``statistics``, ``knob``."""
 
 
-class Quantization:
-    def __init__(self, preparation: Preparation) -> None:
-        self.preparation = preparation
-        self._views = Recent(1)
-        self._untouched = Recent(1)
-        self._results = Recent(1)
-        self._values = Recent(1)
+def quantize(context: Context) -> Result:
+    """The network through the trial's quantizer, inside its trainings."""
+    fresh: dict[str, Any] = {}
+    if context.around.measure is not None:
+        # every repeat starts from nothing, no shared view of the source, but what was sensed before the clock starts
+        sensed = sensed_of(context)
+        fresh = {"sensed": None if sensed is None else dict(sensed)}
 
-    def result(self, context: Context) -> Result:
-        if context.around.measure is not None:
-            return self._measure(context, context.around.measure)
-        found: Result = self._results.find(
-            context.keys.quantize, lambda: self._quantize(context), lambda: context.watch.hit("quantize")
-        )
-        return found
-
-    def values(self, context: Context, model: QuantizedModel) -> list[Tensor]:
-        """``values_of`` the trial's result, computed once: for its distortion, and for what is deployed."""
-        quantizer = context.plugin(context.trial.quantizer, Quantizer)
-        # what is measured is another result each time; what is deployed is never computed on a GPU
-        if context.around.measure is not None or context.around.device.type != "cpu":
-            return values_of(quantizer, model)
-        return self._values.find(context.keys.quantize, lambda: values_of(quantizer, model))
-
-    def _quantize(self, context: Context) -> Result:
-        def make(workdir: Path | None) -> Result:
-            task = self._task(context, workdir)
-            with context.watch.stage("quantize"):
-                model = self._train(context, task)
-            return model, self._figures(context, model)
-
-        def load(entry: Entry) -> Result:
-            figures = {k: v for k, v in entry.meta.items() if k != "seconds"}
-            return load_quantized(entry.path, context.around.device), figures
-
-        result, hit = context.around.cache.once(
-            "quantize",
-            context.keys.quantize,
-            load=load,
-            make=make,
-            save=lambda result, path: save_quantized(result[0], path),
-            meta=lambda result: {"seconds": context.watch.seconds["quantize"], **result[1]},
-            checkpoints=bool(context.trial.training),
-            first=lambda: self.preparation.pruned(context),
-        )
-        if hit:
-            context.watch.hit("quantize")
-        return result
-
-    def _measure(self, context: Context, measure: Measure) -> Result:
-        """Every repeat starts from nothing: no cached result, no shared view of the source."""
-        samples = []
-        for index in range(measure.runs):
-            task = self._task(context)
-            # sensed before the clock starts
-            task.sensed = None if task.sensed is None else dict(task.sensed)
-            task.shared = {}
-            context.around.synchronize()
-            start = time.perf_counter()
-            with context.watch.stage("quantize"):
-                model = self._train(context, task)
-                context.around.synchronize()
-            if index >= measure.warmup:
-                samples.append(time.perf_counter() - start)
-        context.watch.samples["quantize"] = samples
-        context.watch.seconds["quantize"] = statistics.median(samples)
-        return model, self._figures(context, model)
-
-    def _task(self, context: Context, workdir: Path | None = None) -> Task:
-        prepare, trial = self.preparation, context.trial
-        pruned, sensed = prepare.pruned(context), prepare.sensed(context)
-        return prepare.task(
-            context,
-            module=self._module(context),
-            masks=pruned.masks,
-            quantizer=context.plugin(trial.quantizer, Quantizer),
-            granularity=trial.granularity,
-            sensitivity=None if trial.sensitivity is None else context.plugin(trial.sensitivity, Sensitivity),
-            sensed=sensed,
-            moments=pruned.moments,
-            rate=context.plugin(trial.coder, Coder).rate,
-            workdir=workdir,
-            shared=self._views.find(context.keys.sense, dict),
+    def task() -> Task:
+        return quantizing_task(
+            context, _module(context), workdir=context.workdir, **fresh, **({"shared": {}} if fresh else {})
         )
 
-    def _module(self, context: Context) -> nn.Module:
-        """The pruned network: a copy for each chain of trainings, which may change it, else one for all."""
-        network = self.preparation.network(context)
+    model = context.repeated("quantize", lambda task: _train(context, task), task)
+    return model, _figures(context, model)
 
-        def make() -> nn.Module:
-            return network.variant(self.preparation.pruned(context).state)
 
-        if context.trial.training:
-            return make()
-        # only the quantizer will see it, and that sees copies of its weights
-        return network.module if context.trial.pruner is None else self._untouched.find(context.keys.prune, make)
+def values(context: Context, model: QuantizedModel) -> list[Tensor]:
+    """``values_of`` the trial's result, computed once: for its distortion, and for what is deployed."""
+    quantizer = context.plugin(context.trial.quantizer, Quantizer)
+    # what is deployed is never computed on a GPU
+    if context.around.device.type != "cpu":
+        return values_of(quantizer, model)
+    return context.kept("values", "quantize", lambda: values_of(quantizer, model))
 
-    def _train(self, context: Context, task: Task) -> QuantizedModel:
-        model, network = train(context, task), self.preparation.network(context)
-        chain = context.trial.config()["training"]
-        for name in network.raw:
-            if name not in model.raw_state or model.raw_state[name].shape != network.state[name].shape:
-                raise BadInput(f"training '{chain}' dropped the tensor '{name}', or changed its shape")
-        return model
 
-    def _figures(self, context: Context, model: QuantizedModel) -> dict[str, Any]:
-        prepare = self.preparation
-        pruned, sensed = prepare.pruned(context), prepare.sensed(context)
-        quantizer = context.plugin(context.trial.quantizer, Quantizer)
-        task = prepare.task(context, module=prepare.network(context).module, masks=pruned.masks)
-        names = names_of(model.groups)
-        h = None
-        if sensed is not None and context.plugin(context.trial.sensitivity, Sensitivity).form == "diagonal":
-            h = Diagonal(torch.cat([task.kept(n, sensed[n]) for n in names])).values
-        weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
-        figures = {"kept": weights.numel(), "knob": _knob(quantizer, weights, h)}
-        return figures | distortions(model, self.values(context, model), weights, h)
+def _module(context: Context) -> nn.Module:
+    """The pruned network: a copy for each chain of trainings, which may change it, else one for all."""
+    return network_of(context).variant(pruned_of(context).state) if context.trial.training else untouched(context)
+
+
+def _train(context: Context, task: Task) -> QuantizedModel:
+    model, network = train(context, task), network_of(context)
+    chain = context.trial.config()["training"]
+    for name in network.raw:
+        if name not in model.raw_state or model.raw_state[name].shape != network.state[name].shape:
+            raise BadInput(f"training '{chain}' dropped the tensor '{name}', or changed its shape")
+    return model
+
+
+def _figures(context: Context, model: QuantizedModel) -> dict[str, Any]:
+    pruned, sensed = pruned_of(context), sensed_of(context)
+    task = task_of(context, network_of(context).module, pruned)
+    names = names_of(model.groups)
+    h = None
+    if sensed is not None and context.plugin(context.trial.sensitivity, Sensitivity).form == "diagonal":
+        h = Diagonal(torch.cat([task.kept(n, sensed[n]) for n in names])).values
+    weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
+    knob = _knob(context.plugin(context.trial.quantizer, Quantizer), weights, h)
+    return {"kept": weights.numel(), "knob": knob} | distortions(model, values(context, model), weights, h)
 
 
 def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None:

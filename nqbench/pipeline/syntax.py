@@ -16,22 +16,28 @@ from pathlib import Path
 
 from nqbench.api.toolkit.paths import cache_dir, written_whole
 
-_FORM = f"1 {sys.version_info.major}.{sys.version_info.minor}"
+_FORM = f"2 {sys.version_info.major}.{sys.version_info.minor}"
 """Of what is kept; a syntax tree prints otherwise in another Python."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """code: SHA-256 of the syntax tree without docstrings. imports: ``import`` statements anywhere in the file, as
-    (level, module, names); level -1 where it is no ``from`` import."""
+    """code: SHA-256 of the syntax tree without docstrings, examples of fields and what is for type checkers alone.
+    imports: the other ``import`` statements, anywhere in the file, as (level, module, names); level -1 where it is no
+    ``from`` import."""
 
     code: str
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
 
 
-@cache
 def code_in(path: Path) -> Code:
-    """The code of a file, read once a process."""
+    """The code of a file, read again only where it was edited."""
+    stat = path.stat()
+    return _code_in(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _code_in(path: Path, _mtime: int, _size: int) -> Code:
     data = path.read_bytes()
     kept = cache_dir() / "code" / f"{hashlib.sha256(_FORM.encode() + data).hexdigest()[:32]}.json"
     found = _kept(kept)
@@ -54,22 +60,31 @@ def _kept(path: Path) -> Code | None:
 
 
 def parse(source: bytes) -> Code:
-    tree = ast.parse(source)
+    tree = _Bare().visit(ast.parse(source))
     imports: list[tuple[int, str, tuple[str, ...]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports.append((-1, "", tuple(alias.name for alias in node.names)))
         elif isinstance(node, ast.ImportFrom):
             imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # docstrings of modules, classes, functions and fields
-            node.body = [s for s in body if not _bare_text(s)]  # type: ignore[attr-defined]
     return Code(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports))
 
 
-def _bare_text(statement: ast.AST) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+class _Bare(ast.NodeTransformer):
+    """Takes out what computes nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Docstrings of modules, classes, functions and fields."""
+        value = node.value
+        return None if isinstance(value, ast.Constant) and isinstance(value.value, str) else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """What a ``Field`` says to people: examples, description and title."""
+        if isinstance(node.func, ast.Name) and node.func.id == "Field":
+            node.keywords = [k for k in node.keywords if k.arg not in ("examples", "description", "title")]
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt] | None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return [self.visit(statement) for statement in node.orelse]
+        return self.generic_visit(node)

@@ -1,32 +1,31 @@
-"""One trial as a chain of stages; what a worker keeps between trials so that shared prefixes are shared work.
-
-``load -> prune -> sense -> quantize (inside training) -> encode, write -> decode from the file alone -> check bit for
-bit -> evaluate the decoded network``. Each stage's result is looked up in the worker, then in the cache, then made.
-"""
+"""What runs trials, whole or a stage at a time, on one device; what a worker keeps between them is shared work."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from nqbench.api import Knob
 from nqbench.pipeline.cache import Cache
-from nqbench.pipeline.context import Context, Measure, Surroundings, Watch
+from nqbench.pipeline.context import Measure, Surroundings, Watch
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import Evaluating
-from nqbench.pipeline.filing import Filing
+from nqbench.pipeline.evaluating import metrics
 from nqbench.pipeline.keys import KeyMaker
-from nqbench.pipeline.knobs import Knobs
 from nqbench.pipeline.memory import Peak
-from nqbench.pipeline.preparation import Preparation
-from nqbench.pipeline.quantization import Quantization
+from nqbench.pipeline.work import Moved, Work
 from nqbench.registry import Registry
+from nqbench.suite.chain import TRIAL
 from nqbench.suite.trial import Trial
+
+T = TypeVar("T")
+_TRIES = 3
+"""How often a trial starts again because its network turned out to be another."""
 
 
 class Workbench:
@@ -39,65 +38,95 @@ class Workbench:
         device: torch.device,
         *,
         measure: Measure | None = None,
-        on_stage: Callable[[str], None] | None = None,
+        on_stage: Callable[[str, float], None] | None = None,
         decoder: Decoder | None = None,
     ) -> None:
-        """decoder: one that was started already; it is closed with the bench."""
-        results = cache if measure is None else Cache(None)
-        self.around = Surroundings(registry, cache, results, device, KeyMaker(registry, device.type), measure)
-        self.on_stage = on_stage or (lambda stage: None)
-        self.decoder = decoder or Decoder()
-        preparation = Preparation()
-        self.knobs = Knobs(preparation)
-        self.filing = Filing(Quantization(preparation), self.decoder)
-        self.evaluating = Evaluating(preparation, self.decoder)
+        """decoder: one that was started already, and is closed by who started it. on_stage: see ``Watch``."""
+        self._folder = tempfile.TemporaryDirectory(prefix="nqbench-file-")
+        self.on_stage = on_stage or (lambda stage, since: None)
+        self._decoder = Decoder() if decoder is None else None
+        maker, decodes = KeyMaker(registry, device.type, cache), decoder or self._decoder
+        assert decodes is not None
+        self.around = Surroundings(registry, cache, device, maker, decodes, Path(self._folder.name), measure)
 
     def run(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """The trial's figures under the names of a record's fields; its file is ``folder / <key>.nqz``.
 
         Raises whatever a plugin raised, or BadInput where what it returned cannot be used.
         """
-        context = self._context(trial)
-        keys, watch = context.keys, context.watch
-        peak = Peak(self.around.device)
-        filed = self.filing.file(context)
-        figures = {**filed.figures, **self.evaluating.metrics(context, filed)}
-        if trial.loss_increase:
-            figures["loss_increase"] = self.evaluating.loss_increase(context, filed)
-        place(filed.path.read_bytes(), folder / file_name(keys.trial))
-        figures["device"] = str(self.around.device)
-        if self.around.measure is None:
-            self.around.results.put("trial", keys.trial, figures)
+        peak, watch = Peak(self.around.device), Watch(on_stage=self.on_stage)
+        measured = self.around.measure is not None
+
+        def whole(work: Work) -> dict[str, Any]:
+            evaluations = ["evaluate_float", "evaluate"] if work.model.metric() is not None else []
+            evaluations += ["evaluate_float_selected", "evaluate_selected"] if evaluations and trial.looked_at else []
+            work.forward(["file", *evaluations, *(["loss"] if trial.loss_increase else [])])
+            filed = work.result("file")
+            figures = {**filed.figures, **metrics(work), "device": str(self.around.device)}
+            if trial.loss_increase:
+                figures["loss_increase"] = work.result("loss")
+            key = self.around.maker.keys(trial).trial
+            place(filed.path.read_bytes(), folder / file_name(key))
+            if not measured:
+                self.around.cache.put(TRIAL, key, figures)
+            return figures
+
+        figures = self._on(trial, watch, whole)
         return figures | {
             "seconds": watch.seconds,
             "samples": watch.samples,
             "cached": watch.cached,
-            "measured": self.around.measure is not None,
+            "measured": measured,
             "peak_bytes": peak.bytes(),
         }
 
+    def stage(self, trial: Trial, name: str) -> dict[str, Any]:
+        """One stage of a trial, and those before it as far as they are needed.
+
+        ``key``: under which the cache has its result. ``contents``: of what the trial's keys hold the content of, by
+        the keys that gave it (``KeyMaker.contents``). ``seconds`` and ``cached`` as a record has them.
+        """
+        watch = Watch(on_stage=self.on_stage)
+
+        def one(work: Work) -> dict[str, Any]:
+            work.forward([name])
+            work.stands(name)
+            return {"key": work.key(name), "contents": work.contents()}
+
+        return self._on(trial, watch, one) | {"seconds": watch.seconds, "cached": watch.cached}
+
     def knob(self, trial: Trial) -> Knob | None:
         """The knob of the trial's method, with its range on the trial's own weights; None if it has none."""
-        return self.knobs.find(self._context(trial))
 
-    def _context(self, trial: Trial) -> Context:
-        return Context(trial, self.around.maker.keys(trial), Watch(on_stage=self.on_stage), self.around)
+        def ask(work: Work) -> Knob | None:
+            work.forward(["knob"])
+            found: Knob | None = work.result("knob")
+            return found
+
+        return self._on(trial, Watch(on_stage=self.on_stage), ask)
+
+    def _on(self, trial: Trial, watch: Watch, do: Callable[[Work], T]) -> T:
+        for _ in range(_TRIES):
+            with contextlib.suppress(Moved):
+                return do(Work(trial, self.around, watch))
+        return do(Work(trial, self.around, watch))
 
     def close(self) -> None:
-        self.filing.close()
-        self.decoder.close()
+        self._folder.cleanup()
+        if self._decoder is not None:
+            self._decoder.close()
 
 
 def restore(cache: Cache, trial_key: str, file_key: str, folder: Path) -> dict[str, Any] | None:
     """A whole trial from the cache: its figures, its file put in place; None unless all of it is there."""
-    entry, file = cache.get("trial", trial_key), cache.get("file", file_key)
+    entry, file = cache.get(TRIAL, trial_key), cache.get("file", file_key)
     if entry is None or file is None:
         return None
     try:
         place(file.data, folder / file_name(trial_key))
     except FileNotFoundError:  # dropped by another process meanwhile
         return None
-    return {**entry.meta, "cached": ["trial"], "seconds": {}, "measured": False}
+    return {**entry.meta, "cached": [TRIAL], "seconds": {}, "measured": False}
 
 
 def file_name(trial_key: str) -> str:

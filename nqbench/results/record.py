@@ -168,6 +168,8 @@ class Record(_Part):
     peak_bytes: int | None = None
     decoded_sha256: str | None = None
     """Of the decoded tensors: what ``nqbench verify`` compares with."""
+    network_sha256: str | None = None
+    """Of the trained network that it began with, in the same way."""
     error: str | None = None
     """Traceback or signal of a trial that did not end well."""
     environment: dict[str, Any] = {}

@@ -155,6 +155,18 @@ class Store:
         with self._begin() as connection:
             self._cover(connection, run, keys)
 
+    def rename(self, run: str, keys: Mapping[str, str]) -> None:
+        """Trials that this run covers have other keys, now that their networks are known; they keep their places."""
+        with self._begin() as connection:
+            for old, new in keys.items():
+                if old != new:
+                    values = {"run": run, "old": old, "new": new}
+                    connection.execute(
+                        sa.text("UPDATE OR IGNORE covers SET key = :new WHERE run = :run AND key = :old"), values
+                    )
+                    connection.execute(sa.text("DELETE FROM covers WHERE run = :run AND key = :old"), values)
+                    self._covered = self._covered - {(run, old)} | {(run, new)}
+
     def end_run(self, run: str, outcome: str = "ok") -> None:
         with self._begin() as connection:
             chosen = runs.c.run == run

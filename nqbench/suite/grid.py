@@ -13,7 +13,7 @@ from nqbench.api.coder import Positions
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.registry import Registry
-from nqbench.suite.stages import stages, uses_seed
+from nqbench.suite.chain import shares, uses_seed
 from nqbench.suite.trial import Choice, Trial, Unquantized
 
 
@@ -80,7 +80,7 @@ class Expansion:
         places: list[tuple[int, ...]] = []
         seen: dict[tuple[str, Hashable], int] = {}
         for trial in self.trials:
-            work = stages(trial, self.registry).named()
+            work = shares(trial, self.registry).items()
             places.append(tuple(seen.setdefault(part, len(seen)) for part in work))
         return tuple(trial for _, trial in sorted(zip(places, self.trials, strict=True), key=itemgetter(0)))
 

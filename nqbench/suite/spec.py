@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nqbench.registry import did_you_mean
+from nqbench.suite.chain import TRIAL
 from nqbench.suite.document import Document, KeyPath, SuiteError
 from nqbench.suite.trial import Unquantized
 
@@ -129,6 +130,11 @@ def _relative(value: Any) -> Any:
     return {"relative": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _whole_trial(value: Any) -> Any:
+    """A number alone is for the whole trial."""
+    return {TRIAL: value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class Tolerance(Strict):
     """How far a figure may move before that is a change: by a share of itself, or in its unit, whichever is more."""
 
@@ -180,7 +186,7 @@ class SuiteSpec(Axes):
     question: str = ""
     takes: str = ""
     measure: Measure | None = None
-    timeout: float | None = Field(None, gt=0)
+    timeout: Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_whole_trial)] = {}
     published: Annotated[list[dict[str, Any]], BeforeValidator(_listed)] = []
     include: Annotated[list[Axes], BeforeValidator(_listed)] = []
     exclude: Annotated[list[dict[str, Any]], BeforeValidator(_listed)] = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import set_beside
 from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
+from nqbench.suite.chain import PLACES
 from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
 from nqbench.suite.entries import Reader
 from nqbench.suite.find import find, shipped
@@ -28,7 +29,8 @@ from nqbench.suite.vocabulary import Vocabulary
 @dataclass(frozen=True)
 class Suite:
     """name: of the suite, as records carry it. path: its file. text: YAML that gives this very suite, overrides and
-    all. dropped: combinations of the axes that became no trial. timeout: seconds a trial may take, or None."""
+    all. dropped: combinations of the axes that became no trial. timeout: seconds that a trial (``trial``)
+    and each of its stages may take."""
 
     name: str
     path: Path
@@ -37,7 +39,7 @@ class Suite:
     takes: str = ""
     published: tuple[PublishedRow, ...] = ()
     measure: Measure | None = None
-    timeout: float | None = None
+    timeout: Mapping[str, float] = field(default_factory=dict)
     target: Target | None = None
     thresholds: Thresholds | None = None
     dropped: tuple[Dropped, ...] = ()
@@ -109,7 +111,7 @@ def load(
         takes=spec.takes,
         published=published_rows(document, spec.published, path),
         measure=spec.measure,
-        timeout=spec.timeout,
+        timeout=_deadlines(spec.timeout, document),
         target=spec.target,
         thresholds=_checked(spec.thresholds, document, trials, registry),
         dropped=expansion.reasons(),
@@ -136,6 +138,14 @@ def _checked(
                 ("thresholds", "metrics", name), f"no model of the suite has the metric '{name}'{hint}"
             )
     return thresholds
+
+
+def _deadlines(timeout: Mapping[str, float], document: Document) -> Mapping[str, float]:
+    """Seconds by stage, or a SuiteError for a stage that there is not."""
+    for name in timeout:
+        if name not in PLACES:
+            raise document.error(("timeout", name), f"unknown stage '{name}'{did_you_mean(name, list(PLACES))}")
+    return timeout
 
 
 def _expand(spec: SuiteSpec, reader: Reader) -> Expansion:

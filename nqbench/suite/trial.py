@@ -62,6 +62,11 @@ class Trial:
     loss_increase: bool = False
     selected_on: Literal["train", "validation", "test"] | None = None
 
+    @property
+    def looked_at(self) -> Literal["train", "validation"] | None:
+        """The split that is evaluated beside the test split; None: that alone."""
+        return None if self.selected_on == "test" else self.selected_on
+
     def choices(self) -> tuple[Choice, ...]:
         """Every plugin the trial uses, in pipeline order."""
         single = (self.model, self.pruner, self.sensitivity, self.quantizer)

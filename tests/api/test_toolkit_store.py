@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from nqbench.api.toolkit.store import Trained, trained, trained_path
+from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.store import (
+    Trained,
+    adopt,
+    content_of,
+    load_trained,
+    networks_read,
+    save_trained,
+    trained,
+    trained_path,
+    unchanged,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +73,93 @@ def test_two_workers_do_not_train_the_same_network() -> None:
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+
+
+DAMAGES = {
+    "flipped": lambda data: data[:-3] + bytes([data[-3] ^ 0x10]) + data[-2:],
+    "cut": lambda data: data[:-2],
+    "half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "header": lambda data: data[:9] + bytes([data[9] ^ 0x20]) + data[10:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_dropped_with_one_warning_that_names_it_and_made_again(damage: str) -> None:
+    trained("net", {}, lambda _: make(1.0))
+    path = trained_path("net", {})
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(BadInput, match=path.name) as caught:
+        load_trained(path)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match=f"{path.name}.*trained again") as told:
+        again = trained("net", {}, lambda _: make(1.0))
+    assert len(told) == 1
+    assert again.state["w"].tolist() == [1.0]
+    assert trained("net", {}, lambda _: pytest.fail("trained again")).state["w"].tolist() == [1.0]
+
+
+def test_every_bit_of_a_file_s_tensors_is_covered_by_its_hash() -> None:
+    trained("net", {}, lambda _: Trained({"w": torch.randn(40), "n": torch.arange(3)}, {"w": torch.rand(40)}))
+    path = trained_path("net", {})
+    whole = path.read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(begin, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        with pytest.raises(BadInput, match="damaged"):
+            load_trained(path)
+
+
+def test_a_file_of_before_files_said_their_hash_is_taken_and_sealed() -> None:
+    trained("net", {"lr": 1}, lambda _: make(1.0))
+    path = trained_path("net", {"lr": 1})
+    save_file({"state/w": torch.tensor([5.0])}, path, metadata={"recipe": '{"lr": 1}', "notes": "{}"})
+    assert content_of(path) is None
+    found = trained("net", {"lr": 1}, lambda _: pytest.fail("trained again"))
+    assert found.state["w"].tolist() == [5.0]
+    assert content_of(path) == found.sha256 == load_trained(path).sha256
+
+
+def test_which_networks_were_read_is_noted_with_their_content_and_noticed_when_another_takes_the_place() -> None:
+    with networks_read() as outer:
+        trained("one", {}, lambda _: make(1.0))
+        with networks_read() as inner:
+            found = trained("net", {}, lambda _: make(2.0))
+    path = trained_path("net", {})
+    assert inner == {path.name: found.sha256}
+    assert outer.keys() == {trained_path("one", {}).name, path.name}
+    assert unchanged(outer)
+    save_trained(path, make(3.0), {})
+    assert not unchanged(outer)
+    path.unlink()
+    assert not unchanged(inner)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_is_taken_from_elsewhere_is_checked_against_the_list_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    trained("net", {}, lambda _: make(1.0))
+    path = trained_path("net", {})
+    digest = hashlib.sha256(path.read_bytes() if listed else b"another").hexdigest()
+    path.with_name("SHA256SUMS").write_text(f"{digest}  {path.name}\n")
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "other"))
+    if listed:
+        assert load_trained(adopt(path)).state["w"].tolist() == [1.0]
+    else:
+        with pytest.raises(BadInput, match="SHA256SUMS"):
+            adopt(path)
+        assert not trained_path("net", {}).exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_not_taken_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    trained("net", {}, lambda _: make(1.0))
+    path = trained_path("net", {})
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "other"))
+    with pytest.raises(BadInput, match=path.name) as caught:
+        adopt(path)
+    assert "\n" not in str(caught.value)

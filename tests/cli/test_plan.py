@@ -29,7 +29,7 @@ def test_the_quick_suite_quantizes_once_for_three_coders(plan):
         "prune": (0, 0),
         "sense": (0, 0),
         "quantize": (16, 48),
-        "encode": (48, 48),
+        "file": (48, 48),
         "evaluate": (16, 48),
     }
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from nqz_kit import G, Recipe, S, T, build, kit_registry
 
+from nqbench.api.toolkit.content import content_hash
 from nqbench.container import SECTIONS, Decoded, decode, encode, sections_of
-from nqbench.pipeline.artifacts import content_hash
 
 FOLDER = Path(__file__).parent / "golden"
 ABOUT = FOLDER / "golden.json"

@@ -7,19 +7,20 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nqbench.engine.queue import AffinityQueue, Job
+from nqbench.engine.protocol import Job
+from nqbench.engine.queue import AffinityQueue
 from nqbench.pipeline.keys import Keys
 from nqbench.suite.trial import Choice, Trial
 
 
 def job(source: str, quantize: str = "q", number: int = 0) -> Job:
     trial = Trial(Choice("model", f"{source}-{quantize}-{number}"))
-    return Job(trial, Keys("load", "prune", source, f"{source}-{quantize}", "file", trial.trial))
+    return Job(trial, Keys({}, {"sense": source, "quantize": f"{source}-{quantize}"}, trial.trial))
 
 
 def source_of(one: Job | None) -> str:
     assert one is not None
-    return one[1].sense
+    return one.keys.affinity[0]
 
 
 def test_each_worker_keeps_to_its_source_while_there_is_one_for_all() -> None:
@@ -45,7 +46,7 @@ def test_an_idle_worker_steals_the_last_quantization_and_stays_with_it() -> None
     for worker in (0, 1, 1, 0, 0, 1):
         one = queue.take(worker)
         assert one is not None
-        order.append((worker, one[1].quantize))
+        order.append((worker, one.keys.affinity[1]))
     assert order == [(0, "a-q1"), (1, "a-q3"), (1, "a-q3"), (0, "a-q1"), (0, "a-q2"), (1, "a-q2")]
 
 

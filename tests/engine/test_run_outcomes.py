@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from pathlib import Path
 
 import psutil
@@ -131,6 +132,26 @@ def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_agai
     assert again.outcome == "ok"
     assert probe.counts()["quantize"] == 8  # those that failed, and no other
     assert {record.status for record in again.records} == {"ok"}
+
+
+def test_a_stage_that_hangs_is_stopped_at_its_own_deadline_and_named_and_the_rest_goes_on(
+    probe: Log, tmp_path: Path
+) -> None:
+    text = """
+        name: hanging
+        models: [probe]
+        quantizers:
+          - troubled: {how: sleep}
+          - levels: {k: [3, 4]}
+        coders: [plain]
+        timeout: {quantize: 3, load: 200, trial: 300}
+    """
+    start = time.monotonic()
+    result = run_suite(suite(tmp_path / "hanging.yaml", text), tmp_path / "out")
+    assert time.monotonic() - start < 200  # the trial's own would be 300
+    found = by_quantizer(result)
+    assert {name: record.status for name, record in found.items()} == {"sleep": "timeout", "3": "ok", "4": "ok"}
+    assert found["sleep"].error == "stopped: the stage 'quantize' took more than 3 s"
 
 
 def test_a_worker_that_cannot_start_is_a_crash_of_each_trial(

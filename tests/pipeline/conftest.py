@@ -48,11 +48,10 @@ def bench(tmp_path: Path, decoder: Decoder) -> Iterator[Callable[..., Workbench]
     made: list[Workbench] = []
 
     def make(cache: Path | None = tmp_path / "cache", measure: Measure | None = None, **fields: Any) -> Workbench:
-        made.append(Workbench(registry(), Cache(cache), torch.device("cpu"), measure=measure, **fields))
-        made[-1].decoder.close()
-        made[-1].decoder = made[-1].filing.decoder = made[-1].evaluating.decoder = decoder
+        device = torch.device("cpu")
+        made.append(Workbench(registry(), Cache(cache), device, measure=measure, decoder=decoder, **fields))
         return made[-1]
 
     yield make
     for one in made:
-        one.filing.close()
+        one.close()

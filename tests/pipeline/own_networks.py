@@ -59,7 +59,7 @@ def bench_of(decoder: Decoder) -> Iterator[Workbench]:
     try:
         yield bench
     finally:
-        bench.filing.close()
+        bench.close()
 
 
 def run(decoder: Decoder, trial: Trial, folder: Path) -> dict[str, Any]:

@@ -142,6 +142,18 @@ BAD = {
         HEAD + "quantizers: kmeans\nthresholds: {seconds: {ratio: 0.9}}\n",
         "s.yaml:3: thresholds.seconds.ratio: must be greater than or equal to 1, not 0.9",
     ),
+    "a deadline of no stage": (
+        HEAD + "quantizers: kmeans\ntimeout:\n  load: 5\n  quantise: 60\n",
+        "s.yaml:5: timeout.quantise: unknown stage 'quantise'; did you mean 'quantize'?",
+    ),
+    "no time for a stage": (
+        HEAD + "quantizers: kmeans\ntimeout: {quantize: -1}\n",
+        "s.yaml:3: timeout.quantize: must be greater than 0, not -1",
+    ),
+    "no time": (
+        HEAD + "quantizers: kmeans\ntimeout: [60]\n",
+        "s.yaml:3: timeout: must be a mapping of keys to values, not [60]",
+    ),
     "no time at all": (HEAD + "quantizers: kmeans\ntimeout: 0\n", "s.yaml:3: timeout: must be greater than 0, not 0"),
     "empty file": ("", "s.yaml: is empty; a suite names at least 'models' and 'quantizers'"),
     "only comments": ("# nothing\n", "s.yaml: is empty"),

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nqbench.suite import SuiteError
+from nqbench.suite.chain import shares
 from nqbench.suite.document import dump
-from nqbench.suite.stages import stages
 
 FORMS = {"none": "none", "fisher": "diagonal", "moments": "second-moments"}
 TAKES = {
@@ -91,7 +91,7 @@ def test_a_grid_is_the_product_of_its_axes_less_what_cannot_be(suite_of, fake_re
     assert len(trials) == len(expected)
     assert len(trials) + sum(d.count for d in suite.dropped) == len(list(itertools.product(*axes.values())))
     for stage in ("load", "quantize"):  # whoever shares a stage's work stands together
-        work = [getattr(stages(trial, fake_registry), stage) for trial in trials]
+        work = [shares(trial, fake_registry)[stage] for trial in trials]
         assert sum(a != b for a, b in itertools.pairwise(work)) == len(set(work)) - 1
 
 

@@ -109,7 +109,7 @@ def test_the_text_of_an_overridden_suite_gives_the_same_trials(suite_of):
     suite = suite_of(TEXT, profile="small", sets=["seeds=[1, 2]", "quantizers.0={kmeans: {init: random}}", "timeout=7"])
     again = suite_of(suite.text)
     assert again.trials() == suite.trials()
-    assert again.timeout == 7
+    assert again.timeout == {"trial": 7}
     assert suite.text.startswith("# s.yaml with --profile small --set seeds=[1, 2] ")
 
 

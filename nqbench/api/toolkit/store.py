@@ -1,8 +1,9 @@
 """Trained weights, kept with the recipe that made them, so that training happens once a machine.
 
 A file is ``<NQBENCH_CACHE>/trained/<name>-<16 hex digits of the recipe>.safetensors``: the state under ``state/``, the
-second moments of the gradients under ``moments/``, the recipe as JSON in the metadata. It is written whole or not at
-all, and a lock beside it keeps two workers from training the same network at once.
+second moments of the gradients under ``moments/``; in the metadata the recipe as JSON, and the SHA-256 of the tensors
+(``sha256``). It is written whole or not at all, checked whenever it is read, and dropped and made again where it is not
+what was written; a lock beside it keeps two workers from training the same network at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,30 @@ from typing import Any
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
+from nqbench.api.plain import apart
+from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.paths import cache_dir, written_whole
+
+SUMS = "SHA256SUMS"
+"""A list as ``sha256sum`` writes it, beside files of a store that are handed on."""
+
+_read: ContextVar[dict[str, str] | None] = ContextVar("networks read", default=None)
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
     """state: the network's whole state. moments: second moments of the gradients by parameter name, may be empty.
     notes: figures worth keeping (seconds, losses)."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them under the names that they have in a file, sorted: safetensors keeps no order."""
+        parts = {"state": self.state, "moments": self.moments}
+        return apart(dict(sorted((f"{part}/{name}", t) for part, found in parts.items() for name, t in found.items())))
+
+    @property
+    def sha256(self) -> str:
+        return content_hash(self.tensors)
 
     state: Mapping[str, Tensor]
     moments: Mapping[str, Tensor] = field(default_factory=dict)
@@ -37,70 +58,154 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def store_dir() -> Path:
+    return cache_dir() / "trained"
+
+
 def trained_path(name: str, recipe: Mapping[str, Any]) -> Path:
-    return cache_dir() / "trained" / f"{name}-{recipe_digest(recipe)}.safetensors"
+    return store_dir() / f"{name}-{recipe_digest(recipe)}.safetensors"
 
 
 def trained(name: str, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained:
     """What the recipe gave, from the store, or by calling ``train(workdir)`` once and keeping the result.
 
-    workdir: a folder for checkpoints that outlives an interruption and is removed when training succeeds.
+    workdir: a folder for checkpoints that outlives an interruption and is removed when training succeeds. A damaged
+    file is dropped with a warning and made again.
     """
+    path = trained_path(name, recipe)
+    try:
+        found, sha256 = load_trained(path), content_of(path)
+    except (FileNotFoundError, BadInput):
+        found, sha256 = None, None
+    if found is None or sha256 is None:
+        found = _settled(path, recipe, train)
+    noted = _read.get()
+    if noted is not None:
+        noted[path.name] = sha256 or found.sha256
+    return found
+
+
+def _settled(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained:
+    """The file's network, by one process at a time: sealed if it was not, made if it is missing or damaged."""
     from filelock import FileLock
 
-    path = trained_path(name, recipe)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():  # another worker may have trained it while this one waited
-                workdir = path.with_suffix(".work")
-                workdir.mkdir(exist_ok=True)
-                save_trained(path, train(workdir), recipe)
-                shutil.rmtree(workdir)
-    return load_trained(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        try:  # another worker may have trained it while this one waited
+            found = load_trained(path)
+            if content_of(path) is None:  # of before files said it
+                save_trained(path, found, recipe)
+            return found
+        except BadInput as error:
+            warnings.warn(f"{error}; it is dropped and trained again", stacklevel=3)
+            path.unlink()
+        except FileNotFoundError:
+            pass
+        workdir = path.with_suffix(".work")
+        workdir.mkdir(exist_ok=True)
+        save_trained(path, train(workdir), recipe)
+        shutil.rmtree(workdir)
+        return load_trained(path)
+
+
+@contextmanager
+def networks_read() -> Iterator[dict[str, str]]:
+    """Notes which networks of the store are read inside the block: the name of each file, and its SHA-256."""
+    noted: dict[str, str] = {}
+    around = _read.get()
+    token = _read.set(noted)
+    try:
+        yield noted
+    finally:
+        _read.reset(token)
+        if around is not None:
+            around.update(noted)
+
+
+def unchanged(noted: Mapping[str, str]) -> bool:
+    """Whether the store still has the networks that were read, by what their files say: nothing is hashed."""
+    return all(content_of(store_dir() / name) == sha256 for name, sha256 in noted.items())
 
 
 def adopt(source: Path) -> Path:
-    """Copy weights that were trained elsewhere, a file of another store, into this one; returns where they lie.
+    """Take weights that were trained elsewhere, a file of another store, into this one; returns where they lie.
 
-    BadInput where the file is none of a store's: its name ends in the digest of the recipe inside it.
+    Raises BadInput where the file is none of a store's (its name ends in the digest of the recipe inside it), where
+    its tensors are not those that it says, or where a SHA256SUMS beside it lists another file under its name.
     """
-    from safetensors import SafetensorError, safe_open
-
     wanted = "expected a file of a store of trained networks, <name>-<digest of its recipe>.safetensors"
     try:
-        with safe_open(source, framework="pt") as file:
-            metadata = file.metadata() or {}
-            strange = [key for key in file.keys() if key.partition("/")[0] not in ("state", "moments")]  # noqa: SIM118
-        recipe = json.loads(metadata["recipe"])
-        fits = source.stem.endswith(f"-{recipe_digest(recipe)}") and not strange
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise BadInput(f"{source}: {wanted}: {str(error).splitlines()[0] if str(error) else error!r}") from None
-    if not fits:
+        recipe = json.loads(_metadata(source)["recipe"])
+        found = load_trained(source)
+    except (OSError, KeyError, ValueError, BadInput) as error:
+        raise BadInput(f"{source}: {wanted}: {str(error).removeprefix(f'{source}: ')}") from None
+    if not source.stem.endswith(f"-{recipe_digest(recipe)}"):
         raise BadInput(f"{source}: {wanted}; this one's name or content says another")
-    path = cache_dir() / "trained" / source.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        shutil.copyfile(source, temporary)
+    listed = _listed(source.with_name(SUMS)).get(source.name)
+    if listed not in (None, hashlib.sha256(source.read_bytes()).hexdigest()):
+        raise BadInput(f"{source}: is not the file that {SUMS} beside it lists: get it again")
+    path = store_dir() / source.name
+    save_trained(path, found, recipe)
     return path
 
 
+def _listed(path: Path) -> dict[str, str]:
+    """file name -> SHA-256 of a list by ``sha256sum``; nothing where there is none."""
+    try:
+        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {line[1].lstrip("*"): line[0].lower() for line in lines if len(line) == 2}
+
+
 def save_trained(path: Path, result: Trained, recipe: Mapping[str, Any]) -> None:
+    """Write a network whole or not at all, with the SHA-256 of its tensors."""
     from safetensors.torch import save_file
 
-    tensors = {f"state/{k}": v.detach().cpu().contiguous() for k, v in result.state.items()}
-    tensors |= {f"moments/{k}": v.detach().cpu().contiguous() for k, v in result.moments.items()}
+    metadata = {"recipe": json.dumps(recipe), "notes": json.dumps(result.notes), "sha256": result.sha256}
     with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"recipe": json.dumps(recipe), "notes": json.dumps(result.notes)})
+        save_file(result.tensors, temporary, metadata=metadata)
 
 
 def load_trained(path: Path) -> Trained:
-    from safetensors import safe_open
+    """A file's network. Raises FileNotFoundError; BadInput, with the file's name, where it is not what was written."""
+    from safetensors import SafetensorError, safe_open
 
     parts: dict[str, dict[str, Tensor]] = {"state": {}, "moments": {}}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
-            part, _, name = key.partition("/")
-            parts[part][name] = file.get_tensor(key)
-        notes = json.loads((file.metadata() or {}).get("notes", "{}"))
-    return Trained(parts["state"], parts["moments"], notes)
+    metadata = _metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
+                part, _, name = key.partition("/")
+                parts[part][name] = file.get_tensor(key)
+        found = Trained(parts["state"], parts["moments"], json.loads(metadata.get("notes", "{}")))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"{path}: is no network of a store, or a damaged one: {_line(error)}") from None
+    # a file of before files said it is taken at its word
+    if metadata.get("sha256") not in (None, found.sha256):
+        raise BadInput(f"{path}: is damaged: its tensors are not those that were written")
+    return found
+
+
+def content_of(path: Path) -> str | None:
+    """The SHA-256 of a file's tensors as the file says; None where it does not, or there is no such file."""
+    try:
+        return _metadata(path).get("sha256")
+    except (OSError, BadInput):
+        return None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: is no network of a store, or a damaged one: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,29 @@
+"""How long a trial, and each of its stages, may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nqbench.suite.chain import TRIAL, place_of
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """limits: seconds by stage, the whole trial's under ``trial``; what is not there may take for ever."""
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def trial(self) -> float | None:
+        return self.limits.get(TRIAL)
+
+    @property
+    def by_stage(self) -> bool:
+        """Whether any stage has one of its own."""
+        return bool(self.limits.keys() - {TRIAL})
+
+    def passed(self, step: str, seconds: float) -> str | None:
+        """What to say of a step that has taken so long; None while it may go on."""
+        limit = self.limits.get(place_of(step))
+        return None if limit is None or seconds < limit else f"stopped: the stage '{step}' took more than {limit:g} s"

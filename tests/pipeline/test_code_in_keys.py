@@ -1,0 +1,163 @@
+"""A stage's key covers the code that makes its result: what ran while it was made, and what an edit of it changes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from trials import trial
+
+import nqbench
+from nqbench.pipeline import fingerprint, syntax
+from nqbench.pipeline.chain import HOW
+from nqbench.pipeline.work import Work
+from nqbench.pipeline.workbench import Workbench
+from nqbench.suite.chain import STAGES
+
+EXEMPT = {
+    "nqbench.pipeline.chain": "says which functions make, save and load a stage's result, and computes nothing",
+    "nqbench.pipeline.work": "decides whether a result is made, not what it is; what goes in is in the key",
+    "nqbench.pipeline.workbench": "runs the chain and puts its figures side by side",
+    "nqbench.pipeline.context": "hands on what it is asked for; keeps times, which are no part of a result",
+    "nqbench.pipeline.keys": "makes the keys",
+    "nqbench.pipeline.fingerprint": "makes the keys",
+    "nqbench.pipeline.syntax": "makes the keys",
+    "nqbench.pipeline.cache": "gives back the bytes that it was given, or nothing: they are checked",
+    "nqbench.pipeline.memory": "measures the process's memory",
+    "nqbench.suite.chain": "what it says of a stage is in the key",
+    "nqbench.api.toolkit.store": "networks enter by their content; plugins that train bring it into their own keys",
+    "nqbench.suite.trial": "names and JSON, all of them in the key",
+}
+"""Modules whose code may run while a result is made, or stands around it, and is in no key, and why."""
+ALWAYS = ("nqbench.pipeline", "nqbench.pipeline.__init__")
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, str]]:
+    """The codes of all stages after an edit of a module in a copy of the core; of none, as it is."""
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
+    root = Path(nqbench.__file__).parent
+    shutil.copytree(root, tmp_path / "nqbench", ignore=shutil.ignore_patterns("__pycache__", "*.html", "suites"))
+    found = fingerprint._source
+
+    def source(module: str) -> Path | None:
+        path = found(module)
+        inside = path is not None and path.is_relative_to(root)
+        return tmp_path / "nqbench" / path.relative_to(root) if inside and path is not None else path
+
+    monkeypatch.setattr(fingerprint, "_source", source)
+
+    def codes(module: str) -> dict[str, str]:
+        path = source(module) if module else None
+        before = path.read_text() if path else ""
+        if path:
+            path.write_text(before + "\n_EDITED = True\n")
+        try:
+            return {name: fingerprint.code_of(how.make.__module__, ("nqbench",)) for name, how in HOW.items()}
+        finally:
+            if path:
+                path.write_text(before)
+            syntax._code_in.cache_clear()
+
+    return codes
+
+
+@pytest.fixture
+def ran(bench: Callable[..., Workbench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """stage -> the core's modules whose code ran while its result was made, over trials that have every stage."""
+    seen: dict[str, set[str]] = {name: set() for name in STAGES}
+    under_way: list[str] = []
+    make = Work._make
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_globals.get("__name__", "")
+        if event == "call" and under_way and name.startswith("nqbench."):
+            seen[under_way[-1]].add(name)
+
+    def watched(self: Work, stage: object, *rest: object) -> object:
+        under_way.append(stage.name)  # type: ignore[attr-defined]
+        try:
+            return make(self, stage, *rest)  # type: ignore[arg-type]
+        finally:
+            under_way.pop()
+
+    monkeypatch.setattr(Work, "_make", watched)
+    sys.setprofile(watch)
+    try:
+        one = bench(cache=None)
+        full = {"pruner": {}, "positions": "zero", "sensitivity": "squares", "training": ({},)}
+        one.run(trial(**full, loss_increase=True, selected_on="train", fold_batchnorm=True), tmp_path)
+        one.run(trial(codec="halves", unquantized="uint8"), tmp_path)
+        one.knob(trial(**full))
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+def test_what_ran_while_a_result_was_made_is_in_its_key(
+    edited: Callable[[str], dict[str, str]], ran: dict[str, set[str]]
+) -> None:
+    assert all(ran.values())
+    plain = edited("")
+    modules = {m for found in ran.values() for m in found} - set(EXEMPT)
+    # what plugins are made of is in the keys with each plugin
+    plugins = set(fingerprint.closure("nqbench.api", ("nqbench",))) | set(
+        fingerprint.closure("nqbench_probe", ("nqbench",))
+    )
+    for module in sorted(modules - plugins):
+        after = edited(module)
+        used = {stage for stage, found in ran.items() if module in found}
+        assert used <= {stage for stage in plain if plain[stage] != after[stage]}, module
+
+
+def test_every_module_of_the_pipeline_is_in_the_keys_of_the_stages_that_use_it_or_exempt_for_a_reason(
+    edited: Callable[[str], dict[str, str]],
+) -> None:
+    plain = edited("")
+    names = {f"nqbench.pipeline.{path.stem}" for path in Path(fingerprint.__file__).parent.glob("*.py")}
+    changed = {m: {s for s, code in edited(m).items() if code != plain[s]} for m in names - set(ALWAYS)}
+    everything = set(STAGES)
+    after = {
+        "file",
+        "evaluate",
+        "evaluate_float",
+        "evaluate_selected",
+        "evaluate_float_selected",
+        "loss_around",
+        "loss",
+    }
+    assert changed == {
+        **{name: set() for name in EXEMPT if name.startswith("nqbench.pipeline.")},
+        **dict.fromkeys(
+            ["nqbench.pipeline.artifacts", "nqbench.pipeline.network", "nqbench.pipeline.preparation"], everything
+        ),
+        **dict.fromkeys(["nqbench.pipeline.quantization", "nqbench.pipeline.distortion"], {"quantize"} | after),
+        **dict.fromkeys(["nqbench.pipeline.filing", "nqbench.pipeline.decoder"], after),
+        **dict.fromkeys(["nqbench.pipeline.evaluating", "nqbench.pipeline.precision"], after - {"file"}),
+        "nqbench.pipeline.knobs": {"knob"},
+    }
+    assert {stage for stage in plain if edited("nqbench.container.writer")[stage] != plain[stage]} >= {"file"}
+
+
+def test_words_for_people_change_no_key() -> None:
+    def code(*lines: str) -> str:
+        return syntax.parse("\n".join(lines).encode()).code
+
+    plain = code("class A:", "    x: int = Field(3, ge=1)", "    def f(self): return 1")
+    said = code('"""Doc."""', "class A:", '    """Doc."""', "    x: int = Field(3, ge=1)", '    """Doc."""',
+                "    def f(self):  # why", "        return 1")  # fmt: skip
+    shown = code("class A:", "    x: int = Field(3, ge=1, examples=[4], description='d')", "    def f(self): return 1")
+    assert plain == said == shown
+    assert code("class A:", "    x: int = Field(3, ge=2)", "    def f(self): return 1") != plain
+    assert code("class A:", "    x: int = Field(3, ge=1)", "    def f(self): return 2") != plain
+
+
+def test_what_is_for_type_checkers_alone_is_no_import() -> None:
+    found = syntax.parse(
+        b"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b\nimport c\n"
+    )
+    assert [names for level, _, names in found.imports if level < 0] == [("b",), ("c",)]
