@@ -137,22 +137,6 @@ def wholly_pruned_tensor(quantizer: Quantizer) -> None:
 
 
 @check("quantizer")
-def movable(quantizer: Quantizer) -> None:
-    """The reconstruction is differentiable in every parameter, and takes moved ones in the place of its own."""
-    q, values = sound(quantizer, source_of(quantizer, typical()))
-    if not q.parameters:
-        return
-    moved = {name: value.clone().requires_grad_() for name, value in q.parameters.items()}
-    again = quantizer.reconstruct(q, moved)
-    require(torch.equal(again.detach(), values), "its own parameters, given, reconstruct other values")
-    for (name, value), gradient in zip(
-        moved.items(), torch.autograd.grad(again.square().sum(), list(moved.values()), allow_unused=True), strict=True
-    ):
-        used = gradient is not None and gradient.shape == value.shape
-        require(used, f"the reconstruction is not differentiable in the parameter '{name}'")
-
-
-@check("quantizer")
 def one_weight(quantizer: Quantizer) -> None:
     """A source of one weight: positive, negative, zero."""
     for value in (0.3, -0.3, 0.0):

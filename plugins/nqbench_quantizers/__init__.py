@@ -8,6 +8,7 @@ from nqbench_quantizers.gptq import GPTQ
 from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
+from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.uniform import Uniform
 
@@ -22,6 +23,7 @@ def nqbench_plugins() -> list[type[Plugin]]:
         KMeans1D,
         Faiss,
         Uniform,
+        RTN,
         KMeans,
         ECSQ,
         ECSQOptimal,

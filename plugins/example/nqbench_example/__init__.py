@@ -8,7 +8,7 @@ from nqbench.api import Knob, Quantized, Quantizer, Source, hookimpl
 nqbench_api_version = 1
 
 
-class RoundToNearest(Quantizer, name="rtn"):
+class RoundToNearest(Quantizer, name="linspace"):
     """A b-bit uniform grid between the extreme weights."""
 
     bits: int = Field(4, ge=1, le=16)

@@ -13,7 +13,7 @@ SUITE = """
 name: strangers
 models: [{lenet300: {data: digits}}]
 quantizers:
-  - rtn: {bits: 3}
+  - linspace: {bits: 3}
   - uniform: {step: 0.16}
 coders: [run-length, huffman]
 """
@@ -31,14 +31,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_are_listed_with_their_distributions_and_nothing_is_broken(site: Path) -> None:
     listed = json.loads(nqbench_beside(site, "list", "--json").stdout)
     of = {(p["kind"], p["name"]): (p["distribution"], p["version"]) for p in listed["plugins"]}
-    assert of["quantizer", "rtn"] == ("nqbench-example", "0.1.0")
+    assert of["quantizer", "linspace"] == ("nqbench-example", "0.1.0")
     assert of["coder", "run-length"] == ("nqbench-example-coder", "0.1.0")
     assert ("quantizer", "kmeans") in of
     assert listed["broken"] == []
 
 
 def test_the_quantizer_passes_the_check_command(site: Path) -> None:
-    done = nqbench_beside(site, "check", "rtn")
+    done = nqbench_beside(site, "check", "linspace")
     assert done.returncode == 0, done.stdout
     assert "FAILED" not in done.stdout
     assert "  passed    round_trip " in done.stdout
@@ -56,11 +56,11 @@ def test_a_suite_runs_them_beside_the_built_ins(site: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     records = json.loads((tmp_path / "out" / "records.json").read_text())
     assert {(r["quantizer"], r["coder"]) for r in records} == {
-        ("rtn", "run-length"), ("rtn", "huffman"), ("uniform", "run-length"), ("uniform", "huffman"),
+        ("linspace", "run-length"), ("linspace", "huffman"), ("uniform", "run-length"), ("uniform", "huffman"),
     }  # fmt: skip
     for record in records:
         assert record["status"] == "ok"
         assert sum(record["parts"].values()) == record["file_bytes"]
-    by_bits = {r["coder"]: r["bits_per_weight"] for r in records if r["quantizer"] == "rtn"}
+    by_bits = {r["coder"]: r["bits_per_weight"] for r in records if r["quantizer"] == "linspace"}
     # eight levels take at most three bits a weight, and Huffman's code no more than its table above that
     assert by_bits["huffman"] < 3.01
