@@ -2,7 +2,8 @@
 
 All integers are little-endian. ``int`` is unsigned LEB128 (7 bits a byte, lowest first, top bit set on all but the
 last), below 2^63, which coders call a varint; ``signed`` is zigzag (0, -1, 1, -2, ... as 0, 1, 2, 3, ...), then LEB128,
-within 64 bits; ``text`` is an ``int`` length and that many bytes of UTF-8 without control characters; ``u8`` a byte.
+within 64 bits; ``text`` is an ``int`` length and that many bytes of UTF-8 without control characters (nor U+061C,
+U+200E, U+200F, U+2028 to U+202E, U+2066 to U+2069); ``u8`` a byte.
 CRC-32 is IEEE 802.3's, as zlib computes it. Nothing in a file is trusted before it is checked; a reader refuses what
 this page does not allow.
 

@@ -11,7 +11,8 @@ import struct
 
 from nqbench.api import CorruptFile
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, line separators, and what turns the direction of writing."""
 WORD = re.compile(r"[A-Za-z0-9._+!?-]*")
 
 

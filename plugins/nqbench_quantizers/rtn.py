@@ -104,7 +104,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
         at_once = max(1, _AT_ONCE // matrix.shape[1])
         found = [
             self._searched(rows, None if h is None else h[start : start + at_once])
-            for start, rows in zip(range(0, len(matrix), at_once), matrix.split(at_once), strict=True)
+            for start, rows in zip(range(0, len(matrix), at_once), torch.split(matrix, at_once), strict=True)
         ]
         return torch.cat([s for s, _ in found]), torch.cat([z for _, z in found])
 

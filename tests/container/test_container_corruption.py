@@ -279,6 +279,7 @@ LIES = [
     (tensor(4, target=5), "header", "an alias is 5, at most 4 is possible"),
     (tensor(4, name="layer0.weight"), "header", "two tensors have one name"),
     (tensor(4, name="\x1b[2J"), "header", "control characters"),
+    (tensor(4, name="weight\u202ethgiew"), "header", "control characters"),
     (tensor(2, group=0), "header", "group 1 has no tensor"),
     (tensor(0, masked=False), "header", "46 positions of 2 kinds are impossible"),
     (group(0, alphabet=0), "header", "an alphabet of 0"),
