@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class Network:
     """module: the trained (and pruned) network, this object's own copy: trainings may change it. names: of the
     compressible tensors, in order. masks: name -> bool tensor, True where kept, for pruned tensors. moments: name ->
     second moments of the gradients where training kept them. workdir: a folder for checkpoints of long trainings, kept
-    until the stage succeeds; None: keep none."""
+    until the stage succeeds; None: keep none. stored: the networks of the store of trained networks that it came from,
+    each file's name and the SHA-256 of its tensors."""
 
     model: Model = field(repr=False)
     module: nn.Module = field(repr=False)
@@ -33,6 +34,11 @@ class Network:
     moments: Mapping[str, Tensor] | None = field(default=None, repr=False)
     seed: int = 0
     workdir: Path | None = None
+    stored: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def recipe(self) -> dict[str, Any]:
+        """What the trained network is, in the recipe of what is made of it and kept (``nqbench.api.toolkit.store``)."""
+        return {"network": self.model.fingerprint()} | ({"stored": dict(self.stored)} if self.stored else {})
 
     @property
     def device(self) -> torch.device:

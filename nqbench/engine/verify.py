@@ -129,7 +129,7 @@ class _Checker:
             model = choice.make(registry())
             assert isinstance(model, Model)
             model.prepare()
-            self._networks[choice] = model, Network.of(model, model.load(self.device).eval())
+            self._networks[choice] = model, Network.load(model, self.device)
         return self._networks[choice]
 
 

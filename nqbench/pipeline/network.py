@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer
 from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
 
 
@@ -23,7 +24,7 @@ class Network:
     names: compressible tensors in the state's order, each of which requires a gradient, however it came: what is
     quantized is sensed and tuned. aliases: name -> the earlier name that shares its tensor. parameters: names of the
     float parameters, frozen ones too, aliases left out. moments: second moments of the gradients, where training kept
-    them.
+    them. stored: the networks of the store that it came from (``nqbench.api.Network``).
     """
 
     module: nn.Module
@@ -32,9 +33,17 @@ class Network:
     aliases: Mapping[str, str]
     parameters: frozenset[str]
     moments: Mapping[str, Tensor] | None = None
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of(model: Model, module: nn.Module, moments: Mapping[str, Tensor] | None = None) -> Network:
+    def load(model: Model, device: torch.device) -> Network:
+        """The model's trained network, with its moments. Raises what the model raises, or BadInput."""
+        with networks_read() as stored:
+            module, moments = model.load(device).eval(), model.moments(device)
+        return replace(Network.of(model, module), moments=moments, stored=stored)
+
+    @staticmethod
+    def of(model: Model, module: nn.Module) -> Network:
         state = module.state_dict(keep_vars=True)
         first: dict[tuple[int, torch.Size], str] = {}
         aliases = {}
@@ -56,7 +65,6 @@ class Network:
             tuple(state),
             aliases,
             frozenset(n for n, p in parameters.items() if p.is_floating_point() and n not in aliases),
-            moments,
         )
 
     @cached_property

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 def load(context: Context) -> Network:
     """The trained network, on the device."""
-    model, device = context.model, context.around.device
     with context.watch.stage("load"):
-        return Network.of(model, model.load(device).eval(), model.moments(device))
+        return Network.load(context.model, context.around.device)
 
 
 def content_of_network(network: Network) -> str:
@@ -97,8 +96,9 @@ class _Sensed(Mapping[str, Tensor]):
 
 def task_of(context: Context, module: torch.nn.Module, pruned: Pruned, **fields: Any) -> Task:
     """A task over a module with the pruned network's state; ``fields`` are the rest of a task's."""
-    given = {"masks": pruned.masks, "moments": pruned.moments, "seed": context.seed} | fields
-    return Task(context.model, module, network_of(context).names, **given)
+    network = network_of(context)
+    given = {"masks": pruned.masks, "moments": pruned.moments, "stored": network.stored, "seed": context.seed}
+    return Task(context.model, module, network.names, **(given | fields))
 
 
 def quantizing_task(context: Context, module: torch.nn.Module, **fields: Any) -> Task:

@@ -63,7 +63,7 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     def _kept(self, task: Task) -> Trained:
         recipe: dict[str, Any] = {
             self.name: self.model_dump(mode="json"),
-            "network": task.model.fingerprint(),
+            **task.recipe(),
             "seed": task.seed,
             "version": self.VERSION,
         }
