@@ -45,6 +45,9 @@ class Model(Plugin):
     kind: ClassVar[str] = "model"
     evaluation_batch: ClassVar[int] = 512
     """Examples a batch in ``evaluate``."""
+    replays: ClassVar[bool] = False
+    """Whether ``predict`` and ``losses`` do the same, kernel by kernel, for all batches of one shape, so that a GPU may
+    record a training step and repeat it: nothing is decided in Python by a draw, a count or the data."""
 
     def prepare(self) -> None:
         """Find data and weights, or download them. Called once, before a run's first trial, and never trains.

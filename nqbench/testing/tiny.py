@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ CLASSES = 3
 
 class TinyNet(Model, name="tiny-net"):
     """A convolution with batch norm and two linear layers on 96 seeded images of 6 x 6; nothing is downloaded."""
+
+    replays: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
         return "tiny-net 1"

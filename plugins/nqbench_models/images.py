@@ -45,6 +45,8 @@ class ImageModel(Model):
     VERSION: ClassVar[int] = 1
     """Raised when the code that trains changes what it gives: the weights are then trained anew."""
 
+    replays: ClassVar[bool] = True
+
     holdout: int = Field(0, ge=0)
     """Training images (the last ones) that are left out of training and serve as the validation split."""
     train_seed: int = Field(0, ge=0)

@@ -30,14 +30,18 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     VERSION: ClassVar[int] = 1
     """Raised when the code changes what it gives."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"keep": 0.3}, {"keep": 0.3, "threshold": "layer"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"keep": 0.3, "threshold": t} for t in ("global", "layer", "lamp")]}
+    )
 
     keep: float | None = Field(None, gt=0, le=1)
     """The share of weights that stays; none: what comes of ``c``."""
     c: float | None = None
     """Where no share is said: deviations above the mean at which a layer's threshold lies; none: 1."""
-    threshold: Literal["global", "layer"] = "global"
-    """Where ``keep`` is said: one threshold for all tensors, or the share holds in each."""
+    threshold: Literal["global", "layer", "lamp"] = "global"
+    """Where ``keep`` is said: one threshold for all tensors; or the share holds in each; or one for all tensors'
+    scores, w^2 over the sum of the squares in its tensor that are not smaller (arXiv:2010.07611): a layer before a
+    batch norm may have any scale, and they do not depend on it. Then |W| above is the score."""
     margin: float = Field(0.1, ge=0, lt=1)
     """How far the two thresholds are from t, as a share of it."""
     rate: float = Field(0.0625, gt=0, le=1)
@@ -159,7 +163,8 @@ class Surgery:
         if keep is None:
             self._renew()
             return
-        groups = [self.weights] if self.plugin.threshold == "global" else [{n: w} for n, w in self.weights.items()]
+        sizes = self._sizes()
+        groups = [{n: size} for n, size in sizes.items()] if self.plugin.threshold == "layer" else [sizes]
         for group in groups:
             for name, mask in keep_largest(group, keep).items():
                 self.masks[name].copy_(mask)
@@ -167,21 +172,36 @@ class Surgery:
 
     def _renew(self) -> None:
         low, high = 1 - self.plugin.margin, 1 + self.plugin.margin
-        for name, t in self._thresholds().items():
-            size, mask = self.weights[name].abs(), self.masks[name]
+        sizes = self._sizes()
+        for name, t in self._thresholds(sizes).items():
+            size, mask = sizes[name], self.masks[name]
             mask.copy_(torch.where(size > high * t, 1.0, torch.where(size <= low * t, 0.0, mask)))
         self._put()
 
-    def _thresholds(self) -> Mapping[str, Tensor]:
+    def _sizes(self) -> dict[str, Tensor]:
+        """What thresholds are compared with: magnitudes, or scores of them."""
+        score = lamp if self.plugin.keep is not None and self.plugin.threshold == "lamp" else torch.abs
+        return {name: score(w) for name, w in self.weights.items()}
+
+    def _thresholds(self, sizes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if self.plugin.keep is None:
             return self.fixed
         if self.plugin.threshold == "layer":
-            return {name: largest_left_out(w.reshape(-1), self.share) for name, w in self.weights.items()}
-        return dict.fromkeys(self.weights, largest_left_out(flat(self.weights), self.share))
+            return {name: largest_left_out(size.reshape(-1), self.share) for name, size in sizes.items()}
+        return dict.fromkeys(sizes, largest_left_out(flat(sizes), self.share))
 
 
-def flat(weights: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([w.reshape(-1) for w in weights.values()])
+def lamp(w: Tensor) -> Tensor:
+    """w^2 over the sum of all squares that are not smaller, ties by position (arXiv:2010.07611, eq. 3)."""
+    squares, order = w.reshape(-1).square().sort(stable=True)
+    rest = squares.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[order] = squares / rest.clamp_min(torch.finfo(w.dtype).tiny)
+    return scores.reshape(w.shape)
+
+
+def flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
 
 
 def largest_left_out(values: Tensor, share: float) -> Tensor:

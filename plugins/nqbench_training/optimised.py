@@ -90,7 +90,7 @@ def fit_network(
     masks: asked anew at each step, or once an epoch where steps are replayed, since a pruner's grow. teacher: what
     ``distill`` learns from. checkpoint: a file, by its name in the task's workdir or by its path. second_moments: off
     where nobody asks for them. state: what changes in place besides the network's own. The hooks and replay: as ``fit``
-    has them.
+    has them, for models that allow it.
     """
 
     def loss(batch: Batch) -> Tensor:
@@ -119,7 +119,7 @@ def fit_network(
             before_epoch=before_epoch,
             checkpoint=checkpoint if isinstance(checkpoint, Path) else workfile(task, checkpoint),
             second_moments=second_moments,
-            replay=replay,
+            replay=replay and task.model.replays,
         )
 
 

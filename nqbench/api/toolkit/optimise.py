@@ -132,7 +132,7 @@ def fit(
         if after_step is not None:
             after_step()
 
-    replayed = Replayed(step) if replay else None
+    replayed = Replayed(step, moved[0].device) if replay else None
     take = step if replayed is None else replayed
     while epoch < recipe.epochs:
         for group in optimizer.param_groups:

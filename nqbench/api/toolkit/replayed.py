@@ -30,11 +30,11 @@ class Replayed:
     where the step cannot be recorded: its code asks the GPU for a number, say.
     """
 
-    def __init__(self, step: Step, record: Record | None = None) -> None:
-        """record: by default on the current CUDA device."""
+    def __init__(self, step: Step, on: torch.device | Record) -> None:
+        """on: a CUDA device, or what records in place of one."""
         self._step = step
-        self._graph = None if record is not None else Graphs()
-        self._record: Record = record if self._graph is None else self._graph.record  # type: ignore[assignment]
+        self._graph = Graphs(on) if isinstance(on, torch.device) else None
+        self._record: Record = on if self._graph is None else self._graph.record  # type: ignore[assignment]
         self._shape: tuple[object, ...] | None = None
         self._warm = 0
         self._able = True
@@ -86,14 +86,14 @@ class Replayed:
 class Graphs:
     """Recording on a CUDA device, on a stream of its own as graphs demand; the memory is shared by all recordings."""
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def aside(self, work: Callable[[], None]) -> None:
         """Do it now, on the stream that recordings are made on, in order with all that is done before and after."""
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             work()
@@ -101,15 +101,15 @@ class Graphs:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.stream(self._stream):
+        torch.cuda.synchronize(self._stream.device)
+        with torch.cuda.stream(self._stream):  # which makes its device the current one
             # only what this thread does is recorded: others prepare batches meanwhile
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 work()
             finally:
                 graph.capture_end()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._stream.device)
         # the one before goes only now: its memory is what this one took over
         self._graph = graph
         return graph.replay

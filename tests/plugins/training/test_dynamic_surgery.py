@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nqbench_training.dynamic_surgery import DynamicSurgery, Surgery, largest_left_out, mean_and_deviations
+from nqbench_training.dynamic_surgery import DynamicSurgery, Surgery, lamp, largest_left_out, mean_and_deviations
 from nqbench_training.magnitude import Magnitude
 from tiny_network import make_task
 
@@ -46,6 +46,26 @@ def test_thresholds_are_the_mean_and_deviations_of_each_layer() -> None:
     assert float(mean_and_deviations(w, -9.0)) == 0.0
 
 
+def test_a_score_is_the_square_over_those_that_are_not_smaller() -> None:
+    w = torch.tensor([[1.0, -3.0], [2.0, 0.0]])
+    torch.testing.assert_close(lamp(w), torch.tensor([[1 / 14, 1.0], [4 / 13, 0.0]]))
+    # one's scale is nothing to it, and the largest of each tensor stays whatever the others are
+    torch.testing.assert_close(lamp(1e-3 * w), lamp(w))
+    assert not lamp(torch.zeros(3)).any()
+
+
+def test_scores_keep_as_much_of_a_layer_whatever_its_scale() -> None:
+    shares = []
+    for scale in (1.0, 0.01):
+        task = make_task()
+        task.assign({task.names[0]: scale * task.parameter(task.names[0]).detach()})
+        shares.append(
+            {n: int(m.sum()) for n, m in DynamicSurgery(keep=0.3, threshold="lamp", epochs=0).prune(task).masks.items()}
+        )
+    assert shares[0] == shares[1]
+    assert min(shares[0].values()) > 0
+
+
 def test_the_share_of_the_largest_lies_above_its_threshold() -> None:
     values = torch.randn(101, generator=torch.Generator().manual_seed(0))
     for share in (0.0, 0.1, 0.5, 1.0):
@@ -76,14 +96,14 @@ def test_pruned_weights_move_by_the_gradient_at_the_pruned_network_and_come_back
         torch.testing.assert_close(pruned.state[name], moved[name] * expected[name])
 
 
-@pytest.mark.parametrize("threshold", ["global", "layer"])
+@pytest.mark.parametrize("threshold", ["global", "layer", "lamp"])
 @pytest.mark.parametrize("settled", [0.6, 1.0])
 @pytest.mark.parametrize("epochs", [0, 1, 4])
 def test_exactly_the_share_is_kept(threshold: str, settled: float, epochs: int) -> None:
     task = make_task()
     fields = {"keep": 0.3, "threshold": threshold, "settled": settled, "epochs": epochs, "lr": 0.05, "batch_size": 8}
     pruned = DynamicSurgery.model_validate(fields).prune(task)
-    if threshold == "global":
+    if threshold != "layer":
         assert kept(pruned) == round(0.3 * weights(task))
     for name, mask in pruned.masks.items():
         if threshold == "layer":
