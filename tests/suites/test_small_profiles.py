@@ -15,7 +15,15 @@ from nqbench.suite import load
 SUITES = Path(__file__).parent.parent.parent / "suites"
 ALL = sorted(str(p.relative_to(SUITES)) for p in SUITES.rglob("*.yaml") if p.name != "published.yaml")
 SMALL = [name for name in ALL if "\n  small:\n" in (SUITES / name).read_text(encoding="utf-8")]
-WITHOUT_DATA = {"quickstart.yaml", "beyond.yaml", "coders.yaml", "speed.yaml", "alexnet.yaml", "ablations/ecsq.yaml"}
+WITHOUT_DATA = {
+    "quickstart.yaml",
+    "beyond.yaml",
+    "coders.yaml",
+    "speed.yaml",
+    "alexnet.yaml",
+    "cited.yaml",
+    "ablations/ecsq.yaml",
+}
 """Small profiles that need neither MNIST nor CIFAR-10; the rest of the ablations run on the bundled digits."""
 
 
