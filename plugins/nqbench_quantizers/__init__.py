@@ -5,11 +5,15 @@ from __future__ import annotations
 from nqbench.api import Plugin, hookimpl
 from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
 from nqbench_quantizers.gptq import GPTQ
+from nqbench_quantizers.hqq import HQQ
 from nqbench_quantizers.kmeans import KMeans
+from nqbench_quantizers.kquants import Q2K, Q3K, Q4K
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
+from nqbench_quantizers.pq import PQ, RVQ
 from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
+from nqbench_quantizers.tabled import FP4, FP8, NF4
 from nqbench_quantizers.uniform import Uniform
 
 nqbench_api_version = 1
@@ -24,6 +28,15 @@ def nqbench_plugins() -> list[type[Plugin]]:
         Faiss,
         Uniform,
         RTN,
+        NF4,
+        FP4,
+        FP8,
+        HQQ,
+        Q4K,
+        Q3K,
+        Q2K,
+        PQ,
+        RVQ,
         KMeans,
         ECSQ,
         ECSQOptimal,

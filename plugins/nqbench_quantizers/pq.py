@@ -1,0 +1,178 @@
+"""Product and residual vector quantization of a layer's rows.
+
+Each row is cut into vectors of d weights (``nqbench.api.Structure``).
+
+* ``pq``: m codebooks of k codewords, the j-th vector of a row in codebook j mod m [Jegou et al. 2011; for weights,
+  "And the bit goes down", 1907.05686, section 3].
+* ``rvq``: m codebooks whose codewords are summed, each fitted to what the ones before leave [Juang and Gray 1982].
+
+Codebooks are those of Lloyd's method with the sensitivity as weights: codeword c minimizes sum h (w - c)^2 over its
+members, coordinate by coordinate, c = sum h w / sum h; a vector goes to argmin_c sum_i h_i (w_i - c_i)^2. With an
+input's second moments X X^T that is the diagonal of the metric of 1907.05686, equation 3. A codeword without a member
+takes a part of the most expensive vectors, a half each round. The first codewords are vectors drawn by the seed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from nqbench.api import Knob, Quantized, Quantizer, Source, Structure
+from nqbench.api.granularity import rows_of
+
+_AT_ONCE = 1 << 24  # distances
+
+
+class _Vectors(Quantizer):
+    """Vectors of d weights, codebooks by Lloyd's method."""
+
+    takes = frozenset({"none", "diagonal"})
+
+    k: int = Field(256, ge=1, le=65536)
+    """Codewords of a codebook."""
+    d: int = Field(4, ge=1, le=64)
+    """Weights of a vector."""
+    books: int = Field(1, ge=1, le=16)
+    """Codebooks, m."""
+    iterations: int = Field(15, ge=0, le=1000)
+    """Rounds of Lloyd's method."""
+    half: bool = True
+    """Store codewords as float16, else as float32."""
+
+    def uses_seed(self) -> bool:
+        return True
+
+    def dimension(self) -> int:
+        return self.d
+
+    def knob(self, source: Source) -> Knob:
+        most = max(2, min(4096, source.n // self.d))
+        return Knob("k", 2, most, "log", integer=True, more_bytes="up")
+
+    def _vectors(self, source: Source, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(vectors, d) of all rows, ends filled up with 0; and each vector's number within its row."""
+        found, numbers = [], []
+        for t, part in zip(source.tensors, torch.split(values, list(source.sizes)), strict=True):
+            rows, length = rows_of(t.shape)
+            if t.mask is None:
+                short = -length % self.d
+                found.append(F.pad(part.reshape(rows, length), (0, short)).reshape(-1, self.d))
+                each = torch.full((rows,), -(-length // self.d), device=part.device)
+            else:
+                lengths = t.mask.reshape(rows, -1).sum(1)
+                each = -(-lengths // self.d)
+                row = torch.repeat_interleave(torch.arange(rows, device=part.device), lengths)
+                within = torch.arange(part.numel(), device=part.device) - (torch.cumsum(lengths, 0) - lengths)[row]
+                slots = part.new_zeros(int(each.sum()) * self.d)
+                slots[((torch.cumsum(each, 0) - each) * self.d)[row] + within] = part
+                found.append(slots.reshape(-1, self.d))
+            first = torch.repeat_interleave(torch.cumsum(each, 0) - each, each)
+            numbers.append(torch.arange(int(each.sum()), device=part.device) - first)
+        return torch.cat(found), torch.cat(numbers)
+
+    def _lloyd(self, x: Tensor, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(k, d) codewords and (n,) symbols. h: (n, d) weights, 0 where a vector ends."""
+        n = len(x)
+        if not n:
+            return x.new_zeros(self.k, self.d), torch.zeros(0, dtype=torch.int64, device=x.device)
+        order = torch.randperm(n, generator=generator)[: self.k].to(x.device)
+        book = x[order][torch.arange(self.k, device=x.device) % len(order)].clone()
+        book = self._stored(book)
+        symbols, _ = _assigned(x, h, book)
+        for _ in range(self.iterations):
+            mass, total = _sums(h, symbols, self.k), _sums(h * x, symbols, self.k)
+            means = torch.where(mass > 0, total / mass, book)
+            fresh = self._stored(means)
+            empty = torch.bincount(symbols, minlength=self.k) == 0
+            chosen, cost = _assigned(x, h, fresh)
+            if bool(empty.any()):
+                worst = torch.argsort(cost, descending=True, stable=True)[: max(1, int(empty.sum()) // 2)]
+                worst = worst[cost[worst] > 0]
+                fresh[torch.nonzero(empty)[: len(worst), 0]] = self._stored(x[worst])
+                chosen, _ = _assigned(x, h, fresh)
+            if torch.equal(chosen, symbols) and torch.equal(fresh, book):
+                break
+            book, symbols = fresh, chosen
+        return book, symbols
+
+    def _stored(self, book: Tensor) -> Tensor:
+        return book.half().float() if self._halves(book) else book
+
+    def _halves(self, book: Tensor) -> bool:
+        return self.half and bool((book.abs() <= torch.finfo(torch.float16).max).all())
+
+    def _result(self, source: Source, books: list[Tensor], symbols: Tensor, summed: bool) -> Quantized:
+        m = len(books)
+        book = torch.stack(books) if m > 1 else books[0] if self.d > 1 else books[0][:, 0]
+        stored = {"codebook": torch.float16} if self._halves(book) else {}
+        structure = Structure.of(source, dimension=self.d, summed=summed and m > 1, stored=stored)
+        return Quantized(
+            symbols.to(torch.int32), self.k, source.sizes, {"codebook": book.contiguous()}, structure=structure
+        )
+
+
+class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011"):
+    """Vectors of a row's weights, k-means codebooks that take turns along it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"k": 8, "d": 2}, {"k": 5, "d": 3, "books": 2}, {"k": 4, "d": 1, "half": False}]
+        }
+    )
+
+    def quantize(self, source: Source) -> Quantized:
+        x, number = self._vectors(source, source.weights)
+        h, _ = self._vectors(source, torch.ones_like(source.weights) if source.h is None else source.h)
+        generator = source.generator()
+        symbols = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        books = []
+        for m in range(self.books):
+            mine = torch.nonzero(number % self.books == m)[:, 0]
+            book, chosen = self._lloyd(x[mine], h[mine], generator)
+            symbols[mine] = chosen
+            books.append(book)
+        return self._result(source, books, symbols, summed=False)
+
+
+class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
+    """Vectors of a row's weights as sums of codewords, each of what the ones before leave."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"k": 8, "d": 2, "books": 2}, {"k": 4, "d": 4, "books": 3, "half": False}]}
+    )
+
+    books: int = Field(2, ge=1, le=16)
+    """Codebooks, m."""
+
+    def quantize(self, source: Source) -> Quantized:
+        x, _ = self._vectors(source, source.weights)
+        h, _ = self._vectors(source, torch.ones_like(source.weights) if source.h is None else source.h)
+        generator, left = source.generator(), x
+        books, symbols = [], []
+        for _ in range(self.books):
+            book, chosen = self._lloyd(left, h, generator)
+            left = left - book[chosen]
+            books.append(book)
+            symbols.append(chosen)
+        return self._result(source, books, torch.stack(symbols, dim=1).reshape(-1), summed=True)
+
+
+def _assigned(x: Tensor, h: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) nearest codeword of each vector in its own metric, and (n,) the squared distance."""
+    chosen, cost = [], []
+    at_once = max(1, _AT_ONCE // len(book))
+    for rows, weight in zip(torch.split(x, at_once), torch.split(h, at_once), strict=True):
+        # sum h (x - c)^2 without sum h x^2, which is the same for all codewords
+        distance = weight @ (book * book).T - 2 * (weight * rows) @ book.T
+        symbol = distance.argmin(1)
+        chosen.append(symbol)
+        cost.append((weight * (rows - book[symbol]).square()).sum(1))
+    return torch.cat(chosen), torch.cat(cost)
+
+
+def _sums(values: Tensor, symbols: Tensor, k: int) -> Tensor:
+    """(k, d) sums of each codeword's members, in float64: in what order they are added does not show."""
+    sums = torch.zeros(k, values.shape[1], dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, symbols, values.double()).float()
