@@ -1,12 +1,14 @@
 """nqbench: how small can a trained network's weights be made, in real bytes, at which accuracy.
 
-``nqbench.run("suites/quickstart.yaml")`` does what the command of that name does and returns a pandas DataFrame.
+``nqbench.run("suites/quickstart.yaml")`` does what the command of that name does and returns a pandas DataFrame;
+``nqbench.load("x.nqz")`` gives a compressed file's tensors, ``nqbench.load_into(module, "x.nqz")`` puts them in place.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nqbench.files import load, load_into
 from nqbench.version import __version__
 
 if TYPE_CHECKING:
@@ -28,4 +30,4 @@ def run(suite: str | Path, output: str | Path | None = None, **options: Any) -> 
     return to_frame(run_suite(suite, output, **options).records)
 
 
-__all__ = ["__version__", "run"]
+__all__ = ["__version__", "load", "load_into", "run"]
