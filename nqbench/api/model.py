@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -34,6 +35,10 @@ class Evaluation:
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     correct: Tensor | None = None
+
+
+_CALIBRATED, _EXAMINED = 2048, 10_000
+"""Examples of the training data that sensitivities may read, and that an evaluation on it reads."""
 
 
 class Model(Plugin):
@@ -116,14 +121,33 @@ class Model(Plugin):
         """What ``losses`` is the negative log-likelihood of; Gauss-Newton sensitivities need to know."""
         return "categorical"
 
+    def examined(self, split: Split) -> Iterator[Batch]:
+        """The batches that an evaluation on a split reads, in stored order.
+
+        All of ``test`` and ``validation``. Of ``train``, which is there to train and to calibrate on, up to 10,000
+        examples behind the first 2,048, which sensitivities read; all where there are no more than those.
+        """
+        size = self.evaluation_batch
+        batches = self.batches(split, batch_size=size)
+        if split == "train":
+            first = -(-_CALIBRATED // size)
+            batches = itertools.islice(batches, first, first - (-_EXAMINED // size))
+        none = True
+        for batch in batches:
+            none = False
+            yield batch
+        if none and split == "train":
+            yield from self.batches(split, batch_size=size)
+
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        """The metrics of the network on a split. Default: top-1 accuracy in %, with each example's correctness."""
+        """The metrics of the network on the ``examined`` batches of a split. Default: top-1 accuracy in %, with each
+        example's correctness."""
         device = device_of(module)
         was_training = module.training
         module.eval()
         hits = []
-        with torch.no_grad():
-            for batch in self.batches(split, batch_size=self.evaluation_batch):
+        with torch.inference_mode():
+            for batch in self.examined(split):
                 batch = to_device(batch, device)
                 hits.append((self.predict(module, batch).argmax(-1) == self.labels(batch)).cpu())
         module.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from nqbench.api import Split
+    from nqbench.engine import RunResult
     from nqbench.registry import Registry
     from nqbench.results.record import Record
 
@@ -25,8 +28,13 @@ SUITE = "compress"
 @click.option("--checkpoint", help="The model's parameter `checkpoint`.")
 @click.option("--with", "others", multiple=True, metavar="KEY=VALUE", help="Any parameter of the model. Repeatable.")
 @click.option(
-    "--max-drop", default=0.5, show_default=True, type=click.FloatRange(min=0), help="Points that the metric may lose."
+    "--max-drop",
+    metavar="POINTS|SHARE%",
+    help="What the metric may lose: 0.5 (points) or 1% (of the float network's).  [default: 0.5]",
 )
+@click.option("--min-metric", type=float, help="What the metric must reach (or stay below, where less is better).")
+@click.option("--max-bytes", help="The largest file wanted (200k, 1M): the best metric in so many bytes.")
+@click.option("--budget", help="Time that the search may take (90s, 10m, 2h): the best found by then.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.nqz]")
 @click.option(
     "--work",
@@ -43,7 +51,10 @@ def command(
     data: str | None,
     checkpoint: str | None,
     others: tuple[str, ...],
-    max_drop: float,
+    max_drop: str | None,
+    min_metric: float | None,
+    max_bytes: str | None,
+    budget: str | None,
     output: Path | None,
     work: Path | None,
     trials: int | None,
@@ -56,37 +67,111 @@ def command(
 
     Nothing is retrained. A network of your own: --model module:mine:network --checkpoint mine.safetensors
     --data mine:batches --with folder=. (see `nqbench show module`). The search looks at the validation split where the
-    model has one, else at the test split. What was computed stays in the --work folder: the same command resumes.
+    model has one, else at a part of the training data that nothing was calibrated on; the test split is evaluated once,
+    for the answer. When the --budget is spent, or at Ctrl-C, the best file so far is the answer. What was computed stays
+    in the --work folder: the same command resumes.
 
     What is stored how: weights (parameters of two dimensions or more, frozen ones too) are quantized and coded; other
     float32 parameters (biases, norms) are rounded to float16, batch norms folded into them; buffers, and numbers wider
     than float32, keep every bit. A suite of your own (--suite) says otherwise: see `others` and `fold_batchnorm`.
     """
+    # the imports below take seconds
+    click.echo(f"{model}: reading the network and its data", err=True)
     from nqbench.api.errors import BadInput
+    from nqbench.cli import INTERRUPTED
     from nqbench.cli.run import Bar, Lines
     from nqbench.engine import FILES, run_suite
     from nqbench.pipeline.workbench import file_name, place
     from nqbench.registry import registry
 
     name = model.partition(":")[0]
+    goal, seconds = _goal(max_drop, min_metric, max_bytes), None if budget is None else _seconds(budget)
     parameters = _parameters(registry(), model, {"data": data, "checkpoint": checkpoint}, others)
     split = _split(registry(), name, parameters)
     target = output or Path(f"{name}.nqz")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
-    sets = [f"models=[{json.dumps({name: parameters})}]", "target.metric=null", f"target.drop={max_drop}"]
-    sets += [f"target.split={split}", *([] if trials is None else [f"target.trials={trials}"])]
+    sets = [f"models=[{json.dumps({name: parameters})}]", "target.drop=null", f"target.split={split}"]
+    sets += [f"target.{field}={value}" for field, value in goal.items()]
+    sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]
+    sets += [] if trials is None else [f"target.trials={trials}"]
     folder = work or Path("reports") / SUITE / target.stem
     progress = Bar() if sys.stderr.isatty() else Lines()
-    result = run_suite(suite, folder, sets=sets, jobs=jobs, device=device, progress=progress)
-    if result.outcome == "interrupted":
-        click.echo("interrupted: the same command resumes", err=True)
-        from nqbench.cli import INTERRUPTED
-
+    result = run_suite(suite, folder, sets=sets, jobs=jobs, device=device, progress=progress, budget=seconds)
+    interrupted = result.outcome == "interrupted"
+    best = _best(result, max_bytes is not None)
+    if best is not None:
+        place((folder / FILES / file_name(best.key)).read_bytes(), target)
+        click.echo(_told(best, target))
+    if interrupted:
+        click.echo(f"interrupted{': the best so far' if best else ''}; the same command resumes", err=True)
         click.get_current_context().exit(INTERRUPTED)
-    best = _smallest(result.records, max_drop)
-    place((folder / FILES / file_name(best.key)).read_bytes(), target)
-    click.echo(_told(best, target))
+    if best is None:
+        raise BadInput(_why_not(result.records, goal, split))
+
+
+def _goal(max_drop: str | None, min_metric: float | None, max_bytes: str | None) -> dict[str, object]:
+    """What is to be held, in a target's fields. Raises BadInput where that is nothing sensible, or more than one."""
+    from nqbench.api.errors import BadInput
+    from nqbench.pipeline.cache import parse_size
+
+    given = {"--max-drop": max_drop, "--min-metric": min_metric, "--max-bytes": max_bytes}
+    named = [option for option, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise BadInput(f"{' and '.join(named)} exclude one another: give one of them")
+    if min_metric is not None:
+        return {"metric": min_metric}
+    if max_bytes is not None:
+        return {"bytes": parse_size(max_bytes)}
+    text = "0.5" if max_drop is None else max_drop.strip()
+    try:
+        drop = float(text.removesuffix("%"))
+    except ValueError:
+        drop = -1.0
+    if not 0 <= drop < math.inf:
+        raise BadInput(f"--max-drop {max_drop}: write points (0.5) or a share of the float network's metric (1%)")
+    return {"share": drop} if text.endswith("%") else {"drop": drop}
+
+
+def _seconds(text: str) -> float:
+    """'10m' -> 600.0. Raises BadInput."""
+    from nqbench.api.errors import BadInput
+
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:].lower())
+    try:
+        seconds = float(text[:-1] if factor else text) * (factor or 1)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise BadInput(f"--budget {text}: write seconds, minutes or hours, as in 90s, 10m or 2h")
+    return seconds
+
+
+def _best(result: RunResult, largest: bool) -> Record | None:
+    """The answer of the method that did best; None where no method has one."""
+    held = [record for record in result.chosen if record.file_bytes]
+    if largest:
+        sign = 1.0 if not held or held[0].metric_higher_is_better else -1.0
+        return max(held, key=lambda r: sign * (r.metric_where_selected or 0.0), default=None)
+    return min(held, key=lambda r: r.file_bytes or 0, default=None)
+
+
+def _why_not(records: Sequence[Record], goal: dict[str, object], split: str) -> str:
+    """Why there is no file: what failed, or how near the others come."""
+    from nqbench.suite.search import lacks
+    from nqbench.suite.spec import Target
+
+    finished = [record for record in records if record.ok]
+    if not finished:
+        return f"no file could be made: {(records[0].error or '').splitlines()[0] if records else 'no trial ended'}"
+    target = Target(split=split, **goal)  # type: ignore[arg-type]
+    missing, size = min((lacks(target, record.to_dict()) or 0.0, record.file_bytes or 0) for record in finished)
+    if target.bytes is not None:
+        return f"no file of at most {target.bytes:,} bytes was found: the smallest has {size:,}; allow more --max-bytes"
+    return (
+        f"no file holds: wanted is {target.goal}, and the nearest, of {size:,} bytes, misses it by {missing:.2f} on the "
+        f"{split} split; allow a larger --max-drop"
+    )
 
 
 def _parameters(known: Registry, model: str, named: dict[str, str | None], others: Sequence[str]) -> dict[str, object]:
@@ -128,40 +213,22 @@ def _split(known: Registry, name: str, parameters: dict[str, object]) -> str:
     assert isinstance(model, Model)
     if model.metric() is None:
         raise BadInput(f"model '{name}' has no metric that could hold: give its --data")
-    return "validation" if model.has_split("validation") else "test"
-
-
-def _smallest(records: Sequence[Record], drop: float) -> Record:
-    """The smallest file that loses at most ``drop``. Raises BadInput that tells how near the others come."""
-    from nqbench.api.errors import BadInput
-    from nqbench.suite.search import lacks
-    from nqbench.suite.spec import Target
-
-    finished = [record for record in records if record.ok]
-    if not finished:
-        raise BadInput(f"no file could be made: {(records[0].error or '').splitlines()[0] if records else 'no trial'}")
-    found = []
-    for record in finished:
-        target = Target(drop=drop, split=record.selected_on or "test")  # type: ignore[arg-type]
-        found.append((lacks(target, record.to_dict()) or 0.0, record.file_bytes or 0, record))
-    holding = [entry for entry in found if entry[0] <= 1e-9]
-    if holding:
-        return min(holding, key=lambda entry: entry[1])[2]
-    nearest = min(found, key=lambda entry: entry[0])
-    raise BadInput(
-        f"no file holds a drop of {drop:g}: the nearest loses {drop + nearest[0]:.2f} in {nearest[1]:,} bytes; "
-        "allow a larger --max-drop"
-    )
+    splits: tuple[Split, ...] = ("validation", "train", "test")
+    return next((split for split in splits if model.has_split(split)), "test")
 
 
 def _told(record: Record, target: Path) -> str:
     unit = f" {record.metric_unit}" if record.metric_unit else ""
-    ratio, own = record.file_ratio or 0.0, record.own_ratio or record.file_ratio or 0.0
-    narrower = "" if abs(own - ratio) < 0.01 * ratio else f", {own:.1f} times than the network as it is"
-    lines = [
-        f"{target}: {record.file_bytes:,} bytes, {ratio:.1f} times smaller than float32{narrower}",
-        f"{record.metric_name}: {record.metric_float:.2f}{unit} before, {record.metric:.2f}{unit} after (test split)",
-        f"selected on the {record.selected_on or 'test'} split",
-        f"see it: nqbench inspect {target}; get the tensors back: nqbench decompress {target}",
-    ]
+    on = record.selected_on or "test"
+    lines = [f"{target}: {record.file_bytes:,} bytes, {record.file_ratio:.1f} times smaller than float32"]
+    splits = ["test"] if record.metric is not None else []
+    for split in dict.fromkeys([*splits, on]):
+        name = record.metric_name if split == "test" else f"{split}.{record.metric_name}"
+        before, after = record.metrics_float.get(str(name)), record.metrics.get(str(name))
+        if before is not None and after is not None:
+            chosen = ", where the file was chosen" if split == on else ""
+            lines.append(
+                f"{record.metric_name}: {before:.2f}{unit} before, {after:.2f}{unit} after ({split} split{chosen})"
+            )
+    lines.append(f"see it: nqbench inspect {target}; get the tensors back: nqbench decompress {target}")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class RunResult:
     folder: Path
     report: ReportData = field(repr=False)
     paths: Mapping[str, Path] = field(repr=False)
+    chosen: Sequence[Record] = field(default=(), repr=False)
+    """Of a search: the records of its answers, one method after another."""
 
 
 def run_suite(
@@ -60,11 +63,13 @@ def run_suite(
     profile: str | None = None,
     cached: bool = True,
     progress: Progress | None = None,
+    budget: float | None = None,
 ) -> RunResult:
     """Run a suite into ``output`` (default: ``reports/<suite>``), resuming and reusing what is there.
 
     jobs: worker processes. device: auto, cpu, cuda or cuda:N. timeout: seconds a trial may
     take, or seconds by stage (default: the suite's).
+    budget: seconds after which a search ends with the best that it found, and no trial is begun any more.
     Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput. Ctrl-C ends the run
     with the outcome 'interrupted'; nothing that was finished is lost.
     """
@@ -76,7 +81,7 @@ def run_suite(
     models = [trial.model for trial in loaded.trials(only)]
     schedule = loaded.schedule(only)
     folder = Path(output) if output is not None else Path("reports") / loaded.name
-    run = _Run(loaded, folder, chosen, jobs, timeout, cached, progress or Silent())
+    run = _Run(loaded, folder, chosen, jobs, timeout, cached, progress or Silent(), budget)
     return run.run(schedule, models)
 
 
@@ -90,6 +95,7 @@ class _Run:
         timeout: float | Mapping[str, float] | None,
         cached: bool,
         progress: Progress,
+        budget: float | None = None,
     ) -> None:
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
         self.registry: Registry = registry()
@@ -105,6 +111,7 @@ class _Run:
         self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
         self.threads = max(1, cores() // self.jobs)
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
+        self.until = None if budget is None else time.monotonic() + budget
         self.id = ""
         self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
@@ -136,7 +143,11 @@ class _Run:
             store.end_run(self.id, outcome)
         report, paths = rebuild(self.folder)
         self._notify("nqbench_run_ended", records=[r.to_dict() for r in report.records])
-        return RunResult(report.records, outcome, self.folder, report, paths)
+        chosen = {trial.trial: trial for trial in schedule.chosen()}
+        answers = [r for r in report.records if r.trial in chosen and r.ok]
+        tested = {r.trial for r in answers if r.metric is not None}
+        answers = [r for r in answers if r.metric is not None or r.trial not in tested]
+        return RunResult(report.records, outcome, self.folder, report, paths, answers)
 
     def _settings(self) -> dict[str, Any]:
         """What reports and comparisons need to know beside the records."""
@@ -190,9 +201,25 @@ class _Run:
         bound = schedule.upper_bound()
         self.progress.started(bound, len(done), search=schedule.search)
         self._notify("nqbench_run_started", trials=bound)
+        failed = self._drive(store, schedule, jobs, done)
+        if self._late:
+            schedule.stop()
+            self.until = None
+            self.progress.warning("the time is up: the best so far is the answer")
+            jobs = self._pull(schedule)
+            failed = self._drive(store, schedule, jobs, self._take_over(store, jobs)) or failed
+        assert schedule.finished()
+        return "failed" if failed else "ok"
+
+    @property
+    def _late(self) -> bool:
+        return self.until is not None and time.monotonic() >= self.until
+
+    def _drive(self, store: Store, schedule: Schedule, jobs: list[Job], done: dict[str, Record]) -> bool:
+        """Do all that the schedule asks for, until the time is up. Whether any of it failed."""
         failed = False
         with self._engine() as engine:
-            while jobs or engine.busy:
+            while (jobs or engine.busy) and not self._late:
                 for job in jobs:
                     self._begin(store, engine, schedule, job, done)
                 # what was there already may have led to more
@@ -211,10 +238,9 @@ class _Run:
                 self.progress.running([self._label(trial) for trial in engine.current])
                 jobs += self._pull(schedule)
                 done = self._take_over(store, jobs)
-        assert schedule.finished()
         if engine.started:
             self.cache.prune(self.limit)
-        return "failed" if failed else "ok"
+        return failed
 
     def _settled(self, store: Store, engine: Engine, job: Job, outcome: Mapping[str, Any]) -> list[Job]:
         """The network of some jobs is known now: they begin again, with keys that hold its content."""

@@ -73,30 +73,37 @@ def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
 def metrics(context: Context) -> dict[str, Any]:
     """The metric fields of a record; nothing for a model without data. Raises BadInput where the headline is not
     among what the model gave."""
-    metric = context.model.metric()
+    metric, trial = context.model.metric(), context.trial
     if metric is None:
         return {}
-    before, after = context.result("evaluate_float"), context.result("evaluate")
-    if metric.name not in after["metrics"]:
-        raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
-    value, reference = after["metrics"][metric.name], before["metrics"][metric.name]
-    found, found_float = dict(after["metrics"]), dict(before["metrics"])
-    split = context.trial.looked_at
-    if split is not None:
-        for into, stage in ((found_float, "evaluate_float_selected"), (found, "evaluate_selected")):
-            into.update({f"{split}.{name}": value for name, value in context.result(stage)["metrics"].items()})
-    return {
+    found: dict[str, Any] = {
         "metric_name": metric.name,
         "metric_unit": metric.unit,
         "metric_higher_is_better": metric.higher_is_better,
-        "metric": value,
-        "metric_float": reference,
-        "metric_delta": value - reference,
-        "metrics": found,
-        "metrics_float": found_float,
-        "correct": after["correct"],
-        "examples": after["examples"],
+        "metrics": {},
+        "metrics_float": {},
     }
+    if trial.tested:
+        before, after = context.result("evaluate_float"), context.result("evaluate")
+        value, reference = _headline(context, after), _headline(context, before)
+        found |= {"metric": value, "metric_float": reference, "metric_delta": value - reference}
+        found |= {"correct": after["correct"], "examples": after["examples"]}
+        found |= {"metrics": dict(after["metrics"]), "metrics_float": dict(before["metrics"])}
+    split = trial.looked_at
+    if split is not None:
+        for into, stage in (("metrics_float", "evaluate_float_selected"), ("metrics", "evaluate_selected")):
+            looked_at = context.result(stage)
+            _headline(context, looked_at)
+            found[into].update({f"{split}.{name}": value for name, value in looked_at["metrics"].items()})
+    return found
+
+
+def _headline(context: Context, evaluation: Json) -> float:
+    metric = context.model.metric()
+    assert metric is not None
+    if metric.name not in evaluation["metrics"]:
+        raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
+    return float(evaluation["metrics"][metric.name])
 
 
 # -- the increase of the training loss ---------------------------------------------------------------------------

@@ -58,8 +58,10 @@ class Workbench:
         measured = self.around.measure is not None
 
         def whole(work: Work) -> dict[str, Any]:
-            evaluations = ["evaluate_float", "evaluate"] if work.model.metric() is not None else []
-            evaluations += ["evaluate_float_selected", "evaluate_selected"] if evaluations and trial.looked_at else []
+            evaluations: list[str] = []
+            if work.model.metric() is not None:
+                evaluations += ["evaluate_float", "evaluate"] if trial.tested else []
+                evaluations += ["evaluate_float_selected", "evaluate_selected"] if trial.looked_at else []
             work.forward(["file", *evaluations, *(["loss"] if trial.loss_increase else [])])
             filed = work.result("file")
             figures = {**filed.figures, **metrics(work), "device": str(self.around.device)}

@@ -96,7 +96,7 @@ def leaderboard(
         groups[labels.plugin(record, "model")][configuration_key(record)].append(record)
     ranked: list[Row] = []
     for model, configurations in groups.items():
-        rows = [_row(model, group, labels, drop, metric) for group in configurations.values()]
+        rows = [_row(model, tested(group), labels, drop, metric) for group in configurations.values()]
         rows.sort(key=_order)
         best = front(rows)
         for rank, row in enumerate(rows, 1):
@@ -105,6 +105,13 @@ def leaderboard(
             object.__setattr__(row, "pareto", id(row) in best)
         ranked += rows
     return ranked
+
+
+def tested(group: Sequence[Record]) -> Sequence[Record]:
+    """Of the records of one configuration those that were evaluated on the test split, if any was: a search that keeps
+    it for the end leaves one without, too."""
+    found = [record for record in group if record.metric is not None]
+    return found or group
 
 
 def _order(row: Row) -> tuple[object, ...]:

@@ -267,6 +267,12 @@ class Record(_Part):
         return self.metric_float - self.metric if self.metric_higher_is_better else self.metric - self.metric_float
 
     @property
+    def metric_where_selected(self) -> float | None:
+        """The metric on the split that the record's search looked at; without a search, on the test's."""
+        on = "" if self.selected_on in (None, "test") else f"{self.selected_on}."
+        return self.metrics.get(f"{on}{self.metric_name}")
+
+    @property
     def drop_where_selected(self) -> float | None:
         """``drop`` on the split that the record's search looked at; without a search, on the test's."""
         if self.selected_on in (None, "test") or self.metric_name is None:

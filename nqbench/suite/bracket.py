@@ -89,6 +89,11 @@ class Bracket:
         self.done = True
         return []
 
+    def stop(self) -> None:
+        """Ask for nothing more, and forget the points that have not ended."""
+        self.points = [p for p in self.points if p.ended]
+        self.done = True
+
     # -- where to look next --------------------------------------------------------------------------------------
     def _wanted(self) -> list[float]:
         """Places worth a point, the best first."""

@@ -69,7 +69,7 @@ def _evaluation(name: str, of: tuple[str, ...], *, selected: bool = False) -> St
         of,
         ("model",),
         ("looked_at",) if selected else (),
-        when="looked_at" if selected else "",
+        when="looked_at" if selected else "tested",
         measured="file" in of,
         kept="evaluate",
         planned=name == "evaluate",

@@ -55,6 +55,15 @@ class Schedule(Protocol):
         """A trial that was handed out ended, however it did. record: the fields that records.json has."""
         ...
 
+    def stop(self) -> None:
+        """The time is up: what was handed out and has not ended will not, and what may follow is the least that makes
+        an answer of what has."""
+        ...
+
+    def chosen(self) -> list[Trial]:
+        """Of a search: the trials of its answers so far, one method after another; else none."""
+        ...
+
     def finished(self) -> bool:
         """Whether every trial handed out has ended and no more will come."""
         ...
@@ -89,6 +98,13 @@ class GridSchedule:
 
     def ended(self, trial: Trial, record: Mapping[str, Any]) -> None:
         self._running.discard(trial)
+
+    def stop(self) -> None:
+        self._waiting.clear()
+        self._running.clear()
+
+    def chosen(self) -> list[Trial]:
+        return []
 
     def finished(self) -> bool:
         return not self._waiting and not self._running

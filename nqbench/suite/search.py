@@ -64,9 +64,11 @@ class TargetSchedule:
         self._ended: dict[Trial, Mapping[str, Any]] = {}
         self._running: set[Trial] = set()
         self._open: list[tuple[Point, tuple[Trial, ...]]] = []
+        self._told = False
 
     def upper_bound(self) -> int:
-        return sum(len(search.methods) for search in self.searches) * self.target.trials
+        last = 1 if self.target.report == "chosen" else 0
+        return sum(len(search.methods) for search in self.searches) * (self.target.trials + last)
 
     def questions(self) -> list[Question]:
         """Knobs to be found out, each asked for once."""
@@ -101,6 +103,23 @@ class TargetSchedule:
         told, self._complaints = self._complaints, []
         return told
 
+    def stop(self) -> None:
+        """Ask for no more points: what was handed out and has not ended is not waited for."""
+        for search in self.searches:
+            search.bracket = search.bracket or Bracket(NO_KNOB)
+            search.bracket.stop()
+        self._running.clear()
+        self._open.clear()
+
+    def _finals(self) -> list[Trial]:
+        """Once all searches are done: their answers on the test split, where it was kept for the end."""
+        if self.target.report == "all" or self._told or not all(search.done for search in self.searches):
+            return []
+        self._told = True
+        finals = [replace(trial, tested=True) for trial in self.chosen()]
+        self._running.update(finals)
+        return finals
+
     def ready(self) -> list[Trial]:
         trials: list[Trial] = []
         for search in self.searches:
@@ -110,7 +129,7 @@ class TargetSchedule:
                     self._start(search, search.bracket.knob, point, trials)
                 if not points or not all(point.ended for point in points):
                     break
-        return trials
+        return [*trials, *self._finals()]
 
     def _start(self, search: Search, knob: Knob, point: Point, trials: list[Trial]) -> None:
         """Hand out a point's trials, those that were not before, or judge it where all of them have ended."""
@@ -129,7 +148,8 @@ class TargetSchedule:
     def _trials(self, search: Search, knob: Knob, point: Point) -> tuple[Trial, ...]:
         """A point's trials, one a seed. Raises BadInput where the plugin refuses the value."""
         at = (m if knob is NO_KNOB else with_knob(m, knob, point.value, self.registry) for m in search.methods)
-        return tuple(replace(trial, selected_on=self.target.split) for trial in at)
+        tested = self.target.report == "all"
+        return tuple(replace(trial, selected_on=self.target.split, tested=tested) for trial in at)
 
     def ended(self, trial: Trial, record: Mapping[str, Any]) -> None:
         self._running.discard(trial)
@@ -155,7 +175,8 @@ class TargetSchedule:
             point.bytes = sum(record["file_bytes"] for record in records) / len(records)
 
     def finished(self) -> bool:
-        return not self._running and all(search.done for search in self.searches)
+        told = self._told or self.target.report == "all"
+        return told and not self._running and all(search.done for search in self.searches)
 
     def chosen(self) -> list[Trial]:
         """The trials, one a seed, of each method's answer so far; nothing of a method of which no point holds."""

@@ -61,6 +61,8 @@ class Trial:
     fold_batchnorm: bool = False
     loss_increase: bool = False
     selected_on: Literal["train", "validation", "test"] | None = None
+    tested: bool = True
+    """Whether the test split is evaluated: a search that keeps it for the end does without until then."""
 
     @property
     def looked_at(self) -> Literal["train", "validation"] | None:

@@ -192,7 +192,7 @@ class Module(Model, name="module"):
         if self.score is None:
             return super().evaluate(module, split)
         device = device_of(module)
-        batches = (to_device(batch, device) for batch in self.batches(split))
+        batches = (to_device(batch, device) for batch in self.examined(split))
         with torch.no_grad():
             return Evaluation(self._scores(module, batches))
 
