@@ -67,9 +67,9 @@ def command(
 
     Nothing is retrained. A network of your own: --model module:mine:network --checkpoint mine.safetensors
     --data mine:batches --with folder=. (see `nqbench show module`). The search looks at the validation split where the
-    model has one, else at a part of the training data that nothing was calibrated on; the test split is evaluated once,
-    for the answer. When the --budget is spent, or at Ctrl-C, the best file so far is the answer. What was computed stays
-    in the --work folder: the same command resumes.
+    model has one, else at a part of the training data that nothing was calibrated on; the test split is evaluated
+    once, for the answer. When the --budget is spent, or at Ctrl-C, the best file so far is the answer. What was
+    computed stays in the --work folder: the same command resumes.
 
     What is stored how: weights (parameters of two dimensions or more, frozen ones too) are quantized and coded; other
     float32 parameters (biases, norms) are rounded to float16, batch norms folded into them; buffers, and numbers wider
@@ -169,8 +169,8 @@ def _why_not(records: Sequence[Record], goal: dict[str, object], split: str) -> 
     if target.bytes is not None:
         return f"no file of at most {target.bytes:,} bytes was found: the smallest has {size:,}; allow more --max-bytes"
     return (
-        f"no file holds: wanted is {target.goal}, and the nearest, of {size:,} bytes, misses it by {missing:.2f} on the "
-        f"{split} split; allow a larger --max-drop"
+        f"no file holds: wanted is {target.goal}, and the nearest, of {size:,} bytes, misses it by {missing:.2f} "
+        f"on the {split} split; allow a larger --max-drop"
     )
 
 
@@ -226,9 +226,7 @@ def _told(record: Record, target: Path) -> str:
         name = record.metric_name if split == "test" else f"{split}.{record.metric_name}"
         before, after = record.metrics_float.get(str(name)), record.metrics.get(str(name))
         if before is not None and after is not None:
-            chosen = ", where the file was chosen" if split == on else ""
-            lines.append(
-                f"{record.metric_name}: {before:.2f}{unit} before, {after:.2f}{unit} after ({split} split{chosen})"
-            )
+            where = f"{split} split{', where the file was chosen' if split == on else ''}"
+            lines.append(f"{record.metric_name}: {before:.2f}{unit} before, {after:.2f}{unit} after ({where})")
     lines.append(f"see it: nqbench inspect {target}; get the tensors back: nqbench decompress {target}")
     return "\n".join(lines)
