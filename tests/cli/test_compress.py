@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,40 @@ def test_a_network_of_ones_own_in_one_command(mine: Path, compressed: subprocess
     assert compressed.returncode == 0, compressed.stderr
     assert (mine / "module.nqz").stat().st_size < (mine / "mine.safetensors").stat().st_size / 4
     records = json.loads((mine / "reports" / "compress" / "module" / "records.json").read_text())
-    held = [r["file_bytes"] for r in records if r["metric_float"] - r["metric"] <= 2 + 1e-9]
-    assert (mine / "module.nqz").stat().st_size == min(held), "the smallest file that holds"
-    assert f"{min(held):,} bytes" in compressed.stdout
+    assert {r["selected_on"] for r in records} == {"train"}, "there is no validation data"
+    name = "train.accuracy"
+    held = [r["file_bytes"] for r in records if r["metrics_float"][name] - r["metrics"][name] <= 2 + 1e-9]
+    size = (mine / "module.nqz").stat().st_size
+    assert size in held
+    # a smaller file that holds would have been refuted by its neighbours: this curve is smooth
+    assert size == min(held), "the smallest file that holds"
+    assert f"{size:,} bytes" in compressed.stdout
+    tested = [r for r in records if r["metric"] is not None]
+    assert [r["file_bytes"] for r in tested] == [size], "the test split is evaluated once, for the answer"
+    assert "test split" in compressed.stdout
+
+
+def test_the_first_line_comes_before_anything_is_imported(mine: Path) -> None:
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "nqbench", "compress", *OWN, "--with", "folder=."]
+    with subprocess.Popen(command, cwd=mine, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        waited = time.monotonic() - begun
+        process.kill()
+    assert first == "module:mine:network: reading the network and its data\n"
+    assert waited < 20, "two seconds on a quiet machine"
+
+
+def test_a_budget_ends_with_the_best_so_far(mine: Path, tmp_path: Path) -> None:
+    where = ("--work", str(tmp_path / "work"), "--output", str(tmp_path / "best.nqz"))
+    done = nqbench(mine, "compress", *OWN, "--with", "folder=.", "--max-drop", "60", "--budget", "0.1s", *where)
+    assert done.returncode == 1
+    assert "no file could be made: no trial ended" in done.stderr
+    done = nqbench(mine, "compress", *OWN, "--with", "folder=.", "--max-bytes", "700", "--trials", "7", *where)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "best.nqz").stat().st_size <= 700
+    assert "test split" in done.stdout
 
 
 def test_the_tensors_come_back_from_the_file_alone(mine: Path, compressed: subprocess.CompletedProcess[str]) -> None:
@@ -106,7 +138,11 @@ def test_a_file_that_is_there_is_not_replaced(
         (["--model", "synthetic"], "has no metric that could hold"),
         (["--model", "lenet300", "--with", "dota=digits"], "has no parameter 'dota'; did you mean 'data'?"),
         (["--model", "lenet300", "--with", "data"], "must be key=value"),
-        (["--model", "lenet300", "--max-drop", "-1"], "-1"),
+        (["--model", "lenet300", "--max-drop", "-1"], "write points (0.5) or a share"),
+        (["--model", "lenet300", "--max-drop", "half"], "write points (0.5) or a share"),
+        (["--model", "lenet300", "--max-drop", "1", "--max-bytes", "10k"], "exclude one another"),
+        (["--model", "lenet300", "--max-bytes", "some"], "'some' is not a size"),
+        (["--model", "lenet300", "--budget", "soon"], "as in 90s, 10m or 2h"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

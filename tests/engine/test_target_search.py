@@ -136,7 +136,7 @@ def test_a_search_that_was_cut_short_resumes_without_computing_anything_twice(
     class Stop(Silent):
         left = 4
 
-        def ended(self, record: Record) -> None:
+        def ended(self, record: Record, label: str) -> None:
             self.left -= 1
             if not self.left:
                 raise KeyboardInterrupt
