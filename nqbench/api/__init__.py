@@ -39,6 +39,7 @@ from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegi
 from nqbench.api.granularity import Per
 from nqbench.api.hooks import hookimpl
 from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api.moments import Moments
 from nqbench.api.network import Network
 from nqbench.api.outputs import as_outputs
 from nqbench.api.philox import dither
@@ -73,6 +74,7 @@ __all__ = [
     "Knob",
     "Metric",
     "Model",
+    "Moments",
     "Network",
     "NotRegistered",
     "Note",

@@ -21,5 +21,5 @@ class Sensitivity(Plugin):
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         """Form ``diagonal``: name -> float32 tensor of the parameter's shape, the mean over samples. Form
         ``second-moments``: name -> (groups, m, m) float32, X X^T of the inputs of the layer that owns the parameter,
-        divided by the number of input columns."""
+        divided by the number of input columns; or another form that ``Moments`` packs."""
         raise NotImplementedError

@@ -64,7 +64,8 @@ class Diagonal:
 
 @dataclass(frozen=True, eq=False)
 class SecondMoments:
-    """X X^T of each layer's inputs, a matrix per tensor of the source: ``matrices[t]`` (groups, m, m) float32.
+    """X X^T of each layer's inputs, a matrix per tensor of the source: ``matrices[t]`` (groups, m, m) float32, or any
+    other of the forms that ``Moments`` packs.
 
     m is the number of inputs of one output of the tensor's layer: ``shape[1:]`` flattened (im2col for convolutions).
     """

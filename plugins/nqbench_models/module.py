@@ -32,8 +32,8 @@ weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf fi
 is taken off where that makes all names fit, and said.
 
 A TorchScript or torch.export file (with a free batch size: ``dynamic_shapes``) serves as a function does, but keeps its
-layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms, and
-methods with error feedback (``second-moments``) do not take it. For Hugging Face models there is the model ``hf``.
+layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms. For
+Hugging Face models there is the model ``hf``.
 """
 
 from __future__ import annotations

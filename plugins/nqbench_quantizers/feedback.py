@@ -150,6 +150,21 @@ def whole_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask
     return Rows(matrix[places], lower, _alive(h, columns, gain), rows, columns, kept)
 
 
+def lone_columns(matrix: Tensor, h: Tensor, mask: Tensor | None) -> Rows:
+    """A form per column where diagonals alone are known, h: (G, 1, m): no weight can make up for another's error.
+
+    As elsewhere zeros alone are taken for the identity.
+    """
+    groups, _, m = h.shape
+    parts = matrix.reshape(groups, -1, m).transpose(1, 2).reshape(groups * m, 1, -1)
+    gain = torch.where(h.mean(2, keepdim=True) > 0, h, 1.0).reshape(-1, 1)
+    rows = torch.arange(len(matrix), device=matrix.device).reshape(groups, 1, -1).expand(-1, m, -1)
+    columns = torch.arange(m, device=matrix.device).expand(groups, m)
+    kept = None if mask is None else mask.reshape(groups, -1, m).transpose(1, 2).reshape(parts.shape)
+    ones = matrix.new_ones(groups * m, 1, 1)
+    return Rows(parts, ones, gain, rows.reshape(groups * m, -1), columns.reshape(-1, 1), kept)
+
+
 def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor) -> Iterator[Rows]:
     """A form for each row, of its own kept columns: rows of similar length together, shorter ones padded."""
     count, m = matrix.shape

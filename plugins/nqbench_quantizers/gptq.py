@@ -28,6 +28,7 @@ from nqbench.api import (
     BadInput,
     Former,
     Knob,
+    Moments,
     Quantized,
     Quantizer,
     Rate,
@@ -139,28 +140,36 @@ class GPTQ(
         """(kept,) float64 levels of one tensor; the squared error of its outputs, and their square."""
         if not tensor.size:
             return source.weights.new_empty(0, dtype=torch.float64), (0.0, 0.0)
-        outputs, groups = tensor.shape[0] if tensor.shape else 1, len(h)
-        matrix = torch.zeros(tensor.shape, dtype=torch.float64, device=source.device).reshape(outputs, -1)
-        if h.shape != (groups, matrix.shape[1], matrix.shape[1]) or outputs % groups:
+        moments = Moments.of(h)
+        if not moments.fits(tensor.shape):
             raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
         if not bool(torch.isfinite(h).all()):
             raise BadInput(f"the second moments of {tensor.name} are not finite")
-        mask = None if tensor.mask is None else tensor.mask.reshape(outputs, -1)
+        mask = None if tensor.mask is None else moments.rows(tensor.mask)
         own = source.weights[tensor.start : tensor.stop].double() / step
 
         def spread(kept: Tensor) -> Tensor:
-            return kept.reshape(matrix.shape) if mask is None else matrix.masked_scatter(mask, kept)
+            """(outputs, m), 0 where pruned."""
+            whole = kept
+            if tensor.mask is not None:
+                whole = torch.zeros(tensor.shape, dtype=kept.dtype, device=kept.device)
+                whole = whole.masked_scatter(tensor.mask, kept)
+            return moments.rows(whole.reshape(tensor.shape))
 
         # level - x is what deploys, so w + x is what the levels have to meet
         dithered = own + unit_dither(source.seed, (own.numel(),), own.device) if self.dither else own
-        levels = self._levels(spread(dithered), h, mask, step, source.rate)
-        error = _power(spread(dithered) - levels, h), _power(spread(own), h)
-        return (levels.reshape(-1) if mask is None else levels[mask]), error
+        levels = self._levels(spread(dithered), moments.gram, mask, step, source.rate)
+        error = _power(spread(dithered) - levels, moments.gram), _power(spread(own), moments.gram)
+        whole = moments.tensor(levels, tensor.shape)
+        return (whole.reshape(-1) if tensor.mask is None else whole[tensor.mask]), error
 
     def _levels(self, matrix: Tensor, h: Tensor, mask: Tensor | None, step: float, rate: Rate | None) -> Tensor:
         """(O, m) float64 whole numbers, 0 where the mask is False."""
         descending = self.act_order
-        if mask is None or bool(mask.all()):
+        diagonal = h.shape[1] != h.shape[2]
+        if diagonal:
+            parts = [feedback.lone_columns(matrix, h, mask)]
+        elif mask is None or bool(mask.all()):
             parts = [feedback.whole_rows(matrix, h, self.damping, descending)]
         elif feedback.affordable(mask):
             parts = list(feedback.masked_rows(matrix, h, self.damping, descending, mask))
@@ -175,7 +184,7 @@ class GPTQ(
         for part in parts:
             assert part.levels is not None
             levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
-        return levels[:, :-1]
+        return _rounded_where_unseen(levels[:, :-1], matrix, h, mask) if diagonal else levels[:, :-1]
 
     def _choose(self, parts: list[Rows], rate: Rate | None, step: float) -> None:
         if self.lam > 0 and rate is not None:
@@ -209,6 +218,16 @@ class GPTQ(
             prices.count(parts)
 
 
+def _rounded_where_unseen(levels: Tensor, matrix: Tensor, h: Tensor, mask: Tensor | None) -> Tensor:
+    """Levels, rounded for inputs that were never seen: an embedding's row that no sample looked up is a word even so.
+
+    matrix: (O, m) in steps; h: (G, 1, m).
+    """
+    unseen = (h == 0).expand(-1, len(matrix) // len(h), -1).reshape(matrix.shape)
+    rounded = matrix.round() if mask is None else matrix.round() * mask
+    return torch.where(unseen, rounded, levels)
+
+
 def nearest(rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
     """The grid's nearest point; 0 where an input is dead."""
     return torch.where(gain > 0, target.round(), 0.0)
@@ -227,6 +246,8 @@ def _kept(part: Rows) -> Tensor:
 def _power(rows: Tensor, h: Tensor) -> float:
     """sum over rows of x H x^T. rows: (O, m); h: (G, m, m)."""
     split = rows.reshape(len(h), -1, rows.shape[1])
+    if h.shape[1] != h.shape[2]:
+        return float((split.square() * h).sum())
     return float((torch.bmm(split, h) * split).sum())
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nqbench.api import Moments
+
 _ITERATIONS = 200
 _TOLERANCE = 1e-5
 
@@ -47,6 +49,16 @@ def corrected(
     else:
         moved = conjugate_gradients(damped(h, damping), wanted, kept)
     return (begin + moved).reshape(weight.shape).to(weight.dtype)
+
+
+def moved_towards(
+    weight: Tensor, moments: Moments, shift: Tensor, damping: float, share: float, mask: Tensor | None = None
+) -> Tensor:
+    """The share of the way from a weight of any layout to its ``corrected`` rows. shift: as ``moments.gram``."""
+    rows = moments.rows(weight)
+    kept = None if mask is None else moments.rows(mask)
+    nearest = corrected(rows, moments.gram, shift, damping, kept)
+    return moments.tensor(torch.lerp(rows, nearest, share), weight.shape)
 
 
 def damped(h: Tensor, damping: float) -> Tensor:

@@ -10,49 +10,81 @@ third of the copies.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nqbench.api import Moments
 from nqbench.api.toolkit.curvature import BATCH
-from nqbench.api.toolkit.persample import columns
+from nqbench.api.toolkit.uses import Geometry
+from nqbench.api.toolkit.windows import Window
 
 _LONG = 48  # places of a sample from which a product per sample is faster than a copy of all
+_ROWS = 1 << 14  # vectors of a matrix product's inputs that are taken at once
+LARGEST = 12288
+"""Inputs of one output from which the diagonal alone is kept: the matrix would have 0.6 GB, and as many again."""
 
 
 class Products:
-    """The sum of a b^T over a layer's input vectors, and their number. Add batches, then take the mean."""
+    """The sum of a b^T over the vectors that a use of a weight multiplies it with, and their number. Add what the uses
+    get, then take the mean."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-        self.groups = int(getattr(layer, "groups", 1))
+    def __init__(self, geometry: Geometry, shape: torch.Size) -> None:
+        """shape: of the weight."""
+        self.geometry, self.shape = geometry, shape
         self.total: Tensor | None = None
         self.count = 0
 
     def add(self, a: Tensor, b: Tensor | None = None) -> None:
-        """a, b: batches of the layer's inputs, unfolded a few samples at a time. b: None stands for a."""
-        theirs = torch.split(a if b is None else b, BATCH)
-        for mine, other in zip(torch.split(a.detach(), BATCH), theirs, strict=True):
-            if slides(self.layer):
-                part, count = sliding(self.layer, mine, None if b is None else other.detach())
-            else:
-                x = columns(self.layer, mine)
-                y = x if b is None else columns(self.layer, other.detach())
-                part, count = gram(x, self.groups, y), x.shape[0] * x.shape[2]
-            self.total = part if self.total is None else self.total + part
-            self.count += count
+        """a, b: what a use is given (``Use.x``), unfolded a few samples at a time. b: None stands for a."""
+        if self.geometry.kind == "lookup":
+            self._put(frequencies(a, self.shape[0]), a.numel())
+            return
+        size = BATCH if self.geometry.kind == "convolution" else _ROWS
+        axis = a.dim() - 2 if self.geometry.kind == "product" else 0
+        theirs = torch.split(a if b is None else b.detach(), size, axis)
+        for mine, other in zip(torch.split(a.detach(), size, axis), theirs, strict=True):
+            self._add(mine, None if b is None else other)
+
+    def _add(self, a: Tensor, b: Tensor | None) -> None:
+        window = self.geometry.window
+        if window is None:
+            left, right = (v.reshape(self.geometry.groups, -1, v.shape[-1]) for v in (a, a if b is None else b))
+            self._put(_among(left, right) if left.shape[2] > LARGEST else left.mT @ right, left.shape[1])
+        elif slides(window):
+            self._put(*sliding(window, a, b))
+        else:
+            x = window.columns(a)
+            y = x if b is None else window.columns(b)
+            self._put(gram(x, window.groups, y), x.shape[0] * x.shape[2])
+
+    def _put(self, part: Tensor, count: int) -> None:
+        self.total = part if self.total is None else self.total + part
+        self.count += count
 
     def mean(self) -> Tensor:
-        """(groups, m, m) float32; zeros where nothing was added."""
-        if self.total is not None:
-            return (self.total / self.count).float()
-        weight = self.layer.get_parameter("weight")
-        m = weight.shape[1:].numel()
-        return torch.zeros(self.groups, m, m, device=weight.device)
+        """(groups, m, m) float32, or the diagonals alone (groups, 1, m)."""
+        assert self.total is not None
+        return (self.total / self.count).float()
+
+    def moments(self) -> Moments:
+        return Moments(self.mean(), self.geometry.layout)
+
+
+def frequencies(indices: Tensor, rows: int) -> Tensor:
+    """(1, 1, rows): how often each row is looked up, the diagonal of the sum of x x^T over one-hot vectors x."""
+    return torch.bincount(indices.reshape(-1).long(), minlength=rows).double()[None, None]
+
+
+def _among(left: Tensor, right: Tensor) -> Tensor:
+    """(G, 1, m): the diagonal of the sum of x y^T. left, right: (G, n, m)."""
+    return (left * right).sum(1, keepdim=True)
 
 
 def gram(x: Tensor, groups: int, y: Tensor | None = None) -> Tensor:
     """(groups, m, m): the sum over samples and places of x y^T. x, y: (B, groups * m, L); y: None stands for x."""
     count, wide, places = x.shape
     y = x if y is None else y
+    if wide // groups > LARGEST:
+        return _among(*(v.transpose(1, 2).reshape(-1, groups, wide // groups).transpose(0, 1) for v in (x, y)))
     if groups == 1 and places >= _LONG:
         total = x.new_zeros(wide, wide)
         for one, other in zip(x, y, strict=True):
@@ -63,28 +95,30 @@ def gram(x: Tensor, groups: int, y: Tensor | None = None) -> Tensor:
     return torch.bmm(left, right.transpose(1, 2))
 
 
-def slides(layer: nn.Module) -> bool:
-    """Whether its windows move one row and one column at a time, with padding that parts one sample from the next."""
+def slides(window: Window) -> bool:
+    """Whether it moves one row and one column at a time, with padding that parts one sample from the next."""
     return (
-        isinstance(layer, nn.Conv2d)
-        and layer.stride == (1, 1)
-        and layer.dilation == (1, 1)
-        and layer.groups == 1
-        and not isinstance(layer.padding, str)
-        and layer.kernel_size[0] > 1
-        and layer.kernel_size[0] - 1 <= 2 * layer.padding[0]
+        len(window.kernel) == 2
+        and window.extra is None
+        and window.stride == (1, 1)
+        and window.dilation == (1, 1)
+        and window.groups == 1
+        and 1 < window.kernel[0] <= 2 * window.padding[0] + 1
     )
 
 
-def sliding(layer: nn.Module, x: Tensor, y: Tensor | None) -> tuple[Tensor, int]:
-    """(1, m, m): the sum of x y^T for a layer that ``slides``, and the number of places. x, y: (B, C, H, W)."""
-    assert isinstance(layer, nn.Conv2d)
-    high, wide = layer.kernel_size
-    left = _row_parts(layer, x)
-    right = left if y is None else _row_parts(layer, y)
+def sliding(window: Window, x: Tensor, y: Tensor | None) -> tuple[Tensor, int]:
+    """(1, m, m): the sum of x y^T for a window that ``slides``, and the number of places. x, y: (B, C, H, W)."""
+    (high, wide), channels = window.kernel, x.shape[1]
+    if channels * high * wide > LARGEST:
+        left = window.columns(x)
+        part = gram(left, 1, None if y is None else window.columns(y))
+        return part, left.shape[0] * left.shape[2]
+    left = _row_parts(window, x)
+    right = left if y is None else _row_parts(window, y)
     m, samples, rows, places = left.shape
-    sums = x.new_zeros(layer.in_channels, high, wide, layer.in_channels, high, wide)
-    shape = (layer.in_channels, wide, layer.in_channels, wide)
+    sums = x.new_zeros(channels, high, wide, channels, high, wide)
+    shape = (channels, wide, channels, wide)
     for apart in range(high):
         for i, block in enumerate(_blocks(left, right, apart, high)):
             sums[:, i, :, :, i + apart, :] = block.reshape(shape)
@@ -96,16 +130,15 @@ def sliding(layer: nn.Module, x: Tensor, y: Tensor | None) -> tuple[Tensor, int]
     return sums.reshape(1, m * high, m * high), samples * (rows - high + 1) * places
 
 
-def _row_parts(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def _row_parts(window: Window, x: Tensor) -> Tensor:
     """(C * kw, B, rows, places): z[r] of each sample, rows padded."""
-    assert not isinstance(layer.padding, str)
-    (high, wide), wide_pad = layer.padding, layer.kernel_size[1]
-    z = nn.functional.pad(x, (wide, wide, high, high)).contiguous()
+    high, wide = window.padding
+    z = torch.nn.functional.pad(x, (wide, wide, high, high)).contiguous()
     count, channels, rows, breadth = z.shape
     per_sample, per_channel, per_row, one = z.stride()
-    sizes = (channels, wide_pad, count, rows, breadth - wide_pad + 1)
+    sizes = (channels, window.kernel[1], count, rows, breadth - window.kernel[1] + 1)
     view = z.as_strided(sizes, (per_channel, one, per_sample, per_row, one))
-    return view.reshape(channels * wide_pad, *sizes[2:])
+    return view.reshape(channels * window.kernel[1], *sizes[2:])
 
 
 def _blocks(left: Tensor, right: Tensor, apart: int, high: int) -> list[Tensor]:

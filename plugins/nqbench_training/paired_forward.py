@@ -1,43 +1,57 @@
-"""Two networks in one forward pass: each layer as it was, and as it has become, on the same samples.
+"""Two networks in one forward pass: each weight as it was, and as it has become, on the same samples.
 
-Samples go through twice, side by side in one batch. The first half meets every layer as it was when the pass reached
-it, the second half as the visitor left it; what the two halves bring to a layer are its inputs in the network as it
-was and in the network as it has become so far.
+Samples go through twice, side by side in one batch. The first half meets every weight as it was when the pass began,
+the second half as the visitor left it; what the two halves bring to a weight are its inputs in the network as it was
+and in the network as it has become so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nqbench.api import Batch, Network
-from nqbench.api.toolkit.curvature import evaluating
-from nqbench_training.second_moments import inputs_of, joined
+from nqbench.api.toolkit.curvature import evaluating, part
+from nqbench.api.toolkit.uses import Use, watching
+from nqbench_training.second_moments import joined
 
-Visit = Callable[[nn.Module, Tensor, Tensor], None]
-"""(layer, its inputs as they were, its inputs as they are now): may change the layer's weights in place."""
+Visit = Callable[[Use, Tensor, Tensor], None]
+"""(use, its x in the network as it was, its x now): may change the weight in place."""
 
 
-def paired_forward(task: Network, layers: Iterable[nn.Module], samples: Batch, visit: Visit) -> None:
-    """Visit each layer, before its only call, in the order of the forward pass."""
-    layers = list(layers)
-    was: dict[nn.Module, Tensor] = {}
+def splits(task: Network, samples: Batch) -> bool:
+    """Whether samples come first in whatever the weights are multiplied with, so that two halves can be told apart:
+    not in a network that puts time before samples, or that multiplies weights with things of its own."""
+    few = part(samples, 2)
+    whole = True
 
-    def reached(layer: nn.Module, x: Tensor) -> None:
-        before, now = torch.tensor_split(x, 2)
-        was[layer] = layer.forward(before)
-        visit(layer, before, now)
+    def look(use: Use) -> None:
+        nonlocal whole
+        half, odd = divmod(len(use.x), 2)
+        whole = whole and use.run is not None and not odd and torch.equal(use.x[:half], use.x[half:])
 
-    def left(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        before = was.pop(layer)
-        return torch.cat([before, output[len(before) :]])
+    with evaluating(task.module), watching(task.module, task.names, look):
+        task.predict(joined([few, few]))
+    return whole
 
-    handles = [layer.register_forward_hook(left) for layer in layers]
-    try:
-        with evaluating(task.module), torch.no_grad(), inputs_of(layers, reached):
-            task.predict(joined([samples, samples]))
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def paired_forward(task: Network, samples: Batch, visit: Visit) -> None:
+    """Visit each use of a weight, before it is made, in the order of the forward pass. The network must be one that
+    ``splits``."""
+    trained: Mapping[str, Tensor] = task.weights()
+
+    def reached(use: Use) -> Tensor:
+        assert use.run is not None
+        before, now = torch.tensor_split(use.x, 2)
+        weight = task.parameter(use.name).data
+        held = weight.clone()
+        weight.copy_(trained[use.name])
+        was = use.run(before)
+        weight.copy_(held)
+        visit(use, before, now)
+        return torch.cat([was, use.run(now)])
+
+    with evaluating(task.module), watching(task.module, task.names, reached):
+        task.predict(joined([samples, samples]))

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nqbench.api import Batch, Network, SensitivityForm
+from nqbench.api import Batch, Moments, Network, SensitivityForm
 from nqbench.api.toolkit.curvature import evaluating, first_samples
-from nqbench.api.toolkit.persample import owner
+from nqbench.api.toolkit.uses import Geometry, Use, watching
 from nqbench_training.grams import Products
 from nqbench_training.sensitivities import Sampled
 
 
 class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, section 3"):
-    """X X^T / N of a layer's input vectors (im2col for convolutions), a matrix per group.
+    """X X^T / N of the vectors that a weight multiplies (im2col for convolutions), a matrix per group.
 
-    1/2 tr(E X X^T E^T) / N is half the mean squared error of the layer's output when its weights change by E. A layer
-    that the network does not use has zeros.
+    1/2 tr(E X X^T E^T) / N is half the mean squared error of a layer's output when its weights change by E. Found by
+    watching operations, so every layer and function has them (``nqbench.api.toolkit.uses``): a weight that is used
+    several times, or tied to another, the sum over its uses; an embedding the frequencies of its rows. Zeros where a
+    tensor multiplies nothing.
     """
 
     form: ClassVar[SensitivityForm] = "second-moments"
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
-        layers = {name: owner(task.module, name) for name in names}
-        sums = {layer: Products(layer) for layer in layers.values()}
-        calls: Counter[nn.Module] = Counter()
-        expected: Counter[nn.Module] | None = None
+        sums = {name: Sums(task.parameter(name)) for name in names}
+        calls: Counter[str] = Counter()
+        expected: Counter[str] | None = None
 
-        def add(layer: nn.Module, x: Tensor) -> None:
-            sums[layer].add(x)
-            calls[layer] += 1
+        def add(use: Use) -> None:
+            sums[use.name].add(use)
+            calls[use.name] += 1
             if calls == expected:
                 raise _Seen
 
-        with evaluating(task.module), torch.no_grad(), inputs_of(layers.values(), add):
+        with evaluating(task.module), watching(task.module, names, add):
             for batch, _ in first_samples(task, self.samples):
                 calls.clear()
                 try:
@@ -47,7 +47,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
                     continue
                 # the first batch went all the way: every pass makes as many calls
                 expected = calls.copy()
-        return {name: sums[layer].mean() for name, layer in layers.items()}
+        return {name: sums[name].moments().packed() for name in names}
 
     def calibration(self, task: Network) -> Batch:
         """All the samples as one batch."""
@@ -58,18 +58,51 @@ class _Seen(Exception):
     """Ends a forward pass of which nothing more is needed."""
 
 
-@contextmanager
-def inputs_of(layers: Iterable[nn.Module], seen: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
-    """Inside the block, ``seen(layer, x)`` is called before each call of one of the layers."""
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, inputs: seen(layer, inputs[0]))
-        for layer in {id(layer): layer for layer in layers}.values()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class Sums:
+    """Sums of products over all uses of one weight, by the way in which a use meets it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.shape, self.device = weight.shape, weight.device
+        self.parts: dict[Geometry, Products] = {}
+
+    def add(self, use: Use) -> None:
+        if use.geometry not in self.parts:
+            self.parts[use.geometry] = Products(use.geometry, self.shape)
+        self.parts[use.geometry].add(use.x)
+
+    def moments(self) -> Moments:
+        """The mean over all uses. Those that meet the weight along another axis (an embedding that is the output layer
+        too) cost each of its rows another multiple of |row|^2: by the mean of these multiples they are counted."""
+        if not self.parts:
+            columns = self.shape[1:].numel() if self.shape else 1
+            return Moments(torch.zeros(1, 1, columns, device=self.device))
+        found = sorted(self.parts.values(), key=lambda part: (part.geometry.kind == "lookup", part.geometry.layout))
+        first = found[0]
+        assert first.total is not None
+        total, count = first.total.float(), first.count
+        for part in found[1:]:
+            assert part.total is not None
+            count += part.count
+            total = total + part.total if _alike(first, part) else _raised(total, _mean_diagonal(part.total))
+        return Moments((total / count).float(), first.geometry.layout)
+
+
+def _alike(one: Products, other: Products) -> bool:
+    assert one.total is not None
+    assert other.total is not None
+    return one.geometry.layout == other.geometry.layout and one.total.shape == other.total.shape
+
+
+def _mean_diagonal(total: Tensor) -> float:
+    diagonal = total[:, 0] if total.shape[1] == 1 else total.diagonal(dim1=1, dim2=2)
+    return float(diagonal.double().mean())
+
+
+def _raised(total: Tensor, by: float) -> Tensor:
+    """With a multiple of the identity added."""
+    if total.shape[1] == 1:
+        return total + by
+    return total + by * torch.eye(total.shape[1], dtype=total.dtype, device=total.device)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -6,19 +6,18 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from nqbench.api import Batch, Group, QuantizedModel, Task, Training
+from nqbench.api import Batch, Group, Network, QuantizedModel, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
-from nqbench.api.toolkit.persample import owner
 from nqbench.api.toolkit.progress import tell
-from nqbench_training.correction import corrected
+from nqbench.api.toolkit.uses import Use, watching
+from nqbench_training.correction import moved_towards
 from nqbench_training.grams import Products
 from nqbench_training.optimised import finished, install
-from nqbench_training.paired_forward import paired_forward
-from nqbench_training.second_moments import SecondMoments, inputs_of
+from nqbench_training.paired_forward import paired_forward, splits
+from nqbench_training.second_moments import SecondMoments
 from nqbench_training.shared_grid import merged
 
 
@@ -32,11 +31,12 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
 
     passes: Literal["one", "each"] = "one"
     """``one``: with second moments, one forward pass of all samples stops at each layer, quantizes it, and goes on
-    (their activations are held at once). ``each``: a pass a layer; so too where a layer is used more than once."""
+    (their activations are held at once); a weight that is used more than once takes a pass of its own. ``each``: a pass
+    a layer."""
     correction: float = Field(1.0, ge=0, le=1)
     """How far a layer's weights move, before they are quantized, towards those that give the trained network's outputs
     from the inputs that the quantized network gives it: 0 not at all, 1 all the way. Only in one pass, with second
-    moments; elsewhere there is none."""
+    moments, and where samples come first in every layer's input; elsewhere there is none."""
     ridge: float = Field(0.1, gt=0)
     """What keeps the correction from fitting the samples' noise: a share of the second moments' mean diagonal."""
 
@@ -44,10 +44,9 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         if start is not None:
             install(task, start)
         uses = layer_uses(task)
-        once = all(count <= 1 for count in uses.values())
         done: dict[str, Group] = {}
-        if self.passes == "one" and once and isinstance(task.sensitivity, SecondMoments):
-            OnePass(task, self.correction, self.ridge).run(task.sensitivity.calibration(task), done)
+        if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
+            OnePass(task, uses, self.correction, self.ridge).run(task.sensitivity.calibration(task), done)
         for name in forward_order(task, uses):
             if name not in done:
                 tell(f"tensor {len(done) + 1} of {len(task.names)}")
@@ -57,39 +56,42 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
 
 
 class OnePass:
-    """Quantizes each tensor, in place, when the calibration samples reach its layer; with a correction they go through
-    the network as it was, too."""
+    """Quantizes each tensor, in place, when the calibration samples reach it; with a correction they go through the
+    network as it was, too."""
 
-    def __init__(self, task: Task, correction: float, ridge: float) -> None:
-        self.task, self.correction, self.ridge = task, correction, ridge
-        self.names = {owner(task.module, name): name for name in task.names}
+    def __init__(self, task: Task, uses: Mapping[str, int], correction: float, ridge: float) -> None:
+        self.task, self.uses, self.correction, self.ridge = task, uses, correction, ridge
 
     def run(self, samples: Batch, done: dict[str, Group]) -> None:
-        if self.correction > 0:
-            paired_forward(self.task, self.names, samples, lambda layer, was, now: self._reached(layer, now, was, done))
+        if self.correction > 0 and splits(self.task, samples):
+            paired_forward(self.task, samples, lambda use, was, now: self._reached(use, now, was, done))
             return
         with (
             evaluating(self.task.module),
-            torch.no_grad(),
-            inputs_of(self.names, lambda layer, now: self._reached(layer, now, None, done)),
+            watching(self.task.module, self.task.names, lambda use: self._reached(use, use.x, None, done)),
         ):
             self.task.predict(samples)
 
-    def _reached(self, layer: nn.Module, now: Tensor, was: Tensor | None, done: dict[str, Group]) -> None:
-        name = self.names[layer]
-        tell(f"tensor {len(done) + 1} of {len(self.names)}")
-        moments = Products(layer)
-        moments.add(now)
-        weights = None if was is None else {name: self._corrected(layer, was - now, now, moments.mean())}
-        done[name] = _quantized(self.task, name, {name: moments.mean()}, weights)
-
-    def _corrected(self, layer: nn.Module, apart: Tensor, seen: Tensor, moments: Tensor) -> Tensor:
-        name = self.names[layer]
-        shift = Products(layer)
-        shift.add(apart, seen)
-        weight = self.task.parameter(name).detach()
-        nearest = corrected(weight, moments, shift.mean(), self.ridge, self.task.masks.get(name))
-        return torch.lerp(weight, nearest, self.correction)
+    def _reached(self, use: Use, now: Tensor, was: Tensor | None, done: dict[str, Group]) -> None:
+        name, task = use.name, self.task
+        if name in done:
+            return
+        tell(f"tensor {len(done) + 1} of {len(task.names)}")
+        if self.uses.get(name) != 1:
+            # this is not all that it is multiplied with
+            done[name] = _quantized(task, name, task.sense([name]))
+            return
+        products = Products(use.geometry, task.parameter(name).shape)
+        products.add(now)
+        moments = products.moments()
+        weights = None
+        if was is not None and not moments.diagonal:
+            shift = Products(use.geometry, products.shape)
+            shift.add(was - now, now)
+            weight = task.parameter(name).detach()
+            mask = task.masks.get(name)
+            weights = {name: moved_towards(weight, moments, shift.mean(), self.ridge, self.correction, mask)}
+        done[name] = _quantized(task, name, {name: moments.packed()}, weights)
 
 
 def _quantized(
@@ -107,11 +109,11 @@ def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str
     return sorted(task.names, key=lambda name: used.index(name) if name in used else len(used))
 
 
-def layer_uses(task: Task) -> dict[str, int]:
-    """How often a forward pass calls each tensor's layer, in the order of their first calls."""
-    calls: Counter[nn.Module] = Counter()
-    owners = {name: task.layer(name) for name in task.names}
-    with evaluating(task.module), torch.no_grad(), inputs_of(owners.values(), lambda layer, _: calls.update([layer])):
+def layer_uses(task: Network) -> dict[str, int]:
+    """How often a forward pass uses each tensor, in the order of their first uses; those that it does not are left
+    out."""
+    calls: Counter[str] = Counter()
+    with evaluating(task.module), watching(task.module, task.names, lambda use: calls.update([use.name])):
         for batch, _ in first_samples(task, 2):
             task.predict(batch)
-    return {name: calls[layer] for layer in calls for name in task.names if owners[name] is layer}
+    return dict(calls)

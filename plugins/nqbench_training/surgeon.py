@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from nqbench.api import Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
-from nqbench.api.toolkit.persample import owner
 from nqbench.api.toolkit.store import Trained, trained
+from nqbench.api.toolkit.uses import Use
 from nqbench_training.correction import corrected, damped
 from nqbench_training.grams import Products
 from nqbench_training.masking import hold, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
-from nqbench_training.paired_forward import paired_forward
+from nqbench_training.paired_forward import paired_forward, splits
 from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
@@ -186,18 +186,21 @@ class Surgeon(
         if any(count > 1 for count in layer_uses(task).values()):
             task.assign(weights)
             return
-        names = {owner(task.module, name): name for name in task.names}
+        samples = SecondMoments(samples=self.samples).calibration(task)
+        if not splits(task, samples):
+            task.assign(weights)
+            return
 
-        def visit(layer: nn.Module, x: Tensor, seen: Tensor) -> None:
-            name = names[layer]
-            moments, shift = Products(layer), Products(layer)
+        def visit(use: Use, x: Tensor, seen: Tensor) -> None:
+            name = use.name
+            was = task.parameter(name).detach().clone()
+            moments, shift = (Products(use.geometry, was.shape) for _ in range(2))
             moments.add(seen)
             shift.add(x - seen, seen)
-            was = task.parameter(name).detach().clone()
             best = corrected(was, moments.mean(), shift.mean(), self.damping, masks[name], weights[name])
             task.assign({name: best})
 
-        paired_forward(task, names, SecondMoments(samples=self.samples).calibration(task), visit)
+        paired_forward(task, samples, visit)
 
 
 def _short(values: tuple[Any, ...]) -> Any:

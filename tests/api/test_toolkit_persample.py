@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from nqbench.api import BadInput
-from nqbench.api.toolkit.persample import Tape, columns, owner, squares
+from nqbench.api.toolkit.persample import Tape, owner, squares
+from nqbench.api.toolkit.windows import vectors
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), ((1, 2), (2, 0), (2, 1)), (3, 2, 2)])
@@ -15,7 +16,7 @@ def test_columns_are_those_of_unfold(stride: int, padding: int, dilation: int) -
     layer = nn.Conv2d(4, 6, (3, 2), stride=stride, padding=padding, dilation=dilation, groups=2)
     x = torch.randn(3, 4, 9, 8).contiguous(memory_format=torch.channels_last)
     expected = nn.functional.unfold(x, (3, 2), dilation=dilation, padding=padding, stride=stride)
-    assert torch.equal(columns(layer, x), expected)
+    assert torch.equal(vectors(layer, x), expected)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,35 @@ def test_embeddings_and_norms_take_a_backward_pass_a_sample() -> None:
 def test_unknown_layers_are_refused_by_name() -> None:
     with pytest.raises(BadInput, match=r"'0.weight' belongs to a LayerNorm"):
         owner(nn.Sequential(nn.LayerNorm(3)), "0.weight")
+
+
+class Tied(nn.Module):
+    """A linear layer whose weight is an embedding's too, behind attention, which never calls its output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 7, bias=False)
+        self.embed = nn.Embedding(7, 4)
+        self.embed.weight = self.head.weight
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.embed(x)
+        out: torch.Tensor = self.head(self.attention(h, h, h)[0]).mean(1)
+        return out
+
+
+def test_weights_that_are_used_behind_a_layers_back_are_not_missed() -> None:
+    module, x = Tied(), torch.randint(0, 7, (5, 3))
+    names = ["head.weight", "attention.out_proj.weight"]
+    with squares(module, names) as sums:
+        outputs = module(x)
+        cotangent = torch.randn_like(outputs)
+        got = sums.squared(outputs, cotangent)
+    for name in names:
+        p = module.get_parameter(name)
+        total = torch.zeros_like(p)
+        for i in range(len(x)):
+            total += torch.autograd.grad((module(x[i : i + 1]) * cotangent[i : i + 1]).sum(), p)[0].square()
+        torch.testing.assert_close(got[name], total)
+        assert bool(total.any())

@@ -9,7 +9,6 @@ Parameters of other layers (embeddings, norms, a layer of one's own), and networ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.windows import rows_of, vectors
 
 
 class Squares(Protocol):
@@ -120,7 +120,7 @@ class Tape:
     def output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[str, list[Tensor]]:
         """name -> per call of its layer, (B, O, L): J_n^T v_n for the layer's outputs at L places; see ``squared``."""
         by_layer = self._output_gradients(outputs, cotangent)
-        return {name: [_rows(layer, g) for g in by_layer.get(layer, [])] for name, layer in self.owners.items()}
+        return {name: [rows_of(layer, g) for g in by_layer.get(layer, [])] for name, layer in self.owners.items()}
 
     def _output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[nn.Module, list[Tensor]]:
         flat = [call for calls in self.calls.values() for call in calls]
@@ -138,10 +138,10 @@ class Tape:
         if name.rpartition(".")[2] == "bias":
             return _sum_bias(layer, gradients).square_().sum(0)
         if layer not in self._columns:
-            self._columns[layer] = [columns(layer, x) for x, _ in self.calls[layer]]
+            self._columns[layer] = [vectors(layer, x) for x, _ in self.calls[layer]]
         inputs = self._columns[layer]
         groups = int(getattr(layer, "groups", 1))
-        rows = [_rows(layer, g) for g in gradients]
+        rows = [rows_of(layer, g) for g in gradients]
         shape = layer.get_parameter("weight").shape
         if len(rows) == 1 and groups == 1 and rows[0].shape[-1] == 1:
             return (rows[0][..., 0].square().T @ inputs[0][..., 0].square()).reshape(shape)
@@ -188,6 +188,8 @@ def owner(module: nn.Module, name: str) -> nn.Module:
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
     )
+    if known and not _called_alone(module, name, layer):
+        raise BadInput(f"'{name}' is used by more than the call of its {type(layer).__name__}")
     if not known or name.rpartition(".")[2] not in ("weight", "bias"):
         raise BadInput(
             f"'{name}' belongs to a {type(layer).__name__}: only linear and convolution layers are known here; "
@@ -196,37 +198,19 @@ def owner(module: nn.Module, name: str) -> nn.Module:
     return layer
 
 
-def columns(layer: nn.Module, x: Tensor) -> Tensor:
-    """(B, groups * m, L): the input vectors that each of the L outputs of a sample sees (im2col), group by group."""
-    if isinstance(layer, nn.Linear):
-        return x.reshape(len(x), -1, layer.in_features).transpose(1, 2)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    assert not isinstance(layer.padding, str)
-    shape = x.shape[2:]
-    # a strided view and one copy of it: three times as fast as nn.functional.unfold
-    padded = nn.functional.pad(x, [p for side in reversed(layer.padding) for p in (side, side)]).contiguous()
-    steps = padded.stride()[2:]
-    places = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(shape, layer.padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)
-    ]
-    sizes = (*x.shape[:2], *layer.kernel_size, *places)
-    within = [d * step for d, step in zip(layer.dilation, steps, strict=True)]
-    between = [s * step for s, step in zip(layer.stride, steps, strict=True)]
-    view = padded.as_strided(sizes, (*padded.stride()[:2], *within, *between))
-    return view.reshape(len(x), -1, math.prod(places))
-
-
-def _rows(layer: nn.Module, g: Tensor) -> Tensor:
-    """(B, O, L) from the gradient of a layer's output."""
-    if isinstance(layer, nn.Linear):
-        return g.reshape(len(g), -1, layer.out_features).transpose(1, 2)
-    return g.flatten(2)
+def _called_alone(module: nn.Module, name: str, layer: nn.Module) -> bool:
+    """Whether all uses of a parameter are its layer's calls: not where it is tied to another's, or where attention
+    takes the weight from its output layer without calling that."""
+    parent = module.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+    if isinstance(parent, nn.MultiheadAttention):
+        return False
+    mine = layer.get_parameter(name.rpartition(".")[2])
+    return sum(p is mine for _, p in module.named_parameters(remove_duplicate=False)) == 1
 
 
 def _sum_bias(layer: nn.Module, gradients: Sequence[Tensor]) -> Tensor:
     """(B, O) per-sample gradients of a bias, summed over places and calls."""
-    return torch.stack([_rows(layer, g).sum(-1) for g in gradients]).sum(0)
+    return torch.stack([rows_of(layer, g).sum(-1) for g in gradients]).sum(0)
 
 
 def accumulate(total: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,9 @@ import torch
 from nqbench_training.grams import Products, gram, slides
 from torch import Tensor, nn
 
+from nqbench.api.toolkit.uses import Geometry
+from nqbench.api.toolkit.windows import Window
+
 
 def unfolded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """(B, groups, m, L) by torch's own im2col."""
@@ -33,11 +36,13 @@ def test_moments_and_products_of_two_inputs_are_those_of_the_unfolded_vectors(
     kernel: tuple[int, int], options: dict[str, int], size: tuple[int, int], sliding: bool
 ) -> None:
     layer = nn.Conv2d(4, 6, kernel, **options)  # type: ignore[arg-type]
-    assert slides(layer) == sliding
+    window = Window.of(layer)
+    assert slides(window) == sliding
+    geometry = Geometry("convolution", 0, layer.groups, window)
     x, y = torch.randn(2, 60, 4, *size, generator=torch.Generator().manual_seed(0))
     a, b = unfolded(layer, x), unfolded(layer, y)
     count = a.shape[0] * a.shape[3]
-    own, both = Products(layer), Products(layer)
+    own, both = (Products(geometry, layer.weight.shape) for _ in range(2))
     own.add(x[:33])
     own.add(x[33:].contiguous(memory_format=torch.channels_last))
     both.add(x, y)
@@ -47,8 +52,8 @@ def test_moments_and_products_of_two_inputs_are_those_of_the_unfolded_vectors(
 
 def test_a_linear_layer_on_sequences_sees_every_token() -> None:
     x = torch.randn(7, 5, 4, generator=torch.Generator().manual_seed(0))
-    products = Products(nn.Linear(4, 3))
-    products.add(x)
+    products = Products(Geometry("product"), torch.Size((3, 4)))
+    products.add(x.reshape(-1, 4))
     torch.testing.assert_close(products.mean()[0], torch.einsum("bti,btj->ij", x, x) / 35)
 
 
