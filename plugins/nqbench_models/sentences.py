@@ -1,0 +1,68 @@
+"""Pairs of sentences with a similarity (STS-B), and how well a network's cosines rank them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nqbench.api import BadInput, Evaluation
+
+Encode = Callable[[Sequence[str]], list[list[int]]]
+"""Sentences -> their tokens' numbers."""
+_STS = (4, 5, 6)  # columns of STS-B's files, which have no header: similarity and two sentences
+_HEADER = ("score", "sentence1", "sentence2")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """ids: (N, 2, T) int64, 0 for padding. scores: (N,) float32, as the file has them."""
+
+    ids: Tensor
+    scores: Tensor
+
+    def batches(self, batch_size: int, shuffle: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self.scores))
+        if shuffle is not None:
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
+        for part in order.split(batch_size):
+            yield self.ids[part], self.scores[part]
+
+
+def read_pairs(path: Path, encode: Encode, length: int) -> Pairs:
+    """Pairs of a tab-separated file: STS-B's, or one with the columns score, sentence1 and sentence2; longer sentences
+    are cut at ``length`` tokens. Raises BadInput for any other."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    columns = _STS
+    if rows and set(_HEADER) <= set(rows[0]):
+        columns = tuple(rows[0].index(name) for name in _HEADER)  # type: ignore[assignment]
+        rows = rows[1:]
+    try:
+        scores = [float(row[columns[0]]) for row in rows]
+        sentences = [row[column] for row in rows for column in columns[1:]]
+    except (IndexError, ValueError):
+        raise BadInput(f"{path}: expected STS-B's columns, or a header with {', '.join(_HEADER)}") from None
+    coded = [tokens[:length] for tokens in encode(sentences)]
+    ids = torch.zeros(len(coded), max((len(tokens) for tokens in coded), default=1), dtype=torch.int64)
+    for number, tokens in enumerate(coded):
+        ids[number, : len(tokens)] = torch.tensor(tokens)
+    return Pairs(ids.reshape(len(scores), 2, -1), torch.tensor(scores))
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """(N,) of each pair. vectors: (2N, width), the two of a pair one after the other."""
+    first, second = vectors.reshape(-1, 2, vectors.shape[-1]).unbind(1)
+    return functional.cosine_similarity(first, second)
+
+
+def ranked(found: Tensor, wanted: Tensor) -> Evaluation:
+    """Spearman's rank correlation of cosines with the given similarities."""
+    from scipy.stats import spearmanr
+
+    return Evaluation({"Spearman": float(spearmanr(found.numpy(), wanted.numpy()).statistic)})

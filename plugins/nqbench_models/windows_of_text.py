@@ -1,0 +1,67 @@
+"""Text in windows of tokens, and how well a language model foretells them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nqbench.api import Evaluation, Model, Split, device_of, to_device
+from nqbench_models.reference import compared, float_network
+
+LOGITS = 1 << 27
+"""Numbers of logits of one batch, at most: half a gigabyte."""
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """ids: (N, T) int64."""
+
+    ids: Tensor
+
+    @staticmethod
+    def of(tokens: list[int], length: int, most: int | None = None) -> Windows:
+        """Whole windows alone, one after another, ``most`` at most."""
+        count = len(tokens) // length if most is None else min(len(tokens) // length, most)
+        return Windows(torch.tensor(tokens[: count * length], dtype=torch.int64).reshape(count, length))
+
+    def batches(self, batch_size: int, words: int, shuffle: int | None) -> Iterator[tuple[Tensor]]:
+        """words: of the vocabulary; batches are small enough for their logits."""
+        order = torch.arange(len(self.ids))
+        if shuffle is not None:
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
+        most = max(1, LOGITS // max(1, self.ids.shape[1] * words))
+        for part in order.split(min(batch_size, most)):
+            yield (self.ids[part],)
+
+
+def window_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """(B,) mean negative log-likelihood of each window's tokens but the first, nats. logits: (B, T, words)."""
+    each = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return each.reshape(len(ids), -1).mean(1)
+
+
+def judged(model: Model, module: nn.Module, split: Split) -> Evaluation:
+    """Perplexity over all windows; agreement (%) and divergence (nats) with the float network, a token."""
+    device = device_of(module)
+    reference = float_network(model, device)
+    nats, agrees, apart, windows, tokens = 0.0, 0.0, 0.0, 0, 0
+    with torch.inference_mode():
+        for batch in model.batches(split):
+            here = to_device(batch, device)
+            logits = model.predict(module, here)
+            nats += float(window_losses(logits, here[0]).double().sum())
+            windows += len(logits)
+            # token by token: two copies of a batch's logits are enough
+            for mine, wanted in zip(logits, model.predict(reference, here), strict=True):
+                metrics, same = compared(mine, wanted)
+                agrees += float(same.sum())
+                apart += metrics["divergence"] * len(mine)
+                tokens += len(mine)
+    return Evaluation(
+        {"perplexity": math.exp(nats / windows), "agreement": 100 * agrees / tokens, "divergence": apart / tokens}
+    )
