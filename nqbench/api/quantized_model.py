@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -25,10 +25,12 @@ class Group:
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """What a training returns. groups cover every compressible tensor once, in order; raw_state: every other tensor of
-    the state, by name (biases, batch-norm weights and statistics), as it shall be deployed."""
+    the state, by name (biases, batch-norm weights and statistics), as it shall be deployed. notes: name -> why a tensor
+    went another way than the method's."""
 
     groups: tuple[Group, ...]
     raw_state: Mapping[str, Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "raw_state", all_plain(self.raw_state))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ SUITE = "compress"
 )
 @click.option("--data", help="The model's parameter `data`.")
 @click.option("--checkpoint", help="The model's parameter `checkpoint`.")
+@click.option("--task", help="The model's parameter `task`.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Compress these tensors alone. Repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these tensors as they are. Repeatable.")
 @click.option("--with", "others", multiple=True, metavar="KEY=VALUE", help="Any parameter of the model. Repeatable.")
 @click.option(
     "--max-drop",
@@ -50,6 +53,9 @@ def command(
     model: str,
     data: str | None,
     checkpoint: str | None,
+    task: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     others: tuple[str, ...],
     max_drop: str | None,
     min_metric: float | None,
@@ -86,7 +92,9 @@ def command(
 
     name = model.partition(":")[0]
     goal, seconds = _goal(max_drop, min_metric, max_bytes), None if budget is None else _seconds(budget)
-    parameters = _parameters(registry(), model, {"data": data, "checkpoint": checkpoint}, others)
+    named: dict[str, object] = {"data": data, "checkpoint": checkpoint, "task": task}
+    named |= {"include": list(include) or None, "exclude": list(exclude) or None}
+    parameters = _parameters(registry(), model, named, others)
     split = _split(registry(), name, parameters)
     target = output or Path(f"{name}.nqz")
     if target.exists() and not force:
@@ -174,7 +182,7 @@ def _why_not(records: Sequence[Record], goal: dict[str, object], split: str) -> 
     )
 
 
-def _parameters(known: Registry, model: str, named: dict[str, str | None], others: Sequence[str]) -> dict[str, object]:
+def _parameters(known: Registry, model: str, named: Mapping[str, object], others: Sequence[str]) -> dict[str, object]:
     """The model's parameters from the command line. Raises BadInput for one that it does not have."""
     from nqbench.api.errors import BadInput
     from nqbench.cli._describe import shorthand
@@ -228,5 +236,6 @@ def _told(record: Record, target: Path) -> str:
         if before is not None and after is not None:
             where = f"{split} split{', where the file was chosen' if split == on else ''}"
             lines.append(f"{record.metric_name}: {before:.2f}{unit} before, {after:.2f}{unit} after ({where})")
+    lines += [f"{name}: {why}" for name, why in record.notes.items()]
     lines.append(f"see it: nqbench inspect {target}; get the tensors back: nqbench decompress {target}")
     return "\n".join(lines)

@@ -63,7 +63,7 @@ def save_quantized(model: QuantizedModel, path: Path) -> None:
                 "masks": list(masks),
             }
         )
-    save_tensors(tensors, path, {"groups": groups, "raw": list(model.raw_state)})
+    save_tensors(tensors, path, {"groups": groups, "raw": list(model.raw_state), "notes": dict(model.notes)})
 
 
 def load_quantized(path: Path, device: torch.device | str = "cpu") -> QuantizedModel:
@@ -85,7 +85,7 @@ def load_quantized(path: Path, device: torch.device | str = "cpu") -> QuantizedM
             else Structure.from_about(g["structure"], {k: tensors[f"{index}.masks.{k}"] for k in g["masks"]}),
         )
         groups.append(Group(tuple(g["names"]), quantized))
-    return QuantizedModel(tuple(groups), {name: tensors[f"raw.{name}"] for name in about["raw"]})
+    return QuantizedModel(tuple(groups), {name: tensors[f"raw.{name}"] for name in about["raw"]}, about["notes"])
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -170,7 +170,7 @@ def _decode(path: Path, context: Context) -> DecodedFile:
 def moved(model: QuantizedModel) -> QuantizedModel:
     """The same on the CPU."""
     groups = tuple(Group(group.names, cpu(group.quantized)) for group in model.groups)
-    return QuantizedModel(groups, model.raw_state)
+    return QuantizedModel(groups, model.raw_state, model.notes)
 
 
 def _constant(tensor: Tensor) -> bool:

@@ -83,7 +83,8 @@ def _figures(context: Context, model: QuantizedModel) -> dict[str, Any]:
         h = Diagonal(torch.cat([task.kept(n, sensed[n]) for n in names])).values
     weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
     knob = _knob(context.plugin(context.trial.quantizer, Quantizer), weights, h)
-    return {"kept": weights.numel(), "knob": knob} | distortions(model, values(context, model), weights, h)
+    figures = {"kept": weights.numel(), "knob": knob, "notes": dict(model.notes)}
+    return figures | distortions(model, values(context, model), weights, h)
 
 
 def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None:

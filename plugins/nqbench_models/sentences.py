@@ -21,7 +21,7 @@ _HEADER = ("score", "sentence1", "sentence2")
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """ids: (N, 2, T) int64, 0 for padding. scores: (N,) float32, as the file has them."""
+    """ids: (N, 2, T) int64, filled up with padding. scores: (N,) float32, as the file has them."""
 
     ids: Tensor
     scores: Tensor
@@ -30,11 +30,11 @@ class Pairs:
         order = torch.arange(len(self.scores))
         if shuffle is not None:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
-        for part in order.split(batch_size):
+        for part in torch.split(order, batch_size):
             yield self.ids[part], self.scores[part]
 
 
-def read_pairs(path: Path, encode: Encode, length: int) -> Pairs:
+def read_pairs(path: Path, encode: Encode, length: int, padding: int = 0) -> Pairs:
     """Pairs of a tab-separated file: STS-B's, or one with the columns score, sentence1 and sentence2; longer sentences
     are cut at ``length`` tokens. Raises BadInput for any other."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -49,7 +49,7 @@ def read_pairs(path: Path, encode: Encode, length: int) -> Pairs:
     except (IndexError, ValueError):
         raise BadInput(f"{path}: expected STS-B's columns, or a header with {', '.join(_HEADER)}") from None
     coded = [tokens[:length] for tokens in encode(sentences)]
-    ids = torch.zeros(len(coded), max((len(tokens) for tokens in coded), default=1), dtype=torch.int64)
+    ids = torch.full((len(coded), max((len(tokens) for tokens in coded), default=1)), padding)
     for number, tokens in enumerate(coded):
         ids[number, : len(tokens)] = torch.tensor(tokens)
     return Pairs(ids.reshape(len(scores), 2, -1), torch.tensor(scores))
@@ -59,6 +59,16 @@ def cosines(vectors: Tensor) -> Tensor:
     """(N,) of each pair. vectors: (2N, width), the two of a pair one after the other."""
     first, second = vectors.reshape(-1, 2, vectors.shape[-1]).unbind(1)
     return functional.cosine_similarity(first, second)
+
+
+def column(values: Tensor) -> Tensor:
+    """(N, 1): outputs of one number each."""
+    return values.reshape(-1, 1)
+
+
+def half_squares(outputs: Tensor, scores: Tensor) -> Tensor:
+    """(N,) half the squared distance of (N, 1) cosines to similarities from 0 to 5, as shares of 5."""
+    return 0.5 * (outputs[:, 0] - scores / 5).square()
 
 
 def ranked(found: Tensor, wanted: Tensor) -> Evaluation:

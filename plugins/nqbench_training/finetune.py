@@ -77,7 +77,7 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
             Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))
             for g, own in zip(start.groups, leaves, strict=True)
         )
-        return QuantizedModel(groups, task.raw_state())
+        return QuantizedModel(groups, task.raw_state(), start.notes)
 
 
 def _quantizer(task: Task) -> Quantizer:

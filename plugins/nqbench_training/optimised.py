@@ -152,6 +152,6 @@ def install(task: Task, model: QuantizedModel) -> None:
             state[name].copy_(tensor)
 
 
-def finished(task: Task, groups: tuple[Group, ...]) -> QuantizedModel:
-    """The groups with everything else as it stands in the task's network."""
-    return QuantizedModel(groups, task.raw_state())
+def finished(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:
+    """The groups with everything else as it stands in the task's network. notes: as ``QuantizedModel`` has them."""
+    return QuantizedModel(groups, task.raw_state(), notes or {})

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import Batch, Group, Network, QuantizedModel, Task, Training
+from nqbench.api import BadInput, Batch, Group, Network, QuantizedModel, Source, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench.api.toolkit.fallback import plain_grid
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.correction import moved_towards
@@ -37,6 +38,9 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     """How far a layer's weights move, before they are quantized, towards those that give the trained network's outputs
     from the inputs that the quantized network gives it: 0 not at all, 1 all the way. Only in one pass, with second
     moments, and where samples come first in every layer's input; elsewhere there is none."""
+    fallback: bool = False
+    """Whether a tensor that the quantizer cannot take is rounded to a plain grid, which the record tells, and does not
+    fail the file."""
     ridge: float = Field(0.1, gt=0)
     """What keeps the correction from fitting the samples' noise: a share of the second moments' mean diagonal."""
 
@@ -44,63 +48,89 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         if start is not None:
             install(task, start)
         uses = layer_uses(task)
-        done: dict[str, Group] = {}
+        each = Each(task, self.fallback)
         if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
-            OnePass(task, uses, self.correction, self.ridge).run(task.sensitivity.calibration(task), done)
+            OnePass(each, uses, self.correction, self.ridge).run(task.sensitivity.calibration(task))
         for name in forward_order(task, uses):
-            if name not in done:
-                tell(f"tensor {len(done) + 1} of {len(task.names)}")
-                done[name] = _quantized(task, name, task.sense([name]))
-        groups = tuple(done[name] for name in task.names)
-        return finished(task, merged(groups) if task.granularity == "global" else groups)
+            each.sensed_anew(name)
+        groups = tuple(each.done[name] for name in task.names)
+        return finished(task, merged(groups) if task.granularity == "global" else groups, each.notes)
+
+
+class Each:
+    """Quantizes one tensor after another, each put into the network at once. done: the results. notes: tensors that
+    went to a plain grid, and why."""
+
+    def __init__(self, task: Task, fallback: bool) -> None:
+        self.task, self.fallback = task, fallback
+        self.done: dict[str, Group] = {}
+        self.notes: dict[str, str] = {}
+
+    def sensed_anew(self, name: str) -> None:
+        """Quantize a tensor, if it is not done, under a sensitivity of the network as it stands."""
+        if name in self.done:
+            return
+        tell(f"tensor {len(self.done) + 1} of {len(self.task.names)}")
+        self.quantize(name, lambda: self.task.sense([name]))
+
+    def quantize(
+        self,
+        name: str,
+        sensed: Callable[[], Mapping[str, Tensor] | None],
+        weights: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
+    ) -> None:
+        """The tensor, or what stands in for it, under a sensitivity, both worked out inside, where they may fail."""
+        try:
+            (group,) = self.task.quantize(weights(), names=[name], sensed=sensed())
+        except (BadInput, RuntimeError, MemoryError, ArithmeticError) as error:
+            if not self.fallback:
+                raise
+            self.notes[name] = f"rounded to a plain grid: {' '.join(str(error).split())[:200]}"
+            group = Group((name,), plain_grid(Source(self.task.kept(name, self.task.parameter(name)))))
+        self.done[name] = group
+        self.task.assign(self.task.reconstruct([group]))
 
 
 class OnePass:
-    """Quantizes each tensor, in place, when the calibration samples reach it; with a correction they go through the
-    network as it was, too."""
+    """Quantizes each tensor when the calibration samples reach it; with a correction they go through the network as it
+    was, too."""
 
-    def __init__(self, task: Task, uses: Mapping[str, int], correction: float, ridge: float) -> None:
-        self.task, self.uses, self.correction, self.ridge = task, uses, correction, ridge
+    def __init__(self, each: Each, uses: Mapping[str, int], correction: float, ridge: float) -> None:
+        self.each, self.task, self.uses, self.correction, self.ridge = each, each.task, uses, correction, ridge
 
-    def run(self, samples: Batch, done: dict[str, Group]) -> None:
-        if self.correction > 0 and splits(self.task, samples):
-            paired_forward(self.task, samples, lambda use, was, now: self._reached(use, now, was, done))
+    def run(self, samples: Batch) -> None:
+        task = self.task
+        if self.correction > 0 and splits(task, samples):
+            paired_forward(task, samples, lambda use, was, now: self._reached(use, now, was))
             return
         with (
-            evaluating(self.task.module),
-            watching(self.task.module, self.task.names, lambda use: self._reached(use, use.x, None, done)),
+            evaluating(task.module),
+            watching(task.module, task.names, lambda use: self._reached(use, use.x, None)),
         ):
-            self.task.predict(samples)
+            task.predict(samples)
 
-    def _reached(self, use: Use, now: Tensor, was: Tensor | None, done: dict[str, Group]) -> None:
+    def _reached(self, use: Use, now: Tensor, was: Tensor | None) -> None:
         name, task = use.name, self.task
-        if name in done:
+        if name in self.each.done:
             return
-        tell(f"tensor {len(done) + 1} of {len(task.names)}")
         if self.uses.get(name) != 1:
             # this is not all that it is multiplied with
-            done[name] = _quantized(task, name, task.sense([name]))
+            self.each.sensed_anew(name)
             return
+        tell(f"tensor {len(self.each.done) + 1} of {len(task.names)}")
         products = Products(use.geometry, task.parameter(name).shape)
         products.add(now)
         moments = products.moments()
-        weights = None
-        if was is not None and not moments.diagonal:
+
+        def corrected() -> Mapping[str, Tensor] | None:
+            if was is None or moments.diagonal:
+                return None
             shift = Products(use.geometry, products.shape)
             shift.add(was - now, now)
-            weight = task.parameter(name).detach()
-            mask = task.masks.get(name)
-            weights = {name: moved_towards(weight, moments, shift.mean(), self.ridge, self.correction, mask)}
-        done[name] = _quantized(task, name, {name: moments.packed()}, weights)
+            weight, mask = task.parameter(name).detach(), task.masks.get(name)
+            return {name: moved_towards(weight, moments, shift.mean(), self.ridge, self.correction, mask)}
 
-
-def _quantized(
-    task: Task, name: str, sensed: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor] | None = None
-) -> Group:
-    """The tensor, or what stands in for it, quantized under this sensitivity and put into the network."""
-    (group,) = task.quantize(weights, names=[name], sensed=sensed)
-    task.assign(task.reconstruct([group]))
-    return group
+        self.each.quantize(name, lambda: {name: moments.packed()}, corrected)
 
 
 def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str]:

@@ -1,0 +1,37 @@
+"""Which of a model's tensors are compressed, by patterns of their names."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from nqbench.api import BadInput, Model
+
+
+class Chosen(Model):
+    """A model whose tensors can be chosen: ``encoder.*``, ``*.weight``."""
+
+    include: tuple[str, ...] = ()
+    """Patterns of the tensors to compress; none: all that can be."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of the tensors to leave as they are."""
+
+    def candidates(self, module: nn.Module) -> tuple[str, ...]:
+        """What the patterns choose from."""
+        return super().compressible(module)
+
+    def compressible(self, module: nn.Module) -> tuple[str, ...]:
+        names = self.candidates(module)
+        for pattern in (*self.include, *self.exclude):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+                raise BadInput(f"model '{self.name}': no tensor matches '{pattern}'; there are {some}")
+        chosen = tuple(n for n in names if _matches(n, self.include or ("*",)) and not _matches(n, self.exclude))
+        if not chosen:
+            raise BadInput(f"model '{self.name}': `include` and `exclude` leave no tensor to compress")
+        return chosen
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

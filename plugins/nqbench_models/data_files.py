@@ -1,0 +1,47 @@
+"""A user's data files: which is which split's, and labelled texts and images in them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from nqbench.api import BadInput
+
+_WORDS = {"train": ("train",), "validation": ("valid", "val", "dev"), "test": ("test",)}
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def file_of(place: Path, split: str) -> Path | None:
+    """The file or folder of a split: in a folder, or among what begins with that path; the first by name."""
+    found = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(f"{place.name}*"))
+    for word in _WORDS[split]:
+        for path in found:
+            if word in path.name.lower() and not path.name.startswith("."):
+                return path
+    return None
+
+
+def labelled_texts(file: Path) -> tuple[list[str], list[str]]:
+    """Texts and labels of a tab- or comma-separated file; a header with ``text`` (or ``sentence``) and ``label`` says
+    which is which, else the text comes first. Raises BadInput for any other."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        tabs = file.suffix.lower() in (".tsv", ".txt")
+        rows = [row for row in csv.reader(lines, delimiter="\t" if tabs else ",") if row]
+    text, label = 0, 1
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if "label" in header and {"text", "sentence"} & set(header):
+        text = header.index("text" if "text" in header else "sentence")
+        label = header.index("label")
+        rows = rows[1:]
+    if not rows or any(len(row) <= max(text, label) for row in rows):
+        raise BadInput(f"{file}: expected lines of text and label, with or without a header that says text and label")
+    return [row[text] for row in rows], [row[label].strip() for row in rows]
+
+
+def images_of(folder: Path) -> tuple[list[Path], list[str]]:
+    """Images and labels of a folder with a folder a class. Raises BadInput where there are none."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = [(path, each.name) for each in classes for path in sorted(each.iterdir()) if path.suffix.lower() in _IMAGES]
+    if not found:
+        raise BadInput(f"{folder}: expected a folder with images for each class")
+    return [path for path, _ in found], [name for _, name in found]

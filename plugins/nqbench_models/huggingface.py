@@ -1,0 +1,271 @@
+"""A model in Hugging Face's layout, without any Python of the user's: network, tokenizer and task from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Split, as_outputs
+from nqbench.api.toolkit.download import digest_of
+from nqbench.api.toolkit.paths import beside_suite
+from nqbench_models.bert import mean_of_words
+from nqbench_models.checkpoint import files_of
+from nqbench_models.chosen import Chosen
+from nqbench_models.data_files import file_of, images_of, labelled_texts
+from nqbench_models.reference import compared, float_outputs, outputs_of
+from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranked, read_pairs
+from nqbench_models.windows_of_text import Windows, judged, window_losses
+
+What = Literal["text-generation", "sentence-similarity", "text-classification", "image-classification"]
+_CLASSES = {
+    "text-generation": "AutoModelForCausalLM",
+    "sentence-similarity": "AutoModel",
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+}
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+)
+_METRICS = {
+    "text-generation": Metric("perplexity", "", higher_is_better=False),
+    "sentence-similarity": Metric("Spearman", ""),
+    "text-classification": Metric(),
+    "image-classification": Metric(),
+}
+
+
+class HuggingFace(Chosen, name="hf"):
+    """A model in Hugging Face's layout (config.json, weights, tokenizer), by its folder or its name in the local cache.
+
+    ``data`` is a folder, or the beginning of files' names, with one file a split: ``*train*``, ``*valid*`` or
+    ``*dev*``, ``*test*``. What is in them, by task: text-generation, plain text (.txt), judged by perplexity in whole
+    windows; sentence-similarity, pairs with a score (STS-B's columns, or score, sentence1, sentence2), by rank
+    correlation of cosines of mean words; text-classification, lines of text and label (tab-separated, a header names
+    them), and image-classification, a folder a class, by accuracy. The last two also by agreement with, and divergence
+    from, the float network. Where there is no train file the validation file serves to calibrate. Nothing is
+    downloaded, and no code of a model's is run.
+    """
+
+    folder: str
+    """A folder with config.json, relative to the suite's file, or the name of a model in Hugging Face's cache."""
+    task: What = "text-generation"
+    """What the model is for: which head is loaded, what data are, and which metric counts."""
+    data: str | None = None
+    """A folder of data files, or what their names begin with. None: no data, rate and distortion only."""
+    length: int = Field(128, ge=2)
+    """Tokens a window (text-generation), or tokens that a text is cut at."""
+    examples: int | None = Field(None, ge=1)
+    """Windows, pairs, texts or images of a split's beginning that are used. None: all."""
+
+    def prepare(self) -> None:
+        folder = self._folder()
+        if not (folder / "config.json").is_file():
+            raise DataMissing(f"model 'hf': {folder} has no config.json: name a folder in Hugging Face's layout")
+        files_of(folder)
+        _transformers()
+        if self.data is not None:
+            for split in ("train", "test"):
+                if not self.has_split(split):
+                    raise DataMissing(f"model 'hf': {self._data()} has no file for the split '{split}' (*{split}*)")
+            next(iter(self.batches("test", batch_size=1)))
+
+    def fingerprint(self) -> str:
+        files = files_of(self._folder())
+        splits = [] if self.data is None else [self._file(split) for split in ("train", "validation", "test")]
+        files += [file for file in splits if file is not None and file.is_file()]
+        return " ".join([f"hf 1 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)])
+
+    def load(self, device: torch.device) -> nn.Module:
+        kind = getattr(_transformers(), _CLASSES[self.task])
+        try:
+            module = kind.from_pretrained(str(self._folder()), local_files_only=True, dtype=torch.float32)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:240]
+            raise BadInput(f"model 'hf': {self._folder()} cannot be loaded for {self.task}: {reason}") from None
+        assert isinstance(module, nn.Module)
+        return module.to(device).eval()
+
+    def metric(self) -> Metric | None:
+        return None if self.data is None else _METRICS[self.task]
+
+    def has_split(self, split: Split) -> bool:
+        return self.data is not None and self._file(split) is not None
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        file = None if self.data is None else self._file(split)
+        if file is None:
+            raise BadInput(f"model 'hf' was given no data for the split '{split}'")
+        folder = str(self._folder())
+        if self.task == "text-generation":
+            windows = _windows(folder, file, self.length, self.examples)
+            yield from windows.batches(batch_size, _config(folder).vocab_size, shuffle)
+        elif self.task == "sentence-similarity":
+            yield from _pairs(folder, file, self.length, self.examples).batches(min(batch_size, 64), shuffle)
+        else:
+            kind = _texts if self.task == "text-classification" else _images
+            inputs, labels = kind(folder, file, self.length, self.examples)
+            order = torch.arange(len(labels))
+            if shuffle is not None:
+                order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
+            for part in torch.split(order, min(batch_size, 64)):
+                yield inputs[part], labels[part]
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        if self.task == "image-classification":
+            return as_outputs(module(pixel_values=batch[0]))
+        if self.task == "text-generation":
+            return as_outputs(module(input_ids=batch[0], use_cache=False))
+        ids = batch[0].flatten(0, -2)
+        mask = ids >= 0
+        out = module(input_ids=ids.clamp(min=0), attention_mask=mask.long())
+        if self.task == "text-classification":
+            return as_outputs(out)
+        words: Tensor = out.last_hidden_state
+        return column(cosines(mean_of_words(words, mask)))
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        if self.task == "text-generation":
+            return window_losses(outputs, batch[0])
+        if self.task == "sentence-similarity":
+            return half_squares(outputs, batch[1])
+        return super().losses(outputs, batch)
+
+    def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
+        kinds: dict[str, Literal["gaussian", "other"]] = {"text-generation": "other", "sentence-similarity": "gaussian"}
+        return kinds.get(self.task, "categorical")
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        if self.data is None:
+            return Evaluation()
+        if self.task == "text-generation":
+            return judged(self, module, split)
+        found, batches = outputs_of(self, module, split)
+        wanted = torch.cat([labels for _, labels in batches])
+        if self.task == "sentence-similarity":
+            return ranked(found[:, 0], wanted)
+        correct = found.argmax(1) == wanted
+        figures, _ = compared(found, float_outputs(self, split))
+        return Evaluation({"accuracy": 100 * float(correct.double().mean()), **figures}, correct)
+
+    # -- where things are ------------------------------------------------------------------------------------------
+    def _folder(self) -> Path:
+        """The folder, or the newest copy in Hugging Face's cache of a model of that name."""
+        path = beside_suite(self.folder)
+        return path if path.is_dir() else _cached(self.folder) or path
+
+    def _data(self) -> Path:
+        return beside_suite(str(self.data))
+
+    def _file(self, split: Split) -> Path | None:
+        found = file_of(self._data(), split)
+        return file_of(self._data(), "validation") if found is None and split == "train" else found
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise BadInput("model 'hf' needs the package transformers: pip install 'nqbench[transformers]'") from None
+    return transformers
+
+
+def _cached(name: str) -> Path | None:
+    """Where Hugging Face's cache has the configuration of a model of that name."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+@cache
+def _config(folder: str) -> Any:
+    return _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+@cache
+def _tokenizer(folder: str) -> Any:
+    if not any((Path(folder) / name).is_file() for name in _TOKENIZERS):
+        # transformers would make an empty one
+        raise BadInput(f"model 'hf': {folder} has no tokenizer: expected one of {', '.join(_TOKENIZERS)}")
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"model 'hf': {folder} has no tokenizer that can be loaded: {reason}") from None
+
+
+def _encoded(folder: str, texts: Sequence[str], length: int) -> list[list[int]]:
+    tokenizer = _tokenizer(folder)
+    found: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"] if texts else []
+    return found
+
+
+@cache
+def _windows(folder: str, file: Path, length: int, most: int | None) -> Windows:
+    text = file.read_text(encoding="utf-8")
+    ids = _tokenizer(folder)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    windows = Windows.of(ids, length, most)
+    if not len(windows.ids):
+        raise BadInput(f"model 'hf': {file} has {len(ids)} tokens, less than one window of {length}: lower `length`")
+    return windows
+
+
+@cache
+def _pairs(folder: str, file: Path, length: int, most: int | None) -> Pairs:
+    pairs = read_pairs(file, lambda texts: _encoded(folder, texts, length), length, padding=-1)
+    return Pairs(pairs.ids[:most], pairs.scores[:most])
+
+
+@cache
+def _texts(folder: str, file: Path, length: int, most: int | None) -> tuple[Tensor, Tensor]:
+    """(N, T) tokens, -1 for padding, and (N,) labels."""
+    texts, names = labelled_texts(file)
+    coded = _encoded(folder, texts[:most], length)
+    ids = torch.full((len(coded), max(map(len, coded), default=1)), -1)
+    for number, tokens in enumerate(coded):
+        ids[number, : len(tokens)] = torch.tensor(tokens)
+    return ids, _labels(folder, file, names[:most])
+
+
+def _labels(folder: str, file: Path, names: Sequence[str]) -> Tensor:
+    """Labels as numbers: as they are, or by the configuration's names."""
+    known = {str(name).lower(): int(number) for name, number in (_config(folder).label2id or {}).items()}
+    numbers = [int(name) if name.isdigit() else known.get(name.lower(), -1) for name in names]
+    if -1 in numbers:
+        raise BadInput(
+            f"{file}: '{names[numbers.index(-1)]}' is no label of the model, which has {', '.join(list(known)[:6])}"
+        )
+    return torch.tensor(numbers)
+
+
+@cache
+def _images(folder: str, file: Path, length: int, most: int | None) -> tuple[Tensor, Tensor]:
+    """(N, 3, H, W) as the model's preprocessor makes them, and (N,) labels."""
+    paths, names = images_of(file)
+    try:
+        processor = _transformers().AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"model 'hf': {folder} has no image processor that can be loaded: {reason}") from None
+    from PIL import Image
+
+    found = []
+    for path in paths[:most]:
+        with Image.open(path) as image:
+            found.append(torch.as_tensor(processor(image.convert("RGB"), return_tensors="np")["pixel_values"][0]))
+    return torch.stack(found), _labels(folder, file, names[:most])

@@ -1,0 +1,198 @@
+"""Models in Hugging Face's layout, made here in a folder with their tokenizers, for each of the tasks."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from nqbench_models.data_files import file_of, images_of, labelled_texts
+from nqbench_models.huggingface import HuggingFace
+from nqbench_models.timm_model import Timm
+from nqbench_training.second_moments import SecondMoments
+from torch import nn
+from torch.nn import functional
+
+from nqbench.api import BadInput, DataMissing, Moments, Task
+
+transformers = pytest.importorskip("transformers")
+CPU = torch.device("cpu")
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "e", "f", "g"]
+BERT = {
+    "vocab_size": 12,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
+
+
+def tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+def made(folder: Path, task: str, **fields: object) -> HuggingFace:
+    model = HuggingFace(folder=str(folder / "model"), data=str(folder / "data"), task=task, **fields)  # type: ignore[arg-type]
+    model.prepare()
+    return model
+
+
+def test_text_generation_is_judged_by_perplexity_in_windows(folder: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    (folder / "data" / "wiki.valid.txt").write_text("a b c d " * 6)
+    (folder / "data" / "wiki.test.txt").write_text("a b c d e f g " * 3)
+    model = made(folder, "text-generation", length=6)
+    module = model.load(CPU)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 5, 6, 7, 8, 9], [10, 11, 5, 6, 7, 8]])
+    logits = theirs(ids).logits
+    nats = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    found = model.evaluate(module).metrics
+    assert found["perplexity"] == pytest.approx(math.exp(float(nats)), rel=1e-5)
+    assert found["agreement"] == 100
+    assert found["divergence"] == pytest.approx(0, abs=1e-9)
+    assert not model.metric().higher_is_better  # type: ignore[union-attr]
+    names = model.compressible(module)
+    sensed = SecondMoments(samples=3).sense(Task(model, module, names), names)
+    # GPT-2's weights lie (inputs, outputs), and its embedding is its output layer
+    assert Moments.of(sensed["transformer.h.0.mlp.c_fc.weight"]).layout == 1
+    assert Moments.of(sensed["transformer.wte.weight"]).layout == 0
+
+
+def test_sentences_are_ranked_by_their_mean_words(folder: Path) -> None:
+    theirs = transformers.BertModel(transformers.BertConfig(**BERT)).eval()
+    theirs.save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    pairs = [("a b", "a b c", 4.0), ("a", "f g d", 1.0), ("b c d", "b c", 3.5), ("g", "g", 5.0)]
+    for split in ("train", "test"):
+        lines = ["score\tsentence1\tsentence2", *(f"{s}\t{one}\t{two}" for one, two, s in pairs)]
+        (folder / "data" / f"{split}.tsv").write_text("\n".join(lines))
+    model = made(folder, "sentence-similarity")
+    module = model.load(CPU)
+    batch = next(model.batches("test"))
+    for row, (one, two, _) in enumerate(pairs):
+        vectors = []
+        for text in (one, two):
+            ids = torch.tensor([[2, *(WORDS.index(word) for word in text.split()), 3]])
+            vectors.append(theirs(input_ids=ids).last_hidden_state.mean(1)[0])
+        expected = functional.cosine_similarity(vectors[0], vectors[1], dim=0)
+        torch.testing.assert_close(model.predict(module, batch)[row, 0], expected, rtol=1e-4, atol=1e-5)
+    assert -1 <= model.evaluate(module).metrics["Spearman"] <= 1
+
+
+@pytest.mark.parametrize("header", ["text\tlabel\n", "label\tsentence\n", ""])
+def test_texts_are_classified(folder: Path, header: str) -> None:
+    config = transformers.BertConfig(**BERT, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
+    transformers.BertForSequenceClassification(config).save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    rows = [("a b", "good"), ("c", "bad"), ("d e f", "1")]
+    swapped = header.startswith("label")
+    lines = "\n".join("\t".join((label, text) if swapped else (text, label)) for text, label in rows)
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.tsv").write_text(header + lines)
+    model = made(folder, "text-classification")
+    module = model.load(CPU)
+    _, labels = next(model.batches("test"))
+    assert labels.tolist() == [1, 0, 1]
+    evaluation = model.evaluate(module)
+    assert evaluation.metrics["agreement"] == 100
+    assert evaluation.correct is not None
+    assert evaluation.metrics["accuracy"] == pytest.approx(100 * float(evaluation.correct.double().mean()))
+    (folder / "data" / "test.tsv").write_text(header + ("great\ta" if swapped else "a\tgreat"))
+    with pytest.raises(BadInput, match="'great' is no label of the model, which has bad, good"):
+        made(folder, "text-classification", examples=1)
+
+
+def test_images_are_classified(folder: Path) -> None:
+    from PIL import Image
+
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
+    )
+    config.id2label, config.label2id = {0: "dark", 1: "light"}, {"dark": 0, "light": 1}
+    transformers.ViTForImageClassification(config).save_pretrained(folder / "model")
+    (folder / "model" / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}'
+    )
+    for split in ("train", "test"):
+        for number, name in enumerate(("dark", "light")):
+            (folder / "data" / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 7), (200 * number,) * 3).save(folder / "data" / split / name / "x.png")
+    try:
+        model = made(folder, "image-classification")
+    except BadInput as missing:
+        if "image processor" in str(missing):
+            pytest.skip("transformers' image processors need torchvision")
+        raise
+    images, labels = next(model.batches("test"))
+    assert images.shape == (2, 3, 8, 8)
+    assert labels.tolist() == [0, 1]
+    assert model.evaluate(model.load(CPU)).metrics["agreement"] == 100
+
+
+def test_what_is_missing_is_told_in_one_line(folder: Path) -> None:
+    with pytest.raises(DataMissing, match=r"has no config\.json"):
+        made(folder, "text-generation")
+    (folder / "model" / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match="folder without weights"):
+        made(folder, "text-generation")
+    config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder / "model")
+    with pytest.raises(DataMissing, match=r"no file for the split 'train' \(\*train\*\)"):
+        made(folder, "text-generation")
+    (folder / "data" / "train.txt").write_text("a b")
+    (folder / "data" / "test.txt").write_text("a b")
+    with pytest.raises(BadInput, match="has no tokenizer: expected one of tokenizer"):
+        made(folder, "text-generation")
+    with pytest.raises(DataMissing, match="no/such has no config"):
+        HuggingFace(folder="no/such").prepare()
+
+
+def test_files_of_splits_are_found_by_their_names(tmp_path: Path) -> None:
+    for name in ("sts-train.csv", "sts-dev.csv", "sts-test.csv", "other.csv"):
+        (tmp_path / name).write_text("x")
+    assert file_of(tmp_path, "validation") == tmp_path / "sts-dev.csv"
+    assert file_of(tmp_path / "sts-", "train") == tmp_path / "sts-train.csv"
+    assert file_of(tmp_path / "other", "train") is None
+    with pytest.raises(BadInput, match="expected lines of text and label"):
+        labelled_texts(tmp_path / "other.csv")
+    with pytest.raises(BadInput, match="expected a folder with images for each class"):
+        images_of(tmp_path)
+
+
+def test_timm_builds_a_network_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="pip install timm"):
+        Timm(network="tiny").load(CPU)
+    fake = types.ModuleType("timm")
+    fake.list_models = lambda: ["tiny", "other"]  # type: ignore[attr-defined]
+    fake.create_model = lambda name, pretrained, num_classes=3: nn.Linear(4, num_classes)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    torch.save({"state_dict": {f"module.{n}": t for n, t in nn.Linear(4, 5).state_dict().items()}}, tmp_path / "w.pth")
+    model = Timm(network="tiny", checkpoint=str(tmp_path / "w.pth"), classes=5)
+    with pytest.warns(UserWarning, match="'module.' taken off"):
+        model.prepare()
+    assert model.load(CPU).out_features == 5
+    assert Timm.model_validate_json(model.canonical_json()).fingerprint() == model.fingerprint()
+    with pytest.raises(BadInput, match="no network 'tny'; did you mean 'tiny'"):
+        Timm(network="tny", checkpoint=str(tmp_path / "w.pth")).load(CPU)
+    with pytest.raises(BadInput, match="comes without weights"):
+        Timm(network="tiny").prepare()
