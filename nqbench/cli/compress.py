@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +84,7 @@ def command(
     click.echo(f"{model}: reading the network and its data", err=True)
     from nqbench.api.errors import BadInput
     from nqbench.cli import INTERRUPTED
-    from nqbench.cli.run import Bar, Lines
+    from nqbench.cli.progress import shown
     from nqbench.engine import FILES, run_suite
     from nqbench.pipeline.workbench import file_name, place
     from nqbench.registry import registry
@@ -104,8 +103,7 @@ def command(
     sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
     folder = work or Path("reports") / SUITE / target.stem
-    progress = Bar() if sys.stderr.isatty() else Lines()
-    result = run_suite(suite, folder, sets=sets, jobs=jobs, device=device, progress=progress, budget=seconds)
+    result = run_suite(suite, folder, sets=sets, jobs=jobs, device=device, progress=shown(), budget=seconds)
     interrupted = result.outcome == "interrupted"
     best = _best(result, max_bytes is not None)
     if best is not None:

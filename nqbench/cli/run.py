@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nqbench.cli.options import suite_options
 
 if TYPE_CHECKING:
-    from nqbench.engine import Progress
     from nqbench.report import ReportData
-    from nqbench.results.record import Record
 
 
 @click.command(name="run")
@@ -45,10 +41,10 @@ def command(
     """
     started = time.perf_counter()  # before the imports, which take seconds
     from nqbench.cli import INTERRUPTED, TRIALS_FAILED
-    from nqbench.engine import Silent, run_suite
+    from nqbench.cli.progress import shown
+    from nqbench.engine import run_suite
     from nqbench.report import terminal
 
-    progress: Progress = Silent() if quiet else Bar() if sys.stderr.isatty() else Lines()
     result = run_suite(
         suite,
         output,
@@ -59,7 +55,7 @@ def command(
         sets=sets,
         profile=profile,
         cached=cached,
-        progress=progress,
+        progress=shown(quiet),
     )
     click.echo(terminal(result.report))
     for line in violations(result.report):
@@ -83,96 +79,3 @@ def violations(report: ReportData) -> list[str]:
         for row in rows
         if row.violations
     ]
-
-
-class Lines:
-    """A line a trial, for logs."""
-
-    def __init__(self) -> None:
-        self.total, self.done = 0, 0
-        self.best = Best()
-
-    def started(self, total: int, reused: int, *, search: bool = False) -> None:
-        self.total, self.done = total, reused
-        there = f", {reused} already there" if reused else ""
-        click.echo(f"{'a search: at most ' if search else ''}{total} trials{there}", err=True)
-
-    def found(self, reused: int) -> None:
-        self.done += reused
-        click.echo(f"[{self.done}/{self.total}] {reused} already there", err=True)
-
-    def running(self, labels: Sequence[str]) -> None:
-        pass
-
-    def ended(self, record: Record, label: str) -> None:
-        self.done += 1
-        self.best.see(record)
-        click.echo(f"[{self.done}/{self.total}] {_line(label)}: {outcome(record)}", err=True)
-
-    def warning(self, text: str) -> None:
-        click.echo(f"warning: {text}", err=True)
-
-    def finished(self) -> None:
-        pass
-
-
-class Bar(Lines):
-    """tqdm on a terminal: trials done, the current trial, the best so far."""
-
-    bar: Any = None
-
-    def started(self, total: int, reused: int, *, search: bool = False) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, initial=reused, unit="trial", dynamic_ncols=True)
-
-    def found(self, reused: int) -> None:
-        self.bar.update(reused)
-
-    def running(self, labels: Sequence[str]) -> None:
-        now = " | ".join(_line(label) for label in labels[:2])
-        self.bar.set_description_str(now[:60], refresh=False)
-        self.bar.set_postfix_str(str(self.best))
-
-    def ended(self, record: Record, label: str) -> None:
-        self.best.see(record)
-        self.bar.update()
-        if not record.ok:
-            self.bar.write(f"{_line(label)}: {outcome(record)}", file=sys.stderr)
-
-    def warning(self, text: str) -> None:
-        self.bar.write(f"warning: {text}", file=sys.stderr)
-
-    def finished(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-class Best:
-    """The smallest file whose metric fell by at most half a point."""
-
-    def __init__(self) -> None:
-        self.record: Record | None = None
-
-    def see(self, record: Record) -> None:
-        if not record.ok or (record.drop is not None and record.drop > 0.5):
-            return
-        if self.record is None or (record.file_bytes or 0) < (self.record.file_bytes or 0):
-            self.record = record
-
-    def __str__(self) -> str:
-        return f"best {outcome(self.record)}" if self.record else ""
-
-
-def outcome(record: Record) -> str:
-    if not record.ok:
-        return _line(f"{record.status}: {(record.error or '').partition(chr(10))[0]}")
-    metric = "" if record.metric is None else f", {record.metric:.2f} {record.metric_unit}".rstrip()
-    return _line(f"{record.file_bytes or 0:,} B{metric}")
-
-
-def _line(text: str) -> str:
-    """Text of others for a terminal."""
-    from nqbench.report import escaping
-
-    return escaping.line(text)

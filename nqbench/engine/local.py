@@ -73,9 +73,13 @@ class LocalEngine:
         return bool(self._running) or len(self._queue) > 0
 
     @property
-    def current(self) -> list[Trial]:
-        """The trials that run now."""
-        return [job.trial for _, job, _ in self._running.values()]
+    def current(self) -> list[tuple[Trial, str]]:
+        """The trials that run now, each with what it is at."""
+        found = []
+        for worker, job, _ in self._running.values():
+            step, _, told = noted(self._settings[worker].stage_file)
+            found.append((job.trial, f"{step}: {told}" if told else step))
+        return found
 
     def step(self, seconds: float = 0.5) -> list[tuple[Job, Outcome]]:
         self._fill()
@@ -94,7 +98,7 @@ class LocalEngine:
         """Stop workers whose stage has taken too long."""
         ended: list[tuple[Job, Outcome]] = []
         for future, (worker, job, begun) in list(self._running.items()):
-            step, since = noted(self._settings[worker].stage_file)
+            step, since, _ = noted(self._settings[worker].stage_file)
             # what an earlier trial left may still stand there
             told = self.deadlines.passed(step, time.monotonic() - max(since, begun))
             if told is not None and not future.done():
@@ -145,7 +149,7 @@ class LocalEngine:
         shutil.rmtree(self._settings[worker].scratch, ignore_errors=True)
 
     def _outcome(self, future: Future[Any], worker: int) -> Outcome:
-        stage, _ = noted(self._settings[worker].stage_file)
+        stage = noted(self._settings[worker].stage_file).step
         try:
             outcome: Outcome = future.result()
         except TimeoutError:

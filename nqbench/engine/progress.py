@@ -17,8 +17,9 @@ class Progress(Protocol):
     def found(self, reused: int) -> None:
         """A search came to more trials that are already there."""
 
-    def running(self, labels: Sequence[str]) -> None:
-        """The trials that run now, by labels that tell them apart."""
+    def running(self, trials: Sequence[tuple[str, str]]) -> None:
+        """The trials that run now: a label that tells each from the others, and what it is at. Called twice a second
+        or more."""
 
     def ended(self, record: Record, label: str) -> None:
         """A trial ended. label: what tells it from the run's others."""
@@ -37,7 +38,7 @@ class Silent:
 
     def found(self, reused: int) -> None: ...
 
-    def running(self, labels: Sequence[str]) -> None: ...
+    def running(self, trials: Sequence[tuple[str, str]]) -> None: ...
 
     def ended(self, record: Record, label: str) -> None: ...
 

@@ -67,6 +67,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def current(self) -> list[Trial]:
-        """The trials that run now."""
+    def current(self) -> list[tuple[Trial, str]]:
+        """The trials that run now, each with what it is at: the step and, where somebody tells, how far it has come."""
         ...

@@ -235,7 +235,7 @@ class _Run:
                         same = [] if job.keys.waits is None else engine.withdraw(job.waits_as)
                         for one in (job, *same):
                             failed = not self._end(store, schedule, one, outcome) or failed
-                self.progress.running([self._label(trial) for trial in engine.current])
+                self.progress.running([(self._label(trial), doing) for trial, doing in engine.current])
                 jobs += self._pull(schedule)
                 done = self._take_over(store, jobs)
         if engine.started:

@@ -14,7 +14,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 STARTING = "start"
 """The stage of a trial that has not reached its first."""
-_NOTE = 64
-"""Bytes of the note of a worker's step."""
+_NOTE = 160
+"""Bytes of the note of a worker's step, and of what is told of it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class WorkerSettings:
 class _Worker:
     bench: Workbench
     settings: WorkerSettings
-    stage: str
+    note: _Note
 
 
 _worker: _Worker | None = None
@@ -73,15 +73,15 @@ def start(settings: WorkerSettings) -> None:
 
     decoder = Decoder()
     decoder.start()
-    bench = _bench(settings, decoder)
+    made = _made(settings, decoder)
     from nqbench.api.errors import NqbenchError
 
     with contextlib.suppress(NqbenchError):  # there is no such file: an answer means that all is imported
         decoder.decode(Path(settings.scratch) / "none.nqz")
-    _worker = _Worker(bench, settings, STARTING)
+    _worker = made
 
 
-def _bench(settings: WorkerSettings, decoder: Decoder) -> Workbench:
+def _made(settings: WorkerSettings, decoder: Decoder) -> _Worker:
     import torch
 
     from nqbench.api.toolkit.paths import set_beside
@@ -94,26 +94,49 @@ def _bench(settings: WorkerSettings, decoder: Decoder) -> Workbench:
     die_with_parent(settings.parent)
     set_beside(None if settings.beside is None else Path(settings.beside))
     torch.set_num_threads(settings.threads)
-    stage = os.open(settings.stage_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-    def note(name: str, since: float) -> None:
-        if _worker is not None:
-            _worker.stage = name
-        os.pwrite(stage, f"{name} {since:.3f}".ljust(_NOTE).encode(), 0)
-
-    note(STARTING, time.monotonic())
-    cache = Cache(Path(settings.cache) if settings.cache else None)
+    note = _Note(settings.stage_file)
+    note.stage(STARTING, time.monotonic())
+    cache, device = Cache(Path(settings.cache) if settings.cache else None), torch.device(settings.device)
     measure = None if settings.measure is None else Measure(*settings.measure)
-    return Workbench(registry(), cache, torch.device(settings.device), measure=measure, on_stage=note, decoder=decoder)
+    bench = Workbench(registry(), cache, device, measure=measure, on_stage=note.stage, decoder=decoder)
+    return _Worker(bench, settings, note)
 
 
-def noted(stage_file: str | Path) -> tuple[str, float]:
-    """The step that a worker is in, and when it began on ``time.monotonic``, which all processes share."""
+class _Note:
+    """The step that this process is in, since when, and how far it has come, in a file that the parent reads."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self.step = STARTING
+        self._begun = f"{STARTING} 0"
+
+    def stage(self, name: str, since: float) -> None:
+        self.step = name
+        self._begun = f"{name} {since:.3f}"
+        self.tell("")
+
+    def tell(self, text: str) -> None:
+        """text: what ``nqbench.api.toolkit.progress.tell`` was given."""
+        line = f"{self._begun} {' '.join(text.split())}".encode()[:_NOTE]
+        os.pwrite(self._file, line.ljust(_NOTE), 0)
+
+
+class Noted(NamedTuple):
+    """step: what a worker is at. since: when that began on ``time.monotonic``, which all processes share. told: how far
+    it has come, in the words of who does it."""
+
+    step: str
+    since: float
+    told: str = ""
+
+
+def noted(stage_file: str | Path) -> Noted:
+    """What a worker has noted last."""
     try:
-        name, since = Path(stage_file).read_text().split()
-        return name, float(since)
+        step, since, *told = Path(stage_file).read_bytes().decode(errors="replace").split(maxsplit=2)
+        return Noted(step, float(since), told[0].strip() if told else "")
     except (OSError, ValueError):
-        return STARTING, time.monotonic()
+        return Noted(STARTING, time.monotonic())
 
 
 def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
@@ -125,6 +148,7 @@ def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
     record would say.
     """
     from nqbench.api.errors import NqbenchError
+    from nqbench.api.toolkit.progress import telling
     from nqbench.suite.chain import KNOB, TRIAL
 
     assert _worker is not None
@@ -133,17 +157,18 @@ def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
     if bench.around.maker.recipe(trial) != recipe:
         return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
-        if goal == TRIAL:
-            found = bench.run(trial, Path(settings.files)) | {"key": bench.around.maker.keys(trial).trial}
-        elif goal == KNOB.name:
-            found = {"knob": bench.knob(trial)}
-        else:
-            found = bench.stage(trial, goal)
+        with telling(_worker.note.tell):
+            if goal == TRIAL:
+                found = bench.run(trial, Path(settings.files)) | {"key": bench.around.maker.keys(trial).trial}
+            elif goal == KNOB.name:
+                found = {"knob": bench.knob(trial)}
+            else:
+                found = bench.stage(trial, goal)
         return {"status": "ok", **found}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
         text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it
-        line = f"{text} (in the stage '{_worker.stage}')"
+        line = f"{text} (in the stage '{_worker.note.step}')"
         outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
         return outcome | ({} if _sound(bench.around.device) else {"unusable": True})
 
