@@ -117,7 +117,7 @@ class ImageModel(Model):
                 lambda batch: self._mean_loss(module, batch),
                 state=dict(module.named_buffers()),
                 checkpoint=workdir / "epoch.safetensors",
-                replay=True,
+                replay=self.replays,
             )
         return Trained(module.state_dict(), moments)
 
