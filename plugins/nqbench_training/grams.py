@@ -9,6 +9,8 @@ third of the copies.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from nqbench.api.toolkit.curvature import BATCH
 from nqbench.api.toolkit.uses import Geometry
 from nqbench.api.toolkit.windows import Window
 
+_FEWEST = 128
 _LONG = 48  # places of a sample from which a product per sample is faster than a copy of all
 _ROWS = 1 << 14  # vectors of a matrix product's inputs that are taken at once
 LARGEST = 12288
@@ -67,6 +70,17 @@ class Products:
 
     def moments(self) -> Moments:
         return Moments(self.mean(), self.geometry.layout)
+
+
+def spacing(geometry: Geometry, x: Tensor, columns: int | None) -> int:
+    """Every which sample gives ``columns`` vectors for each row of a convolution's second moments, from _FEWEST samples
+    at least; 1 for any other use. x: (B, channels, ...)."""
+    window = geometry.window
+    if window is None or columns is None:
+        return 1
+    _, rows, places = window.columns(x[:1]).shape
+    wanted = max(_FEWEST, math.ceil(columns * rows / window.groups / places))
+    return max(1, len(x) // wanted)
 
 
 def frequencies(indices: Tensor, rows: int) -> Tensor:

@@ -15,7 +15,7 @@ from nqbench.api.toolkit.fallback import plain_grid
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.correction import moved_towards
-from nqbench_training.grams import Products
+from nqbench_training.grams import Products, spacing
 from nqbench_training.optimised import finished, install
 from nqbench_training.paired_forward import paired_forward, splits
 from nqbench_training.second_moments import SecondMoments
@@ -43,6 +43,10 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     fail the file."""
     ridge: float = Field(0.1, gt=0)
     """What keeps the correction from fitting the samples' noise: a share of the second moments' mean diagonal."""
+    columns: int | None = Field(64, ge=1)
+    """A convolution's second moments are means over at most so many input vectors for each row of their matrix, from
+    samples spread evenly over all, 128 at least; None: over all. On large images a convolution sees thousands of times
+    as many vectors as the matrix has rows, and their products are most of the time. Only in one pass."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:
@@ -50,7 +54,7 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         uses = layer_uses(task)
         each = Each(task, self.fallback)
         if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
-            OnePass(each, uses, self.correction, self.ridge).run(task.sensitivity.calibration(task))
+            OnePass(each, uses, self).run(task.sensitivity.calibration(task))
         for name in forward_order(task, uses):
             each.sensed_anew(name)
         groups = tuple(each.done[name] for name in task.names)
@@ -95,12 +99,12 @@ class OnePass:
     """Quantizes each tensor when the calibration samples reach it; with a correction they go through the network as it
     was, too."""
 
-    def __init__(self, each: Each, uses: Mapping[str, int], correction: float, ridge: float) -> None:
-        self.each, self.task, self.uses, self.correction, self.ridge = each, each.task, uses, correction, ridge
+    def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential) -> None:
+        self.each, self.task, self.uses, self.how = each, each.task, uses, how
 
     def run(self, samples: Batch) -> None:
         task = self.task
-        if self.correction > 0 and splits(task, samples):
+        if self.how.correction > 0 and splits(task, samples):
             paired_forward(task, samples, lambda use, was, now: self._reached(use, now, was))
             return
         with (
@@ -119,6 +123,8 @@ class OnePass:
             return
         tell(f"tensor {len(self.each.done) + 1} of {len(task.names)}")
         products = Products(use.geometry, task.parameter(name).shape)
+        every = spacing(use.geometry, now, self.how.columns)
+        now, was = now[::every], None if was is None else was[::every]
         products.add(now)
         moments = products.moments()
 
@@ -128,7 +134,7 @@ class OnePass:
             shift = Products(use.geometry, products.shape)
             shift.add(was - now, now)
             weight, mask = task.parameter(name).detach(), task.masks.get(name)
-            return {name: moved_towards(weight, moments, shift.mean(), self.ridge, self.correction, mask)}
+            return {name: moved_towards(weight, moments, shift.mean(), self.how.ridge, self.how.correction, mask)}
 
         self.each.quantize(name, lambda: {name: moments.packed()}, corrected)
 

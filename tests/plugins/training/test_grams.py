@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nqbench_training.grams import Products, gram, slides
+from nqbench_training.grams import Products, gram, slides, spacing
 from torch import Tensor, nn
 
 from nqbench.api.toolkit.uses import Geometry
@@ -62,3 +62,22 @@ def test_gram_sums_the_outer_products(groups: int, places: int) -> None:
     x = torch.randn(5, groups * 4, places, generator=torch.Generator().manual_seed(0))
     expected = torch.einsum("bgil,bgjl->gij", *[x.reshape(5, groups, 4, places)] * 2)
     torch.testing.assert_close(gram(x, groups), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "side", "samples", "columns", "every"),
+    [
+        (3, 32, 1000, 64, 7),  # 9 rows of one channel: 128 samples are enough
+        (3, 4, 1000, 1000, 1),  # 9,000 vectors of 16 a sample: 563 samples, more than half
+        (3, 4, 1000, 400, 4),  # 3,600 vectors: 225 samples
+        (3, 32, 1000, None, 1),
+        (3, 32, 100, 1, 1),
+    ],
+)
+def test_samples_are_spread_so_that_each_row_has_its_vectors(
+    kernel: int, side: int, samples: int, columns: int | None, every: int
+) -> None:
+    window = Window((kernel, kernel), (1, 1), (1, 1), (1, 1))
+    x = torch.zeros(samples, 1, side, side)
+    assert spacing(Geometry("convolution", window=window), x, columns) == every
+    assert spacing(Geometry("product"), x, columns) == 1
