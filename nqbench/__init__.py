@@ -1,7 +1,8 @@
 """nqbench: how small can a trained network's weights be made, in real bytes, at which accuracy.
 
 ``nqbench.run("suites/quickstart.yaml")`` does what the command of that name does and returns a pandas DataFrame;
-``nqbench.load("x.nqz")`` gives a compressed file's tensors, ``nqbench.load_into(module, "x.nqz")`` puts them in place.
+``nqbench.compress(module, batches)`` puts a network into a file, ``nqbench.load("x.nqz")`` gives a file's tensors, and
+``nqbench.load_into(module, "x.nqz")`` puts them in place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from torch import nn
+
+    from nqbench.in_memory import Compressed
 
 
 def run(suite: str | Path, output: str | Path | None = None, **options: Any) -> pd.DataFrame:
@@ -30,4 +34,14 @@ def run(suite: str | Path, output: str | Path | None = None, **options: Any) -> 
     return to_frame(run_suite(suite, output, **options).records)
 
 
-__all__ = ["__version__", "load", "load_into", "run"]
+def compress(module: nn.Module, batches: Any, **options: Any) -> Compressed:
+    """Compress a network of this process into a ``.nqz`` file: the smallest whose metric falls by at most ``max_drop``.
+
+    batches: what to calibrate and to evaluate on. options: see ``nqbench.in_memory.compress``.
+    """
+    from nqbench.in_memory import compress as compress_in_memory
+
+    return compress_in_memory(module, batches, **options)
+
+
+__all__ = ["__version__", "compress", "load", "load_into", "run"]

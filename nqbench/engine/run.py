@@ -14,6 +14,7 @@ from nqbench.api.errors import BadInput
 from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import beside
 from nqbench.engine.deadlines import Deadlines
+from nqbench.engine.inline import InlineEngine
 from nqbench.engine.local import LocalEngine
 from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
@@ -67,8 +68,8 @@ def run_suite(
 ) -> RunResult:
     """Run a suite into ``output`` (default: ``reports/<suite>``), resuming and reusing what is there.
 
-    jobs: worker processes. device: auto, cpu, cuda or cuda:N. timeout: seconds a trial may
-    take, or seconds by stage (default: the suite's).
+    jobs: worker processes; 0: none, all is done in this process, without deadlines. device: auto, cpu, cuda or cuda:N.
+    timeout: seconds a trial may take, or seconds by stage (default: the suite's).
     budget: seconds after which a search ends with the best that it found, and no trial is begun any more.
     Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput. Ctrl-C ends the run
     with the outcome 'interrupted'; nothing that was finished is lost.
@@ -76,8 +77,8 @@ def run_suite(
     loaded = suite if isinstance(suite, Suite) else load(suite, profile=profile, sets=sets)
     loaded.beside()
     chosen = resolve_device(device)
-    if jobs < 1:
-        raise BadInput(f"jobs is {jobs}: at least one worker is needed")
+    if jobs < 0:
+        raise BadInput(f"jobs is {jobs}: write how many workers, or 0 for none")
     models = [trial.model for trial in loaded.trials(only)]
     schedule = loaded.schedule(only)
     folder = Path(output) if output is not None else Path("reports") / loaded.name
@@ -109,7 +110,7 @@ class _Run:
         self.cache = Cache.default() if cached else Cache(None)
         self.limit = limit_from_environment()
         self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
-        self.threads = max(1, cores() // self.jobs)
+        self.threads = max(1, cores() // self.jobs) if self.jobs else torch_threads()
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.until = None if budget is None else time.monotonic() + budget
         self.id = ""
@@ -306,6 +307,8 @@ class _Run:
         return True
 
     def _engine(self) -> Engine:
+        if self.jobs == 0:
+            return InlineEngine(self.cache, self.device, self.folder / FILES)
         settings = WorkerSettings(
             parent=os.getpid(),
             device=self.device,
@@ -385,6 +388,13 @@ class _Run:
             arguments = {"suite": self.suite.name, "output": str(self.folder), **arguments}
         for complaint in self.registry.notify(hook, **arguments):
             self.progress.warning(complaint)
+
+
+def torch_threads() -> int:
+    """How many threads torch uses in this process."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def resolve_device(device: str) -> str:

@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -140,35 +141,41 @@ def noted(stage_file: str | Path) -> Noted:
 
 
 def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
+    """Do one job in this worker; see ``performed``."""
+    from nqbench.api.toolkit.progress import telling
+
+    assert _worker is not None
+    note = _worker.note
+    with telling(note.tell):
+        return performed(_worker.bench, Path(_worker.settings.files), trial, goal, recipe, lambda: note.step)
+
+
+def performed(bench: Workbench, files: Path, trial: Trial, goal: str, recipe: str, step: Callable[[], str]) -> Outcome:
     """Do one job. ``{"status": "ok", ...}`` or ``{"status": "failed", "error": traceback}``, with ``unusable`` set
     where this process cannot be relied on any more. ok: for the goal ``trial`` its figures and ``key``; for ``knob``
     the knob or None; for a stage what ``Workbench.stage`` says.
 
-    recipe: the trial's, as the parent has it: where the code was edited since, this process runs other code than the
-    record would say.
+    files: where the compressed file goes. recipe: the trial's, as the parent has it: where the code was edited since,
+    this process runs other code than the record would say. step: what the work is at.
     """
     from nqbench.api.errors import NqbenchError
-    from nqbench.api.toolkit.progress import telling
     from nqbench.suite.chain import KNOB, TRIAL
 
-    assert _worker is not None
-    bench, settings = _worker.bench, _worker.settings
     bench.on_stage(STARTING, time.monotonic())
     if bench.around.maker.recipe(trial) != recipe:
         return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
-        with telling(_worker.note.tell):
-            if goal == TRIAL:
-                found = bench.run(trial, Path(settings.files)) | {"key": bench.around.maker.keys(trial).trial}
-            elif goal == KNOB.name:
-                found = {"knob": bench.knob(trial)}
-            else:
-                found = bench.stage(trial, goal)
+        if goal == TRIAL:
+            found = bench.run(trial, files) | {"key": bench.around.maker.keys(trial).trial}
+        elif goal == KNOB.name:
+            found = {"knob": bench.knob(trial)}
+        else:
+            found = bench.stage(trial, goal)
         return {"status": "ok", **found}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
         text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it
-        line = f"{text} (in the stage '{_worker.note.step}')"
+        line = f"{text} (in the stage '{step()}')"
         outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
         return outcome | ({} if _sound(bench.around.device) else {"unusable": True})
 

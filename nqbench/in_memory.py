@@ -1,0 +1,170 @@
+"""A network that only this process has, compressed as ``nqbench compress`` compresses one of a file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nqbench.api import BadInput, Batch, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api.toolkit.content import content_hash
+from nqbench.engine import FILES, run_suite
+from nqbench.files import load
+from nqbench.pipeline.workbench import file_name, place
+from nqbench.registry import Registered, registry
+from nqbench.results.record import Record
+from nqbench.version import __version__
+
+Batches = Iterable[Batch] | Mapping[str, Iterable[Batch]] | Callable[[str], Iterable[Batch]]
+Score = Callable[[nn.Module, Iterator[Batch]], float | Mapping[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """file: the ``.nqz`` file. figures: the answer's record (bytes by part, metrics before and after, ...)."""
+
+    file: Path
+    figures: Record
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that the file stands for, read from it."""
+        return load(self.file)
+
+
+def compress(
+    module: nn.Module,
+    batches: Batches,
+    *,
+    max_drop: float | str = 0.5,
+    score: Score | None = None,
+    higher_is_better: bool = True,
+    output: str | Path = "network.nqz",
+    trials: int | None = None,
+    budget: float | None = None,
+    suite: str | Path = "compress",
+    device: str | None = None,
+) -> Compressed:
+    """The smallest file of a trained network whose metric falls by at most ``max_drop``; nothing is retrained.
+
+    Args:
+        module: the trained network; it is copied, and stays as it is.
+        batches: pairs (x, y) to calibrate and to evaluate on, in a fixed order: a list or a data loader that can be
+            read again and again; or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
+            the validation or else the training data; or a function of the split's name.
+        max_drop: points, or a share of the float network's metric as ``"1%"``.
+        score: ``(module, batches) -> value`` (or a dictionary, the one that decides first); by default top-1 accuracy
+            in percent.
+        higher_is_better: which way the score goes.
+        output: the file, replaced where there is one.
+        trials: points of the search, at most; default: the suite's.
+        budget: seconds that the search may take.
+        suite: the methods that are tried, a suite with a target.
+        device: ``cpu``, ``cuda``, ``cuda:N``; default: the module's.
+
+    Returns:
+        The file with its figures.
+
+    Raises:
+        BadInput: nothing holds, and how near the search came; or data or network cannot be used, and why.
+    """
+    names = tuple(batches) if isinstance(batches, Mapping) else ("train", "test")
+    held = _Held(copy.deepcopy(module).eval(), batches, names, score, higher_is_better)
+    key = content_hash({name: t.detach().cpu() for name, t in module.state_dict().items()})[:32]
+    _HELD[key] = held
+    known = registry()
+    known.found["model", InMemory.name] = Registered(InMemory, "nqbench", __version__)
+    split = next((s for s in ("validation", "train") if s in names), "test")
+    goal = f"target.drop={json.dumps(max_drop)}"
+    sets = [f"models=[{json.dumps({InMemory.name: {'network': key}})}]", goal, f"target.split={split}"]
+    sets += [] if trials is None else [f"target.trials={trials}"]
+    sets += [] if split == "test" or "test" not in names else ["target.report=chosen"]
+    target = Path(output)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nqbench-compress-") as folder:
+            where = device or str(device_of(module))
+            result = run_suite(suite, folder, sets=sets, jobs=0, device=where, cached=False, budget=budget)
+            best = min(result.chosen, key=lambda record: record.file_bytes or 0, default=None)
+            if best is None:
+                errors = [record.error or "" for record in result.records if not record.ok]
+                why = errors[0].partition("\n")[0] if errors else f"no file holds a drop of {max_drop}"
+                raise BadInput(f"nothing was compressed: {why}")
+            place((Path(folder) / FILES / file_name(best.key)).read_bytes(), target)
+    finally:
+        del _HELD[key]
+        del known.found["model", InMemory.name]
+    return Compressed(target, best)
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    module: nn.Module
+    batches: Batches
+    names: tuple[str, ...]
+    score: Score | None
+    higher_is_better: bool
+
+
+_HELD: dict[str, _Held] = {}
+"""What ``compress`` is at, by content: a plugin's parameters are JSON, so that it finds its network here."""
+
+
+class InMemory(Model, name="in-memory"):
+    """The network that ``nqbench.compress`` was given."""
+
+    network: str
+    """A hash of its tensors."""
+
+    @property
+    def _held(self) -> _Held:
+        return _HELD[self.network]
+
+    def fingerprint(self) -> str:
+        return f"in memory {self.network}"
+
+    def prepare(self) -> None:
+        for split in self._held.names:
+            for _ in range(2):
+                if next(iter(self._batches(split)), None) is None:
+                    raise BadInput(
+                        f"batches: {split} gives nothing, or nothing the second time: give what can be read again, "
+                        "such as a list or a data loader"
+                    )
+
+    def load(self, device: torch.device) -> nn.Module:
+        return copy.deepcopy(self._held.module).to(device)
+
+    def metric(self) -> Metric:
+        if self._held.score is None:
+            return Metric()
+        return Metric("score", "", self._held.higher_is_better)
+
+    def has_split(self, split: Split) -> bool:
+        return split in self._held.names
+
+    def _batches(self, split: str) -> Iterable[Batch]:
+        given = self._held.batches
+        if callable(given):
+            return given(split)
+        return given[split] if isinstance(given, Mapping) else given
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        """As they were given, whatever size is asked for."""
+        yield from self._batches(split if split in self._held.names else self._held.names[0])
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        if self._held.score is None:
+            return super().evaluate(module, split)
+        device = device_of(module)
+        with torch.no_grad():
+            found = self._held.score(module, (to_device(batch, device) for batch in self.examined(split)))
+        if not isinstance(found, Mapping):
+            return Evaluation({"score": float(found)})
+        values = {str(name): float(value) for name, value in found.items()}
+        return Evaluation({**values, "score": next(iter(values.values()))})

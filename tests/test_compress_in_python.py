@@ -1,0 +1,85 @@
+"""A network of this process in a file, and the file back in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nqbench
+from nqbench.api import BadInput
+from nqbench.registry import registry
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, dict[str, list[tuple[Tensor, Tensor]]]]:
+    """A network that tells which of the first four of sixteen numbers is largest."""
+    generator = torch.Generator().manual_seed(0)
+
+    def data(count: int) -> list[tuple[Tensor, Tensor]]:
+        x = torch.randn(count, 16, generator=generator)
+        return [(part, part[:, :4].argmax(1)) for part in x.split(100)]
+
+    splits = {"train": data(1000), "test": data(500)}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(15):
+            for x, y in splits["train"]:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(network(x), y).backward()
+                optimizer.step()
+    return network.eval(), splits
+
+
+def test_a_network_goes_into_a_file_and_comes_back(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    before = {name: t.clone() for name, t in module.state_dict().items()}
+    result = nqbench.compress(module, splits, max_drop=2, trials=4, output=tmp_path / "net.nqz")
+    assert result.file == tmp_path / "net.nqz"
+    assert result.figures.file_bytes == result.file.stat().st_size
+    assert result.file.stat().st_size < sum(t.numel() for t in before.values()) * 4 / 4
+    assert all(torch.equal(t, before[n]) for n, t in module.state_dict().items()), "the module stays as it is"
+    other = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+    nqbench.load_into(other, result.file)
+    hits = torch.cat([other(x).argmax(1) == y for x, y in splits["test"]])
+    assert 100 * float(hits.double().mean()) == pytest.approx(result.figures.metric)
+    assert result.figures.selected_on == "train"
+    assert ("model", "in-memory") not in registry().found
+
+
+def test_a_score_of_ones_own_decides(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+
+    def loss(network: nn.Module, batches: object) -> float:
+        values = [nn.functional.cross_entropy(network(x), y, reduction="none") for x, y in batches]  # type: ignore[attr-defined]
+        return float(torch.cat(values).mean())
+
+    result = nqbench.compress(
+        module, splits["train"], score=loss, higher_is_better=False, max_drop="20%", trials=4, output=tmp_path / "n.nqz"
+    )
+    figures = result.figures
+    assert figures.metric_name == "score"
+    assert figures.metrics["train.score"] <= 1.2 * figures.metrics_float["train.score"]
+
+
+def test_data_that_can_be_read_once_are_refused_in_a_line(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    with pytest.raises(BadInput, match="give what can be read again"):
+        nqbench.compress(module, iter(splits["train"][:1]), output=tmp_path / "n.nqz")
+    assert not (tmp_path / "n.nqz").exists()
+    with pytest.raises(BadInput, match="nothing was compressed"):
+        nqbench.compress(module, splits, max_drop=0, trials=1, output=tmp_path / "n.nqz", suite=_coarse(tmp_path))
+
+
+def _coarse(folder: Path) -> Path:
+    """A suite whose only file cannot hold."""
+    path = folder / "coarse.yaml"
+    path.write_text(
+        "name: coarse\nmodels: [lenet300: {data: digits}]\nquantizers: {kmeans: {k: 2}}\ncoders: [huffman]\n"
+        "target: {drop: 0.0, trials: 1}\n"
+    )
+    return path
