@@ -34,6 +34,8 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
         json_schema_extra={"examples": [{"keep": 0.3, "threshold": t} for t in ("global", "layer", "lamp")]}
     )
 
+    epochs: int = Field(0, ge=0)
+    """Passes over the training data; 0: masks by the trained weights, which stay as they are."""
     keep: float | None = Field(None, gt=0, le=1)
     """The share of weights that stays; none: what comes of ``c``."""
     c: float | None = None
