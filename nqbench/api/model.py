@@ -73,6 +73,11 @@ class Model(Plugin):
         """Second moments of the gradients by parameter name, where training kept them (Adam's v); else None."""
         return None
 
+    def stored_bytes(self) -> int | None:
+        """Bytes of the file that the network came in, where that is smaller than its state (quantized already, a GGUF):
+        what ``own_ratio`` compares with. None: the state in its own dtypes is."""
+        return None
+
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
         """Names of the tensors to quantize, in the order of the state: by default every float parameter of two or more
         dimensions (weights of linear and convolution layers, embeddings), frozen ones too."""

@@ -24,7 +24,8 @@ class Network:
     names: compressible tensors in the state's order, each of which requires a gradient, however it came: what is
     quantized is sensed and tuned. aliases: name -> the earlier name that shares its tensor. parameters: names of the
     float parameters, frozen ones too, aliases left out. moments: second moments of the gradients, where training kept
-    them. stored: the networks of the store that it came from (``nqbench.api.Network``).
+    them. stored: the networks of the store that it came from (``nqbench.api.Network``). given_bytes: as the model's
+    ``stored_bytes`` has them.
     """
 
     module: nn.Module
@@ -34,6 +35,7 @@ class Network:
     parameters: frozenset[str]
     moments: Mapping[str, Tensor] | None = None
     stored: Mapping[str, str] = field(default_factory=dict)
+    given_bytes: int | None = None
 
     @staticmethod
     def load(model: Model, device: torch.device) -> Network:
@@ -65,6 +67,7 @@ class Network:
             tuple(state),
             aliases,
             frozenset(n for n, p in parameters.items() if p.is_floating_point() and n not in aliases),
+            given_bytes=model.stored_bytes(),
         )
 
     @cached_property
@@ -100,8 +103,8 @@ class Network:
         return sum(t.numel() * (4 if t.is_floating_point() else t.dtype.itemsize) for t in self.state.values())
 
     def own_bytes(self) -> int:
-        """The state in its own dtypes."""
-        return sum(t.numel() * t.dtype.itemsize for t in self.state.values())
+        """The state in its own dtypes, or the file that it came in, where that is smaller."""
+        return self.given_bytes or sum(t.numel() * t.dtype.itemsize for t in self.state.values())
 
     def variant(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A fresh copy of the network with another state."""

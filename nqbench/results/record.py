@@ -126,7 +126,8 @@ class Record(_Part):
     file_ratio: float | None = None
     """float32 state / file on disk."""
     own_ratio: float | None = None
-    """The state in its own dtypes / file on disk: half of ``file_ratio`` for a bfloat16 network."""
+    """The state in its own dtypes / file on disk: half of ``file_ratio`` for a bfloat16 network; for one that came
+    quantized (a GGUF), its file / file on disk."""
     bits_per_weight: float | None = None
     entropy: float | None = None
     """Zeroth-order entropy of the symbols, bits per symbol."""

@@ -126,6 +126,7 @@ class Module(Chosen, name="module"):
             self._function(text)
         module = self._build()
         self._fill(module, self._say)
+        self.compressible(module)
         if self.data is not None:
             self._rehearse(module.eval())
 
@@ -151,6 +152,10 @@ class Module(Chosen, name="module"):
         if unknown:
             raise BadInput(f"model '{self.name}': no parameter '{min(unknown)}'; there are {', '.join(known)}")
         return tuple(name for name in known if name in self.tensors)
+
+    def stored_bytes(self) -> int | None:
+        path = None if self.checkpoint is None else self._path(self.checkpoint)
+        return path.stat().st_size if path is not None and path.suffix == ".gguf" else None
 
     def metric(self) -> Metric | None:
         if self.data is None:

@@ -60,6 +60,9 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
         fill(module, read_state(path), path, assign=True)
         return module.to(device).eval()
 
+    def stored_bytes(self) -> int:
+        return self.PACKAGE.path().stat().st_size
+
     def metric(self) -> Metric:
         return Metric("perplexity", "", higher_is_better=False)
 

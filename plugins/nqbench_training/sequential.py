@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import Field
@@ -104,17 +105,21 @@ class OnePass:
 
     def run(self, samples: Batch) -> None:
         task = self.task
-        if self.how.correction > 0 and splits(task, samples):
-            paired_forward(task, samples, lambda use, was, now: self._reached(use, now, was))
-            return
-        with (
-            evaluating(task.module),
-            watching(task.module, task.names, lambda use: self._reached(use, use.x, None)),
-        ):
-            task.predict(samples)
+        with suppress(_AllDone):
+            if self.how.correction > 0 and splits(task, samples):
+                paired_forward(task, samples, lambda use, was, now: self._reached(use, now, was))
+                return
+            with (
+                evaluating(task.module),
+                watching(task.module, task.names, lambda use: self._reached(use, use.x, None)),
+            ):
+                task.predict(samples)
 
     def _reached(self, use: Use, now: Tensor, was: Tensor | None) -> None:
         name, task = use.name, self.task
+        if len(self.each.done) == len(task.names):
+            # what is left, a language model's logits of all samples, would be the largest of all
+            raise _AllDone
         if name in self.each.done:
             return
         if self.uses.get(name) != 1:
@@ -137,6 +142,10 @@ class OnePass:
             return {name: moved_towards(weight, moments, shift.mean(), self.how.ridge, self.how.correction, mask)}
 
         self.each.quantize(name, lambda: {name: moments.packed()}, corrected)
+
+
+class _AllDone(Exception):
+    """Ends a forward pass of which nothing more is needed."""
 
 
 def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str]:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -189,11 +190,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in _USES and packet not in _ENTRYWISE and func.namespace == "aten":
-            with self:  # an operation made of others, which autograd would have taken apart
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
+        if packet not in _USES and packet not in _ENTRYWISE and _made_of_others(func):
+            with self:  # which autograd would have taken apart
+                return func.decompose(*args, **kwargs)
         out = self._told(func, args, kwargs) if packet in _USES else None
         out = func(*args, **kwargs) if out is None else out
         if packet in _ENTRYWISE:
@@ -245,6 +244,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for held in self.derived.get(name, ()):
             assert held.remake is not None
             held.tensor.copy_(held.remake())
+
+
+@cache
+def _made_of_others(func: Any) -> bool:
+    """Whether an operation is a composition of others, for every device."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 def _product(watch: _Watch, left: Tensor, right: Tensor, place: int | None) -> tuple[_Held, _Found] | None:
