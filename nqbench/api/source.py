@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -15,6 +14,10 @@ from nqbench.api.errors import BadInput
 from nqbench.api.quantized import Quantized
 
 T = TypeVar("T")
+
+LARGEST_WEIGHT = 2.0**60
+"""The largest magnitude of a weight that is quantized: its square, times any sensible sensitivity, is a float32 number.
+What is larger is no trained network's, or a training has diverged."""
 
 Rate = Callable[[np.ndarray], np.ndarray]
 """counts (k,) of each symbol -> bits (k,) float64 that the coder would charge for each."""
@@ -102,10 +105,11 @@ class Source:
         weights = self.weights.detach().reshape(-1).to(torch.float32).contiguous()
         if weights.numel() == 0:
             raise BadInput("there are no weights to quantize: the source is empty")
-        # a sum is finite only if all its terms are, and far cheaper than asking each
-        if not math.isfinite(float(weights.sum())) and not bool(torch.isfinite(weights).all()):
-            bad = int(torch.nonzero(~torch.isfinite(weights))[0, 0])
-            raise BadInput(f"weight {bad} is {float(weights[bad])}: weights must be finite")
+        low, high = (float(end) for end in weights.aminmax())  # nan where one of them is
+        if not (low >= -LARGEST_WEIGHT and high <= LARGEST_WEIGHT):
+            bad = int(torch.nonzero(~(weights.abs() <= LARGEST_WEIGHT))[0, 0])
+            most = f"weights must be finite, and at most {LARGEST_WEIGHT:.2g} in size"
+            raise BadInput(f"weight {bad} is {float(weights[bad]):g}: {most}")
         object.__setattr__(self, "weights", weights)
         if not self.tensors:
             whole = SourceTensor("", (weights.numel(),), 0, weights.numel())

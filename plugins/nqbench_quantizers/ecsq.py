@@ -87,13 +87,13 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
         return _finish(given, scalar.from_edges(given, edges), stated, total)
 
     def _weighted(self, source: Source, h: Tensor, lam: float) -> Quantized:
-        w = source.weights
+        w, shift = source.weights, scalar.offset(source)
         start, total = self._starts(source, lam)[0], 0
         if source.n > _SAMPLED_ABOVE:
             stride = source.n // _SAMPLE
             some, its = w[::stride].contiguous(), h[::stride].contiguous()
-            start, total = run(lambda c: lagrangian.weighted_step(some, its, c, lam), start, self.iterations)
-        code, iterations = run(lambda c: lagrangian.weighted_step(w, h, c, lam), start, self.iterations, block=1)
+            start, total = run(lambda c: lagrangian.weighted_step(some, its, c, lam, shift), start, self.iterations)
+        code, iterations = run(lambda c: lagrangian.weighted_step(w, h, c, lam, shift), start, self.iterations, block=1)
         symbols = lagrangian.assign(w, h, code.codebook, code.price(lam))
         return _finish(source, scalar.from_symbols(source, symbols, code.codebook.numel()), lam, total + iterations)
 
@@ -167,13 +167,16 @@ def _nearest_code(source: Source, codebook: Tensor) -> Code:
 def _grid_code(source: Source, width: float, zero: Literal["center", "edge"]) -> Code:
     """The means of the cells of a uniform grid of that step."""
     low, high = scalar.extremes(source)
+    line = scalar.line(source)
+    if low == high:  # one cell, wherever a grid's thresholds are
+        return Code(line.points[:1].double(), line.count[-1:], line.count.new_tensor(math.inf))
     half = 0.5 if zero == "center" else 0.0
     first, last = (math.floor(end / width + half) for end in (low, high))
     edges = (torch.arange(first + 1, last + 1, dtype=torch.float64, device=source.device) - half) * width
-    line = scalar.line(source)
-    count, h, hw, _ = line.sums(line.cut(edges))
+    positions = line.cut(edges)
+    count, h, hw, _ = line.sums(positions)
     used = count > 0
-    return Code((line.shift + hw / h)[used], count[used], count.new_tensor(math.inf))
+    return Code(line.means(positions, h, hw)[used], count[used], count.new_tensor(math.inf))
 
 
 def _mean_h(source: Source) -> float:

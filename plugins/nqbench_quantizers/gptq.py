@@ -42,7 +42,7 @@ from nqbench.api.philox import unit_dither
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import feedback
 from nqbench_quantizers.feedback import Rows
-from nqbench_quantizers.steps import FORMER_STEPS, step_scales
+from nqbench_quantizers.steps import FORMER_STEPS, SMALLEST_STEP, beside_constants, step_scales, steps_of
 
 _LARGEST_LEVEL = 1 << 23
 _MOST_PRICED = 1 << 16
@@ -99,6 +99,9 @@ class GPTQ(
         return self.dither
 
     def quantize(self, source: Source) -> Quantized:
+        return beside_constants(source, self._quantize) if self.granularity == "layer" else self._quantize(source)
+
+    def _quantize(self, source: Source) -> Quantized:
         moments = self.needs(source, SecondMoments)
         steps = self._steps(source)
         parts, error, power = [], 0.0, 0.0
@@ -129,10 +132,9 @@ class GPTQ(
 
     def _steps(self, source: Source) -> Tensor:
         """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""
-        steps = (self.step * step_scales(source, self.granularity)).float().expand(len(source.tensors))
-        if bool((steps == 0).any()):
+        if self.step < SMALLEST_STEP:
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
-        return steps
+        return steps_of(self.step, step_scales(source, self.granularity)).expand(len(source.tensors))
 
     def _tensor(
         self, source: Source, tensor: SourceTensor, h: Tensor, step: float

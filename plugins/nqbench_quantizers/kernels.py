@@ -162,7 +162,7 @@ def _nearest(w: float, edges: Array, low: float, scale: float, lut: Array) -> An
     """Number of edges below w; the table is that of ``nqbench.api.toolkit.passes.lookup``."""
     size = lut.size - 1
     c = (w - low) * scale
-    cell = 0 if c < 0.0 else (size - 1 if c >= size else int(c))
+    cell = 0 if not c > 0.0 else (size - 1 if c >= size else int(c))
     a, b = lut[cell], lut[cell + 1]
     while a < b:
         m = (a + b) >> 1

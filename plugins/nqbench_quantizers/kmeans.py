@@ -105,7 +105,7 @@ def step(line: scalar.Line, codebook: Tensor, held: Tensor) -> tuple[Tensor, Ten
     _, h, hw, hww = line.sums(positions)
     c = codebook - line.shift
     distortion = (hww - 2 * c * hw + c * c * h).sum()
-    return centroids(h, hw, line.shift, codebook, held), distortion
+    return torch.where(held, codebook, line.means(positions, h, hw, codebook)), distortion
 
 
 def centroids(h: Tensor, hw: Tensor, shift: float, codebook: Tensor, held: Tensor) -> Tensor:

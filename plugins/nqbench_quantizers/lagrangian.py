@@ -36,12 +36,11 @@ def step(line: scalar.Line, code: Code, lam: float) -> Code:
     count of 0, so that no shape depends on the data."""
     positions = line.cut(edges(code.codebook, code.price(lam)))
     count, h, hw, hww = line.sums(positions)
-    return Code(_means(h, hw, line.shift, code.codebook), count, _objective(count, h, hw, hww, lam))
+    return Code(line.means(positions, h, hw, code.codebook), count, _objective(count, h, hw, hww, lam))
 
 
-def weighted_step(weights: Tensor, h: Tensor, code: Code, lam: float) -> Code:
-    """Weighted: every weight to its own argmin, then means and counts."""
-    shift = float(code.codebook.mean())
+def weighted_step(weights: Tensor, h: Tensor, code: Code, lam: float, shift: float) -> Code:
+    """Weighted: every weight to its own argmin, then means and counts. shift: ``scalar.offset`` of the source."""
     count, total, hw, hww = assign_and_sum(weights, h, code.codebook, code.price(lam), shift)
     return Code(_means(total, hw, shift, code.codebook), count, _objective(count, total, hw, hww, lam))
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, dither, gaussian_step, scalar
 from nqbench_quantizers import points
+from nqbench_quantizers.steps import steps_of
 
 _DITHERS = 16
 _VECTORS = 1 << 19
@@ -62,13 +63,16 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
 
     def absolute_step(self, source: Source) -> float:
         """The step in the weights' unit, as a float32 number."""
-        step = self.step * ((scalar.moments(source)[1] or 1.0) if self.unit == "std" else 1.0)
-        step = float(torch.tensor(step, dtype=torch.float32))
+        if self.unit == "std":
+            return float(steps_of(self.step, torch.tensor(scalar.moments(source)[1], dtype=torch.float64)))
+        step = float(torch.tensor(self.step, dtype=torch.float32))
         if not 0 < step < math.inf:
             raise BadInput(f"a step of {self.step:g} cannot be written as a float32 number")
         return step
 
     def _quantize(self, source: Source, seed: int | None) -> Quantized:
+        if self.unit == "std" and scalar.moments(source)[1] == 0:
+            return self._constant(source, scalar.extremes(source)[0])
         step = self.absolute_step(source)
         u = None if seed is None else dither(seed, step, -(-source.n // self.d), source.device)
         grid = points.grid((source.weights, *scalar.extremes(source)), u, step, self.d, self.zero)
@@ -87,6 +91,13 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
             form="lookup" if seed is None else "dithered",
             statistics=figures,
         )
+
+    def _constant(self, source: Source, value: float) -> Quantized:
+        """A source of deviation 0 has no step in deviations: its one value is the one point, and nothing is drawn."""
+        codebook = torch.full((1, self.d) if self.d > 1 else (1,), value, dtype=torch.float32, device=source.device)
+        symbols = torch.zeros(-(-source.n // self.d), dtype=torch.int32, device=source.device)
+        figures = {"codewords": 1.0, "entropy": 0.0}
+        return Quantized(symbols, 1, source.sizes, {"codebook": codebook}, statistics=figures)
 
 
 class RandomizedLattice(Lattice, name="randomized-lattice", paper="arXiv:1802.02271, section 3; Ziv 1985"):

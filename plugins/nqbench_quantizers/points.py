@@ -58,7 +58,8 @@ def grid(
     reach = 1.0 if u is None else 1.5  # in steps: half a cell, the dither, and what float32 rounds away
     first = np.floor(min(low, 0.0) / step - reach) if weights.numel() % d else np.floor(low / step - reach)
     last = np.ceil(max(high, 0.0) / step + reach) if weights.numel() % d else np.ceil(high / step + reach)
-    if not last - first < 1 << 30:
+    # beyond 2^53 grid indices are not whole numbers any more
+    if not (last - first < 1 << 30 and max(abs(first), abs(last)) < 1 << 53):
         raise BadInput(f"a step of {step:g} is too small for weights up to {max(-low, high):g}: take a larger step")
     return Grid(weights, u, step, d, zero, int(first), int(last - first) + 1)
 

@@ -168,7 +168,7 @@ def alternate(source: Source, table: Tensor) -> float:
     line = scalar.line(source)
     largest = max(abs(x) for x in scalar.extremes(source))
     if largest == 0.0:
-        return 1.0
+        return 1.0 if 0.0 in table else 0.0
     count = max(32, min(_STARTS, _QUERIES // table.numel()))
     exponents = torch.linspace(1.0, -_OCTAVES, count, dtype=torch.float64, device=table.device)
     scales = largest / float(table.abs().max()) * 2.0**exponents
@@ -177,8 +177,10 @@ def alternate(source: Source, table: Tensor) -> float:
     for iterations, survivors in ((8, 16), (60, 1)):
         for _ in range(iterations):
             scales, gain = rescale(line, table, scales)
-        scales = scales[gain.argsort(descending=True, stable=True)[:survivors]]
-    return float(scales[0])
+        order = gain.argsort(descending=True, stable=True)[:survivors]
+        scales, gain = scales[order], gain[order]
+    # where no scale lowers the error (a codebook of one sign, weights of the other) all is 0
+    return float(scales[0]) if float(gain[0]) > 0 or 0.0 in table else 0.0
 
 
 def rescale(line: scalar.Line, table: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

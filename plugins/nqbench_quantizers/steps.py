@@ -1,25 +1,132 @@
-"""The sizes of the levels' steps, one for all tensors or one for each."""
+"""The sizes of the levels' steps, one for all tensors or one for each; and tensors of one value, which have no step.
+
+A tensor whose weights are all the same has a standard deviation of 0, and nothing follows from it. Under steps in
+standard deviations it takes no part in the quantization: some level L that the others use is its symbol, and its own
+scale c / L makes that level its value c, to the last bit or one rounding from it. Under a dither, which is added to
+each level, it is within half of its step, |c| / 2L, and a tensor of zeros is exact.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nqbench.api import Former, Source, scalar
+from nqbench.api import Diagonal, Former, Quantized, SecondMoments, Source, SourceTensor, scalar
+from nqbench.api.quantized import GRIDS
 
 FORMER_STEPS = Former("granularity", {"shared": "global", "std": "layer"})
 """What the parameter ``granularity`` of a grid was called, and said, before."""
+SMALLEST_STEP = 2.0**-149
+"""The smallest float32 number: a step that would be smaller is this, of which every weight is a multiple."""
+_LEVELS = 1 << 10  # levels that are looked at, at either end
 
 
 def step_scales(source: Source, granularity: Literal["global", "layer"]) -> Tensor:
     """(1,) or, for ``layer``, (tensors,) float64 on the CPU: what each tensor's step is a multiple of.
 
-    1, or the standard deviation of the tensor's weights; that of all weights where it has none.
-    """
+    1, or the standard deviation of the tensor's weights; of tensors without weights 1."""
     if granularity == "global":
         return torch.ones(1, dtype=torch.float64)
-    std = [scalar.moments(Source(source.weights[t.start : t.stop]))[1] if t.size else 0.0 for t in source.tensors]
-    shared = scalar.moments(source)[1] or 1.0
-    return torch.tensor([s or shared for s in std], dtype=torch.float64)
+    std = [scalar.moments(_alone(source, t))[1] if t.size else 1.0 for t in source.tensors]
+    return torch.tensor(std, dtype=torch.float64)
+
+
+def steps_of(step: float, scales: Tensor) -> Tensor:
+    """float32 multiples of the scales, none of them rounded to 0."""
+    return (step * scales).clamp_min(SMALLEST_STEP).float()
+
+
+def beside_constants(source: Source, quantize: Callable[[Source], Quantized]) -> Quantized:
+    """``quantize`` of the tensors that have a deviation, with a scale a tensor; the others beside them."""
+    fixed = [_value(source, t) for t in source.tensors]
+    if all(value is None for value in fixed):
+        return quantize(source)
+    values = [0.0 if value is None else value for value in fixed]
+    if all(value is not None or not t.size for value, t in zip(fixed, source.tensors, strict=True)):
+        symbols = torch.zeros(source.n, dtype=torch.int32, device=source.device)
+        step = torch.tensor(values, dtype=torch.float32, device=source.device)
+        figures = {"entropy": 0.0}
+        return Quantized(symbols, 1, source.sizes, {"step": step}, {"offset": 1}, "grid", statistics=figures)
+    return _put_beside(source, fixed, quantize(_others(source, fixed)))
+
+
+def _alone(source: Source, tensor: SourceTensor) -> Source:
+    return Source(source.weights[tensor.start : tensor.stop])
+
+
+def _value(source: Source, tensor: SourceTensor) -> float | None:
+    """The value of all the tensor's weights; None where they differ, or there are none."""
+    if not tensor.size:
+        return None
+    low, high = source.weights[tensor.start : tensor.stop].aminmax()
+    return float(low) if bool(low == high) else None
+
+
+def _others(source: Source, fixed: list[float | None]) -> Source:
+    """The source with the tensors of one value emptied, which keeps every tensor's place."""
+    tensors, kept, start = [], [], 0
+    for tensor, value in zip(source.tensors, fixed, strict=True):
+        size = tensor.size if value is None else 0
+        mask = tensor.mask if value is None else torch.zeros(tensor.shape, dtype=torch.bool, device=source.device)
+        tensors.append(replace(tensor, start=start, stop=start + size, mask=mask))
+        kept.append(slice(tensor.start, tensor.start + size))
+        start += size
+    sensitivity = source.sensitivity
+    if isinstance(sensitivity, Diagonal):
+        sensitivity = Diagonal(torch.cat([sensitivity.values[at] for at in kept]))
+    weights = torch.cat([source.weights[at] for at in kept])
+    assert sensitivity is None or isinstance(sensitivity, Diagonal | SecondMoments)
+    return Source(weights, tuple(tensors), sensitivity, None, source.rate, source.seed)
+
+
+def _put_beside(source: Source, fixed: list[float | None], q: Quantized) -> Quantized:
+    q = _with_a_level(q)
+    name = "step" if q.form in GRIDS else "scale"
+    scales = q.parameters[name] if name in q.parameters else q.side[name]
+    assert isinstance(scales, Tensor)
+    symbols, own = _levels(q)
+    parts = list(torch.split(q.symbols, list(q.sizes)))
+    scales = scales.clone()
+    for index, (tensor, value) in enumerate(zip(source.tensors, fixed, strict=True)):
+        if value is not None:
+            place, scales[index] = _exact(value, own)
+            parts[index] = symbols[place].expand(tensor.size)
+    held = {**q.parameters, name: scales} if name in q.parameters else q.parameters
+    side = q.side if name in q.parameters else {**q.side, name: scales}
+    return replace(q, symbols=torch.cat(parts), sizes=source.sizes, parameters=held, side=side)
+
+
+def _with_a_level(q: Quantized) -> Quantized:
+    """The result, with a level of 1 more where it has none but 0."""
+    if bool((_levels(q)[1] != 0).any()):
+        return q
+    if q.form in GRIDS:
+        return replace(q, alphabet=q.alphabet + 1)
+    more = {name: torch.cat([v, v.new_ones(1)]) if name == "codebook" else v for name, v in q.parameters.items()}
+    held = {name: torch.cat([v, v.new_zeros(1)]) if name == "codebook" else v for name, v in q.held.items()}
+    return replace(q, alphabet=q.alphabet + 1, parameters=more, held=held)
+
+
+def _levels(q: Quantized) -> tuple[Tensor, Tensor]:
+    """(s,) int32 symbols at either end of the alphabet, and their (s,) float32 levels before the scale."""
+    device = q.symbols.device
+    ends = torch.arange(min(_LEVELS, q.alphabet), dtype=torch.int32, device=device)
+    symbols = torch.unique(torch.cat([ends, q.alphabet - 1 - ends]))
+    if q.form in GRIDS:
+        return symbols, symbols.float() + float(q.side["offset"])
+    table = q.table
+    assert table is not None
+    return symbols, table[symbols.long()]
+
+
+def _exact(value: float, levels: Tensor) -> tuple[int, Tensor]:
+    """Which level becomes the value, by which scale: the largest that gives it exactly, or else the largest."""
+    wanted = levels.new_tensor(value)
+    scales = torch.where(levels != 0, wanted / torch.where(levels != 0, levels, 1.0), 0.0)
+    exact = (scales * levels == wanted) & (levels != 0)
+    place = int(torch.where(exact if bool(exact.any()) else levels != 0, levels.abs(), -1.0).argmax())
+    return place, scales[place]

@@ -15,6 +15,7 @@ codebook of w / sigma_t, and sum h sigma_t^2 (w / sigma_t - c_j)^2 is what its m
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Diagonal, Knob, Quantized, Quantizer, Source, chunks, gaussian_step, scalar
 from nqbench.api.chunks import CHUNK, in_chunks
-from nqbench_quantizers.steps import FORMER_STEPS, step_scales
+from nqbench_quantizers.steps import FORMER_STEPS, SMALLEST_STEP, beside_constants, step_scales, steps_of
 
 _LARGEST_CELL = 1 << 23  # (cell + 1/2) is exact in float32 up to here
 
@@ -64,9 +65,15 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
+        middle = self.centroids == "middle" and self.k is not None
+        if self.granularity == "layer" or (middle and scalar.moments(source)[1] == 0):
+            return beside_constants(source, self._quantize)
+        return self._quantize(source)
+
+    def _quantize(self, source: Source) -> Quantized:
         scales = step_scales(source, self.granularity)
         step = self._step(source, scales)
-        steps = (step * scales).float()
+        steps = steps_of(step, scales)
         cell, low, high = grid_cells(source, steps.double().tolist(), self.zero)
         count = high - low + 1
         scalar.check_alphabet(count, "take a larger step")
@@ -77,8 +84,9 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
             parameters = {"step": steps.to(source.device)}
             return Quantized(cell, count, source.sizes, parameters, {"offset": offset}, form="grid")
         if self.granularity == "layer":
-            return _with_scales(source, cell, count, scales)
-        q = scalar.from_symbols(source, cell, count)
+            q = _with_scales(source, cell, count, steps_of(1.0, scales))
+        else:
+            q = scalar.from_symbols(source, cell, count)
         return self._hold_zero(q, cell, -low) if self.fixed_zero and low <= 0 <= high else q
 
     def knob(self, source: Source) -> Knob:
@@ -113,18 +121,17 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
         held = torch.zeros(table.numel(), dtype=torch.bool, device=table.device)
         held[symbol] = True
         figures = {k: v for k, v in q.statistics.items() if k != "distortion"}
-        return Quantized(
-            q.symbols, q.alphabet, q.sizes, {"codebook": table}, held={"codebook": held}, statistics=figures
-        )
+        return replace(q, parameters={"codebook": table}, held={"codebook": held}, statistics=figures)
 
 
 def _with_scales(source: Source, cell: Tensor, count: int, scales: Tensor) -> Quantized:
     sizes = torch.tensor(source.sizes)
-    spread = scales.float().repeat_interleave(sizes).to(source.device)
-    h = spread.square() if source.h is None else source.h * spread.square()
-    relative = Source(source.weights / spread, source.tensors, Diagonal(h))
+    spread = scales.repeat_interleave(sizes).to(source.device)
+    h = spread.double().square() if source.h is None else source.h * spread.double().square()
+    # in units of its mean: as it is, float32 may not hold it
+    relative = Source(source.weights / spread, source.tensors, Diagonal(h / h.mean()))
     q = scalar.from_symbols(relative, cell, count)
-    side = {"scale": scales.float().to(source.device)}
+    side = {"scale": scales.to(source.device)}
     return Quantized(q.symbols, q.alphabet, q.sizes, q.parameters, side, statistics=q.statistics)
 
 
@@ -174,7 +181,7 @@ def step_for(low: float, high: float, k: int, zero: Literal["center", "edge"]) -
         return float(np.float32(abs(high))) or 1.0
 
     def count(step: float) -> int:
-        at = float(np.float32(step))
+        at = max(float(np.float32(step)), SMALLEST_STEP)
         return _index(high, at, zero) - _index(low, at, zero) + 1
 
     short, enough = (high - low) / k, (high - low) / (k - 1)
@@ -185,4 +192,4 @@ def step_for(low: float, high: float, k: int, zero: Literal["center", "edge"]) -
     while enough - short > 1e-6 * enough:
         middle = (short + enough) / 2
         short, enough = (short, middle) if count(middle) <= k else (middle, enough)
-    return float(np.float32(enough))
+    return max(float(np.float32(enough)), SMALLEST_STEP)

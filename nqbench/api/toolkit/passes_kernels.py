@@ -29,9 +29,10 @@ def lookup_start(edges: Array, low: float, scale: float, lut: Array) -> None:
 
 @jit
 def _cell(w: float, low: float, scale: float, size: int) -> int:
-    """The cell of a uniform grid of ``size`` cells, clamped to its ends. Monotone in w, and that is all that counts."""
+    """The cell of a uniform grid of ``size`` cells, clamped to its ends. Monotone in w, and that is all that counts.
+    Edges may be infinite: then scale is 0, and all is in the first cell."""
     c = (w - low) * scale
-    if c < 0.0:
+    if not c > 0.0:  # nan too
         return 0
     if c >= size:
         return size - 1

@@ -62,6 +62,18 @@ class Line:
         h = count if self.h is self.count else torch.diff(self.h[positions])
         return count, h, torch.diff(self.hw[positions]), torch.diff(self.hww[positions])
 
+    def means(self, positions: Tensor, h: Tensor, hw: Tensor, otherwise: Tensor | None = None) -> Tensor:
+        """(k,) float64 shift + hw / h of the cells between positions, each among its own points however the sums were
+        rounded: beside one huge weight, differences of running sums say little of small ones. ``otherwise``: what an
+        empty cell has; None: any number."""
+        last = self.points.numel() - 1
+        low = self.points[positions[:-1].clamp_max(last)].double()
+        high = self.points[(positions[1:] - 1).clamp_min(0)].double()
+        weighed = h > 0
+        mean = torch.where(weighed, self.shift + hw / torch.where(weighed, h, 1.0), (low + high) / 2)
+        mean = torch.minimum(torch.maximum(mean, low), high)
+        return mean if otherwise is None else torch.where(positions[1:] > positions[:-1], mean, otherwise)
+
 
 def line(source: Source) -> Line:
     """The source's ``Line``, weighted by its diagonal sensitivity where it has one; computed once."""
@@ -104,6 +116,8 @@ def _summary(source: Source) -> tuple[float, float, float, float]:
     # the squares about the whole mean, from those about each part's [Chan, Golub, LeVeque 1983]
     squares = math.fsum(part[3] + size * (part[2] - mean) ** 2 for size, part in zip(sizes, parts, strict=True))
     low, high = min(part[0] for part in parts), max(part[1] for part in parts)
+    if low == high:  # the sum of n equal numbers need not be n times one of them
+        return low, high, low, 0.0
     return low, high, mean, math.sqrt(squares / source.n)
 
 

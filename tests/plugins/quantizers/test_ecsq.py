@@ -94,7 +94,7 @@ def test_the_objective_never_rises(weighted: bool) -> None:
         for _ in range(40):
             if weighted:
                 assert source.h is not None
-                code = lagrangian.weighted_step(w, source.h, code, lam)
+                code = lagrangian.weighted_step(w, source.h, code, lam, 0.0)
             else:
                 code = lagrangian.step(line, code, lam)
             used = code.counts > 0
@@ -154,7 +154,7 @@ def test_the_weighted_step_with_unit_sensitivities_is_the_unweighted_one() -> No
     source, lam = Source(w), 0.01
     start = ECSQ(lam=lam)._starts(source, lam)[0]
     ours = lagrangian.step(scalar.line(source), start, lam)
-    theirs = lagrangian.weighted_step(w, torch.ones_like(w), start, lam)
+    theirs = lagrangian.weighted_step(w, torch.ones_like(w), start, lam, 0.0)
     torch.testing.assert_close(ours.counts, theirs.counts)
     torch.testing.assert_close(ours.codebook, theirs.codebook)
     torch.testing.assert_close(ours.j, theirs.j)
