@@ -2,8 +2,8 @@
 
 A tensor whose weights are all the same has a standard deviation of 0, and nothing follows from it. Under steps in
 standard deviations it takes no part in the quantization: some level L that the others use is its symbol, and its own
-scale c / L makes that level its value c, to the last bit or one rounding from it. Under a dither, which is added to
-each level, it is within half of its step, |c| / 2L, and a tensor of zeros is exact.
+scale c / L makes that level its value c, exactly or one rounding (of scale or value) away. Under a dither, which is
+added to each level, it is within half of its step, |c| / 2L, and a tensor of zeros is exact.
 """
 
 from __future__ import annotations
@@ -124,9 +124,10 @@ def _levels(q: Quantized) -> tuple[Tensor, Tensor]:
 
 
 def _exact(value: float, levels: Tensor) -> tuple[int, Tensor]:
-    """Which level becomes the value, by which scale: the largest that gives it exactly, or else the largest."""
+    """Which level becomes the value, by which scale: the one that gives it best, of equals the largest."""
     wanted = levels.new_tensor(value)
-    scales = torch.where(levels != 0, wanted / torch.where(levels != 0, levels, 1.0), 0.0)
-    exact = (scales * levels == wanted) & (levels != 0)
-    place = int(torch.where(exact if bool(exact.any()) else levels != 0, levels.abs(), -1.0).argmax())
+    used = levels != 0
+    scales = torch.where(used, wanted / torch.where(used, levels, 1.0), 0.0)
+    error = torch.where(used, (scales * levels - wanted).abs(), torch.inf)
+    place = int(torch.where(error == error.min(), levels.abs(), -1.0).argmax())
     return place, scales[place]

@@ -193,7 +193,8 @@ def _one_value_stays(quantizer: Quantizer, source: Source, parts: Sequence[Tenso
             if fields.get("dither") and not alone and float(wanted[0]) != 0:
                 room = 0.51 * float(wanted[0].abs())  # of its own step: the dither is added to its level
             elif quantizer.name in ("fixed", "powers-of-two") or (each and not alone):
-                room = 2.0**-22 * float(wanted[0].abs()) + 2.0**-149  # a scale times a level: two roundings
+                # two roundings: of a scale, which may be tiny, and of its product with a level, 2^24 at most
+                room = 2.0**-22 * float(wanted[0].abs()) + 2.0**-125
             else:
                 room = 0.0
             if quantizer.name == "fixed" and float(wanted[0]) < 0 and min(fields["codebook"]) >= 0:
