@@ -109,7 +109,9 @@ class Source:
         if not (low >= -LARGEST_WEIGHT and high <= LARGEST_WEIGHT):
             bad = int(torch.nonzero(~(weights.abs() <= LARGEST_WEIGHT))[0, 0])
             most = f"weights must be finite, and at most {LARGEST_WEIGHT:.2g} in size"
-            raise BadInput(f"weight {bad} is {float(weights[bad]):g}: {most}")
+            owner = next((t for t in self.tensors if t.start <= bad < t.stop and t.name), None)
+            place = f"weight {bad}" if owner is None else f"weight {bad - owner.start} of '{owner.name}'"
+            raise BadInput(f"{place} is {float(weights[bad]):g}: {most}")
         object.__setattr__(self, "weights", weights)
         if not self.tensors:
             whole = SourceTensor("", (weights.numel(),), 0, weights.numel())

@@ -47,6 +47,13 @@ SUITE = "compress"
 @click.option("--suite", default=SUITE, show_default=True, help="The methods that are tried: a suite with a target.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Worker processes.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--nonfinite",
+    default="refuse",
+    show_default=True,
+    type=click.Choice(["refuse", "store"]),
+    help="nan and inf in tensors that are only stored: refuse the network, or store them as they are.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(
     model: str,
@@ -66,6 +73,7 @@ def command(
     suite: str,
     jobs: int,
     device: str,
+    nonfinite: str,
     force: bool,
 ) -> None:
     """Compress a trained network into one .nqz file: the smallest found whose metric falls by at most --max-drop.
@@ -102,6 +110,7 @@ def command(
     sets += [f"target.{field}={value}" for field, value in goal.items()]
     sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
+    sets += [f"nonfinite={nonfinite}"]
     folder = work or Path("reports") / SUITE / target.stem
     result = run_suite(suite, folder, sets=sets, jobs=jobs, device=device, progress=shown(), budget=seconds)
     interrupted = result.outcome == "interrupted"

@@ -15,6 +15,7 @@ from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
+from nqbench.pipeline.checks import Odd, check_state, odd_numbers
 
 
 @dataclass(eq=False)
@@ -41,7 +42,9 @@ class Network:
     def load(model: Model, device: torch.device) -> Network:
         """The model's trained network, with its moments. Raises what the model raises, or BadInput."""
         with networks_read() as stored:
-            module, moments = model.load(device).eval(), model.moments(device)
+            module = model.load(device).eval()
+            check_state(model.name, module)
+            moments = model.moments(device)
         return replace(Network.of(model, module), moments=moments, stored=stored)
 
     @staticmethod
@@ -82,12 +85,16 @@ class Network:
     @cached_property
     def spare(self) -> nn.Module:
         """A second network, whose weights come and go."""
-        return copy.deepcopy(self.module)
+        return copied(self.module)
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """The trained state, aliases left out (not copies: do not write to them)."""
         return {n: t for n, t in self.module.state_dict().items() if n not in self.aliases}
+
+    @cached_property
+    def odd(self) -> tuple[Odd, ...]:
+        return odd_numbers(self.state, self.names)
 
     @property
     def raw(self) -> list[str]:
@@ -108,7 +115,7 @@ class Network:
 
     def variant(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A fresh copy of the network with another state."""
-        module = copy.deepcopy(self.module)
+        module = copied(self.module)
         fill(module, state)
         return module
 
@@ -119,6 +126,16 @@ class Network:
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and module.track_running_stats:
                 found.append((f"{name}." if name else "", module))
         return found
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A network of its own. What layers keep of their last forward pass (``torch.nn.utils.weight_norm`` keeps a whole
+    weight) is let go of its graph, which cannot be copied."""
+    for layer in module.modules():
+        for name, value in vars(layer).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                setattr(layer, name, value.detach())
+    return copy.deepcopy(module)
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from nqbench.api import BadInput, Coder, Pruned, Pruner, Quantizer, Sensitivity,
 from nqbench.api.plain import all_plain
 from nqbench.api.toolkit.content import content_hash
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
-from nqbench.pipeline.network import Network
+from nqbench.pipeline.checks import check_numbers
+from nqbench.pipeline.network import Network, copied
 
 if TYPE_CHECKING:
     from nqbench.pipeline.context import Context
@@ -36,7 +36,7 @@ def content_of_network(network: Network) -> str:
 
 def prune(context: Context) -> Pruned:
     network, pruner = network_of(context), context.plugin(context.trial.pruner, Pruner)
-    task = task_of(context, copy.deepcopy(network.module), network.unpruned, workdir=context.workdir)
+    task = task_of(context, copied(network.module), network.unpruned, workdir=context.workdir)
     with context.watch.stage("prune"):
         return _checked(pruner.prune(task), network, pruner.name)
 
@@ -58,6 +58,7 @@ def sense(context: Context) -> dict[str, Tensor]:
 def network_of(context: Context) -> Network:
     found = context.result("load")
     assert isinstance(found, Network)
+    check_numbers(context.model.name, found.odd, context.trial.nonfinite)
     return found
 
 

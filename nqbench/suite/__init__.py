@@ -23,6 +23,7 @@ be left out::
     seeds: [0, 1, 2]                    # only for methods that draw; the others run once
     unquantized: float32                # float32 | float16 | uint8: other parameters; float16-all: buffers too
     fold_batchnorm: false
+    nonfinite: refuse                   # or store: nan and inf in tensors that are only stored stay what they are
     loss_increase: false                # record the predicted and the measured increase of the training loss
     measure: {repeats: 7, warmup: 1, exclusive: true, rounds: 1}  # rounds: passes over the trials, samples interleaved
     timeout: 600                        # seconds a trial; or by stage: {trial: 600, quantize: 60}; stages: load, prune,

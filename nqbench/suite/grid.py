@@ -14,7 +14,7 @@ from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.registry import Registry
 from nqbench.suite.chain import shares, uses_seed
-from nqbench.suite.trial import Choice, Trial, Unquantized
+from nqbench.suite.trial import Choice, Nonfinite, Trial, Unquantized
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Grid:
     unquantized: Sequence[Unquantized]
     fold_batchnorm: Sequence[bool]
     loss_increase: bool
+    nonfinite: Nonfinite = "refuse"
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Expansion:
             seed, positions, streams, coder, unquantized, fold = values[len(axes) :]
             yield Trial(
                 model, quantizer, coder, None, pruner, sensitivity, granularity, training, positions, streams, seed,
-                unquantized, fold, g.loss_increase,
+                unquantized, fold, g.loss_increase, g.nonfinite,
             )  # fmt: skip
 
     def _codec_trials(self, g: Grid) -> Iterator[Trial]:
@@ -104,7 +105,7 @@ class Expansion:
             model, pruner, codec, seed, unquantized, fold = values
             yield Trial(
                 model, codec=codec, pruner=pruner, seed=seed, unquantized=unquantized, fold_batchnorm=fold,
-                loss_increase=g.loss_increase,
+                loss_increase=g.loss_increase, nonfinite=g.nonfinite,
             )  # fmt: skip
 
     def _impossible(self, trial: Trial) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from nqbench.registry import did_you_mean
 from nqbench.suite.chain import TRIAL
 from nqbench.suite.document import Document, KeyPath, SuiteError
-from nqbench.suite.trial import Unquantized
+from nqbench.suite.trial import Nonfinite, Unquantized
 
 
 def _listed(value: Any) -> Any:
@@ -53,6 +53,7 @@ class Axes(Strict):
     unquantized: Annotated[list[Unquantized], BeforeValidator(_listed), Field(min_length=1)] = ["float32"]
     fold_batchnorm: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
     loss_increase: bool = False
+    nonfinite: Nonfinite = "refuse"
 
 
 class Measure(Strict):

@@ -210,6 +210,7 @@ def _grid(reader: Reader, axes: dict[str, Any], roots: dict[str, KeyPath]) -> Gr
         unquantized=each_once(axes["unquantized"]),
         fold_batchnorm=each_once(axes["fold_batchnorm"]),
         loss_increase=axes["loss_increase"],
+        nonfinite=axes["nonfinite"],
     )
 
 

@@ -13,6 +13,8 @@ from nqbench.registry import Registry
 Unquantized = Literal["float32", "float16", "uint8", "float16-all", "uint8-all"]
 """How tensors that are not quantized are stored (``nqbench.container.raw``)."""
 
+Nonfinite = Literal["refuse", "store"]
+
 
 @dataclass(frozen=True, order=True)
 class Choice:
@@ -42,8 +44,9 @@ class Trial:
 
     A place that has nothing to say is None: pruner (nothing pruned), sensitivity (none used), positions (nothing
     pruned, so nothing to write), quantizer and coder (a codec trial), codec (every other). training is a chain, () for
-    direct compression. seed is None where no plugin of the trial uses one. selected_on: the split that the search which
-    asked for the trial looks at; None: no search.
+    direct compression. seed is None where no plugin of the trial uses one. nonfinite: what becomes of nan and inf in
+    tensors that are only stored; it changes no figure, and is no part of the configuration. selected_on: the split that
+    the search which asked for the trial looks at; None: no search.
     """
 
     model: Choice
@@ -60,6 +63,7 @@ class Trial:
     unquantized: Unquantized = "float32"
     fold_batchnorm: bool = False
     loss_increase: bool = False
+    nonfinite: Nonfinite = "refuse"
     selected_on: Literal["train", "validation", "test"] | None = None
     tested: bool = True
     """Whether the test split is evaluated: a search that keeps it for the end does without until then."""

@@ -34,7 +34,7 @@ class Own(Model, name="own"):
     def load(self, device: torch.device) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return BUILDERS[self.network]().eval().to(device)
+            return BUILDERS[self.network]().eval()
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(1 if split == "test" else 2)

@@ -1,0 +1,96 @@
+"""A network that cannot be compressed is refused when it is loaded, in a line: tensor, place, value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from own_networks import BUILDERS, CLASSES, INPUTS, own_trial, run
+from torch import Tensor, nn
+
+from nqbench.api import BadInput
+from nqbench.container import read
+from nqbench.pipeline.decoder import Decoder
+from nqbench.registry import registry
+
+
+def _net(change: Callable[[nn.Sequential], object]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        net = nn.Sequential(nn.Linear(INPUTS, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES))
+        with torch.no_grad():
+            change(net)
+        return net
+
+    return build
+
+
+def _put(name: str, place: tuple[int, ...], value: float) -> Callable[[nn.Sequential], object]:
+    return lambda net: net.state_dict()[name].__setitem__(place, value)
+
+
+def _buffer(value: Tensor) -> Callable[[nn.Sequential], object]:
+    return lambda net: net.register_buffer("extra", value)
+
+
+class _Remembers(nn.Linear):
+    def get_extra_state(self) -> object:
+        return {"a": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        """Nothing is kept."""
+
+
+REFUSED = {
+    "0.weight, nan": (_put("0.weight", (2, 1), math.nan), r"'0.weight' has nan at \[2, 1\]: what is quantized"),
+    "2.weight, -inf": (_put("2.weight", (0, 4), -math.inf), r"'2.weight' has -inf at \[0, 4\]"),
+    "2.weight, -1e30": (_put("2.weight", (0, 4), -1e30), r"'2.weight' has -1e\+30 at \[0, 4\].*at most 1.2e\+18"),
+    "0.bias, inf": (_put("0.bias", (3,), math.inf), r"'0.bias' has inf at \[3\].*nonfinite: store"),
+    "1.weight, nan": (_put("1.weight", (0,), math.nan), r"'1.weight' has nan at \[0\]"),
+    "1.running_var, nan": (_put("1.running_var", (1,), math.nan), r"'1.running_var' has nan at \[1\]"),
+    "complex": (_buffer(torch.zeros(2, dtype=torch.complex64)), r"'extra' is complex64, which no file holds"),
+    "sparse": (_buffer(torch.eye(2).to_sparse()), r"'extra' is sparse_coo, expected a plain dense tensor"),
+    "meta": (_buffer(torch.zeros(2, device="meta")), r"'extra' is on the device meta"),
+    "lazy": (lambda net: net.append(nn.LazyLinear(3)), r"'3.weight' has no shape yet"),
+    "extra state": (lambda net: net.append(_Remembers(3, 3)), r"'3._extra_state' is no tensor but dict"),
+}
+BUILDERS |= {name: _net(change) for name, (change, _) in REFUSED.items()}
+BUILDERS["bias of 1e30"] = _net(_put("0.bias", (3,), 1e30))
+BUILDERS["mask of -inf"] = _net(_buffer(torch.full((3, 3), -math.inf).triu(1)))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_compressed_is_refused_with_its_place(decoder: Decoder, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=REFUSED[name][1]) as refused:
+        run(decoder, own_trial(name), tmp_path)
+    assert "\n" not in str(refused.value)
+    assert "model 'own'" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["0.bias, inf", "1.running_var, nan", "mask of -inf"])
+@pytest.mark.parametrize("unquantized", ["float32", "float16", "uint8-all"])
+def test_nan_and_inf_that_are_only_stored_stay_what_they_are_where_that_is_asked_for(
+    decoder: Decoder, tmp_path: Path, name: str, unquantized: str
+) -> None:
+    run(decoder, own_trial(name, nonfinite="store", unquantized=unquantized), tmp_path)
+    (path,) = tmp_path.iterdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = BUILDERS[name]().state_dict()
+    for key, tensor in read(path, registry()).tensors.items():
+        odd = ~torch.isfinite(own[key])
+        assert torch.equal(tensor[odd].nan_to_num(7.0), own[key][odd].nan_to_num(7.0))
+        assert bool(torch.isfinite(tensor[~odd]).all())
+
+
+def test_a_large_number_that_is_only_stored_is_stored(decoder: Decoder, tmp_path: Path) -> None:
+    run(decoder, own_trial("bias of 1e30", unquantized="float16"), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert float(read(path, registry()).tensors["0.bias"][3]) == float(torch.tensor(1e30))
+
+
+def test_what_is_to_be_stored_is_no_excuse_for_what_is_quantized(decoder: Decoder, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"'0\.weight' has nan"):
+        run(decoder, own_trial("0.weight, nan", nonfinite="store"), tmp_path)
