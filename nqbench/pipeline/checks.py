@@ -74,8 +74,8 @@ def check_numbers(model: str, odd: Sequence[Odd], nonfinite: Nonfinite) -> None:
         found = f"model '{model}': '{one.name}' has {one.value:g} at {list(one.place)}"
         if one.quantized:
             raise BadInput(
-                f"{found}: what is quantized must be finite, and at most {LARGEST_WEIGHT:.2g} in size; mend it, or leave "
-                "the tensor out of the model's compressible ones"
+                f"{found}: what is quantized must be finite, and at most {LARGEST_WEIGHT:.2g} in size; mend it, or "
+                "leave the tensor out of the model's compressible ones"
             )
         if nonfinite == "refuse":
             raise BadInput(f"{found}, which is only stored: if it is meant, nonfinite: store keeps it as it is")
