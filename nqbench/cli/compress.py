@@ -235,7 +235,9 @@ def _split(known: Registry, name: str, parameters: dict[str, object]) -> str:
 def _told(record: Record, target: Path) -> str:
     unit = f" {record.metric_unit}" if record.metric_unit else ""
     on = record.selected_on or "test"
-    lines = [f"{target}: {record.file_bytes:,} bytes, {record.file_ratio:.1f} times smaller than float32"]
+    ratio, own = record.file_ratio or 0.0, record.own_ratio or record.file_ratio or 0.0
+    narrower = "" if abs(own - ratio) < 0.01 * ratio else f", {own:.1f} times than the network as it is"
+    lines = [f"{target}: {record.file_bytes:,} bytes, {ratio:.1f} times smaller than float32{narrower}"]
     splits = ["test"] if record.metric is not None else []
     for split in dict.fromkeys([*splits, on]):
         name = record.metric_name if split == "test" else f"{split}.{record.metric_name}"
