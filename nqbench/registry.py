@@ -143,6 +143,14 @@ class Registry:
         except TypeError as error:
             raise BadInput(f"{kind} '{name}': parameters are numbers, strings and lists of them: {error}") from None
 
+    def sensitivity_of(self, pruner: Plugin | None) -> Sensitivity | None:
+        """The sensitivity that a pruner asks, with its defaults; None for any plugin that asks none. Raises
+        NotRegistered."""
+        named = pruner.sensed_by() if isinstance(pruner, Pruner) else None
+        found = None if named is None else self.make("sensitivity", named)
+        assert found is None or isinstance(found, Sensitivity)
+        return found
+
     def notify(self, hook: str, **arguments: Any) -> list[str]:
         """Call a hook of every package that implements it. One that raises stops neither the others nor the caller:
         the complaints come back, a line each."""

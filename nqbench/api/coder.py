@@ -17,8 +17,18 @@ from nqbench.api.plugin import Plugin
 class StreamTensor:
     """One tensor's part of a stream: symbols[start:stop], row-major, of the places where ``mask`` is True.
 
-    mask: bool array of ``shape``, or None where every place has a symbol. zero: the symbol that stands for exactly 0,
-    or None. In a stream of vectors (d > 1) the parts may share a symbol at their border; ``stop`` is then rounded up.
+    Args:
+        name: in the network's state.
+        shape: of the whole tensor.
+        start: of its symbols in the stream.
+        stop: their end. In a stream of vectors (d > 1) the parts may share a symbol at their border; it is then rounded
+            up.
+        zero: the symbol that stands for exactly 0, or None.
+        mask: bool array of ``shape``, or None where every place has a symbol.
+
+    Example:
+        >>> StreamTensor("fc.weight", (2, 3), 0, 4, mask=np.array([[1, 1, 0], [0, 1, 1]], bool)).stop
+        4
     """
 
     name: str
@@ -33,11 +43,18 @@ class StreamTensor:
 class StreamSpec:
     """All that a decoder knows of a stream before it reads it.
 
-    count: number of symbols; checked by the container against the file's own sizes and the caller's size limit, so a
-    decoder may allocate ``4 * count`` bytes, and no more than a small multiple of that. alphabet: symbols lie in
-    [0, alphabet), 1 <= alphabet <= 2^24. ordered: larger symbols stand for larger values. dimension: weights a symbol.
-    tensors: the parts in order. Of a stream of positions: the pruned tensors' shapes in order, each part empty
-    (start = stop = 0), since which symbols are whose only the positions know. May be empty (a stream of no tensor).
+    Args:
+        count: number of symbols; checked by the container against the file's own sizes and the caller's size limit, so
+            a decoder may allocate ``4 * count`` bytes, and no more than a small multiple of that.
+        alphabet: symbols lie in [0, alphabet), 1 <= alphabet <= 2^24.
+        ordered: larger symbols stand for larger values.
+        dimension: weights per symbol.
+        tensors: the parts in order; may be empty (a stream of no tensor). Of a stream of positions: the pruned tensors'
+            shapes in order, each part empty (start = stop = 0), since which symbols are whose only the positions know.
+
+    Example:
+        >>> StreamSpec(count=100, alphabet=16).dimension
+        1
     """
 
     count: int
@@ -49,7 +66,19 @@ class StreamSpec:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """symbols: (count,) int32, C-contiguous, in [0, spec.alphabet); checked once, here."""
+    """The symbols that a coder writes; checked once, here.
+
+    Args:
+        symbols: (count,) integers in [0, spec.alphabet); kept as C-contiguous int32.
+        spec: what the decoder will know.
+
+    Raises:
+        BadInput: another number of symbols than the spec says, or a symbol outside the alphabet.
+
+    Example:
+        >>> Stream.of([2, 0, 2], alphabet=3).counts.tolist()
+        [1, 0, 2]
+    """
 
     symbols: np.ndarray
     spec: StreamSpec
@@ -64,7 +93,16 @@ class Stream:
 
     @staticmethod
     def of(symbols: Sequence[int] | np.ndarray, alphabet: int, **spec: object) -> Stream:
-        """A stream of plain symbols."""
+        """A stream of plain symbols.
+
+        Args:
+            symbols: any integers in [0, alphabet).
+            alphabet: number of different symbols that there could be.
+            spec: further fields of ``StreamSpec``.
+
+        Returns:
+            The stream.
+        """
         array = np.asarray(symbols, dtype=np.int32).reshape(-1)
         return Stream(array, StreamSpec(array.size, alphabet, **spec))  # type: ignore[arg-type]
 
@@ -76,28 +114,72 @@ class Stream:
 
 @dataclass(frozen=True)
 class Encoded:
-    """table: what describes the code (counted as ``coder_table``). payload: the symbols."""
+    """What a coder writes.
+
+    Args:
+        table: what describes the code; its bytes are counted as ``coder_table``.
+        payload: the symbols.
+
+    Example:
+        >>> len(Encoded(b"", bytes(3)).payload)
+        3
+    """
 
     table: bytes
     payload: bytes
 
 
 class Coder(Plugin):
-    """symbols -> bytes, and back, exactly. Encoding is a pure function; decoding trusts nothing."""
+    """symbols -> bytes, and back, exactly. Encoding is a pure function; decoding trusts nothing.
+
+    Example:
+        >>> class Bytes(Coder, name="bytes"):
+        ...     def encode(self, stream):
+        ...         return Encoded(b"", stream.symbols.astype(np.uint8).tobytes())
+        ...     def decode(self, encoded, spec):
+        ...         return check_decoded(np.frombuffer(encoded.payload, np.uint8).astype(np.int32), spec)
+        >>> stream = Stream.of([3, 1, 2], alphabet=4)
+        >>> Bytes().decode(Bytes().encode(stream), stream.spec).tolist()
+        [3, 1, 2]
+    """
 
     kind: ClassVar[str] = "coder"
 
     def encode(self, stream: Stream) -> Encoded:
+        """Write the symbols.
+
+        Args:
+            stream: at least one symbol, or none.
+
+        Returns:
+            Table and payload; together with ``stream.spec`` they are all that ``decode`` gets.
+        """
         raise NotImplementedError
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
-        """(spec.count,) int32 in [0, spec.alphabet), or ``CorruptFile`` with the offset; whatever the bytes are."""
+        """Read the symbols again, whatever the bytes are.
+
+        Args:
+            encoded: table and payload, not to be trusted.
+            spec: what the file's header says, checked against its sizes.
+
+        Returns:
+            (spec.count,) int32 in [0, spec.alphabet).
+
+        Raises:
+            CorruptFile: with the offset, if it is known.
+        """
         raise NotImplementedError
 
     def rate(self, counts: np.ndarray) -> np.ndarray:
-        """(k,) float64 bits that each symbol costs when symbols occur ``counts`` (k,) times.
+        """The price of each symbol, for quantizers that minimize the rate.
 
-        Default: -log2 p, with one count added to each symbol so that an unseen one has a finite price.
+        Args:
+            counts: (k,) how often each symbol occurs.
+
+        Returns:
+            (k,) float64 bits. Default: -log2 p, with one count added to each symbol so that an unseen one has a finite
+                price.
         """
         smoothed = np.asarray(counts, dtype=np.float64) + 1.0
         return np.asarray(np.log2(smoothed.sum()) - np.log2(smoothed))
@@ -107,7 +189,18 @@ class Positions(Plugin):
     """How the places of pruned weights are written: masks -> a stream that a coder writes, and back.
 
     ``merges``: pruned weights become one more symbol of the weights' own stream, so that there is nothing to write
-    (``zero``); the core does the merging, refuses it for vectors (d > 1), and calls neither method.
+    (``zero``); the core does the merging, the plan leaves it out for vectors (d > 1), and neither method is called.
+
+    Example:
+        >>> class Bits(Positions, name="bits"):
+        ...     def to_stream(self, masks):
+        ...         return Stream.of(np.concatenate([m.reshape(-1) for m in masks]).astype(int), 2)
+        ...     def from_stream(self, symbols, shapes):
+        ...         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        ...         return [part.reshape(s) != 0 for part, s in zip(np.split(symbols, ends), shapes)]
+        >>> mask = np.array([[True, False]])
+        >>> Bits().from_stream(Bits().to_stream([mask]).symbols, [(1, 2)])[0].tolist()
+        [[True, False]]
     """
 
     kind: ClassVar[str] = "positions"
@@ -117,11 +210,29 @@ class Positions(Plugin):
     """Name of the coder that writes the positions; none: the trial's coder."""
 
     def to_stream(self, masks: Sequence[np.ndarray]) -> Stream:
-        """masks: bool arrays, True where a weight is kept, one per tensor in the file's order."""
+        """The masks as symbols.
+
+        Args:
+            masks: bool arrays, True where a weight is kept, one per tensor in the file's order.
+
+        Returns:
+            A stream for a coder.
+        """
         raise NotImplementedError
 
     def from_stream(self, symbols: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-        """The masks again, or ``CorruptFile``. symbols: (count,) int32 as decoded."""
+        """The masks again.
+
+        Args:
+            symbols: (count,) int32 as decoded.
+            shapes: of the pruned tensors, in the file's order.
+
+        Returns:
+            Bool arrays of these shapes.
+
+        Raises:
+            CorruptFile: the symbols are no masks of these shapes.
+        """
         raise NotImplementedError
 
     def max_count(self, shapes: Sequence[tuple[int, ...]]) -> int:
@@ -134,7 +245,23 @@ class Positions(Plugin):
 
 
 def check_decoded(symbols: np.ndarray, spec: StreamSpec) -> np.ndarray:
-    """A decoder's last line: int32, the right count, inside the alphabet, or ``CorruptFile``."""
+    """A decoder's last line: the right number of symbols, inside the alphabet.
+
+    Args:
+        symbols: what was decoded, of any integer dtype.
+        spec: what the file's header says.
+
+    Returns:
+        The symbols as C-contiguous int32.
+
+    Raises:
+        CorruptFile: another number, or a symbol outside the alphabet.
+
+    Example:
+        >>> check_decoded(np.array([1, 5]), StreamSpec(2, alphabet=4))
+        Traceback (most recent call last):
+        nqbench.api.errors.CorruptFile: a symbol lies outside [0, 4)
+    """
     if symbols.shape != (spec.count,):
         raise CorruptFile(f"{symbols.size} symbols where {spec.count} were expected")
     if symbols.size and (int(symbols.min()) < 0 or int(symbols.max()) >= spec.alphabet):

@@ -8,32 +8,69 @@ from __future__ import annotations
 
 
 class NqbenchError(Exception):
-    """Base of all errors whose text is meant for the user."""
+    """Base of all errors whose text is meant for the user.
+
+    Example:
+        >>> raise BadInput("step is 0: take a larger one")
+        Traceback (most recent call last):
+        nqbench.api.errors.BadInput: step is 0: take a larger one
+    """
 
 
 class Note(UserWarning):
-    """Something that was done and that the user should know, as a warning of one line (``warnings.warn``)."""
+    """Something that was done and that the user should know, as a warning of one line.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as notes:
+        ...     warnings.simplefilter("always")
+        ...     warnings.warn("2 buffers are stored as float16", Note)
+        >>> str(notes[0].message)
+        '2 buffers are stored as float16'
+    """
 
 
 class BadInput(NqbenchError, ValueError):
-    """A value handed to a plugin or to the core cannot be used (NaN weights, a wrong shape, a wrong device)."""
+    """A value handed to a plugin or to the core cannot be used: NaN weights, a wrong shape, a wrong device.
+
+    Example:
+        >>> issubclass(BadInput, ValueError)
+        True
+    """
 
 
 class DataMissing(NqbenchError):
-    """Data or weights are not at hand: the text names the file and the folder to put it in."""
+    """Data or weights are not at hand: the text names the file and the folder to put it in.
+
+    Example:
+        >>> str(DataMissing("train-images.gz: put it into $NQBENCH_DATA/MNIST/raw"))
+        'train-images.gz: put it into $NQBENCH_DATA/MNIST/raw'
+    """
 
 
 class NotRegistered(NqbenchError, LookupError):
-    """No plugin of that kind and name is installed."""
+    """No plugin of that kind and name is installed.
+
+    Example:
+        >>> issubclass(NotRegistered, LookupError)
+        True
+    """
 
 
 class CorruptFile(NqbenchError):
     """A compressed file, or one section of it, cannot be decoded.
 
-    ``section`` is the container's name of the section (``header``, ``codebook``, ``scales``, ``coder_table``,
-    ``positions``, ``symbols``, ``raw_parameters``, ``raw_buffers``; coders leave it empty or say ``coder_table``, and
-    the container fills it in) and ``offset`` the byte within that section at which decoding could not go on, if it is
-    known.
+    Args:
+        reason: what is wrong, in a few words.
+        section: the container's name of the section: ``header``, ``codebook``, ``coder_table``, ``positions``,
+            ``symbols``, ``raw_parameters`` or ``raw_buffers``. Coders leave it empty or say ``coder_table``, and the
+            container fills it in.
+        offset: the byte within that section at which decoding could not go on, if it is known.
+        path: of the file; the container fills it in.
+
+    Example:
+        >>> print(CorruptFile("ends within a codeword", offset=17).at(section="symbols", path="net.nqz"))
+        net.nqz: section 'symbols', byte 17: ends within a codeword
     """
 
     def __init__(self, reason: str, *, section: str = "", offset: int | None = None, path: str = "") -> None:
@@ -44,7 +81,15 @@ class CorruptFile(NqbenchError):
         self.path = path
 
     def at(self, *, section: str | None = None, path: str | None = None) -> CorruptFile:
-        """The same error with the place filled in where it was unknown."""
+        """The same error with the place filled in where it was unknown.
+
+        Args:
+            section: the container's name of the section.
+            path: of the file.
+
+        Returns:
+            A new error; what this one knows already stays.
+        """
         return CorruptFile(
             self.reason,
             section=self.section or section or "",

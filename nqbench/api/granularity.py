@@ -41,7 +41,19 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Per:
-    """Granularity. size: the axis of ``axis``, the weights of a ``block``."""
+    """Which weights share an entry of an array (a scale, a zero point): the granularity, as the module's table has it.
+
+    Args:
+        by: ``all``, ``tensor``, ``axis``, ``column`` or ``block``.
+        size: the axis of ``axis``, the weights of a ``block``; else 0.
+
+    Raises:
+        BadInput: no such granularity.
+
+    Example:
+        >>> Per("axis", 0).entries((8, 3)), Per("block", 2).entries((8, 3)), Per("tensor").entries((8, 3))
+        (8, 16, 1)
+    """
 
     by: By = "tensor"
     size: int = 0

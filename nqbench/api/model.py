@@ -21,7 +21,17 @@ Batch = Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A leaderboard's headline figure: its name, its unit, and which way is better."""
+    """A leaderboard's headline figure.
+
+    Args:
+        name: as tables call it.
+        unit: of its values, as text behind them.
+        higher_is_better: which way is better.
+
+    Example:
+        >>> Metric("perplexity", "", higher_is_better=False).unit
+        ''
+    """
 
     name: str = "accuracy"
     unit: str = "%"
@@ -30,8 +40,17 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """metrics: name -> value, in the metric's unit. correct: (examples,) bool, in the split's fixed order, where the
-    metric is a share of right answers (the paired tests between methods use it); else None."""
+    """What a network reaches on a split.
+
+    Args:
+        metrics: name -> value, in the metric's unit.
+        correct: (examples,) bool, in the split's fixed order, where the metric is a share of right answers: the paired
+            tests between methods use it. Else None.
+
+    Example:
+        >>> Evaluation({"accuracy": 99.1}).correct is None
+        True
+    """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     correct: Tensor | None = None
@@ -45,6 +64,19 @@ class Model(Plugin):
     """A trained network with its data. ``module`` below is always the network that ``load`` gave, on its device.
 
     ``uses_seed`` says whether the trial's seed changes the network (training from scratch); most models fix their own.
+    A model without data (rate and distortion only) has a ``metric`` of None and needs only ``fingerprint`` and
+    ``load``.
+
+    Example:
+        >>> class Line(Model, name="line"):
+        ...     def fingerprint(self):
+        ...         return "line 1"
+        ...     def load(self, device):
+        ...         return nn.Linear(3, 2).to(device).eval()
+        ...     def metric(self):
+        ...         return None
+        >>> Line().compressible(Line().load(torch.device("cpu")))
+        ('weight',)
     """
 
     kind: ClassVar[str] = "model"
@@ -65,8 +97,19 @@ class Model(Plugin):
         raise NotImplementedError
 
     def load(self, device: torch.device) -> nn.Module:
-        """The trained network in evaluation mode. Trains on the first call where that is the recipe, and keeps the
-        result (``nqbench.api.toolkit``)."""
+        """The trained network in evaluation mode.
+
+        Trains on the first call where that is the recipe, and keeps the result (``nqbench.api.toolkit``).
+
+        Args:
+            device: where parameters and buffers shall be.
+
+        Returns:
+            The network; every call gives one of equal weights.
+
+        Raises:
+            DataMissing: weights or data are not at hand.
+        """
         raise NotImplementedError
 
     def moments(self, device: torch.device) -> Mapping[str, Tensor] | None:
@@ -92,7 +135,17 @@ class Model(Plugin):
         return split in ("train", "test")
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        """The split in batches on the CPU. shuffle: a seed for order and augmentation; None: stored order, none."""
+        """The split in batches on the CPU.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            batch_size: examples a batch; the last may have fewer.
+            shuffle: a seed for order and augmentation; None: stored order, no augmentation.
+
+        Returns:
+            Batches, opaque to the core: what ``predict`` and ``losses`` take, by default (inputs (B, ...), labels
+                (B,)).
+        """
         raise NotImplementedError
 
     def batches_on(self, device: torch.device, split: Split, *, batch_size: int = 256, shuffle: int) -> Iterator[Batch]:
@@ -110,11 +163,27 @@ class Model(Plugin):
         return self.load(device)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Outputs (logits) of a batch already on the module's device: (B, ...); see ``outputs.as_outputs``."""
+        """Outputs (logits) of a batch.
+
+        Args:
+            module: the network.
+            batch: on the module's device.
+
+        Returns:
+            (B, ...) outputs, float; what ``losses`` takes.
+        """
         return as_outputs(module(batch[0]))
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """(B,) loss per example. Default: cross-entropy of the logits with the labels."""
+        """The loss of each example. Default: cross-entropy of the logits with ``batch[1]``.
+
+        Args:
+            outputs: what ``predict`` gave.
+            batch: on the same device.
+
+        Returns:
+            (B,) float, in nats for a cross-entropy.
+        """
         return nn.functional.cross_entropy(outputs, self.labels(batch), reduction="none")
 
     def labels(self, batch: Batch) -> Tensor:
@@ -145,8 +214,15 @@ class Model(Plugin):
             yield from self.batches(split, batch_size=size)
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        """The metrics of the network on the ``examined`` batches of a split. Default: top-1 accuracy in %, with each
-        example's correctness."""
+        """The metrics of the network on the ``examined`` batches of a split. Default: top-1 accuracy in %.
+
+        Args:
+            module: the network; its mode (training or not) is as before afterwards.
+            split: which examples.
+
+        Returns:
+            The metrics, the headline one under ``metric().name``.
+        """
         device = device_of(module)
         was_training = module.training
         module.eval()
@@ -161,14 +237,37 @@ class Model(Plugin):
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's first parameter or buffer; the CPU if it has none."""
+    """The device of a module's first parameter or buffer.
+
+    Args:
+        module: any module.
+
+    Returns:
+        Its device; the CPU if it has neither.
+
+    Example:
+        >>> device_of(nn.Linear(2, 2))
+        device(type='cpu')
+    """
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch (nested tuples, lists, dicts of tensors) on a device."""
+    """A batch on a device.
+
+    Args:
+        batch: nested tuples, lists and dicts of tensors; what is no tensor stays.
+        device: where to.
+
+    Returns:
+        The same nesting.
+
+    Example:
+        >>> to_device((torch.ones(1), {"n": 3}), torch.device("cpu"))
+        (tensor([1.]), {'n': 3})
+    """
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):

@@ -20,11 +20,26 @@ from nqbench.api.model import Batch, Model, Split, device_of, to_device
 
 @dataclass(eq=False)
 class Network:
-    """module: the trained (and pruned) network, this object's own copy: trainings may change it. names: of the
-    compressible tensors, in order. masks: name -> bool tensor, True where kept, for pruned tensors. moments: name ->
-    second moments of the gradients where training kept them. workdir: a folder for checkpoints of long trainings, kept
-    until the stage succeeds; None: keep none. stored: the networks of the store of trained networks that it came from,
-    each file's name and the SHA-256 of its tensors."""
+    """A trained network with its masks and its training data: what a sensitivity looks at. A ``Task`` is one.
+
+    Args:
+        model: gives data and loss.
+        module: the trained (and pruned) network, this object's own copy: trainings may change it.
+        names: of the compressible tensors, in order.
+        masks: name -> bool tensor, True where kept, for pruned tensors.
+        moments: name -> second moments of the gradients, where training kept them.
+        seed: the trial's.
+        workdir: a folder for checkpoints of long trainings, kept until the stage succeeds; None: keep none.
+        stored: the networks of the store of trained networks that it came from: each file's name -> SHA-256 of its
+            tensors.
+
+    Example:
+        >>> from nqbench.testing.tiny import tiny_task
+        >>> network = tiny_task()
+        >>> batch = next(network.batches(batch_size=8))
+        >>> network.predict(batch).shape, network.loss(batch).shape
+        (torch.Size([8, 3]), torch.Size([]))
+    """
 
     model: Model = field(repr=False)
     module: nn.Module = field(repr=False)
@@ -45,7 +60,19 @@ class Network:
         return device_of(self.module)
 
     def batches(self, split: Split = "train", *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        """Batches on the task's device; see ``Model.batches``. The test split is refused."""
+        """Batches on the network's device; see ``Model.batches``.
+
+        Args:
+            split: ``train`` or ``validation``.
+            batch_size: examples a batch.
+            shuffle: a seed for order and augmentation; None: stored order.
+
+        Returns:
+            The batches, drawn as they are asked for.
+
+        Raises:
+            BadInput: the test split was asked for.
+        """
         if split == "test":
             raise BadInput("a task cannot reach the test split")
         if shuffle is not None:
@@ -57,9 +84,17 @@ class Network:
     def predict(
         self, batch: Batch, module: nn.Module | None = None, *, tensors: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Outputs of a batch. tensors: stand in for the parameters (or buffers) of these names, differentiably.
+        """Outputs of a batch.
 
         Under autocast outputs are float32 even so: a loss of bfloat16 numbers would have three digits.
+
+        Args:
+            batch: on the network's device.
+            module: another module in the place of the own one.
+            tensors: stand in for the parameters (or buffers) of these names, differentiably.
+
+        Returns:
+            (B, ...) outputs.
         """
         network = self.module if module is None else module
         outputs: Tensor

@@ -10,9 +10,21 @@ from nqbench.api.errors import BadInput
 
 
 def as_outputs(returned: object) -> Tensor:
-    """The tensor itself; ``.logits`` (or a dict's ``"logits"``), a dict's only tensor, or the first of a tuple.
+    """A network's outputs as one tensor, whatever its forward returns around them.
 
-    Raises BadInput where none of these is there, with what is.
+    Args:
+        returned: a tensor; an object or a dict with ``logits``; a dict of one tensor; or a tuple that begins with one.
+
+    Returns:
+        That tensor.
+
+    Raises:
+        BadInput: none of these is there; the text says what is.
+
+    Example:
+        >>> import torch
+        >>> as_outputs({"logits": torch.ones(1), "hidden": torch.zeros(3)})
+        tensor([1.])
     """
     if isinstance(returned, Tensor):
         return returned

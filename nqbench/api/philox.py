@@ -53,10 +53,24 @@ def words(seed: int, start: int, stop: int, device: torch.device | str = "cpu") 
 
 
 def dither(seed: int, step: float, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """(count,) float32: u_i uniform on (-step/2, step/2), one per vector index, the same on every machine.
+    """The dither u of a compressed file, redrawn from its seed: the same numbers on every machine.
 
     By torch operations and by a compiled loop alike: computed in float64 (exact up to the product with ``step``) and
     rounded once.
+
+    Args:
+        seed: 0 <= seed < 2^64.
+        step: width of the dither, in the weights' unit.
+        count: how many numbers, the first of the seed's stream.
+        device: where they shall be.
+
+    Returns:
+        (count,) float32, uniform on (-step/2, step/2).
+
+    Example:
+        >>> u = dither(7, 1.0, 4)
+        >>> bool((u.abs() < 0.5).all()), torch.equal(u[:2], dither(7, 1.0, 2))
+        (True, True)
     """
     out = torch.empty(count, dtype=torch.float32, device=device)
     if out.device.type == "cpu" and count >= _COMPILED_FROM:

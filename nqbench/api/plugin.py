@@ -25,7 +25,16 @@ attribute ``nqbench_api_version`` beside its ``nqbench_plugins`` hook; the regis
 
 @dataclasses.dataclass(frozen=True)
 class Former:
-    """What a parameter was called before: the field that has its place, and what values it had mean today."""
+    """What a parameter was called before, for suites and files that still call it so.
+
+    Args:
+        field: the parameter that has its place today.
+        values: old value -> today's, where that changed.
+
+    Example:
+        >>> Former("act_order", {"natural": False, "decreasing": True}).value(["natural", "decreasing"])
+        [False, True]
+    """
 
     field: str
     values: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
@@ -40,11 +49,22 @@ class Former:
 class Plugin(BaseModel):
     """Base of all kinds. Subclass one of the kinds, not this.
 
-    Class keywords: ``name`` registers a concrete plugin under that name; ``paper`` names the source it follows;
-    ``formerly`` are names it had, which suites and files may still use; ``requires`` names a distribution that it works
-    with beside what its own one always brings, such as one of an extra: where that is not installed the plugin is left
-    out, and who asks for it is told which extra brings it. A class without ``name`` is abstract and is never
-    registered.
+    A plugin is a frozen pydantic model: its fields are its parameters, and an instance is a validated configuration.
+
+    Args:
+        name: class keyword; registers a concrete plugin under that name. A class without one is abstract and is never
+            registered.
+        paper: class keyword; the source it follows.
+        formerly: class keyword; names it had, which suites and files may still use.
+
+    Raises:
+        pydantic.ValidationError: a parameter is unknown or out of its bounds.
+
+    Example:
+        >>> class Halves(Plugin, name="halves", paper="Nobody 1984"):
+        ...     k: int = 2
+        >>> str(Halves(k=4)), Halves(k=4).canonical_json()
+        ('halves(k=4)', '{"k":4}')
     """
 
     # not use_attribute_docstrings: reading every class's source takes most of the time that importing plugins takes

@@ -59,12 +59,22 @@ class Weights(Protocol):
 class Quantized:
     """A quantizer's result; its tensors may be views of any kind, and are row-major from here on.
 
-    symbols: (m,) int32 in [0, alphabet), m = ceil(n / d). sizes: kept weights per tensor, summing to n.
+    Args:
+        symbols: (m,) int32 in [0, alphabet), m = ceil(n / d) without a structure.
+        alphabet: number of different symbols that there could be.
+        sizes: kept weights per tensor, summing to n.
+        parameters: name -> float32 tensor that may move in fine-tuning; written to the file.
+        side: what a decoder needs besides, written too: int (63 bits), float (64 bits) or tensor.
+        form: how it is read back: one of the module's base forms, or ``plugin``.
+        held: parameter -> bool tensor of its shape, True where an entry must not move (partially fixed codebooks); not
+            written.
+        statistics: figures worth reporting (H(Q|U), iterations, J); not written.
+        structure: granularities, vectors within rows, tables, transforms; None: the plain forms.
 
-    parameters: float32 tensors that may move in fine-tuning, and are written to the file. side: what a decoder needs
-    besides: int (63 bits), float (64 bits) or tensor, written too. held: for a parameter's name, a bool tensor of its
-    shape, True where an entry must not move (partially fixed codebooks); not written. ordered: symbol order is level
-    order (worked out for base forms). statistics: figures worth reporting (H(Q|U), iterations, J); not written.
+    Example:
+        >>> q = Quantized(torch.tensor([1, 0, 1], dtype=torch.int32), 2, (3,), {"codebook": torch.tensor([-1.0, 0.5])})
+        >>> q.reconstruct().tolist()
+        [0.5, -1.0, 0.5]
     """
 
     symbols: Tensor
@@ -141,9 +151,16 @@ class Quantized:
         return self.parameters[name] if name in self.parameters else self.side.get(name)
 
     def reconstruct(self, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """(n,) float32 by the base form, differentiable in `parameters` (given ones take the place of the own).
+        """The weights by the base form.
 
-        Raises BadInput for form `plugin` and for symbols outside the table.
+        Args:
+            parameters: take the place of its own; the result is differentiable in them.
+
+        Returns:
+            (n,) float32, the same bits on every device.
+
+        Raises:
+            BadInput: form ``plugin``, or symbols that do not fit the table or the number of weights.
         """
         if self.form == "plugin":
             raise BadInput("this quantizer reads its own form: call its reconstruct")
@@ -184,9 +201,23 @@ class Quantized:
 
     @staticmethod
     def nearest(source: Weights, codebook: Tensor, **fields: object) -> Quantized:
-        """Each weight to its nearest codeword; `codebook` (k,) is sorted and stored as a movable parameter.
+        """Each weight to its nearest codeword; half-way between two, to the lower one.
 
-        A weight half-way between two codewords goes to the lower one.
+        Args:
+            source: the weights.
+            codebook: (k,) in any order, finite; stored ascending as the movable parameter ``codebook``.
+            fields: further fields of ``Quantized``.
+
+        Returns:
+            The result, of form ``lookup``, with all k codewords.
+
+        Raises:
+            BadInput: an empty codebook, or one that is not finite.
+
+        Example:
+            >>> from nqbench.api import Source
+            >>> Quantized.nearest(Source(torch.tensor([0.2, 0.9, -3.0])), torch.tensor([1.0, 0.0])).symbols.tolist()
+            [0, 1, 0]
         """
         codebook = codebook.detach().to(source.weights).reshape(-1).sort().values.contiguous()
         if not bool(torch.isfinite(codebook).all()) or codebook.numel() == 0:

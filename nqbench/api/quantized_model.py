@@ -16,7 +16,18 @@ Granularity = Literal["global", "layer"]
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Tensors that share one quantizer's result: all of them (granularity ``global``) or one (``layer``)."""
+    """Tensors that share one quantizer's result.
+
+    Args:
+        names: all compressible tensors (granularity ``global``), or one (``layer``).
+        quantized: their weights, one after another.
+
+    Example:
+        >>> import torch
+        >>> q = Quantized(torch.zeros(2, dtype=torch.int32), 1, (2,), {"codebook": torch.zeros(1)})
+        >>> Group(("fc.weight",), q).quantized.n
+        2
+    """
 
     names: tuple[str, ...]
     quantized: Quantized
@@ -24,9 +35,18 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
-    """What a training returns. groups cover every compressible tensor once, in order; raw_state: every other tensor of
-    the state, by name (biases, batch-norm weights and statistics), as it shall be deployed. notes: name -> why a tensor
-    went another way than the method's."""
+    """What a training returns.
+
+    Args:
+        groups: cover every compressible tensor once, in order.
+        raw_state: every other tensor of the state by name (biases, batch-norm weights and statistics), as it shall be
+            deployed.
+        notes: name -> why a tensor went another way than the method's.
+
+    Example:
+        >>> QuantizedModel((), {}).groups
+        ()
+    """
 
     groups: tuple[Group, ...]
     raw_state: Mapping[str, Tensor]

@@ -20,8 +20,19 @@ SensitivityForm = Literal["none", "diagonal", "second-moments"]
 class Knob:
     """The one parameter that trades bytes for quality.
 
-    field: the parameter's name. low, high: its sensible range for this source. scale: how to walk it. integer: whether
-    only whole numbers are allowed. more_bytes: `up` if a larger value gives a larger file, else `down`.
+    Args:
+        field: the parameter's name.
+        low: lower end of its sensible range for this source.
+        high: upper end.
+        scale: how to walk it.
+        integer: whether only whole numbers are allowed.
+        more_bytes: ``up`` if a larger value gives a larger file, else ``down``.
+        start: where a search begins: the value at which the source costs about two bits per weight; None: the middle
+            of the range on its scale.
+
+    Example:
+        >>> Knob("k", 2, 4096, "log", integer=True).more_bytes
+        'up'
     """
 
     field: str
@@ -31,14 +42,22 @@ class Knob:
     integer: bool = False
     more_bytes: Literal["up", "down"] = "up"
     start: float | None = None
-    """Where a search begins: the value at which the source costs about two bits per weight. None: the middle of the
-    range on its scale."""
 
 
 def gaussian_step(bits: float) -> float:
-    """The step of a uniform grid, in standard deviations of a Gaussian source, whose symbols have about this entropy.
+    """The step of a uniform grid whose symbols have about this entropy, for a Gaussian source.
 
     At high resolution H = h(X) - log2(step), with h(X) = log2(2 pi e) / 2 for unit variance (Gish and Pierce 1968).
+
+    Args:
+        bits: the entropy H, in bits per weight.
+
+    Returns:
+        The step, in standard deviations of the source.
+
+    Example:
+        >>> round(gaussian_step(2.0), 3)
+        1.033
     """
     return math.sqrt(2 * math.pi * math.e) / 2**bits
 
@@ -48,17 +67,44 @@ class Quantizer(Plugin):
 
     ``takes``: the sensitivity forms it can use; a suite's trials with any other form are not made. ``"none"`` in it
     means it works without one.
+
+    Example:
+        >>> import torch
+        >>> class Sign(Quantizer, name="sign"):
+        ...     def quantize(self, source):
+        ...         a = source.weights.abs().mean()
+        ...         return Quantized.nearest(source, torch.stack([-a, a]))
+        >>> Sign().quantize(Source(torch.tensor([0.5, -1.5]))).reconstruct().tolist()
+        [1.0, -1.0]
     """
 
     kind: ClassVar[str] = "quantizer"
     takes: ClassVar[frozenset[SensitivityForm]] = frozenset({"none"})
 
     def quantize(self, source: Source) -> Quantized:
-        """A pure function of the source: the source's tensors stay untouched, everything is on its device."""
+        """Quantize; a pure function of the source.
+
+        Args:
+            source: its tensors stay untouched.
+
+        Returns:
+            Symbols and parameters, all on the source's device.
+
+        Raises:
+            BadInput: parameters that do not fit this source, in a sentence that says what to change.
+        """
         raise NotImplementedError
 
     def reconstruct(self, quantized: Quantized, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """(n,) float32, differentiable in ``parameters``. The base forms need no override."""
+        """The weights again. The base forms need no override.
+
+        Args:
+            quantized: a result of this quantizer.
+            parameters: take the place of its own.
+
+        Returns:
+            (n,) float32, differentiable in ``parameters``.
+        """
         return quantized.reconstruct(parameters)
 
     def knob(self, source: Source) -> Knob | None:
@@ -74,7 +120,18 @@ class Quantizer(Plugin):
         return 1
 
     def needs(self, source: Source, form: type[Any]) -> Any:
-        """The source's sensitivity as ``form``, or a clear ``BadInput`` where it has another or none."""
+        """The source's sensitivity, of the form that the quantizer needs.
+
+        Args:
+            source: what it was given.
+            form: ``Diagonal`` or ``SecondMoments``.
+
+        Returns:
+            The sensitivity.
+
+        Raises:
+            BadInput: the source has another one, or none.
+        """
         if not isinstance(source.sensitivity, form):
             raise BadInput(f"quantizer '{self.name}' needs a sensitivity of the form {form.__name__}")
         return source.sensitivity

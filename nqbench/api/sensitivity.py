@@ -13,13 +13,31 @@ from nqbench.api.quantizer import SensitivityForm
 
 
 class Sensitivity(Plugin):
-    """What is known of the loss's curvature around the network. ``form`` says in which form."""
+    """What is known of the loss's curvature around a network. ``form`` says in which form.
+
+    Example:
+        >>> class Squares(Sensitivity, name="squares"):
+        ...     def sense(self, task, names):
+        ...         return {name: task.parameter(name).detach().square() for name in names}
+        >>> from nqbench.testing.tiny import tiny_task
+        >>> task = tiny_task()
+        >>> [h.shape == task.parameter(name).shape for name, h in Squares().sense(task, task.names).items()]
+        [True, True, True]
+    """
 
     kind: ClassVar[str] = "sensitivity"
     form: ClassVar[SensitivityForm] = "diagonal"
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
-        """Form ``diagonal``: name -> float32 tensor of the parameter's shape, the mean over samples. Form
-        ``second-moments``: name -> (groups, m, m) float32, X X^T of the inputs of the layer that owns the parameter,
-        divided by the number of input columns; or another form that ``Moments`` packs."""
+        """The sensitivity of the network as it stands.
+
+        Args:
+            task: the network, its masks and its training data.
+            names: of the tensors that are asked for.
+
+        Returns:
+            Form ``diagonal``: name -> float32 of the parameter's shape, the mean over samples. Form ``second-moments``:
+            name -> (groups, m, m) float32, X X^T of the inputs of the layer that owns the parameter, divided by the
+            number of input columns; or another form that ``Moments`` packs.
+        """
         raise NotImplementedError

@@ -27,8 +27,17 @@ Rate = Callable[[np.ndarray], np.ndarray]
 class SourceTensor:
     """One tensor's part of a source.
 
-    ``shape`` is the whole tensor's; ``mask`` (same shape, bool; None: nothing pruned) is True where a weight is kept;
-    the kept weights are ``source.weights[start:stop]`` in row-major order. ``groups`` is the convolution's.
+    Args:
+        name: in the network's state.
+        shape: the whole tensor's.
+        start: the kept weights are ``source.weights[start:stop]`` in row-major order.
+        stop: their end.
+        mask: bool of ``shape``, True where a weight is kept; None: nothing is pruned.
+        groups: the convolution's.
+
+    Example:
+        >>> SourceTensor("conv.weight", (8, 3, 3, 3), start=0, stop=216).size
+        216
     """
 
     name: str
@@ -46,10 +55,17 @@ class SourceTensor:
 
 @dataclass(frozen=True, eq=False)
 class Diagonal:
-    """One sensitivity h_i per kept weight: ``values`` (n,) float32; delta L ~ 1/2 sum h_i (w_i - q_i)^2 [1612.01543].
+    """One sensitivity h_i per kept weight: delta L ~ 1/2 sum h_i (w_i - q_i)^2 [1612.01543].
 
-    Values that are not positive, or not finite, are raised to a small fraction of the mean (Hutchinson's estimates
-    do go negative), so a quantizer may divide by their sums.
+    Values that are not positive, or not finite, are raised to a small fraction of the mean (Hutchinson's estimates do
+    go negative), so a quantizer may divide by their sums.
+
+    Args:
+        values: (n,) float; kept as float32, positive.
+
+    Example:
+        >>> Diagonal(torch.tensor([2.0, -1.0])).values.tolist()[0]
+        2.0
     """
 
     values: Tensor
@@ -67,10 +83,15 @@ class Diagonal:
 
 @dataclass(frozen=True, eq=False)
 class SecondMoments:
-    """X X^T of each layer's inputs, a matrix per tensor of the source: ``matrices[t]`` (groups, m, m) float32, or any
-    other of the forms that ``Moments`` packs.
+    """X X^T of each layer's inputs, a matrix per tensor of the source, divided by the number of columns of X.
 
-    m is the number of inputs of one output of the tensor's layer: ``shape[1:]`` flattened (im2col for convolutions).
+    Args:
+        matrices: for each tensor (groups, m, m) float32, m the inputs of one output of its layer: ``shape[1:]``
+            flattened (im2col for convolutions); or any other of the forms that ``Moments`` packs.
+
+    Example:
+        >>> SecondMoments((torch.eye(3)[None],)).matrices[0].shape
+        torch.Size([1, 3, 3])
     """
 
     matrices: tuple[Tensor, ...]
@@ -81,13 +102,24 @@ SensitivityValue = Diagonal | SecondMoments
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The real numbers to quantize: the kept weights of one or more tensors.
+    """The real numbers to quantize: the kept weights of one or more tensors. Pruned weights are never in it.
 
-    weights: (n,) float32, contiguous, finite, n >= 1, on the trial's device (anything else that converts is
-    converted; NaN, infinities and an empty source are refused with ``BadInput``). tensors: the parts, in order; left
-    empty, one nameless tensor. sensitivity: what is known of the curvature, in the form the quantizer declared.
-    previous: the last result, for a warm start (learning-compression). rate: the coder's price of each symbol, only
-    where the quantizer declared that it uses it. seed: the trial's seed, for plugins that declare it.
+    Args:
+        weights: (n,) float32, contiguous, finite, n >= 1, on the trial's device; what converts is converted.
+        tensors: the parts, in order; left empty, one nameless tensor.
+        sensitivity: what is known of the curvature, in a form that the quantizer declared.
+        previous: the last result, for a warm start (learning-compression).
+        rate: the coder's price of each symbol, only where the quantizer declared that it uses it.
+        seed: the trial's seed, for plugins that declare that they draw.
+        shared: what quantizers derived and share between trials on one source; see ``view``.
+
+    Raises:
+        BadInput: no weights, weights that are not finite, parts or sensitivities that do not fit them.
+
+    Example:
+        >>> source = Source.of([("fc.weight", torch.tensor([[0.5, -1.0]])), ("out.weight", torch.ones(3))])
+        >>> source.n, source.sizes, source.weights.tolist()
+        (5, (2, 3), [0.5, -1.0, 1.0, 1.0, 1.0])
     """
 
     weights: Tensor
@@ -145,15 +177,28 @@ class Source:
         return torch.Generator().manual_seed(self.seed)
 
     def view(self, key: object, compute: Callable[[Source], T]) -> T:
-        """``compute(self)``, once per source and key: what makes many trials on the same weights cheap."""
+        """A value derived from the weights, computed once per source: what makes many trials on the same weights cheap.
+
+        Args:
+            key: hashable; names the value and whatever it depends on beside the source.
+            compute: called with the source where there is no such value yet.
+
+        Returns:
+            What ``compute`` gave. It is shared: do not change it.
+        """
         if key not in self.shared:
             self.shared[key] = compute(self)
         return self.shared[key]  # type: ignore[return-value]
 
     def with_(self, **changes: object) -> Source:
-        """The same weights under other conditions (seed, previous, rate): shared views are kept.
+        """The same weights under other conditions.
 
-        A change of weights or sensitivity starts with no views.
+        Args:
+            changes: fields of ``Source``. A change of weights, tensors or sensitivity starts with no views; else they
+                are kept.
+
+        Returns:
+            A new source.
         """
         if {"weights", "sensitivity", "tensors"} & changes.keys():
             changes.setdefault("shared", {})
@@ -161,7 +206,18 @@ class Source:
 
     @staticmethod
     def of(tensors: Sequence[tuple[str, Tensor]], **fields: object) -> Source:
-        """A source of whole tensors (nothing pruned), concatenated in order."""
+        """A source of whole tensors, nothing pruned, concatenated in order.
+
+        Args:
+            tensors: (name, tensor of any shape).
+            fields: further fields of ``Source``.
+
+        Returns:
+            The source.
+
+        Raises:
+            BadInput: as for ``Source``.
+        """
         parts, start = [], 0
         for name, tensor in tensors:
             parts.append(SourceTensor(name, tuple(tensor.shape), start, start + tensor.numel()))

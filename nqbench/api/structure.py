@@ -45,7 +45,17 @@ NARROW = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Array:
-    """per: granularity. codes: number of codes, 0 where the entries are floats. unit: the codes' units'."""
+    """One array of a structure: its granularity, and how its entries are stored.
+
+    Args:
+        per: granularity of the entries.
+        codes: number of integer codes, 0 where the entries are floats.
+        unit: granularity of the codes' units, coarser than ``per``.
+
+    Example:
+        >>> Array(Per("block", 32), codes=256, unit=Per("tensor")).codes
+        256
+    """
 
     per: Per = field(default_factory=Per)
     codes: int = 0
@@ -54,7 +64,16 @@ class Array:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A tensor's shape, and its mask: True where a weight is kept; None where all are."""
+    """Where a tensor's weights are.
+
+    Args:
+        shape: the whole tensor's.
+        mask: bool of that shape, True where a weight is kept; None where all are.
+
+    Example:
+        >>> Placed((2, 3), torch.tensor([[1, 1, 0], [0, 0, 1]]).bool()).lengths().tolist()
+        [2, 1]
+    """
 
     shape: tuple[int, ...]
     mask: Tensor | None = None
@@ -80,7 +99,27 @@ class _Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """See the module. tensors: of the group, in order."""
+    """What a base form has beside its symbols; the module's text gives the formula.
+
+    Args:
+        tensors: of the group, in order.
+        arrays: name (``scale``, ``step``, ``zero``, ``shift``, ``equalize``) -> its granularity and codes.
+        stored: parameter -> float16 or bfloat16, in which it is written.
+        dimension: weights per symbol, of one row.
+        summed: whether a vector is the sum of one codeword of each codebook (residual and additive codes).
+        table: name of a table by rule in place of a codebook; empty: none.
+        hadamard: block of a sign-randomized Hadamard transform along the rows; 0: none.
+        seed: of the transform's signs.
+
+    Raises:
+        BadInput: parts that do not fit each other.
+
+    Example:
+        >>> from nqbench.api import Source
+        >>> source = Source.of([("w", torch.ones(4, 8))])
+        >>> Structure.of(source, arrays={"scale": Array(Per("axis", 0))}).symbols()
+        (32,)
+    """
 
     tensors: tuple[Placed, ...]
     arrays: Mapping[str, Array] = field(default_factory=dict)
@@ -93,7 +132,15 @@ class Structure:
 
     @staticmethod
     def of(source: _Source, **fields: Any) -> Structure:
-        """For a source's tensors (``SourceTensor``s)."""
+        """A structure for the tensors of a source.
+
+        Args:
+            source: whose parts it takes, with their masks.
+            fields: the other fields of ``Structure``.
+
+        Returns:
+            The structure.
+        """
         return Structure(tuple(Placed(t.shape, t.mask) for t in source.tensors), **fields)
 
     @property

@@ -28,9 +28,26 @@ class Shared:
 
 @dataclass(eq=False)
 class Task(Network):
-    """A network, and how to quantize it. sensed: the sensitivity of the untouched network, name -> tensor, as
-    ``Sensitivity.sense`` gives it. rate: the coder's price of each symbol. shared: by group of names; the pipeline
-    keeps it over the trials on one network."""
+    """A network, what is known of its curvature, and how to quantize it: what a pruner or a training works on.
+
+    Args:
+        model, module, names, masks, moments, seed, workdir, stored: see ``Network``.
+        quantizer: the trial's; None for a pruner.
+        granularity: ``global``: one quantizer for all tensors; ``layer``: one for each.
+        sensitivity: what ``sense`` asks; None where there is none.
+        sensed: name -> tensor, the sensitivity of the untouched network, as ``Sensitivity.sense`` gives it.
+        rate: the coder's price of each symbol.
+        shared: by group of names; the pipeline keeps it over the trials on one network.
+
+    Example:
+        >>> from nqbench.testing.tiny import TinyQuantizer, tiny_task
+        >>> task = tiny_task(quantizer=TinyQuantizer(), granularity="layer")
+        >>> groups = task.quantize()
+        >>> [group.names for group in groups] == [(name,) for name in task.names]
+        True
+        >>> {name: tensor.unique().numel() <= 4 for name, tensor in task.reconstruct(groups).items()}
+        {'0.weight': True, '4.weight': True, '6.weight': True}
+    """
 
     quantizer: Quantizer | None = None
     granularity: Granularity = "global"
@@ -45,9 +62,13 @@ class Task(Network):
         return (chosen,) if self.granularity == "global" else tuple((name,) for name in chosen)
 
     def sense(self, names: Sequence[str] | None = None) -> Mapping[str, Tensor] | None:
-        """The sensitivity of the network as it stands now, for these tensors; see ``Sensitivity.sense``.
+        """The sensitivity of the network as it stands now; see ``Sensitivity.sense``.
 
-        None where the trial has none. On the untouched network the pipeline's cached result is used instead.
+        Args:
+            names: of the tensors that are asked for; None: all compressible ones.
+
+        Returns:
+            name -> tensor; None where there is no sensitivity.
         """
         if self.sensitivity is None or self.sensitivity.form == "none":
             return None
@@ -61,7 +82,17 @@ class Task(Network):
         sensed: Mapping[str, Tensor] | None = None,
         previous: Quantized | None = None,
     ) -> Source:
-        """One group's source. weights: by default the network's own; sensed: by default the cached sensitivity."""
+        """One group's source.
+
+        Args:
+            names: the group's tensors.
+            weights: name -> tensor; by default the network's own.
+            sensed: name -> sensitivity; by default that of the untouched network.
+            previous: the group's last result, for a warm start.
+
+        Returns:
+            The kept weights of these tensors with all that the quantizer may read.
+        """
         parts, values, start = [], [], 0
         for name in names:
             tensor = (self.parameter(name) if weights is None else weights[name]).detach()
@@ -102,7 +133,20 @@ class Task(Network):
         sensed: Mapping[str, Tensor] | None = None,
         previous: Sequence[Group] | None = None,
     ) -> tuple[Group, ...]:
-        """Run the trial's quantizer over each group of ``names`` (default: all compressible tensors)."""
+        """Run the trial's quantizer over each group.
+
+        Args:
+            weights: name -> tensor; by default the network's own.
+            names: the tensors to quantize; None: all compressible ones.
+            sensed: name -> sensitivity; by default that of the untouched network.
+            previous: earlier results, for a warm start of the groups of the same names.
+
+        Returns:
+            One group for all (granularity ``global``) or one for each.
+
+        Raises:
+            BadInput: the task has no quantizer, or the quantizer cannot serve.
+        """
         if self.quantizer is None:
             raise BadInput("this task has no quantizer")
         warm = {group.names: group.quantized for group in previous or ()}
@@ -131,7 +175,18 @@ class Task(Network):
     def reconstruct(
         self, groups: Sequence[Group], parameters: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor]:
-        """name -> tensor as deployed, pruned places exactly 0. Differentiable in ``parameters``, one set a group."""
+        """The tensors as deployed.
+
+        Args:
+            groups: results of ``quantize``.
+            parameters: one set a group in place of its own.
+
+        Returns:
+            name -> tensor of the parameter's shape, pruned places exactly 0, differentiable in ``parameters``.
+
+        Raises:
+            BadInput: the task has no quantizer.
+        """
         if self.quantizer is None:
             raise BadInput("this task has no quantizer")
         deployed = {}

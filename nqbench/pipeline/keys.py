@@ -108,6 +108,8 @@ class KeyMaker:
             beside = plugin.fingerprint() if isinstance(plugin, Model) else ""
             if isinstance(plugin, Positions) and plugin.coder is not None:
                 beside = self._say(Choice.of(self.registry.make("coder", plugin.coder)), None)
+            if (asked := self.registry.sensitivity_of(plugin)) is not None:
+                beside = self._say(Choice.of(asked), seed)
             said = (choice.kind, choice.name, choice.json, self._code(type(plugin)), beside, seed)
             self._said[choice, seed] = digest(*said)
         return self._said[choice, seed]

@@ -37,6 +37,7 @@ def content_of_network(network: Network) -> str:
 def prune(context: Context) -> Pruned:
     network, pruner = network_of(context), context.plugin(context.trial.pruner, Pruner)
     task = task_of(context, copied(network.module), network.unpruned, workdir=context.workdir)
+    task.sensitivity = context.around.registry.sensitivity_of(pruner)
     with context.watch.stage("prune"):
         return _checked(pruner.prune(task), network, pruner.name)
 

@@ -190,7 +190,9 @@ def first_needed(trials: Sequence[Trial], registry: Registry) -> list[list[str]]
 
 def uses_seed(choice: Choice, registry: Registry) -> bool:
     """Whether the plugin, with these parameters, depends on the trial's seed."""
-    return bool(_instance(registry.get(choice.kind, choice.name), choice.json).uses_seed())
+    plugin = _instance(registry.get(choice.kind, choice.name), choice.json)
+    asked = registry.sensitivity_of(plugin)
+    return bool(plugin.uses_seed()) or (asked is not None and asked.uses_seed())
 
 
 def uses_rate(choice: Choice, registry: Registry) -> bool:

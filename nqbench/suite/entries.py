@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -63,7 +63,21 @@ class Reader:
             return [None]
         cls = self.plugin(kind, path if isinstance(entry, str) else below, name)
         instances = [self._make(cls, below, values) for values in self._sweep(cls, below, parameters)]
+        for plugin in instances:
+            if isinstance(plugin, Pruner):
+                self._check_sensed(plugin, below)
         return [None if is_absence(plugin) else Choice.of(plugin) for plugin in instances]
+
+    def _check_sensed(self, pruner: Pruner, path: KeyPath) -> None:
+        """Whether the sensitivity that a pruner asks is there, and of a form that it takes."""
+        named = pruner.sensed_by()
+        if named is None:
+            return
+        at = (*path, "sensitivity")
+        form = cast(type[Sensitivity], self.plugin("sensitivity", at, named)).form
+        if form not in pruner.takes:
+            taken = " or ".join(sorted(pruner.takes))
+            raise self.document.error(at, f"pruner '{pruner.name}' takes {taken}, not '{named}' ({form})")
 
     def _split(self, kind: str, path: KeyPath, entry: Any) -> tuple[str, dict[str, Any], KeyPath]:
         """name, parameters and the path of the parameters of ``name`` or ``name: {parameters}``."""

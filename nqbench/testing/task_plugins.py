@@ -121,10 +121,26 @@ def training_is_deterministic(training: Training) -> None:
 
 
 # -- pruners ---------------------------------------------------------------------------------------------------------
+def _task_of(pruner: Pruner, seed: int = 0) -> Task:
+    """A task as a pruner gets it: with a sensitivity of a form that it takes, if it names one."""
+    if pruner.sensed_by() is None:
+        return tiny_task(seed=seed)
+    form = "diagonal" if "diagonal" in pruner.takes else "second-moments"
+    made = _MadeMoments(asked=form) if form == "second-moments" else _Made(asked=form)
+    return tiny_task(seed=seed, sensitivity=made)
+
+
+@check("pruner")
+def what_it_takes_is_declared(pruner: Pruner) -> None:
+    """``takes`` has a form of sensitivity if, and only if, a parameter names the sensitivity to ask."""
+    forms = sorted(pruner.takes - {"none"})
+    require(bool(forms) == (pruner.sensed_by() is not None), f"takes {forms}, yet asks '{pruner.sensed_by()}'")
+
+
 @check("pruner")
 def prunes(pruner: Pruner) -> None:
     """The whole state comes back, masks are bool and of the tensors' shapes, pruned weights are exactly 0."""
-    task = tiny_task()
+    task = _task_of(pruner)
     expected = state_of(task.module)
     result = pruner.prune(task)
     require(isinstance(result, Pruned), f"prune returns {type(result).__name__}, not Pruned")
@@ -150,7 +166,7 @@ def pruning_is_deterministic(pruner: Pruner) -> None:
     results = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        results.append(pruner.prune(tiny_task(seed=4)))
+        results.append(pruner.prune(_task_of(pruner, seed=4)))
     first, second = results
     differing = [name for name in first.state if not torch.equal(first.state[name], second.state[name])]
     require(not differing, f"a second pruning gives another '{differing[0] if differing else ''}'")

@@ -22,8 +22,9 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.sequential import Sequential
     from nqbench_training.straight_through import StraightThrough
     from nqbench_training.surgeon import Surgeon
+    from nqbench_training.wanda import Wanda
 
-    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery]
+    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery, Wanda]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]

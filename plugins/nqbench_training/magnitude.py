@@ -54,8 +54,7 @@ class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
             )
         # the same masks again, since pruned weights are 0; and the only time where there is no epoch or no ramp is run
         raise_sparsity(max(self.epochs, self.ramp))
-        state = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
-        return Pruned(state, masks, moments)
+        return Pruned.of(task, masks, moments)
 
     def masks(self, task: Task, progress: float = 1.0) -> dict[str, Tensor]:
         """Masks of the network as it stands, at a share ``progress`` of the final sparsity."""

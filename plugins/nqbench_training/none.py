@@ -16,7 +16,7 @@ class NoPruner(Pruner, name="none"):
     prunes: ClassVar[bool] = False
 
     def prune(self, task: Task) -> Pruned:
-        return Pruned({name: value.detach().clone() for name, value in task.module.state_dict().items()}, {})
+        return Pruned.of(task, {})
 
 
 class NoSensitivity(Sensitivity, name="none"):

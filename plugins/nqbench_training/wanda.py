@@ -1,0 +1,38 @@
+"""Wanda: pruning by weights and activations [Sun, Liu, Bair, Kolter, ICLR 2024; arXiv:2306.11695].
+
+The score of the weight from input j to output i of a layer is |W_ij| * ||X_j||_2, X_j the values of input j over the
+calibration samples (im2col for convolutions): (|W_ij| ||X_j||)^2 = W_ij^2 H_jj is what the squared error of the output
+grows by without it, all others as they are. Scores are compared within each output's row, and nothing is retrained.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import Pruned, Pruner, Task
+
+
+class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
+    """Keeps, in every output's row, the weights of largest magnitude times the norm of their input."""
+
+    takes = frozenset({"second-moments"})
+
+    keep: float = Field(0.5, gt=0, le=1)
+    """The share of weights that stays in every row, rounded to whole weights, at least one."""
+    sensitivity: str = "second-moments"
+    """The sensitivity whose second moments of the inputs are asked for."""
+
+    def prune(self, task: Task) -> Pruned:
+        sensed = task.sense() or {}
+        return Pruned.of(task, {name: self._mask(task.parameter(name), sensed[name]) for name in task.names})
+
+    def _mask(self, weight: Tensor, moments: Tensor) -> Tensor:
+        """weight: (O, ...); moments: (G, m, m) for the G groups of O / G rows of m weights."""
+        rows = weight.detach().reshape(len(moments), -1, moments.shape[-1])
+        scores = rows.abs() * moments.diagonal(dim1=1, dim2=2).sqrt()[:, None, :]
+        kept = max(1, round(self.keep * rows.shape[-1]))
+        best = scores.argsort(dim=-1, descending=True, stable=True)[..., :kept]  # a tie goes to the earlier one
+        mask = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
+        return mask.reshape(weight.shape)
