@@ -32,7 +32,17 @@ Layout = Literal[0, 1, 2]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """gram: (G, m, m), or (G, 1, m) for diagonals alone."""
+    """Second moments of what a tensor multiplies, and the matrix of rows that it is then; see the module's table.
+
+    Args:
+        gram: (G, m, m) float32, or (G, 1, m) for diagonals alone.
+        layout: how the tensor's axes lie: the number of leading ones of the packed form.
+
+    Example:
+        >>> moments = Moments.of(torch.eye(3)[None, None])  # the first axis is the inputs'
+        >>> moments.rows(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])).tolist()
+        [[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]]
+    """
 
     gram: Tensor
     layout: Layout = 0

@@ -162,11 +162,11 @@ def performed(bench: Workbench, files: Path, trial: Trial, goal: str, recipe: st
     from nqbench.suite.chain import KNOB, TRIAL
 
     bench.on_stage(STARTING, time.monotonic())
-    if bench.around.maker.recipe(trial) != recipe:
+    if bench.maker.recipe(trial) != recipe:
         return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
         if goal == TRIAL:
-            found = bench.run(trial, files) | {"key": bench.around.maker.keys(trial).trial}
+            found = bench.run(trial, files) | {"key": bench.maker.keys(trial).trial}
         elif goal == KNOB.name:
             found = {"knob": bench.knob(trial)}
         else:

@@ -20,7 +20,6 @@ from nqbench.suite.trial import Choice, Trial
 
 if TYPE_CHECKING:
     from nqbench.pipeline.decoder import Decoder
-    from nqbench.pipeline.keys import KeyMaker
     from nqbench.registry import Registry
 
 P = TypeVar("P")
@@ -107,7 +106,6 @@ class Surroundings:
     registry: Registry
     cache: Cache
     device: torch.device
-    maker: KeyMaker
     decoder: Decoder
     folder: Path
     measure: Measure | None = None
@@ -146,10 +144,8 @@ class Context:
         return self.around.memory.find(name, f"{self.stands(stage)} {extra}", make)
 
     def plugin(self, choice: Choice | None, kind: type[T]) -> T:
-        assert choice is not None
-        plugin = self.around.maker.plugin(choice)
-        assert isinstance(plugin, kind)
-        return plugin
+        """A plugin of the trial, made once for all trials."""
+        raise NotImplementedError
 
     @property
     def model(self) -> Model:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nqbench.api.toolkit.store import networks_read, unchanged
 from nqbench.pipeline.cache import Entry
 from nqbench.pipeline.chain import HOW, How
 from nqbench.pipeline.context import Context, Surroundings, Watch
+from nqbench.pipeline.keys import KeyMaker
 from nqbench.suite.chain import STAGES, Stage
-from nqbench.suite.trial import Trial
+from nqbench.suite.trial import Choice, Trial
+
+T = TypeVar("T")
 
 
 class Moved(Exception):
@@ -21,8 +24,9 @@ class Moved(Exception):
 class Work(Context):
     """One trial. Inputs and outputs of its stages are keys and results, nothing else."""
 
-    def __init__(self, trial: Trial, around: Surroundings, watch: Watch) -> None:
+    def __init__(self, trial: Trial, around: Surroundings, watch: Watch, maker: KeyMaker) -> None:
         super().__init__(trial, around, watch)
+        self.maker = maker
         self._keys: dict[str, str] = {}
         self._results: dict[str, Any] = {}
         self._contents: dict[str, str] = {}
@@ -36,6 +40,12 @@ class Work(Context):
         for stage in STAGES.values():
             if stage.name in wanted:
                 self.result(stage.name)
+
+    def plugin(self, choice: Choice | None, kind: type[T]) -> T:
+        assert choice is not None
+        plugin = self.maker.plugin(choice)
+        assert isinstance(plugin, kind)
+        return plugin
 
     def result(self, stage: str) -> Any:
         if stage not in self._results:
@@ -65,12 +75,12 @@ class Work(Context):
 
     def contents(self) -> dict[str, str]:
         """The contents that are known of stages on the way, by their keys."""
-        known = self.around.maker.contents
+        known = self.maker.contents
         return {key: known[key] for key in self._keys.values() if key in known}
 
     def _known(self, name: str) -> str | None:
         """``stands``, as far as that is known without making anything."""
-        stage, maker = STAGES[name], self.around.maker
+        stage, maker = STAGES[name], self.maker
         if stage.skipped(self.trial):
             return self._known(stage.inputs[0])
         if name not in self._keys:
@@ -94,7 +104,7 @@ class Work(Context):
         return self.around.memory.has(stage.name, key) or self.around.cache.has(stage.place, key)
 
     def _obtain(self, stage: Stage, how: How) -> Any:
-        key, memory, contents = self.key(stage.name), self.around.memory, self.around.maker.contents
+        key, memory, contents = self.key(stage.name), self.around.memory, self.maker.contents
         if self._anew(stage):
             found = self._make(stage, how, key, None)
             contents.update(self._contents)

@@ -45,9 +45,10 @@ class Workbench:
         self._folder = tempfile.TemporaryDirectory(prefix="nqbench-file-")
         self.on_stage = on_stage or (lambda stage, since: None)
         self._decoder = Decoder() if decoder is None else None
-        maker, decodes = KeyMaker(registry, device.type, cache), decoder or self._decoder
+        decodes = decoder or self._decoder
         assert decodes is not None
-        self.around = Surroundings(registry, cache, device, maker, decodes, Path(self._folder.name), measure)
+        self.maker = KeyMaker(registry, device.type, cache)
+        self.around = Surroundings(registry, cache, device, decodes, Path(self._folder.name), measure)
 
     def run(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """The trial's figures under the names of a record's fields; its file is ``folder / <key>.nqz``.
@@ -67,7 +68,7 @@ class Workbench:
             figures = {**filed.figures, **metrics(work), "device": str(self.around.device)}
             if trial.loss_increase:
                 figures["loss_increase"] = work.result("loss")
-            key = self.around.maker.keys(trial).trial
+            key = self.maker.keys(trial).trial
             place(filed.path.read_bytes(), folder / file_name(key))
             if not measured:
                 self.around.cache.put(TRIAL, key, figures)
@@ -110,8 +111,8 @@ class Workbench:
     def _on(self, trial: Trial, watch: Watch, do: Callable[[Work], T]) -> T:
         for _ in range(_TRIES):
             with contextlib.suppress(Moved):
-                return do(Work(trial, self.around, watch))
-        return do(Work(trial, self.around, watch))
+                return do(Work(trial, self.around, watch, self.maker))
+        return do(Work(trial, self.around, watch, self.maker))
 
     def close(self) -> None:
         self._folder.cleanup()

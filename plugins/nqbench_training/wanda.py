@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import Pruned, Pruner, Task
+from nqbench.api import BadInput, Moments, Pruned, Pruner, Task
 
 
 class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
@@ -25,14 +25,21 @@ class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
     """The sensitivity whose second moments of the inputs are asked for."""
 
     def prune(self, task: Task) -> Pruned:
-        sensed = task.sense() or {}
-        return Pruned.of(task, {name: self._mask(task.parameter(name), sensed[name]) for name in task.names})
+        sensed = task.sense()
+        assert sensed is not None  # it takes nothing else
+        return Pruned.of(task, {name: self._mask(name, task.parameter(name), sensed[name]) for name in task.names})
 
-    def _mask(self, weight: Tensor, moments: Tensor) -> Tensor:
-        """weight: (O, ...); moments: (G, m, m) for the G groups of O / G rows of m weights."""
-        rows = weight.detach().reshape(len(moments), -1, moments.shape[-1])
-        scores = rows.abs() * moments.diagonal(dim1=1, dim2=2).sqrt()[:, None, :]
-        kept = max(1, round(self.keep * rows.shape[-1]))
+    def _mask(self, name: str, weight: Tensor, packed: Tensor) -> Tensor:
+        """packed: the second moments of what the weight multiplies. Where nothing is known of its inputs, magnitudes
+        alone count."""
+        moments = Moments.of(packed)
+        if not moments.fits(weight.shape):
+            raise BadInput(f"second moments of the shape {tuple(packed.shape)} do not fit {name} {tuple(weight.shape)}")
+        power = moments.gram[:, 0] if moments.diagonal else moments.gram.diagonal(dim1=1, dim2=2)
+        norms = power.sqrt() if bool(power.any()) else torch.ones_like(power)
+        rows = moments.rows(weight.detach())
+        scores = rows.reshape(len(norms), -1, rows.shape[1]).abs() * norms[:, None, :]
+        kept = max(1, round(self.keep * rows.shape[1]))
         best = scores.argsort(dim=-1, descending=True, stable=True)[..., :kept]  # a tie goes to the earlier one
         mask = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
-        return mask.reshape(weight.shape)
+        return moments.tensor(mask.reshape(rows.shape), weight.shape)

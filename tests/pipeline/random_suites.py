@@ -64,7 +64,7 @@ def outcome(number: int, decoder: Decoder, folder: Path) -> str:
         with bench_of(decoder) as bench:
             for trial in plan.trials():
                 bench.run(trial, folder)
-                written = folder / file_name(bench.around.maker.keys(trial).trial)
+                written = folder / file_name(bench.maker.keys(trial).trial)
                 _decompressed(number, written)
     except NqbenchError as error:
         text = str(error)

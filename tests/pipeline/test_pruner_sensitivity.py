@@ -26,7 +26,7 @@ def test_wanda_prunes_every_row_of_a_trials_network(bench: Bench, tmp_path: Path
 def test_the_sensitivity_that_a_pruner_asks_is_in_its_key(bench: Bench) -> None:
     def prune_key(sensitivity: str, seed: int) -> str:
         pruner = choice("pruner", "wanda", sensitivity=sensitivity)
-        return bench().around.maker.keys(replace(trial(seed=seed), pruner=pruner)).stages["prune"]
+        return bench().maker.keys(replace(trial(seed=seed), pruner=pruner)).stages["prune"]
 
     assert prune_key("second-moments", 1) == prune_key("second-moments", 2)
     assert prune_key("hutchinson", 1) != prune_key("hutchinson", 2)  # that one draws

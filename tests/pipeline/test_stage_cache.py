@@ -58,7 +58,7 @@ def test_a_quantizer_that_reads_the_rate_runs_again_for_another_coder(bench: Ben
 
 
 def test_a_seed_counts_for_those_alone_who_use_it(bench: Bench, tmp_path: Path) -> None:
-    keys = bench().around.maker.keys
+    keys = bench().maker.keys
     assert keys(trial(seed=1)) == keys(trial(seed=2))
     first, second = (keys(trial(quantizer=("drawn", {}), seed=seed)).stages for seed in (1, 2))
     assert first["load"] == second["load"]
@@ -67,7 +67,7 @@ def test_a_seed_counts_for_those_alone_who_use_it(bench: Bench, tmp_path: Path) 
 
 
 def test_each_parameter_changes_the_keys_from_its_stage_on(bench: Bench) -> None:
-    keys = bench().around.maker.keys
+    keys = bench().maker.keys
     full = {"pruner": {}, "positions": "zero", "sensitivity": "squares"}
     base = keys(trial(**full))
     stages = ["load", "prune", "sense", "quantize", "file", "evaluate"]
@@ -128,7 +128,7 @@ def test_a_whole_trial_is_restored_into_another_folder_only_while_all_of_it_is_t
 ) -> None:
     one = bench()
     figures = one.run(trial(), tmp_path / "first")
-    keys, cache = one.around.maker.keys(trial()), Cache(tmp_path / "cache")
+    keys, cache = one.maker.keys(trial()), Cache(tmp_path / "cache")
     file = keys.stages["file"]
     restored = restore(cache, keys.trial, file, tmp_path / "second")
     assert restored is not None

@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def run(bench: Workbench, one: Trial, folder: Path) -> tuple[dict[str, Any], Path]:
     """A trial's figures, and where its file lies."""
     figures = bench.run(one, folder)
-    key = bench.around.maker.keys(one).trial
+    key = bench.maker.keys(one).trial
     fixed = {"run": "r", "suite": "s", "key": key, "trial": one.trial, "status": "ok"}
     Record.for_trial(one.config(), **figures, **fixed)  # every figure fits a record
     return figures, folder / file_name(key)

@@ -135,6 +135,33 @@ def test_a_grouped_layer_is_scored_by_its_own_groups_inputs() -> None:
     assert mask.int().argmax(1).tolist() == [2, 2, 0, 0]
 
 
+def masked(weight: Tensor, packed: Tensor, keep: float) -> Tensor:
+    """Wanda's mask of a lone tensor with these second moments."""
+    task = tiny_task()
+    task.module, task.names = nn.ParameterDict({"w": nn.Parameter(weight)}), ("w",)
+    object.__setattr__(task, "sense", lambda names=None: {"w": packed})
+    return Wanda(keep=keep).prune(task).masks["w"]
+
+
+def test_rows_lie_as_the_layer_has_them() -> None:
+    """A weight whose first axis is the inputs' is pruned as its transpose is in a linear layer; a diagonal will do."""
+    weight, x = torch.randn(6, 4), torch.randn(50, 6)
+    gram = x.T @ x / 50
+    plain = masked(weight.T.contiguous(), gram[None], 0.5)
+    assert torch.equal(masked(weight, gram[None, None], 0.5), plain.T)
+    assert torch.equal(masked(weight.T.contiguous(), gram.diagonal()[None, None], 0.5), plain)
+
+
+def test_where_nothing_is_known_of_the_inputs_magnitudes_count() -> None:
+    weight = torch.randn(5, 8)
+    assert torch.equal(masked(weight, torch.zeros(1, 8, 8), 0.25), masked(weight, torch.eye(8)[None], 0.25))
+
+
+def test_moments_of_another_layer_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"do not fit w \(5, 8\)"):
+        masked(torch.randn(5, 8), torch.eye(7)[None], 0.5)
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
