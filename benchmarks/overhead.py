@@ -144,7 +144,7 @@ def through_the_engine(suite: Path, folder: Path) -> None:
         times: list[float] = []
         cpu: list[dict[str, float]] = []
 
-        def ended(self, record: object) -> None:
+        def ended(self, record: object, label: str) -> None:
             self.times.append(time.perf_counter())
             if len(self.times) in (1, total):
                 self.cpu.append({role(p): _cpu(p) for p in [me, *me.children(recursive=True)]})

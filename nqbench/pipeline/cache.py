@@ -156,19 +156,22 @@ class Cache:
         save: Callable[[T, Path], object] | None = None,
         meta: Callable[[T], Mapping[str, Any]],
         checkpoints: bool = False,
+        alone: bool = True,
     ) -> tuple[T, bool]:
         """A stage's result, and whether it came from the cache.
 
-        Made by ``make(workdir)`` where the cache has none, by one process at a time; workdir: a folder for the stage's
-        own checkpoints that outlives an interruption and is removed on success, where ``checkpoints`` asks for one.
+        Made by ``make(workdir)`` where the cache has none, if ``alone`` by one process at a time; workdir: a folder for
+        the stage's own checkpoints that outlives an interruption and is removed on success, where ``checkpoints`` asks
+        for one.
         """
         if self.root is None:
             return make(None), False
         found = self.recall(stage, key, load)
         if found is not None:
             return found, True
-        with self.lock(stage, key):
-            found = self.recall(stage, key, load)  # another worker may have made it while this one waited
+        with self.lock(stage, key) if alone else contextlib.nullcontext():
+            # another worker may have made it while this one waited
+            found = self.recall(stage, key, load) if alone else None
             if found is not None:
                 return found, True
             workdir = self.root / WORK / f"{stage}-{key}" if checkpoints else None

@@ -24,7 +24,8 @@ Meta = Mapping[str, Any]
 class How:
     """make: the result. meta: what JSON says of it. save: the rest, into a file. load: the result again, from that
     file and ``meta``; None: it is made anew by every worker. content: a hash of it, where what follows is keyed by
-    that. most: how many a worker keeps. checkpoints: whether an interruption should not cost all of it."""
+    that. most: how many a worker keeps. checkpoints: the trial's field for whose sake an interruption should not cost
+    all of it. alone: whether others wait while one makes it; of a file no two trials want the same."""
 
     make: Callable[[Context], Any]
     load: Callable[[Path, Meta, torch.device], Any] | None = None
@@ -32,7 +33,8 @@ class How:
     save: Callable[[Any, Path], object] | None = None
     content: Callable[[Any], str] | None = None
     most: int = 0
-    checkpoints: bool = False
+    checkpoints: str = ""
+    alone: bool = True
 
 
 def _said(path: Path, meta: Meta, device: torch.device) -> Meta:
@@ -52,7 +54,7 @@ HOW = {
         save=preparation.save_pruned,
         content=preparation.content_of_pruned,
         most=1,
-        checkpoints=True,
+        checkpoints="pruner",
     ),
     "sense": How(
         preparation.sense,
@@ -66,7 +68,7 @@ HOW = {
         meta=lambda result: result[1],
         save=lambda result, path: save_quantized(result[0], path),
         most=1,
-        checkpoints=True,
+        checkpoints="training",
     ),
     "file": How(
         filing.file,
@@ -74,6 +76,7 @@ HOW = {
         meta=lambda filed: filed.figures,
         save=lambda filed, path: path.write_bytes(filed.path.read_bytes()),
         content=lambda filed: str(filed.figures["decoded_sha256"]),
+        alone=False,
     ),
     "evaluate_float": _evaluation(evaluating.of_float, most=4),
     "evaluate": _evaluation(evaluating.of_file),

@@ -28,6 +28,8 @@ class Work(Context):
         super().__init__(trial, around, watch)
         self.maker = maker
         self._keys: dict[str, str] = {}
+        self._stands: dict[str, str] = {}
+        self._missing: set[str] = set()
         self._results: dict[str, Any] = {}
         self._contents: dict[str, str] = {}
 
@@ -80,7 +82,9 @@ class Work(Context):
 
     def _known(self, name: str) -> str | None:
         """``stands``, as far as that is known without making anything."""
-        stage, maker = STAGES[name], self.maker
+        if name in self._stands:
+            return self._stands[name]
+        stage, contents = STAGES[name], self.maker.contents
         if stage.skipped(self.trial):
             return self._known(stage.inputs[0])
         if name not in self._keys:
@@ -88,8 +92,17 @@ class Work(Context):
             told = [before for before in inputs if before is not None]
             if len(told) < len(inputs):
                 return None
-            self._keys[name] = maker.key(stage, self.trial, told)
-        return maker.content(stage, self._keys[name]) if stage.content else self._keys[name]
+            self._keys[name] = self.maker.key(stage, self.trial, told)
+        found: str | None = self._keys[name]
+        if stage.content:
+            key = self._keys[name]
+            # the cache is asked once: what it lacks is made here
+            found = contents.get(key) if name in self._missing else self.maker.content(stage, key)
+        if found is None:
+            self._missing.add(name)
+        else:
+            self._stands[name] = found
+        return found
 
     # -- results -----------------------------------------------------------------------------------------------------
     def _anew(self, stage: Stage) -> bool:
@@ -150,9 +163,9 @@ class Work(Context):
                 cache.drop(stage.place, key)
                 cache.put(stage.place, key, meta(found))
         else:
-            found, hit = cache.once(
-                stage.place, key, load=load, make=make, save=save, meta=meta, checkpoints=how.checkpoints
-            )
+            checkpoints = bool(how.checkpoints and getattr(self.trial, how.checkpoints))
+            options = {"checkpoints": checkpoints, "alone": how.alone}
+            found, hit = cache.once(stage.place, key, load=load, make=make, save=save, meta=meta, **options)
         if hit:
             self.watch.hit(stage.shown(self.trial))
         return found[0]

@@ -13,6 +13,7 @@ from probe_distribution import Log, suite
 from nqbench.api.errors import BadInput
 from nqbench.engine import Silent, run_suite
 from nqbench.engine import local as local_engine
+from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.registry import registry
 from nqbench.results.record import Record
@@ -212,13 +213,13 @@ def test_a_trial_s_key_says_which_split_was_looked_at_beside_the_test_s(probe: L
         return Choice.of(registry().make(kind, name))
 
     trial = Trial(chosen("model", "probe"), chosen("quantizer", "levels"), chosen("coder", "plain"))
-    maker = KeyMaker(registry(), "cpu")
+    maker = KeyMaker(registry(), "cpu", Cache(None))
     plain, test, train, validation = (
         maker.keys(replace(trial, selected_on=split)) for split in (None, "test", "train", "validation")
     )
     assert plain == test
     assert len({plain.trial, train.trial, validation.trial}) == 3
-    assert {plain.file, train.file, validation.file} == {plain.file}
+    assert plain.stages["file"] == train.stages["file"] == validation.stages["file"]
 
 
 @pytest.mark.parametrize(
