@@ -1,4 +1,4 @@
-"""Our entropy coders beside other people's, on quantized Laplace weights: bits a symbol and million symbols a second.
+"""Our entropy coders beside other people's, on quantized Laplace weights: bits per symbol, million symbols per second.
 
     python benchmarks/coders.py [--count 5000000] [--repeats 5] [--coder NAME ...]
     python benchmarks/coders.py --weights FILE.safetensors [--step 0.045 ...] [--keep 0.125] [--coder NAME ...]
@@ -9,7 +9,7 @@ counts, in processor time of the process (all its threads: what one core would t
 not timed. With ``--weights`` the streams are a network's own tensors of two dimensions and more on a global grid (its
 smaller weights pruned, if fewer are to be kept, to the zero symbol), and the entropy is the static one of each tensor:
 what a table for every layer would come to, tables not counted. ``--linear`` prints instead the time per symbol at
-growing lengths; ``--memory`` the bytes a symbol held beyond input and output. Peers are measured where their packages
+growing lengths; ``--memory`` the bytes per symbol held beyond input and output. Peers are measured where their packages
 are installed (extra ``peers``).
 """
 
@@ -37,7 +37,7 @@ PEERS = ("zlib-huffman", "ncompress", "constriction", "imagecodecs-lzw", "pcodec
 
 
 def entropy(symbols: np.ndarray) -> float:
-    """Zeroth order, bits a symbol."""
+    """Zeroth order, bits per symbol."""
     counts = np.bincount(symbols)
     p = counts[counts > 0] / symbols.size
     return float(-(p * np.log2(p)).sum())
@@ -86,7 +86,7 @@ def network_stream(path: str, step: float, keep: float) -> Stream:
 
 
 def static_bits(stream: Stream) -> float:
-    """Zeroth-order entropy, bits a symbol; of each tensor by itself where the stream has some."""
+    """Zeroth-order entropy, bits per symbol; of each tensor by itself where the stream has some."""
     parts = [stream.symbols[t.start : t.stop] for t in stream.spec.tensors] or [stream.symbols]
     return sum(part.size * entropy(part) for part in parts) / stream.spec.count
 
@@ -104,7 +104,7 @@ def coders(names: list[str]) -> dict[str, Coder]:
 
 
 def speeds(stream: Stream, chosen: dict[str, Coder], repeats: int) -> list[list[object]]:
-    """Rows: name, bits a symbol, their excess over the entropy in %, encoding and decoding in million symbols a second."""  # noqa: E501
+    """Rows: name, bits per symbol, their excess over the entropy in %, encoding and decoding in million symbols per second."""  # noqa: E501
     count = stream.spec.count
     best = {name: [float("inf"), float("inf")] for name in chosen}
     bits = dict.fromkeys(chosen, 0.0)
@@ -128,7 +128,7 @@ def speeds(stream: Stream, chosen: dict[str, Coder], repeats: int) -> list[list[
 
 
 def held(stream: Stream, coder: Coder) -> list[float]:
-    """Bytes a symbol beyond input and output, encoding and decoding."""
+    """Bytes per symbol beyond input and output, encoding and decoding."""
     encoded = coder.encode(stream)
     coder.decode(encoded, stream.spec)
     size = len(encoded.table) + len(encoded.payload)

@@ -5,7 +5,7 @@
 A case takes a stream, encodes it, damages the table, the payload or the specification (flips, truncations, splices of
 two encodings, inserted and repeated bytes, extreme bytes, lying counts and alphabets, plain noise) and decodes.
 Whatever comes out must be (count,) int32 inside the alphabet, or CorruptFile with an offset inside the bytes. Memory:
-at most 16 bytes a symbol, 64 bytes an input byte and 16 MiB beyond (dictionaries, look-up tables, library windows).
+at most 16 bytes per symbol, 64 bytes an input byte and 16 MiB beyond (dictionaries, look-up tables, library windows).
 """
 
 from __future__ import annotations

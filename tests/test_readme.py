@@ -61,13 +61,13 @@ def test_every_file_that_the_readme_links_to_is_there() -> None:
 def test_the_readme_s_quantizer_is_the_example_s() -> None:
     """The snippet is the example's, but for the imports and lines that a reader of the README need not see."""
     example = (ROOT / "plugins/example/nqbench_example/__init__.py").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    snippet, *_ = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     for line in snippet.splitlines():
         assert line.strip() in example, line
 
 
 def test_the_readme_s_leaderboard_is_the_published_one() -> None:
-    """Every cell of every row stands in one row of the published leaderboard, where ``gptq`` is called ``gptq``."""
+    """Every cell of every row stands in one row of the published leaderboard, where ``gptq`` has its former name."""
     published = (ROOT / "reports/reference/beyond/resnet32/leaderboard.md").read_text(encoding="utf-8")
     lines = re.sub(r"\bobs\b", "gptq", published).splitlines()
     cells = [{cell.strip() for cell in line.strip("|").split("|")} for line in lines]

@@ -116,7 +116,7 @@ class Quantizer(Plugin):
         return False
 
     def dimension(self) -> int:
-        """Weights a symbol, d. Where they are several, positions cannot be merged into the symbols."""
+        """Weights per symbol, d. Where they are several, positions cannot be merged into the symbols."""
         return 1
 
     def needs(self, source: Source, form: type[Any]) -> Any:

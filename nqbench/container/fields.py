@@ -39,7 +39,7 @@ def put_text(out: bytearray, text: str) -> None:
 
 
 class Fields:
-    """A cursor over bytes that nobody vouches for. Every method raises CorruptFile(section, offset) at their end."""
+    """A cursor over untrusted bytes. Every method raises CorruptFile(section, offset) at their end."""
 
     def __init__(self, data: bytes, section: str = "header") -> None:
         self.data = data

@@ -1,4 +1,4 @@
-"""A header from bytes that nobody vouches for: every field in its range, every name one that can be printed.
+"""A header from untrusted bytes: every field in its range, every name one that can be printed.
 
 What one field says of another is checked by ``nqbench.container.consistency``. ``packing`` is the other direction.
 """

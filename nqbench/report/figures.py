@@ -141,7 +141,8 @@ def _rate_accuracy(at: str, model: str, rows: Sequence[Row], data: ReportData, p
 
 
 def _frame(rows: Sequence[Row], drop: float) -> tuple[list[float] | None, str]:
-    """The vertical frame: a sweep's ruins would squeeze what matters into a line. And the sentence that says so."""
+    """The vertical range: without networks that lost nearly all, which would squeeze the rest into a line; and the
+    sentence that says so."""
     known = [row for row in rows if row.metric is not None and row.drop is not None]
     shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach(drop)]
     if len(shown) < 3:
@@ -282,7 +283,7 @@ def _speeds(coders: int, measured: bool) -> Figure:
         _chart("speeds")
         .mark_point(filled=True, opacity=0.6, size=45)
         .encode(
-            x=alt.X("msym_s:Q", scale=alt.Scale(type="log"), title="million symbols a second"),
+            x=alt.X("msym_s:Q", scale=alt.Scale(type="log"), title="million symbols per second"),
             y=alt.Y("coder_name:N", title=None),
             color=alt.Color("direction:N", legend=alt.Legend(orient="bottom", title=None)),
             tooltip=_tooltip("configuration", "msym_s"),

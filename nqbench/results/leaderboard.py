@@ -140,8 +140,8 @@ def front(rows: Sequence[Row]) -> set[int]:
 
 
 def reach(drop: float) -> float:
-    """How far below the float network a file is still of interest, in points: what lies lower is a sweep's ruins, which
-    figures leave out and delta rates do not average over."""
+    """How far below the float network a file is still of interest, in points: networks that lost more
+    are left out of figures, and out of what delta rates average over."""
     return 10 * max(drop, 0.5)
 
 

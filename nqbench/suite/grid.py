@@ -130,7 +130,7 @@ class Expansion:
         return ""
 
     def _dimension(self, choice: Choice) -> int:
-        """Weights a symbol."""
+        """Weights per symbol."""
         if choice not in self._dimensions:
             self._dimensions[choice] = cast(Quantizer, choice.make(self.registry)).dimension()
         return self._dimensions[choice]

@@ -119,7 +119,7 @@ def round_trip(quantizer: Quantizer) -> None:
     require(bool(quantizer.takes) and quantizer.takes <= set(FORMS), f"takes {set(quantizer.takes)}, not of {FORMS}")
     q, _ = sound(quantizer, source_of(quantizer, typical()))
     stated = quantizer.dimension()
-    require(q.dimension == stated, f"dimension() says {stated} weights a symbol, its codebook {q.dimension}")
+    require(q.dimension == stated, f"dimension() says {stated} weights per symbol, its codebook {q.dimension}")
 
 
 @check("quantizer")

@@ -28,14 +28,14 @@ from nqbench.testing.sources import Part, pruned, source_of, typical
 
 
 class _Symbols(Coder, name="symbols-for-checks"):
-    """Four bytes a symbol."""
+    """Four bytes per symbol."""
 
     def encode(self, stream: Stream) -> Encoded:
         return Encoded(b"", stream.symbols.astype("<i4").tobytes())
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
         if len(encoded.payload) != 4 * spec.count:
-            raise CorruptFile("not four bytes a symbol")
+            raise CorruptFile("not four bytes per symbol")
         return check_decoded(np.frombuffer(encoded.payload, "<i4"), spec)
 
 

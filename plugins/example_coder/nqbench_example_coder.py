@@ -23,7 +23,7 @@ class RunLength(Coder, name="run-length"):
         return Encoded(table=b"", payload=zlib.compress(runs.astype("<i4").tobytes(), 9))
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
-        # a run takes 8 bytes and no run is empty: more than 8 bytes a symbol are never needed
+        # a run takes 8 bytes and no run is empty: more than 8 bytes per symbol are never needed
         unfold = zlib.decompressobj()
         try:
             data = unfold.decompress(encoded.payload, 8 * spec.count + 1)

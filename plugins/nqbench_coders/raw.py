@@ -1,6 +1,6 @@
 """Fixed-length codes: the published papers' baseline.
 
-Bitstream: the table is empty; the payload has ceil(log2 alphabet) bits a symbol, lowest bit first, bits filling bytes
+Bitstream: the table is empty; the payload has ceil(log2 alphabet) bits per symbol, lowest bit first, bits filling bytes
 from the lowest up, the last byte filled with 0s (``nqbench.api.toolkit.bits.pack_bits``).
 """
 
@@ -13,7 +13,7 @@ from nqbench.api.toolkit.bits import bit_width, pack_bits, unpack_bits
 
 
 class Raw(Coder, name="raw"):
-    """ceil(log2 k) bits a symbol."""
+    """ceil(log2 k) bits per symbol."""
 
     def encode(self, stream: Stream) -> Encoded:
         return Encoded(b"", pack_bits(stream.symbols, bit_width(stream.spec.alphabet)))

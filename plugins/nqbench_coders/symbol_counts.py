@@ -28,7 +28,7 @@ def ranked(stream: Stream, used: np.ndarray) -> tuple[np.ndarray, int]:
     """Symbols fit to index an array, and the array's size: the symbols themselves, or their ranks in ``used``."""
     if is_sparse(stream):
         ranks = np.empty(stream.symbols.size, dtype=np.int32)
-        for start in range(0, ranks.size, 1 << 16):  # by parts: numpy searches in 8 bytes a symbol
+        for start in range(0, ranks.size, 1 << 16):  # by parts: numpy searches in 8 bytes per symbol
             ranks[start : start + (1 << 16)] = np.searchsorted(used, stream.symbols[start : start + (1 << 16)])
         return ranks, used.size
     return stream.symbols, stream.spec.alphabet

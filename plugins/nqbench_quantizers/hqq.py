@@ -28,7 +28,7 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
     )
 
     bits: int = Field(4, ge=1, le=8)
-    """Bits a weight, before entropy coding."""
+    """Bits per weight, before entropy coding."""
     granularity: Granularity = "group"
     """What has a scale and a zero point: all tensors (``global``), a tensor (``layer``), a channel, a group."""
     group: int = Field(64, ge=1)

@@ -102,19 +102,19 @@ class _KQuant(Quantizer):
 
 
 class Q4K(_KQuant, name="q4_k", paper="llama.cpp, ggml block_q4_K"):
-    """Four bits a weight in blocks of 32; scales and minima in six bits, in super-blocks of 256."""
+    """Four bits per weight in blocks of 32; scales and minima in six bits, in super-blocks of 256."""
 
     block, levels, codes = 32, (0, 15), 64
 
 
 class Q3K(_KQuant, name="q3_k", paper="llama.cpp, ggml block_q3_K"):
-    """Three bits a weight in blocks of 16; scales in five bits, in super-blocks of 256."""
+    """Three bits per weight in blocks of 16; scales in five bits, in super-blocks of 256."""
 
     block, levels, codes, minimum = 16, (-4, 3), 32, False
 
 
 class Q2K(_KQuant, name="q2_k", paper="llama.cpp, ggml block_q2_K"):
-    """Two bits a weight in blocks of 16; scales and minima in four bits, in super-blocks of 256."""
+    """Two bits per weight in blocks of 16; scales and minima in four bits, in super-blocks of 256."""
 
     block, levels, codes = 16, (0, 3), 16
 

@@ -42,7 +42,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
     takes = frozenset({"none", "diagonal"})
 
     bits: int = Field(4, ge=2, le=16)
-    """Bits a weight, before entropy coding: 2^bits levels, one less of a symmetric grid."""
+    """Bits per weight, before entropy coding: 2^bits levels, one less of a symmetric grid."""
     symmetric: bool = True
     """Whether the grid is symmetric about 0, else it has a zero point."""
     granularity: Granularity = "channel"

@@ -62,7 +62,7 @@ class Steps(Quantizer, name="steps", paper="arXiv:0000.00000, eq. 3"):
 
 
 class Plain(Coder, name="plain"):
-    """Four bytes a symbol."""
+    """Four bytes per symbol."""
 
     def encode(self, stream: Stream) -> Encoded:
         return Encoded(b"", stream.symbols.tobytes())
@@ -117,7 +117,7 @@ def test_list_shows_kind_name_distribution_version_and_first_line(nqbench: Run) 
     assert code == 0
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "quantizer steps acme 1.10 Rounds to steps." in rows
-    assert "coder plain acme 1.10 Four bytes a symbol." in rows
+    assert "coder plain acme 1.10 Four bytes per symbol." in rows
 
 
 def test_list_shows_what_is_broken_apart_with_its_reason_and_ends_well(nqbench: Run) -> None:

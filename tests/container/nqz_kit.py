@@ -152,7 +152,7 @@ class S:
 
 @dataclass(frozen=True)
 class G:
-    """A group. d: weights a symbol, 1 with a codebook (k,); scale: none, one, each (one a tensor), number."""
+    """A group. d: weights per symbol, 1 with a codebook (k,); scale: none, one, each (one a tensor), number."""
 
     form: str = "lookup"
     alphabet: int = 4

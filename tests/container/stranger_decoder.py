@@ -186,7 +186,7 @@ def scale_of(scales, kind, count, codes):
 
 
 def raw_coder(payload, alphabet, count):
-    """ceil(log2 alphabet) bits a symbol, lowest first."""
+    """ceil(log2 alphabet) bits per symbol, lowest first."""
     width = math.ceil(math.log2(alphabet))
     bits = int.from_bytes(payload, "little")
     return [bits >> (i * width) & ((1 << width) - 1) for i in range(count)]

@@ -70,7 +70,7 @@ def test_bytes_rates_and_distortion_are_those_computed_by_hand(bench: Bench, tmp
     size = path.stat().st_size
     parts = figures["parts"]
     assert figures["file_bytes"] == size == sum(parts.values())
-    assert parts["symbols"] == 4 * N  # plain: four bytes a symbol
+    assert parts["symbols"] == 4 * N  # plain: four bytes per symbol
     assert parts["codebook"] == 4 * 5
     assert parts["raw_parameters"] == 4 * (16 + 5)  # the biases
     assert [parts[name] for name in ("coder_table", "positions", "raw_buffers")] == [0, 0, 0]

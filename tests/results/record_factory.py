@@ -42,7 +42,7 @@ def make(
     granularity: str = "global",
     **changes: object,
 ) -> Record:
-    """A good record. log2(k) bits a weight; ``wrong`` of 1,000 test examples missed (20 by the float network)."""
+    """A good record. log2(k) bits per weight; ``wrong`` of 1,000 test examples missed (20 by the float network)."""
     bits = float(np.log2(k))
     missed = round(20 + 320 / k) if wrong is None else wrong
     correct = np.ones(EXAMPLES, dtype=bool)

@@ -12,7 +12,7 @@ from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec, check_d
 
 
 class SoundCoder(Coder, name="sound-coder"):
-    """DEFLATE over four bytes a symbol."""
+    """DEFLATE over four bytes per symbol."""
 
     def encode(self, stream: Stream) -> Encoded:
         return Encoded(b"", zlib.compress(stream.symbols.astype("<i4").tobytes(), 6))

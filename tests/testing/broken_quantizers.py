@@ -19,7 +19,7 @@ class Sound(Quantizer, name="sound"):
     """A b-bit uniform grid between the extreme weights."""
 
     bits: int = Field(3, ge=1, le=12)
-    """Bits a weight."""
+    """Bits per weight."""
 
     def quantize(self, source: Source) -> Quantized:
         low, high = (float(value) for value in source.weights.aminmax())

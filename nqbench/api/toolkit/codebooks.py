@@ -118,6 +118,6 @@ def _result(
 
 
 def entropy(counts: Tensor) -> float:
-    """Zeroth-order entropy of (k,) counts, in bits a symbol."""
+    """Zeroth-order entropy of (k,) counts, in bits per symbol."""
     p = counts.double() / counts.double().sum()
     return float(torch.special.entr(p).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))

@@ -10,7 +10,7 @@ from nqbench.api.quantized import Quantized
 from nqbench.api.source import Source
 
 ERROR = 1e-3
-"""Squared error as a share of the weights' variance: 30 dB, some five bits a weight once entropy-coded."""
+"""Squared error as a share of the weights' variance: 30 dB, some five bits per weight once entropy-coded."""
 _MOST_LEVELS = 1 << 16
 
 

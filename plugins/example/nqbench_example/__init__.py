@@ -12,7 +12,7 @@ class RoundToNearest(Quantizer, name="linspace"):
     """A b-bit uniform grid between the extreme weights."""
 
     bits: int = Field(4, ge=1, le=16)
-    """Bits a weight, before entropy coding."""
+    """Bits per weight, before entropy coding."""
 
     def quantize(self, source: Source) -> Quantized:
         low, high = (float(value) for value in source.weights.aminmax())

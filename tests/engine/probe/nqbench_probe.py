@@ -244,7 +244,7 @@ class Troubled(Levels, name="troubled"):
 
 
 class Plain(Coder, name="plain"):
-    """Four bytes a symbol."""
+    """Four bytes per symbol."""
 
     faults: Literal["none", "lost", "changed"] = "none"
     delay: float = 0.0

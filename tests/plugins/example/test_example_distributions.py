@@ -62,5 +62,5 @@ def test_a_suite_runs_them_beside_the_built_ins(site: Path, tmp_path: Path) -> N
         assert record["status"] == "ok"
         assert sum(record["parts"].values()) == record["file_bytes"]
     by_bits = {r["coder"]: r["bits_per_weight"] for r in records if r["quantizer"] == "linspace"}
-    # eight levels take at most three bits a weight, and Huffman's code no more than its table above that
+    # eight levels take at most three bits per weight, and Huffman's code no more than its table above that
     assert by_bits["huffman"] < 3.01
