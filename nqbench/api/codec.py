@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from nqbench.api.plain import plain
 from nqbench.api.plugin import Plugin
 from nqbench.api.quantizer import Knob
 
@@ -34,16 +37,39 @@ class Codec(Plugin):
 
     kind: ClassVar[str] = "codec"
 
+    exact: ClassVar[bool] = False
+    """Whether it gives back every bit of tensors in their own dtypes. ``compress`` then gets, and ``decompress`` gives,
+    arrays of float32, float16, float64, and for bfloat16 its bits as uint16; without, float32 whatever the network is
+    in."""
+
     def weights_alone(self) -> bool:
         """Whether it takes only the tensors that a quantizer would; the others are then stored as other trials store
         theirs. By default it takes every float tensor that is not one constant."""
         return False
 
+    def array_of(self, tensor: Tensor) -> np.ndarray:
+        """What ``compress`` gets of a tensor on the CPU."""
+        if not self.exact:
+            return tensor.to(torch.float32).numpy()
+        whole = plain(tensor.detach())
+        return (whole.view(torch.uint16) if tensor.dtype == torch.bfloat16 else whole).numpy()
+
+    def tensor_of(self, array: np.ndarray, dtype: torch.dtype) -> Tensor:
+        """A tensor of this dtype, of what ``decompress`` gives. ValueError if its bits are those of another dtype."""
+        if not self.exact:
+            return torch.from_numpy(np.array(array, dtype=np.float32)).to(dtype)
+        whole = torch.from_numpy(np.array(array))
+        if dtype == torch.bfloat16 and whole.dtype == torch.uint16:
+            whole = whole.view(torch.bfloat16)
+        if whole.dtype != dtype:
+            raise ValueError(f"it gives {np.asarray(array).dtype} for a tensor of {str(dtype).removeprefix('torch.')}")
+        return whole
+
     def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
         """Write the tensors.
 
         Args:
-            tensors: those that it takes, float32, by name, in order; pruned weights are 0 in them.
+            tensors: those that it takes, float32 unless it is ``exact``, by name, in order; pruned weights are 0.
             seed: the trial's, for a codec that draws.
 
         Returns:
@@ -60,7 +86,7 @@ class Codec(Plugin):
                 must not allocate beyond a small multiple of them.
 
         Returns:
-            The same names and shapes, float32.
+            The same names, shapes and dtypes.
 
         Raises:
             CorruptFile: the bytes are not a stream of this codec.

@@ -120,19 +120,21 @@ class Calls:
             raise CorruptFile(f"there are not the values of {quantized.n} weights", section="codebook")
         return values.detach().to("cpu", torch.float32) + 0.0  # -0 is deployed as +0
 
-    def coded(self, data: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """A codec's tensors: float32 arrays of ``shapes``."""
+    def coded(
+        self, data: bytes, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, torch.dtype]
+    ) -> dict[str, Tensor]:
+        """A codec's tensors, of these shapes and dtypes."""
         codec = self._make(self.header.codec, Codec)
         what = f"codec '{codec.name}'"
         started = time.perf_counter()
         with _guarded(what, "symbols"):
             given = codec.decompress(data, shapes)
-            arrays = {name: np.array(a, dtype=np.float32) for name, a in given.items() if name in shapes}
+            tensors = {name: codec.tensor_of(a, dtypes[name]) for name, a in given.items() if name in shapes}
         self.seconds += time.perf_counter() - started
         for name, shape in shapes.items():
-            if name not in arrays or arrays[name].shape != shape:
+            if name not in tensors or tensors[name].shape != shape:
                 raise CorruptFile(f"{what} gave no tensor '{name}' of {shape}", section="symbols")
-        return arrays
+        return tensors
 
 
 @contextmanager

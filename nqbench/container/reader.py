@@ -197,8 +197,8 @@ def _coded(sections: Sections, calls: Calls) -> dict[str, Tensor]:
     entries = {e.name: e for e in sections.header.tensors if e.kind == CODED}
     if not entries:
         return {}
-    arrays = calls.coded(sections.data["symbols"], {name: e.shape for name, e in entries.items()})
-    return {name: torch.from_numpy(arrays[name]).to(e.dtype) for name, e in entries.items()}
+    shapes, dtypes = {n: e.shape for n, e in entries.items()}, {n: e.dtype for n, e in entries.items()}
+    return calls.coded(sections.data["symbols"], shapes, dtypes)
 
 
 def _raw(sections: Sections) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
@@ -110,7 +109,7 @@ def _by_codec(context: Context) -> Inside:
     state = unquantized(network, pruned.state, fold=context.trial.fold_batchnorm)
     chosen = network.names if codec.weights_alone() else state
     coded = {n: state[n] for n in chosen if state[n].is_floating_point() and not _constant(state[n])}
-    arrays = {n: t.to(torch.float32).numpy() for n, t in coded.items()}
+    arrays = {n: codec.array_of(t) for n, t in coded.items()}
     data = context.repeated("quantize", lambda given: codec.compress(given, context.seed), lambda: arrays)
     back = codec.decompress(data, {n: a.shape for n, a in arrays.items()})
     raw = {n: t for n, t in state.items() if n not in coded}
@@ -118,7 +117,7 @@ def _by_codec(context: Context) -> Inside:
     for name, tensor in coded.items():
         if name not in back:
             raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")
-        values[name] = torch.tensor(back[name]).reshape(tensor.shape).to(tensor.dtype)
+        values[name] = codec.tensor_of(back[name], tensor.dtype).reshape(tensor.shape)
     error = sum(float((values[n].double() - state[n].double()).square().sum()) for n in network.names)
     weights = sum(state[n].numel() for n in network.names)
     knob = codec.knob()
@@ -174,7 +173,11 @@ def moved(model: QuantizedModel) -> QuantizedModel:
 
 
 def _constant(tensor: Tensor) -> bool:
-    return tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all())
+    """To the bit: 0 and -0 are two values."""
+    if tensor.numel() < 2:
+        return False
+    first = tensor.reshape(-1)[0]
+    return bool((tensor == first).all()) and bool((tensor.signbit() == first.signbit()).all())
 
 
 def _in_order(network: Network, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import DataMissing, Split
+from nqbench.api import DataMissing, Evaluation, Metric, Split
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.optimise import Recipe
 from nqbench.api.toolkit.paths import data_dir, find_data
@@ -88,6 +88,10 @@ class ResNet(ImageModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16``: trained under autocast, twice as fast or better on GPUs and CPUs that compute in it; slower on
     others."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the trained weights are rounded to, as networks are shipped, and what the network computes in."""
+    data: Literal["cifar10", "none"] = "cifar10"
+    """``none``: no data and no metric, for what is asked of the weights alone."""
     teachers: int = Field(0, ge=0)
     """Networks ``resnet9``, trained here on the same images from seeds that differ, whose mean logits are the teacher
     where a training distils; 0: the network itself, as trained."""
@@ -96,7 +100,8 @@ class ResNet(ImageModel):
         return CifarResNet(self.blocks)
 
     def prepare(self) -> None:
-        cifar.prepare()
+        if self.data == "cifar10" or self.weights_from == "recipe":
+            cifar.prepare()
         if self.weights_from == "file":
             self._file()
 
@@ -116,7 +121,10 @@ class ResNet(ImageModel):
         return cifar.NAME
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        return cifar.normalised(pixels)
+        return cifar.normalised(pixels).to(getattr(torch, self.dtype))
+
+    def load(self, device: torch.device) -> nn.Module:
+        return super().load(device).to(getattr(torch, self.dtype))
 
     def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return flip_and_shift(pixels, generator, reach=4)
@@ -140,18 +148,22 @@ class ResNet(ImageModel):
         )
 
     def full_recipe(self) -> dict[str, Any]:
-        """Without the teachers: they change what is made of the weights, not the weights."""
+        """Of the weights as they are trained: without the teachers and the dtype, which come after, and
+        whether it is evaluated."""
         if self.weights_from == "recipe":
             whole = super().full_recipe()
-            kept = {k: v for k, v in whole["parameters"].items() if k != "teachers"}
+            kept = {k: v for k, v in whole["parameters"].items() if k not in ("teachers", "dtype", "data")}
             return whole | {"parameters": kept}
         digest = digest_of(self._file(), "sha256")
         return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.holdout}
 
     def fingerprint(self) -> str:
-        if not self.teachers:
+        if not self.teachers and self.dtype == "float32" and self.data == "cifar10":
             return super().fingerprint()
-        taught = self.full_recipe() | {"teachers": [t.fingerprint() for t in self._teachers()]}
+        taught = self.full_recipe()
+        if self.teachers:
+            taught |= {"teachers": [t.fingerprint() for t in self._teachers()]}
+        taught |= {"dtype": self.dtype, "evaluated on": self.data}
         return f"{self.name}-{recipe_digest(taught)}"
 
     def weights(self, device: torch.device) -> Trained:
@@ -161,7 +173,15 @@ class ResNet(ImageModel):
 
         return Trained(load_file(self._file()))
 
+    def metric(self) -> Metric | None:
+        return None if self.data == "none" else super().metric()
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        return Evaluation() if self.data == "none" else super().evaluate(module, split)
+
     def has_split(self, split: Split) -> bool:
+        if self.data == "none":
+            return False
         # the given weights have seen every training image
         return split != "validation" or (self.holdout > 0 and self.weights_from == "recipe")
 
