@@ -28,7 +28,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _STORED = list(_DTYPES.values())
 
 
-class ZipNN(Codec, name="zipnn", paper="arXiv:2411.05239"):
+class ZipNN(Codec, name="zipnn", requires="zipnn", paper="arXiv:2411.05239"):
     """Lossless compression of floats by the package zipnn: byte planes, each through Huffman codes where that pays."""
 
     exact: ClassVar[bool] = True
