@@ -58,7 +58,7 @@ def batches(split, batch_size, shuffle):
 def compressed(folder: Path, *options: str) -> tuple[int, dict[str, object]]:
     output = folder / "out.nqz"
     model = ["--model", "module:mine_of_all:network", "--data", "mine_of_all:batches", "--with", f"folder={folder}"]
-    limits = ["--max-drop", "10", "--trials", "3", "--work", str(folder / "work"), "--output", str(output), "--force"]
+    limits = ["--max-drop", "90", "--trials", "1", "--work", str(folder / "work"), "--output", str(output), "--force"]
     code = invoke(["compress", *model, *limits, *options])
     records = folder / "work" / "records.json"
     return code, (json.loads(records.read_text())[-1] if records.is_file() else {})
