@@ -58,7 +58,7 @@ def change(folder: Path, **fields: Any) -> None:
     with sqlite3.connect(folder / "records.sqlite") as connection:
         rowid, text = connection.execute("SELECT rowid, data FROM records ORDER BY rowid").fetchone()
         data = json.dumps({**json.loads(text), **fields})
-        connection.execute("UPDATE records SET data = ? WHERE rowid = ?", (data, rowid))
+        connection.execute("UPDATE records SET data = ?, crc = NULL WHERE rowid = ?", (data, rowid))
     connection.close()
 
 
