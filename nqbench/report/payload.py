@@ -10,7 +10,6 @@ from typing import Any
 from nqbench.report.data import ReportData
 from nqbench.report.figures import MANY_BARS
 from nqbench.results.leaderboard import Row
-from nqbench.results.methods import in_unit_of
 from nqbench.results.record import KINDS, PARTS, Record
 
 FIELDS = (
@@ -85,7 +84,7 @@ def _published(data: ReportData, model: str, rows: Sequence[Row]) -> list[dict[s
     first = data.by_key[rows[0].keys[0]]
     found = []
     for quoted in data.published_for(model):
-        metric = in_unit_of(quoted, first.metric_higher_is_better)
+        metric = quoted.measured_as(first.metric_name, first.metric_unit)
         if whole and quoted.ratio and metric is not None:
             values = {"model": model, "method": quoted.method, "paper": quoted.paper, "ratio": quoted.ratio}
             found.append(values | {"metric": metric, "file_bytes": whole / quoted.ratio})

@@ -74,10 +74,8 @@ def spread_bytes(row: Row) -> str:
 
 def quoted(rows: Sequence[Published]) -> Table:
     """Published rows."""
-    body = tuple((row.method, decimal(row.ratio), decimal(row.metric), row.metric_name, row.paper) for row in rows)
-    return Table(
-        ("published method (quoted)", "ratio", "metric", "of", "source"), body, (False, True, True, False, False)
-    )
+    body = tuple((row.method, decimal(row.ratio), _figure(row), row.paper) for row in rows)
+    return Table(("published method (quoted)", "ratio", "metric", "source"), body, (False, True, True, False))
 
 
 METHODS_NOTE = (
@@ -86,7 +84,7 @@ METHODS_NOTE = (
     "and at equal mse. "
     "× published: the ratio against the best quoted one that does the same. "
     "Not monotone: points that fail although a smaller file of the method holds. "
-    "Accuracy against the leader: exact McNemar test on the same examples, Holm-corrected, at 5 %."
+    "Against the leader: exact McNemar test on the same examples, Holm-corrected, at 5 %."
 )
 
 
@@ -111,7 +109,7 @@ def method_table(rows: Sequence[MethodRow]) -> Table:
         Column("× published", lambda m: decimal(m.vs_published)),
         Column("BD-rate", lambda m: _percent(m.bd_rate)),
         Column("BD-rate, mse", lambda m: _percent(m.bd_rate_mse)),
-        Column("accuracy vs leader", _verdict, numeric=False),
+        Column(f"{metric} vs leader", _verdict, numeric=False),
         Column("points", lambda m: str(m.points)),
         Column("not monotone", lambda m: str(m.violations or "")),
         Column("repeats", lambda m: repeats(m.best.n, m.best.deterministic), numeric=False),
@@ -125,7 +123,7 @@ def _knob(row: Row) -> str:
 
 
 def _verdict(row: MethodRow) -> str:
-    return row.accuracy if row.p is None else f"{row.accuracy} (p {'<0.001' if row.p < 0.001 else f'{row.p:.3f}'})"
+    return row.verdict if row.p is None else f"{row.verdict} (p {'<0.001' if row.p < 0.001 else f'{row.p:.3f}'})"
 
 
 def _percent(value: float | None) -> str:
@@ -135,12 +133,12 @@ def _percent(value: float | None) -> str:
 def quoted_beside(data: ReportData, model: str) -> Table:
     """A model's published rows, each beside the smallest measured file that is at least as good."""
     rows = data.by_model[model]
-    found = beside(data.published_for(model), rows, higher_is_better=rows[0].metric_higher_is_better)
+    found = beside(data.published_for(model), rows)
     body = tuple(
         (
             q.row.method,
             decimal(q.row.ratio),
-            f"{decimal(q.row.metric)} {q.row.metric_name}" if q.row.metric is not None else "",
+            _figure(q.row),
             decimal(q.measured.ratio) if q.measured else "",
             _percent(q.difference),
             q.measured.configuration if q.measured else "",
@@ -150,6 +148,11 @@ def quoted_beside(data: ReportData, model: str) -> Table:
     )
     header = ("published method (quoted)", "ratio", "metric", "measured ratio", "difference", "by", "source")
     return Table(header, body, (False, True, True, True, True, False, False))
+
+
+def _figure(row: Published) -> str:
+    """A quoted figure with its unit and what it is of: ``99.27 % accuracy``."""
+    return "" if row.metric is None else " ".join(filter(None, (decimal(row.metric), row.unit, row.metric_name)))
 
 
 def _table(columns: Sequence[Column[R]], rows: Sequence[R]) -> Table:

@@ -54,6 +54,7 @@ class Row:
     mse: float | None
     weighted_mse: float | None
     metric_name: str | None
+    metric_unit: str
     metric_higher_is_better: bool
     metric_float: float | None
     metric: float | None
@@ -218,6 +219,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         mse=over("mse"),
         weighted_mse=over("weighted_mse"),
         metric_name=first.metric_name,
+        metric_unit=first.metric_unit,
         metric_higher_is_better=first.metric_higher_is_better,
         metric_float=over("metric_float"),
         metric=over("metric"),

@@ -43,9 +43,9 @@ class MethodRow:
     cent smaller."""
     bd_rate_mse: float | None
     """The same at equal mse."""
-    accuracy: Verdict
-    """Of the best file against the leader's, on the same test examples; 'identical': right and wrong on the same ones;
-    '' where correctness was not recorded."""
+    verdict: Verdict
+    """On the best file's metric against the leader's, on the same test examples; 'identical': right and wrong on the
+    same ones; '' where correctness was not recorded."""
     p: float | None
     """Of that: exact McNemar, Holm-adjusted over the model's methods."""
 
@@ -119,7 +119,7 @@ def _best_quoted(
         row.ratio
         for row in published
         if row.ratio is not None
-        and (quoted := in_unit_of(row, first.metric_higher_is_better)) is not None
+        and (quoted := row.measured_as(first.metric_name, first.metric_unit)) is not None
         and sign * (wanted - quoted) <= 1e-9
     ]
     return max(ratios, default=None)
@@ -147,7 +147,7 @@ def _method(name: str, points: Sequence[Row], anchor: Row, quoted: float | None)
         violations=violations(points),
         bd_rate=None,
         bd_rate_mse=None,
-        accuracy="",
+        verdict="",
         p=None,
     )
 
@@ -178,17 +178,17 @@ def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) 
     leader = ranked[0].best
     tests = [paired(leader, row.best, records) for row in ranked[1:]]
     adjusted = iter(holm([test.p for test in tests if test]))
-    result = [replace(ranked[0], accuracy="leader" if any(tests) else "")]
+    result = [replace(ranked[0], verdict="leader" if any(tests) else "")]
     for row, test in zip(ranked[1:], tests, strict=True):
         if test is None:
             result.append(row)
             continue
         p = next(adjusted)
         if test.gained == test.lost == 0:
-            result.append(replace(row, accuracy="identical"))
+            result.append(replace(row, verdict="identical"))
             continue
         verdict: Verdict = "not distinguishable" if p > alpha else "better" if test.difference > 0 else "worse"
-        result.append(replace(row, accuracy=verdict, p=p))
+        result.append(replace(row, verdict=verdict, p=p))
     return result
 
 
@@ -215,26 +215,21 @@ class Quoted:
     """Measured ratio / quoted ratio - 1; None where nothing measured is as good, or the paper gives no figure."""
 
 
-def beside(published: Sequence[Published], rows: Sequence[Row], *, higher_is_better: bool = True) -> list[Quoted]:
+def beside(published: Sequence[Published], rows: Sequence[Row]) -> list[Quoted]:
     """Each quoted row with the measured one that answers it."""
-    return [_beside(row, rows, higher_is_better) for row in published]
+    return [_beside(row, rows) for row in published]
 
 
-def in_unit_of(quoted: Published, higher_is_better: bool) -> float | None:
-    """The quoted metric as the measured one is given: an error in % beside an accuracy becomes 100 - error."""
-    if quoted.metric is not None and quoted.metric_name == ("error" if higher_is_better else "accuracy"):
-        return 100.0 - quoted.metric
-    return quoted.metric
-
-
-def _beside(quoted: Published, rows: Sequence[Row], higher: bool) -> Quoted:
-    target = in_unit_of(quoted, higher)
-    if target is None or quoted.ratio is None:
-        return Quoted(quoted, None, None)
-    good = [
-        row
-        for row in rows
-        if row.ratio is not None and row.metric is not None and (row.metric - target) * (1 if higher else -1) >= -1e-9
-    ]
+def _beside(quoted: Published, rows: Sequence[Row]) -> Quoted:
+    good = [row for row in rows if row.ratio is not None and quoted.ratio is not None and _as_good(row, quoted)]
     best = max(good, key=lambda row: row.ratio or 0.0, default=None)
-    return Quoted(quoted, best, None if best is None or best.ratio is None else best.ratio / quoted.ratio - 1)
+    if best is None or best.ratio is None or quoted.ratio is None:
+        return Quoted(quoted, None, None)
+    return Quoted(quoted, best, best.ratio / quoted.ratio - 1)
+
+
+def _as_good(row: Row, quoted: Published) -> bool:
+    """Whether a measured file is at least as good as a quoted one, by the same metric."""
+    target = quoted.measured_as(row.metric_name, row.metric_unit)
+    sign = 1.0 if row.metric_higher_is_better else -1.0
+    return target is not None and row.metric is not None and sign * (row.metric - target) >= -1e-9

@@ -1,11 +1,13 @@
 """Published reference rows: quoted from papers, shown apart from what is measured, never ranked among it.
 
-A suite gives them inline (``{paper, network, method, accuracy | error, ratio}``), or selects them from
+A suite gives them inline (``{paper, network, method, accuracy | error, ratio}``; of any other metric ``value`` with the
+metric's name as ``metric``, and its ``unit``), or selects them from
 ``published.yaml`` (``{paper: "arXiv:1612.01543, Table 1", network: lenet5}``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,8 @@ Shape = TypeVar("Shape", bound=Strict)
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One method's published figures. accuracy, error: top-1, in %; ratio: as the paper counts it."""
+    """One method's published figures. accuracy, error: top-1, in %; value: of the metric that ``metric`` names, in
+    ``unit``; ratio: as the paper counts it."""
 
     paper: str
     network: str
@@ -33,10 +36,13 @@ class PublishedRow:
     ratio: float | None = None
     data: str | None = None
     metric: str | None = None
+    value: float | None = None
+    unit: str | None = None
 
 
 class _Figures(Strict):
     method: str
+    value: float | None = None
     accuracy: float | None = Field(None, ge=0, le=100)
     error: float | None = Field(None, ge=0, le=100)
     ratio: float | None = Field(None, gt=0)
@@ -47,6 +53,12 @@ class _Inline(_Figures):
     network: str
     data: str | None = None
     metric: str | None = None
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> _Inline:
+        _check_named(self.metric, [self])
+        return self
 
 
 class _Block(Strict):
@@ -54,8 +66,20 @@ class _Block(Strict):
     network: str
     data: str | None = None
     metric: str | None = None
+    unit: str | None = None
     parameters: int | None = Field(None, gt=0)
     rows: list[_Figures] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _named(self) -> _Block:
+        _check_named(self.metric, self.rows)
+        return self
+
+
+def _check_named(metric: str | None, rows: Sequence[_Figures]) -> None:
+    """ValueError for a value that nobody says the metric of."""
+    if metric is None and any(row.value is not None for row in rows):
+        raise ValueError("gives a 'value' without the 'metric' that it is of, such as metric: perplexity")
 
 
 class _Selector(Strict):

@@ -126,9 +126,9 @@ def test_methods_are_ranked_by_their_smallest_file_that_holds() -> None:
     assert kmeans.vs_baseline == kmeans.best.file_bytes / uniform.best.file_bytes  # type: ignore[attr-defined]
     assert uniform.is_baseline  # type: ignore[attr-defined]  # the suite named it first
     assert ternary.vs_baseline is None  # type: ignore[attr-defined]
-    assert ternary.accuracy == "worse"  # type: ignore[attr-defined]
-    assert uniform.accuracy == "not distinguishable"  # type: ignore[attr-defined]
-    assert kmeans.accuracy == "leader"  # type: ignore[attr-defined]
+    assert ternary.verdict == "worse"  # type: ignore[attr-defined]
+    assert uniform.verdict == "not distinguishable"  # type: ignore[attr-defined]
+    assert kmeans.verdict == "leader"  # type: ignore[attr-defined]
 
 
 def test_a_baseline_can_be_named() -> None:
@@ -144,9 +144,9 @@ def test_published_tables_and_rows_are_read_alike() -> None:
     table = {"paper": "P", "network": "net", "rows": [{"method": "m", "accuracy": 98.0, "ratio": 5}, {"method": "o"}]}
     single = {"paper": "Q", "model": "net", "method": "e", "error": 2.0}
     assert published_rows([table, single]) == [
-        Published("net", "m", "P", 5.0, "accuracy", 98.0),
+        Published("net", "m", "P", 5.0, "accuracy", 98.0, unit="%"),
         Published("net", "o", "P", None, "metric", None),
-        Published("net", "e", "Q", None, "error", 2.0),
+        Published("net", "e", "Q", None, "error", 2.0, unit="%"),
     ]
 
 
@@ -221,3 +221,31 @@ def test_a_method_s_ratio_stands_beside_the_best_quoted_one_that_holds_the_same_
     assert ratios(drop=0.5) == [pytest.approx(2.0), None]  # 60 / 30; kmeans does not hold
     assert ratios(metric=97.4) == [pytest.approx(60 / 90), None]
     assert methods(leaderboard(records), {r.key: r for r in records})[0].vs_published is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "unit", "expected"),
+    [
+        ({"error": 7.0}, "perplexity", "", None),  # 7 % wrong is no perplexity of 7
+        ({"error": 7.0}, "accuracy", "%", 93.0),
+        ({"accuracy": 93.0}, "error", "%", 7.0),
+        ({"accuracy": 93.0}, "accuracy", "%", 93.0),
+        ({"accuracy": 93.0}, "accuracy", "", None),  # a share of 1, perhaps
+        ({"accuracy": 93.0}, "top5", "%", None),
+        ({"metric": "perplexity", "value": 7.0}, "perplexity", "", 7.0),
+        ({"metric": "perplexity", "value": 7.0}, "accuracy", "%", None),
+        ({"metric": "psnr", "value": 30.0, "unit": "dB"}, "psnr", "dB", 30.0),
+        ({"metric": "psnr", "value": 30.0, "unit": "dB"}, "psnr", "bel", None),
+        ({}, "accuracy", "%", None),
+    ],
+)
+def test_a_quoted_figure_is_only_read_as_one_of_its_own_metric(
+    fields: dict[str, object], name: str, unit: str, expected: float | None
+) -> None:
+    (row,) = published_rows([{"model": "net", "method": "m", "ratio": 5.0, **fields}])
+    assert row.measured_as(name, unit) == expected
+    higher = name != "perplexity"
+    measured = at(10, 20, k=3, metric_name=name, metric_unit=unit, metric=expected or 7.0, metric_float=7.0,
+                  metric_higher_is_better=higher)  # fmt: skip
+    (found,) = beside([row], leaderboard([measured]))
+    assert (found.measured is not None) == (expected is not None)

@@ -46,3 +46,14 @@ def test_a_published_yaml_beside_the_suite_comes_first(suite_of):
 def test_a_wrong_published_entry_is_refused(suite_of, entry, message):
     with pytest.raises(SuiteError, match=message):
         suite_of(HEAD + f"  - {entry}\n")
+
+
+def test_any_metric_is_quoted_by_its_name_and_unit(suite_of):
+    head = "models: net\nquantizers: kmeans\npublished:\n"
+    inline = "  - {paper: P, network: net, method: m, metric: perplexity, value: 29.6, ratio: 4}\n"
+    table = "  - {paper: Q, network: net, metric: psnr, unit: dB, rows: [{method: n, value: 31}]}\n"
+    first, second = suite_of(head + inline + table).published
+    assert (first.metric, first.value, first.unit) == ("perplexity", 29.6, None)
+    assert (second.metric, second.value, second.unit) == ("psnr", 31.0, "dB")
+    with pytest.raises(SuiteError, match=r"published\[0\]: gives a 'value' without the 'metric' that it is of"):
+        suite_of(head + "  - {paper: P, network: net, method: m, value: 29.6}\n")
