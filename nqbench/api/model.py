@@ -96,6 +96,12 @@ class Model(Plugin):
         """Text that changes whenever weights, data or training recipe do. Cheap: it must neither load nor train."""
         raise NotImplementedError
 
+    def foreign_code(self) -> tuple[str, ...]:
+        """What of its parameters names code that is not the plugin's own and runs when the network is used: functions
+        to import, TorchScript files (which can write files). ``nqbench verify`` refuses it unless it is told that the
+        records' author is trusted."""
+        return ()
+
     def load(self, device: torch.device) -> nn.Module:
         """The trained network in evaluation mode.
 

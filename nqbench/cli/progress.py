@@ -49,10 +49,11 @@ class Lines:
         best = f"; {self.best}" if self.best.record else ""
         self._say(f"[{self.done}/{self.total}] after {now - self._begun:.0f} s: {doing}{best}")
 
-    def ended(self, record: Record, label: str) -> None:
+    def ended(self, record: Record, label: str, *, again: bool = False) -> None:
         self.done += 1
         self.best.see(record)
-        self._say(f"[{self.done}/{self.total}] {label}: {outcome(record)}")
+        if not again:
+            self._say(f"[{self.done}/{self.total}] {label}: {outcome(record)}")
 
     def warning(self, text: str) -> None:
         self._say(f"warning: {text}")
@@ -85,10 +86,11 @@ class Bar(Lines):
         self.bar.set_description_str(now[:72], refresh=False)
         self.bar.set_postfix_str(str(self.best))
 
-    def ended(self, record: Record, label: str) -> None:
+    def ended(self, record: Record, label: str, *, again: bool = False) -> None:
         self.best.see(record)
         self.bar.update()
-        self.bar.write(_line(f"{label}: {outcome(record)}"), file=sys.stderr)
+        if not again:
+            self.bar.write(_line(f"{label}: {outcome(record)}"), file=sys.stderr)
 
     def warning(self, text: str) -> None:
         self.bar.write(_line(f"warning: {text}"), file=sys.stderr)

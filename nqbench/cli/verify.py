@@ -14,18 +14,22 @@ import click
 @click.option(
     "--limit", metavar="SIZE", help="Refuse files that stand for more, such as 4G.  [default: a tenth of the memory]"
 )
-def command(folder: Path, run: str, device: str, limit: str | None) -> None:
+@click.option("--allow-code", is_flag=True, help="Run functions and TorchScript files that the records name.")
+def command(folder: Path, run: str, device: str, limit: str | None, allow_code: bool) -> None:
     """Decode every file in FOLDER in a fresh process and evaluate it again.
 
     Decoded bytes must match exactly; metrics exactly in the environment that made the records, within 0.1 of their
-    unit in another. Ends with exit code 3 if anything differs.
+    unit in another. A network given as a function or a TorchScript file is code of whoever made FOLDER: it can do
+    whatever you can, and runs only with --allow-code. Ends with exit code 3 if anything differs.
     """
     from nqbench.cli import REGRESSION
     from nqbench.engine.verify import verify
     from nqbench.pipeline.cache import parse_size
 
     checked = faults = 0
-    for verdict in verify(folder, run=run, device=device, limit=None if limit is None else parse_size(limit)):
+    for verdict in verify(
+        folder, run=run, device=device, allow_code=allow_code, limit=None if limit is None else parse_size(limit)
+    ):
         checked += 1
         if verdict.fault is not None:
             faults += 1

@@ -21,8 +21,8 @@ class Progress(Protocol):
         """The trials that run now: a label that tells each from the others, and what it is at. Called twice a second
         or more."""
 
-    def ended(self, record: Record, label: str) -> None:
-        """A trial ended. label: what tells it from the run's others."""
+    def ended(self, record: Record, label: str, *, again: bool = False) -> None:
+        """A trial ended. label: what tells it from the run's others. again: it failed of what was told already."""
 
     def warning(self, text: str) -> None:
         """Something the user should know that stops nothing."""
@@ -40,7 +40,7 @@ class Silent:
 
     def running(self, trials: Sequence[tuple[str, str]]) -> None: ...
 
-    def ended(self, record: Record, label: str) -> None: ...
+    def ended(self, record: Record, label: str, *, again: bool = False) -> None: ...
 
     def warning(self, text: str) -> None: ...
 

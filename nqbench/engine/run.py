@@ -19,6 +19,7 @@ from nqbench.engine.local import LocalEngine
 from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
 from nqbench.engine.protocol import Engine, Job
+from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.engine.worker import WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.context import Measure
@@ -28,8 +29,9 @@ from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
 from nqbench.report.files import write_text
 from nqbench.results.database import FILES
-from nqbench.results.environment import cores, environment
+from nqbench.results.environment import environment, threads_each
 from nqbench.results.labels import Labels
+from nqbench.results.portable import Portable
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
 from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
@@ -71,8 +73,8 @@ def run_suite(
     jobs: worker processes; 0: none, all is done in this process, without deadlines. device: auto, cpu, cuda or cuda:N.
     timeout: seconds a trial may take, or seconds by stage (default: the suite's).
     budget: seconds after which a search ends with the best that it found, and no trial is begun any more.
-    Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput. Ctrl-C ends the run
-    with the outcome 'interrupted'; nothing that was finished is lost.
+    Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput. Ctrl-C, or SIGTERM,
+    ends the run with the outcome 'interrupted'; nothing that was finished is lost.
     """
     loaded = suite if isinstance(suite, Suite) else load(suite, profile=profile, sets=sets)
     loaded.beside()
@@ -110,31 +112,40 @@ class _Run:
         self.cache = Cache.default() if cached else Cache(None)
         self.limit = limit_from_environment()
         self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
-        self.threads = max(1, cores() // self.jobs) if self.jobs else torch_threads()
+        self.threads = threads_each(self.jobs) if self.jobs else torch_threads()
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.until = None if budget is None else time.monotonic() + budget
         self.id = ""
         self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
         self._prepared: dict[str, Mapping[str, Any]] = {}
+        self._refused: dict[str, Mapping[str, Any]] = {}  # what came of networks that cannot be used, by what waits
+        self._told: set[str | None] = set()
+        self._alone = False
+        self.portable = Portable(beside() or Path.cwd())
 
     def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
         with Store.write(self.folder) as store:
-            self._prepare(models)
+            self._prepare(models := list(dict.fromkeys(models)))
+            self._alone = len(models) == 1
             first = self._pull(schedule)
             self.id = store.start_run(
                 self.suite.name,
                 self.suite.text,
-                argv=sys.argv[1:],
+                argv=[self.portable.text(argument) for argument in sys.argv[1:]],
                 environment=self.environment,
                 keys=[job.keys.trial for job in first if job.question is None],
                 settings=self._settings(),
             )
             try:
-                write_text(self.folder / "suite.yaml", self.suite.text)
-                outcome = self._loop(store, schedule, first)
+                with terminated_as_interrupted():
+                    write_text(self.folder / "suite.yaml", self.suite.text)
+                    outcome = self._loop(store, schedule, first)
             except KeyboardInterrupt:
                 outcome = "interrupted"
+            except BadInput:  # the only network cannot be used
+                store.end_run(self.id, "failed")
+                raise
             except OSError as error:
                 raise StoreError(
                     f"{self.folder}: cannot be written ({error.strerror or error}); the same command resumes"
@@ -167,7 +178,7 @@ class _Run:
 
     def _prepare(self, models: Iterable[Choice]) -> None:
         """Data and weights are found before the first trial, and what a search looks at."""
-        for choice in dict.fromkeys(models):
+        for choice in models:
             model = self.maker.plugin(choice)
             assert isinstance(model, Model)
             model.prepare()
@@ -222,7 +233,10 @@ class _Run:
         with self._engine() as engine:
             while (jobs or engine.busy) and not self._late:
                 for job in jobs:
-                    self._begin(store, engine, schedule, job, done)
+                    if (refused := self._refused.get(job.keys.waits or "")) is None:
+                        self._begin(store, engine, schedule, job, done)
+                    else:
+                        failed = not self._end(store, schedule, job, refused) or failed
                 # what was there already may have led to more
                 ended = [] if jobs else engine.step()
                 jobs = []
@@ -231,11 +245,10 @@ class _Run:
                         jobs += self._settled(store, engine, job, outcome)
                     elif self._again(job, outcome):
                         engine.add(job)
+                    elif job.keys.waits is not None:
+                        jobs += self._unusable(engine, job, outcome)
                     else:
-                        # what cannot be loaded is not tried again for every trial of it
-                        same = [] if job.keys.waits is None else engine.withdraw(job.waits_as)
-                        for one in (job, *same):
-                            failed = not self._end(store, schedule, one, outcome) or failed
+                        failed = not self._end(store, schedule, job, outcome) or failed
                 self.progress.running([(self._label(trial), doing) for trial, doing in engine.current])
                 jobs += self._pull(schedule)
                 done = self._take_over(store, jobs)
@@ -254,6 +267,15 @@ class _Run:
         for key in after[:1]:  # the first trial on a network bears what it took
             self._prepared[key] = outcome["seconds"]
         return settled
+
+    def _unusable(self, engine: Engine, job: Job, outcome: Mapping[str, Any]) -> list[Job]:
+        """The network of some jobs cannot be loaded or judged: they fail with it, untried, and it is said once. Raises
+        BadInput where the run has no other network and the reason is one for the user."""
+        if self._alone and "told" in outcome:
+            raise BadInput(str(outcome["told"]))
+        assert job.keys.waits is not None
+        self._refused[job.keys.waits] = outcome
+        return [job, *engine.withdraw(job.waits_as)]
 
     def _take_over(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
         """This run covers these jobs' trials. The records of those that are there already."""
@@ -297,7 +319,7 @@ class _Run:
             record = self._record(store, job, whole)
             schedule.ended(job.trial, record.to_dict())
             return record.ok
-        if outcome["status"] != "ok":
+        if outcome["status"] != "ok" and job.keys.waits is None:
             method = job.trial.codec or job.trial.quantizer
             why = str(outcome["error"]).partition("\n")[0]
             self.progress.warning(
@@ -358,7 +380,14 @@ class _Run:
         trial, key = job.trial, str(outcome.get("key", job.keys.trial))
         if key != job.keys.trial:  # the network turned out to be another than was known
             store.rename(self.id, {job.keys.trial: key})
-        fields = {"device": self.device, **{name: value for name, value in outcome.items() if name != "key"}}
+        inner = ("key", "threads", "told")
+        fields = {"device": self.device, **{name: value for name, value in outcome.items() if name not in inner}}
+        if fields.get("error"):
+            fields["error"] = self.portable.text(str(fields["error"]))
+        config = {
+            name: self.portable.parameters(value) if name.endswith("_params") else value
+            for name, value in trial.config().items()
+        }
         if fields["status"] == "ok":
             prepared = {step: spent for step, spent in self._prepared.pop(job.keys.trial, {}).items() if spent}
             fields["seconds"] = {**prepared, **fields["seconds"], **prepared}
@@ -371,15 +400,17 @@ class _Run:
             "suite": self.suite.name,
             "key": key,
             "trial": trial.trial,
-            "environment": self.environment,
+            "environment": {**self.environment, "threads": outcome.get("threads", self.threads)},
         }
         try:
-            record = Record.for_trial(trial.config(), **fields, **fixed)
+            record = Record.for_trial(config, **fields, **fixed)
         except BadInput as error:  # a figure that a plugin gave
-            failed = {"device": self.device, "status": "failed", "error": str(error)}
-            record = Record.for_trial(trial.config(), **failed, **fixed)
+            failed = {"device": self.device, "status": "failed", "error": self.portable.text(str(error))}
+            record = Record.for_trial(config, **failed, **fixed)
         store.add(record)
-        self.progress.ended(record, self.labels.trial(record))
+        again = job.keys.waits in self._refused and job.keys.waits in self._told
+        self._told.add(job.keys.waits)
+        self.progress.ended(record, self.labels.trial(record), again=again)
         self._notify("nqbench_trial_ended", record=record.to_dict())
         return record
 

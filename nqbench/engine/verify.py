@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nqbench.api.errors import CorruptFile, NqbenchError
+from nqbench.api.errors import BadInput, CorruptFile, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.paths import set_beside
@@ -42,18 +42,26 @@ class Verdict:
 
 
 def verify(
-    folder: str | Path, *, run: str = "latest", device: str = "auto", limit: int | None = None
+    folder: str | Path,
+    *,
+    run: str = "latest",
+    device: str = "auto",
+    limit: int | None = None,
+    allow_code: bool = False,
 ) -> Iterator[Verdict]:
     """Check every ok record of a run: file present, its size and parts, decoded bytes, network, metrics.
 
     run: its id, 'latest', or 'all': the last record of every key. limit: bytes of tensors that a file may stand for;
-    None: what this machine can hold. Yields a verdict a record, in their order. Raises StoreError where there are no
-    records.
+    None: what this machine can hold. allow_code: run what the records name as code of their own: functions to import,
+    TorchScript files. Yields a verdict a record, in their order. Raises StoreError where there are no records, BadInput
+    for code that was not allowed.
     """
     folder = Path(folder)
     with Store.read(folder) as store:
         records = [record for record in store.records(run) if record.ok]
         runs = store.runs()
+    if not allow_code:
+        _refuse_code(folder, records)
     where = runs[-1].settings.get("beside") if runs else None
     set_beside(None if where is None else folder / where)
     checker = _Checker(folder, resolve_device(device), limit)
@@ -62,6 +70,17 @@ def verify(
             yield Verdict(record, checker.fault(record))
     finally:
         checker.decoder.close()
+
+
+def _refuse_code(folder: Path, records: Sequence[Record]) -> None:
+    for choice in dict.fromkeys(_model(record) for record in records):
+        model = choice.make(registry())
+        assert isinstance(model, Model)
+        if code := model.foreign_code():
+            raise BadInput(
+                f"{folder}: its model '{model.name}' runs code that the records name ({', '.join(code)}); "
+                "if you trust who made them: --allow-code"
+            )
 
 
 class _Checker:

@@ -152,8 +152,9 @@ def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
 
 def performed(bench: Workbench, files: Path, trial: Trial, goal: str, recipe: str, step: Callable[[], str]) -> Outcome:
     """Do one job. ``{"status": "ok", ...}`` or ``{"status": "failed", "error": traceback}``, with ``unusable`` set
-    where this process cannot be relied on any more. ok: for the goal ``trial`` its figures and ``key``; for ``knob``
-    the knob or None; for a stage what ``Workbench.stage`` says.
+    where this process cannot be relied on any more, and ``told``, the error's own line, where it is one for the user.
+    ok: for the goal ``trial`` its figures and ``key``; for ``knob`` the knob or None; for a stage what
+    ``Workbench.stage`` says.
 
     files: where the compressed file goes. recipe: the trial's, as the parent has it: where the code was edited since,
     this process runs other code than the record would say. step: what the work is at.
@@ -177,6 +178,8 @@ def performed(bench: Workbench, files: Path, trial: Trial, goal: str, recipe: st
         # the line for the user first, the place for the plugin's author below it
         line = f"{text} (in the stage '{step()}')"
         outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
+        if isinstance(error, NqbenchError):
+            outcome["told"] = text
         return outcome | ({} if _sound(bench.around.device) else {"unusable": True})
 
 

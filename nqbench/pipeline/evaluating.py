@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,27 @@ def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
     return tensors
 
 
+def judge_float(context: Context) -> None:
+    """Evaluate the float network, before anything is quantized. Raises BadInput where that gives nothing to rank by."""
+    if context.model.metric() is not None:
+        stage = "evaluate_float" if context.trial.tested else "evaluate_float_selected"
+        _headline(context, context.result(stage), "float")
+
+
+def _headline(context: Context, evaluation: Json, whose: str) -> float:
+    """The headline metric of an evaluation. Raises BadInput where it is not there, or no number to rank by."""
+    metric = context.model.metric()
+    assert metric is not None
+    found = evaluation["metrics"]
+    if metric.name not in found:
+        given = f"it gave {', '.join(found)}: name one of these" if found else "it gave none"
+        raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'; {given}")
+    value = float(found[metric.name])
+    if not math.isfinite(value):
+        raise BadInput(f"the metric '{metric.name}' of the {whose} network is {value}: no figure to rank by")
+    return value
+
+
 def metrics(context: Context) -> dict[str, Any]:
     """The metric fields of a record; nothing for a model without data. Raises BadInput where the headline is not
     among what the model gave."""
@@ -85,7 +107,7 @@ def metrics(context: Context) -> dict[str, Any]:
     }
     if trial.tested:
         before, after = context.result("evaluate_float"), context.result("evaluate")
-        value, reference = _headline(context, after), _headline(context, before)
+        value, reference = _headline(context, after, "decoded"), _headline(context, before, "float")
         found |= {"metric": value, "metric_float": reference, "metric_delta": value - reference}
         found |= {"correct": after["correct"], "examples": after["examples"]}
         found |= {"metrics": dict(after["metrics"]), "metrics_float": dict(before["metrics"])}
@@ -93,17 +115,9 @@ def metrics(context: Context) -> dict[str, Any]:
     if split is not None:
         for into, stage in (("metrics_float", "evaluate_float_selected"), ("metrics", "evaluate_selected")):
             looked_at = context.result(stage)
-            _headline(context, looked_at)
+            _headline(context, looked_at, "float" if into == "metrics_float" else "decoded")
             found[into].update({f"{split}.{name}": value for name, value in looked_at["metrics"].items()})
     return found
-
-
-def _headline(context: Context, evaluation: Json) -> float:
-    metric = context.model.metric()
-    assert metric is not None
-    if metric.name not in evaluation["metrics"]:
-        raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'")
-    return float(evaluation["metrics"][metric.name])
 
 
 # -- the increase of the training loss ---------------------------------------------------------------------------

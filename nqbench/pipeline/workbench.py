@@ -15,12 +15,12 @@ from nqbench.api import Knob
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.context import Measure, Surroundings, Watch
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import metrics
+from nqbench.pipeline.evaluating import judge_float, metrics
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.memory import Peak
 from nqbench.pipeline.work import Moved, Work
 from nqbench.registry import Registry
-from nqbench.suite.chain import TRIAL
+from nqbench.suite.chain import NETWORK, TRIAL
 from nqbench.suite.trial import Trial
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class Workbench:
         measured = self.around.measure is not None
 
         def whole(work: Work) -> dict[str, Any]:
+            judge_float(work)
             evaluations: list[str] = []
             if work.model.metric() is not None:
                 evaluations += ["evaluate_float", "evaluate"] if trial.tested else []
@@ -66,6 +67,7 @@ class Workbench:
             work.forward(["file", *evaluations, *(["loss"] if trial.loss_increase else [])])
             filed = work.result("file")
             figures = {**filed.figures, **metrics(work), "device": str(self.around.device)}
+            figures["threads"] = torch.get_num_threads()
             if trial.loss_increase:
                 figures["loss_increase"] = work.result("loss")
             key = self.maker.keys(trial).trial
@@ -94,6 +96,8 @@ class Workbench:
         def one(work: Work) -> dict[str, Any]:
             work.forward([name])
             work.stands(name)
+            if name == NETWORK:
+                judge_float(work)
             return {"key": work.key(name), "contents": work.contents()}
 
         return self._on(trial, watch, one) | {"seconds": watch.seconds, "cached": watch.cached}

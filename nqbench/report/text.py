@@ -65,12 +65,15 @@ def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None,
         parts += [form.heading.format("Published, models not measured here"), draw(quoted(published))]
     if data.failures:
         parts.append(form.heading.format("Failures"))
+        alike: dict[tuple[str, str], list[str]] = {}
+        for record in data.failures:
+            alike.setdefault((record.status, last_line(record.error)), []).append(data.name(record))
         lines = [
-            f"- {form.text(data.name(r))}: {r.status}: {form.code(last_line(r.error))}"
-            for r in data.failures[: limit or None]
+            f"- {form.text(names[0])}{f' and {len(names) - 1} more' * (len(names) > 1)}: {status}: {form.code(why)}"
+            for (status, why), names in list(alike.items())[: limit or None]
         ]
-        if limit is not None and len(data.failures) > limit:
-            lines.append(f"- ... and {len(data.failures) - limit} more in records.json")
+        if limit is not None and len(alike) > limit:
+            lines.append(f"- ... and {len(alike) - limit} more kinds in records.json")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

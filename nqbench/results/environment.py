@@ -46,6 +46,12 @@ def threads() -> int:
     return int(asked) if asked.isdecimal() and int(asked) > 0 else cores()
 
 
+def threads_each(processes: int) -> int:
+    """Threads that each of some workers shall use: as many as OMP_NUM_THREADS asks for, else its share of the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else max(1, cores() // processes)
+
+
 def cores() -> int:
     """Logical cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

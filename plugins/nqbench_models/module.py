@@ -31,6 +31,7 @@ The checkpoint is a state dict as frameworks write it: .safetensors, a PyTorch f
 weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf file. What wrappers put before the names
 is taken off where that makes all names fit, and said.
 
+A TorchScript file is a program, which can write files (``torch.from_file``): run none of a stranger's.
 A TorchScript or torch.export file (with a free batch size: ``dynamic_shapes``) serves as a function does, but keeps its
 layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms. For
 Hugging Face models there is the model ``hf``.
@@ -86,7 +87,8 @@ class Module(Chosen, name="module"):
     """Your own network: a function or an exported file that builds it, a checkpoint, functions for data and metric."""
 
     network: str
-    """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file."""
+    """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file. All
+    are code that runs here, and a TorchScript file can write files: take none from those you do not trust."""
     checkpoint: str | None = None
     """A state dict: .safetensors, .gguf, a PyTorch file of tensors, an index of shards, or a folder of Hugging Face's.
     None: the network comes with its weights."""
@@ -262,6 +264,10 @@ class Module(Chosen, name="module"):
 
     def _network_function(self) -> tuple[str, ...]:
         return () if self._is_file(self.network) else (self.network,)
+
+    def foreign_code(self) -> tuple[str, ...]:
+        named = (self.network, self.data, self.score, self.loss, self.outputs)
+        return tuple(f"the file {text}" if self._is_file(text) else text for text in named if text is not None)
 
     def _files(self) -> list[Path]:
         names = [self.network] if self._is_file(self.network) else []

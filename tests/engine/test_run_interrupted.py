@@ -66,12 +66,22 @@ def interrupt_parent(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
 
 
+def terminate_parent(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+
+
 def kill_parent(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
 @pytest.mark.parametrize(
-    ("stop", "code", "jobs"), [(interrupt_group, 130, 2), (interrupt_parent, 130, 1), (kill_parent, -signal.SIGKILL, 2)]
+    ("stop", "code", "jobs"),
+    [
+        (interrupt_group, 130, 2),
+        (interrupt_parent, 130, 1),
+        (terminate_parent, 130, 1),
+        (kill_parent, -signal.SIGKILL, 2),
+    ],
 )
 def test_a_stopped_run_keeps_what_was_done_leaves_no_process_and_resumes(
     probe: Log, tmp_path: Path, stop: Callable[[subprocess.Popen[str]], None], code: int, jobs: int

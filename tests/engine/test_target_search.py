@@ -137,7 +137,7 @@ def test_a_search_that_was_cut_short_resumes_without_computing_anything_twice(
     class Stop(Silent):
         left = 4
 
-        def ended(self, record: Record, label: str) -> None:
+        def ended(self, record: Record, label: str, *, again: bool = False) -> None:
             self.left -= 1
             if not self.left:
                 raise KeyboardInterrupt
