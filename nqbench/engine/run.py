@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nqbench.api.errors import BadInput
+from nqbench.api.errors import BadInput, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import beside
 from nqbench.engine.deadlines import Deadlines
@@ -29,7 +30,7 @@ from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
 from nqbench.report.files import write_text
 from nqbench.results.database import FILES
-from nqbench.results.environment import environment, threads_each
+from nqbench.results.environment import environment, threads, threads_each
 from nqbench.results.labels import Labels
 from nqbench.results.portable import Portable
 from nqbench.results.record import Record
@@ -112,7 +113,7 @@ class _Run:
         self.cache = Cache.default() if cached else Cache(None)
         self.limit = limit_from_environment()
         self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
-        self.threads = threads_each(self.jobs) if self.jobs else torch_threads()
+        self.threads = threads_each(self.jobs) if self.jobs else threads()
         self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
         self.until = None if budget is None else time.monotonic() + budget
         self.id = ""
@@ -181,7 +182,7 @@ class _Run:
         for choice in models:
             model = self.maker.plugin(choice)
             assert isinstance(model, Model)
-            model.prepare()
+            _prepared(model)
             if self.suite.target is not None:
                 self._check_target(model, self.suite.target)
 
@@ -421,11 +422,19 @@ class _Run:
             self.progress.warning(complaint)
 
 
-def torch_threads() -> int:
-    """How many threads torch uses in this process."""
-    import torch
-
-    return torch.get_num_threads()
+def _prepared(model: Model) -> None:
+    """Prepare a model. Raises BadInput, with the place, for what code of a user's may raise meanwhile."""
+    try:
+        model.prepare()
+    except NqbenchError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())
+        raise BadInput(
+            f"model '{model.name}' cannot be prepared: {type(error).__name__}: {text} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        ) from error
 
 
 def resolve_device(device: str) -> str:
