@@ -1,14 +1,15 @@
 """Damaged caches, stores, files and trained networks under whole runs: no record may be wrong.
 
-``python fuzz/fuzz_stores.py [--faults 1000] [--seed 0]``: a small suite is run once, sound. Then, again and again, files
-of its cache (stages and trained networks), its store and its compressed files are damaged - bits flipped, cut off,
-emptied, two entries swapped, half of an entry gone, an entry of another version - and the suite is run on what is left.
-Each run has to give the sound run's records, mark a trial as failed, or refuse with one line. What it says otherwise is
-wrong; what it raises otherwise is a crash.
+``python fuzz/fuzz_stores.py [--faults 1000] [--seed 0]``: a small suite is run once, sound. Then, again and again,
+files of its cache (stages and trained networks), its store and its compressed files are damaged - bits flipped, cut
+off, emptied, two entries swapped, half of an entry gone, an entry of another version - and the suite is run on what is
+left. Each run has to give the sound run's records, mark a trial as failed, or refuse with one line. What it says
+otherwise is wrong; what it raises otherwise is a crash.
 
 ``--kills 100``: runs are killed (SIGKILL, with all their processes) at random moments after their first record. Every
 record whose line was printed has to be in the store, as it was.
 """
+# ruff: noqa: T201 - a script
 
 from __future__ import annotations
 
