@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from nqbench.api import Plugin, hookimpl
 from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
+from nqbench_quantizers.entquant import EntQuant
 from nqbench_quantizers.gptq import GPTQ
 from nqbench_quantizers.hqq import HQQ
 from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.kquants import Q2K, Q3K, Q4K
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
+from nqbench_quantizers.lattices import D4, E8
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
 from nqbench_quantizers.pq import PQ, RVQ
 from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.tabled import FP4, FP8, NF4
 from nqbench_quantizers.uniform import Uniform
+from nqbench_quantizers.watersic import WaterSIC
 
 nqbench_api_version = 1
 
@@ -37,6 +40,10 @@ def nqbench_plugins() -> list[type[Plugin]]:
         Q2K,
         PQ,
         RVQ,
+        D4,
+        E8,
+        EntQuant,
+        WaterSIC,
         KMeans,
         ECSQ,
         ECSQOptimal,

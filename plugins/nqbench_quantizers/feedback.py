@@ -116,6 +116,11 @@ class Rows:
         return level if self.kept is None else torch.where(self.kept[:, j], level, 0.0)
 
 
+def nearest(rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
+    """The grid's nearest point; 0 where an input is dead."""
+    return torch.where(gain > 0, target.round(), 0.0)
+
+
 def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """(lower, gain) of H + damping * mean diagonal * I = M D M^T: lower[b, j, i] = M_ij, gain[b, j] = d_j.
 
@@ -142,9 +147,9 @@ def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 def whole_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor | None = None) -> Rows:
     """A form per group. matrix: (O, m) float64 in steps; h: (G, m, m) float64; mask: (O, m), pruned places hold 0."""
     groups = len(h)
-    columns = _order(h.diagonal(dim1=1, dim2=2), descending)
+    columns = order(h.diagonal(dim1=1, dim2=2), descending)
     rows = torch.arange(len(matrix), device=matrix.device).reshape(groups, -1)
-    lower, gain = factor(_among(h, columns), damping)
+    lower, gain = factor(among(h, columns), damping)
     places = (rows[:, None, :], columns[:, :, None])
     kept = None if mask is None else mask[places]
     return Rows(matrix[places], lower, _alive(h, columns, gain), rows, columns, kept)
@@ -181,8 +186,8 @@ def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mas
         group = rows // per_group
         # kept columns first, in the order in which they are taken; m stands for padding
         rank = torch.where(mask[rows], diagonal[group] + 0.0, -1.0)
-        order = _order(rank, True) if descending else torch.argsort(~mask[rows], dim=1, stable=True)
-        columns = order[:, :longest]
+        places = order(rank, True) if descending else torch.argsort(~mask[rows], dim=1, stable=True)
+        columns = places[:, :longest]
         real = torch.arange(longest, device=kept.device) < kept[rows][:, None]
         own = torch.where(real, columns, 0)
         both = real[:, :, None] & real[:, None, :]
@@ -205,14 +210,14 @@ def affordable(mask: Tensor) -> bool:
     return float((kept**3).sum()) <= _MOST_WORK and float((kept**2).sum()) <= _MOST_ENTRIES
 
 
-def _order(rank: Tensor, descending: bool) -> Tensor:
+def order(rank: Tensor, descending: bool) -> Tensor:
     """(B, m) columns in the order in which they are taken."""
     if descending:
         return torch.argsort(rank, dim=1, descending=True, stable=True)
     return torch.arange(rank.shape[1], device=rank.device).expand(rank.shape)
 
 
-def _among(h: Tensor, columns: Tensor) -> Tensor:
+def among(h: Tensor, columns: Tensor) -> Tensor:
     return h.gather(1, columns[:, :, None].expand_as(h)).gather(2, columns[:, None, :].expand_as(h))
 
 

@@ -10,6 +10,9 @@ d_j the gain of column j and bits(q) the coder's own price (``source.rate``) und
 takes its prices from plain rounding. Each further one begins with the counts of the one before and exchanges them,
 column by column, for its own. With a ``beam_width`` above 1 that many beginnings of a row are kept (``beam``).
 
+With ``bits`` the grids are those of ``rtn`` instead, of so many bits, with a scale (and zero point) for each tensor,
+channel or group: GPTQ as its authors use it (``fixed_grid``).
+
 The method without a price is GPTQ's. Its update is that of optimal brain surgeon (Hassibi and Stork 1993), a pruner.
 """
 
@@ -21,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nqbench.api import (
@@ -39,12 +42,15 @@ from nqbench.api import (
     scalar,
 )
 from nqbench.api.philox import unit_dither
+from nqbench.api.toolkit.blocks import Granularity, Kept
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import feedback
-from nqbench_quantizers.feedback import Rows
+from nqbench_quantizers.feedback import Choose, Rows, nearest
+from nqbench_quantizers.fixed_grid import grids_of, with_levels
+from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.steps import FORMER_STEPS, SMALLEST_STEP, beside_constants, step_scales, steps_of
 
-_LARGEST_LEVEL = 1 << 23
+LARGEST_LEVEL = 1 << 23
 _MOST_PRICED = 1 << 16
 _REFRESH = 16  # columns between two looks at the coder's prices
 
@@ -55,7 +61,21 @@ class GPTQ(
     """A uniform grid with error feedback: later weights of a row make up for the errors of earlier ones."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}, {"step": 0.05, "dither": True}]}
+        json_schema_extra={
+            "examples": [
+                {"step": 0.05},
+                {"step": 0.03, "lam": 0.1},
+                {"step": 0.05, "dither": True},
+                {
+                    "bits": 3,
+                    "granularity": "group",
+                    "group": 8,
+                    "symmetric": False,
+                    "scales": "float16",
+                    "act_order": True,
+                },
+            ]
+        }
     )
     takes = frozenset({"second-moments"})
     former_fields = {
@@ -67,9 +87,19 @@ class GPTQ(
     step: float = Field(0.05, gt=0)
     """Distance of the grid's points, in the weights' unit (for ``granularity: layer``, in standard deviations).
     Zero is one."""
-    granularity: Literal["global", "layer"] = "global"
+    bits: int | None = Field(None, ge=2, le=16)
+    """Bits of a weight, in place of a step: a grid with a scale for each tensor, channel or group."""
+    granularity: Granularity = "global"
     """``global``: one step for all tensors; ``layer``: one per tensor, proportional to the standard deviation of its
-    kept weights."""
+    kept weights. With ``bits``: what has a scale of its own, which may be a ``channel`` or a ``group`` as well."""
+    group: int = Field(64, ge=1)
+    """Consecutive weights of a channel that share a scale (``granularity: group``)."""
+    symmetric: bool = True
+    """Whether the grids of ``bits`` are symmetric about 0, else they have zero points."""
+    scales: Kept = "float32"
+    """How the scales of ``bits`` are stored; ``codes``: in 8 bits against a float a tensor."""
+    fit: Literal["max", "search"] = "max"
+    """The scales of ``bits``: those that reach the largest weight, or those of the least squared error."""
     lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
     """The price lambda of a bit; 0: every target goes to its nearest point. In a suite it may be written ``lambda``."""
     unit: Literal["step", "absolute"] = "step"
@@ -92,6 +122,14 @@ class GPTQ(
     """Universal quantization (Ziv 1985; arXiv:1802.02271): each weight's grid is shifted by a dither that the decoder
     redraws from the seed in the file; errors are then uniform whatever the weights are."""
 
+    @model_validator(mode="after")
+    def _fixed(self) -> GPTQ:
+        if self.bits is None and self.granularity in ("channel", "group"):
+            raise ValueError(f"granularity '{self.granularity}' needs bits in place of a step")
+        if self.bits is not None and (self.lam > 0 or self.beam_width > 1 or self.dither):
+            raise ValueError("fixed bits have no price (lam), no beam and no dither")
+        return self
+
     def uses_rate(self) -> bool:
         return self.lam > 0
 
@@ -99,6 +137,8 @@ class GPTQ(
         return self.dither
 
     def quantize(self, source: Source) -> Quantized:
+        if self.bits is not None:
+            return self._at_bits(self.bits, source, self.needs(source, SecondMoments))
         return beside_constants(source, self._quantize) if self.granularity == "layer" else self._quantize(source)
 
     def _quantize(self, source: Source) -> Quantized:
@@ -111,7 +151,7 @@ class GPTQ(
             error, power = error + figures[0], power + figures[1]
         levels = torch.cat(parts)
         low, high = (int(edge) for edge in levels.aminmax())
-        if max(-low, high) >= _LARGEST_LEVEL:
+        if max(-low, high) >= LARGEST_LEVEL:
             raise BadInput("the weights lie too many steps from zero: take a larger step")
         scalar.check_alphabet(high - low + 1, "take a larger step")
         symbols = (levels - low).to(torch.int32)
@@ -125,7 +165,42 @@ class GPTQ(
         )
         return replace(grid, side={**grid.side, "seed": source.seed}, form="dithered-grid") if self.dither else grid
 
+    def _at_bits(self, bits: int, source: Source, moments: SecondMoments) -> Quantized:
+        plain = RTN(
+            bits=bits, granularity=self.granularity, group=self.group, symmetric=self.symmetric, scales=self.scales,
+            fit=self.fit,
+        )  # fmt: skip
+        q, grids = grids_of(plain, source)
+        values, error, power = [], 0.0, 0.0
+        for tensor, h, grid in zip(source.tensors, moments.matrices, grids, strict=True):
+            if not tensor.size:
+                values.append(torch.zeros_like(grid.scale))
+                continue
+            own = self._moments(tensor, h.double())
+            kept = source.weights[tensor.start : tensor.stop].double()
+            whole = (
+                kept.reshape(tensor.shape)
+                if tensor.mask is None
+                else torch.zeros(tensor.shape, dtype=torch.float64, device=source.device).masked_scatter(
+                    tensor.mask, kept
+                )
+            )
+            matrix, mask = own.rows(whole), None if tensor.mask is None else own.rows(tensor.mask)
+            as_rows = replace(
+                grid, scale=own.rows(grid.scale.reshape(tensor.shape)), zero=own.rows(grid.zero.reshape(tensor.shape))
+            )
+            if own.diagonal:  # no column makes up for another
+                found = as_rows.levels(matrix, as_rows.scale, as_rows.zero) * as_rows.scale
+            else:
+                found = self._levels(matrix, own.gram, mask, 1.0, None, as_rows.choose)
+            values.append(own.tensor(found, tensor.shape).reshape(grid.scale.shape))
+            error, power = error + _power(matrix - found, own.gram), power + _power(matrix, own.gram)
+        figures = {"output_error": error / power if power else 0.0}
+        return replace(with_levels(q, grids, values, source), statistics=figures)
+
     def knob(self, source: Source) -> Knob:
+        if self.bits is not None:
+            return Knob("bits", 2, 8, "linear", integer=True, more_bytes="up")
         deviation = (scalar.moments(source)[1] or 1.0) if self.granularity == "global" else 1.0
         start = deviation * gaussian_step(2)
         return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down", start=start)
@@ -134,7 +209,8 @@ class GPTQ(
         """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""
         if self.step < SMALLEST_STEP:
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
-        return steps_of(self.step, step_scales(source, self.granularity)).expand(len(source.tensors))
+        granularity: Literal["global", "layer"] = "layer" if self.granularity == "layer" else "global"
+        return steps_of(self.step, step_scales(source, granularity)).expand(len(source.tensors))
 
     def _tensor(
         self, source: Source, tensor: SourceTensor, h: Tensor, step: float
@@ -142,11 +218,7 @@ class GPTQ(
         """(kept,) float64 levels of one tensor; the squared error of its outputs, and their square."""
         if not tensor.size:
             return source.weights.new_empty(0, dtype=torch.float64), (0.0, 0.0)
-        moments = Moments.of(h)
-        if not moments.fits(tensor.shape):
-            raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
-        if not bool(torch.isfinite(h).all()):
-            raise BadInput(f"the second moments of {tensor.name} are not finite")
+        moments = self._moments(tensor, h)
         mask = None if tensor.mask is None else moments.rows(tensor.mask)
         own = source.weights[tensor.start : tensor.stop].double() / step
 
@@ -165,8 +237,25 @@ class GPTQ(
         whole = moments.tensor(levels, tensor.shape)
         return (whole.reshape(-1) if tensor.mask is None else whole[tensor.mask]), error
 
-    def _levels(self, matrix: Tensor, h: Tensor, mask: Tensor | None, step: float, rate: Rate | None) -> Tensor:
-        """(O, m) float64 whole numbers, 0 where the mask is False."""
+    @staticmethod
+    def _moments(tensor: SourceTensor, h: Tensor) -> Moments:
+        moments = Moments.of(h)
+        if not moments.fits(tensor.shape):
+            raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
+        if not bool(torch.isfinite(h).all()):
+            raise BadInput(f"the second moments of {tensor.name} are not finite")
+        return moments
+
+    def _levels(
+        self,
+        matrix: Tensor,
+        h: Tensor,
+        mask: Tensor | None,
+        step: float,
+        rate: Rate | None,
+        choose: Choose = nearest,
+    ) -> Tensor:
+        """(O, m) float64, what ``choose`` takes (whole numbers, if it is ``nearest``), 0 where the mask is False."""
         descending = self.act_order
         diagonal = h.shape[1] != h.shape[2]
         if diagonal:
@@ -180,7 +269,7 @@ class GPTQ(
         # a column is little work, and each waits for the one before: threads that meet after each would take longer
         # than one alone, and many times as long where another process has one of their cores
         with one_thread():
-            self._choose(parts, rate, step)
+            self._choose(parts, rate, step, choose)
         # one column more for padding
         levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
         for part in parts:
@@ -188,7 +277,7 @@ class GPTQ(
             levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
         return _rounded_where_unseen(levels[:, :-1], matrix, h, mask) if diagonal else levels[:, :-1]
 
-    def _choose(self, parts: list[Rows], rate: Rate | None, step: float) -> None:
+    def _choose(self, parts: list[Rows], rate: Rate | None, step: float, choose: Choose) -> None:
         if self.lam > 0 and rate is not None:
             self._priced(parts, rate, step)
             return
@@ -196,9 +285,9 @@ class GPTQ(
             if self.beam_width > 1:
                 part.search(np.zeros(1), self.reach, self.beam_width)
             else:
-                part.sweep(nearest)
+                part.sweep(choose)
             for _ in range(self.descents):
-                part.descend(nearest)
+                part.descend(choose)
 
     def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
         # lambda where the squared error is in steps^2 times gain
@@ -228,11 +317,6 @@ def _rounded_where_unseen(levels: Tensor, matrix: Tensor, h: Tensor, mask: Tenso
     unseen = (h == 0).expand(-1, len(matrix) // len(h), -1).reshape(matrix.shape)
     rounded = matrix.round() if mask is None else matrix.round() * mask
     return torch.where(unseen, rounded, levels)
-
-
-def nearest(rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
-    """The grid's nearest point; 0 where an input is dead."""
-    return torch.where(gain > 0, target.round(), 0.0)
 
 
 def mean_gain(parts: list[Rows]) -> float:

@@ -48,9 +48,9 @@ class _KQuant(Quantizer):
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, Per("block", self.block))
         matrices = blocks.matrices()
-        given = [_weight(m) for m in matrices]
-        if source.h is not None:
-            given = [v * h for v, h in zip(given, blocks.matrices(source.h), strict=True)]
+        # 0 where there is no weight
+        h = blocks.matrices(torch.ones_like(source.weights) if source.h is None else source.h)
+        given = [_weight(m) * own for m, own in zip(matrices, h, strict=True)]
         fitted = [self._fit(m, v) for m, v in zip(matrices, given, strict=True)]
         arrays = [_coded("step", torch.cat([s for s, _ in fitted]), blocks, self.codes, 1.0)]
         if self.minimum:

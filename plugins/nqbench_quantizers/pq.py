@@ -51,27 +51,6 @@ class _Vectors(Quantizer):
         most = max(2, min(4096, source.n // self.d))
         return Knob("k", 2, most, "log", integer=True, more_bytes="up")
 
-    def _vectors(self, source: Source, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(vectors, d) of all rows, ends filled up with 0; and each vector's number within its row."""
-        found, numbers = [], []
-        for t, part in zip(source.tensors, torch.split(values, list(source.sizes)), strict=True):
-            rows, length = rows_of(t.shape)
-            if t.mask is None:
-                short = -length % self.d
-                found.append(F.pad(part.reshape(rows, length), (0, short)).reshape(-1, self.d))
-                each = torch.full((rows,), -(-length // self.d), device=part.device)
-            else:
-                lengths = t.mask.reshape(rows, -1).sum(1)
-                each = -(-lengths // self.d)
-                row = torch.repeat_interleave(torch.arange(rows, device=part.device), lengths)
-                within = torch.arange(part.numel(), device=part.device) - (torch.cumsum(lengths, 0) - lengths)[row]
-                slots = part.new_zeros(int(each.sum()) * self.d)
-                slots[((torch.cumsum(each, 0) - each) * self.d)[row] + within] = part
-                found.append(slots.reshape(-1, self.d))
-            first = torch.repeat_interleave(torch.cumsum(each, 0) - each, each)
-            numbers.append(torch.arange(int(each.sum()), device=part.device) - first)
-        return torch.cat(found), torch.cat(numbers)
-
     def _lloyd(self, x: Tensor, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(k, d) codewords and (n,) symbols. h: (n, d) weights, 0 where a vector ends."""
         n = len(x)
@@ -123,8 +102,8 @@ class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011
     )
 
     def quantize(self, source: Source) -> Quantized:
-        x, number = self._vectors(source, source.weights)
-        h, _ = self._vectors(source, torch.ones_like(source.weights) if source.h is None else source.h)
+        x, number = row_vectors(source, source.weights, self.d)
+        h, _ = row_vectors(source, torch.ones_like(source.weights) if source.h is None else source.h, self.d)
         generator = source.generator()
         symbols = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         books = []
@@ -147,8 +126,8 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
     """Codebooks, m."""
 
     def quantize(self, source: Source) -> Quantized:
-        x, _ = self._vectors(source, source.weights)
-        h, _ = self._vectors(source, torch.ones_like(source.weights) if source.h is None else source.h)
+        x, _ = row_vectors(source, source.weights, self.d)
+        h, _ = row_vectors(source, torch.ones_like(source.weights) if source.h is None else source.h, self.d)
         generator, left = source.generator(), x
         books, symbols = [], []
         for _ in range(self.books):
@@ -157,6 +136,28 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
             books.append(book)
             symbols.append(chosen)
         return self._result(source, books, torch.stack(symbols, dim=1).reshape(-1), summed=True)
+
+
+def row_vectors(source: Source, values: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """(vectors, d) of all rows, ends filled up with 0; and each vector's number within its row."""
+    found, numbers = [], []
+    for t, part in zip(source.tensors, torch.split(values, list(source.sizes)), strict=True):
+        rows, length = rows_of(t.shape)
+        if t.mask is None:
+            short = -length % d
+            found.append(F.pad(part.reshape(rows, length), (0, short)).reshape(-1, d))
+            each = torch.full((rows,), -(-length // d), device=part.device)
+        else:
+            lengths = t.mask.reshape(rows, -1).sum(1)
+            each = -(-lengths // d)
+            row = torch.repeat_interleave(torch.arange(rows, device=part.device), lengths)
+            within = torch.arange(part.numel(), device=part.device) - (torch.cumsum(lengths, 0) - lengths)[row]
+            slots = part.new_zeros(int(each.sum()) * d)
+            slots[((torch.cumsum(each, 0) - each) * d)[row] + within] = part
+            found.append(slots.reshape(-1, d))
+        first = torch.repeat_interleave(torch.cumsum(each, 0) - each, each)
+        numbers.append(torch.arange(int(each.sum()), device=part.device) - first)
+    return torch.cat(found), torch.cat(numbers)
 
 
 def _assigned(x: Tensor, h: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:

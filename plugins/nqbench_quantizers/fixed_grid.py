@@ -1,0 +1,71 @@
+"""Error feedback at fixed bits: the levels of ``rtn``'s grids, chosen column by column in the weights' own unit.
+
+The grids of groups are fixed before the first column is taken, from the weights as they are (``static_groups`` of
+GPTQ's code): a group keeps its columns whatever the order (``act_order``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nqbench.api import Quantized, Source
+from nqbench.api.formula import entries_of
+from nqbench.api.structure import Structure
+from nqbench_quantizers.feedback import Rows
+from nqbench_quantizers.rtn import RTN
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """One tensor's. scale, zero: (O, m) float64 of each place; lowest, highest: the levels, before the zero point."""
+
+    scale: Tensor
+    zero: Tensor
+    lowest: int
+    highest: int
+
+    def levels(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """Nearest levels, the zero point taken off: whole numbers, 0 where the scale is 0."""
+        ratio = torch.where(scale > 0, values / torch.where(scale > 0, scale, 1.0), 0.0)
+        return torch.round(ratio).clamp(self.lowest - zero, self.highest - zero)
+
+    def choose(self, rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
+        """``feedback.Choose`` in the weights' unit; 0 where an input is dead."""
+        # a padded column has its scale 0, and so its weight
+        column = rows.columns[:, j, None].clamp(max=self.scale.shape[1] - 1)
+        scale, zero = self.scale[rows.rows, column], self.zero[rows.rows, column]
+        return torch.where(gain > 0, self.levels(target, scale, zero) * scale, 0.0)
+
+
+def grids_of(plain: RTN, source: Source) -> tuple[Quantized, list[Grid]]:
+    """What rounding to nearest gives, whose scales stay, and each tensor's grid."""
+    q = plain.quantize(source)
+    structure = q.structure
+    assert structure is not None
+    scales = _dense(q, structure, "step")
+    zeros = _dense(q, structure, "zero") if "zero" in structure.arrays else [torch.zeros_like(s) for s in scales]
+    lowest = int(q.side["offset"])
+    return q, [Grid(s, z, lowest, lowest + q.alphabet - 1) for s, z in zip(scales, zeros, strict=True)]
+
+
+def with_levels(q: Quantized, grids: Sequence[Grid], values: Sequence[Tensor], source: Source) -> Quantized:
+    """The same scales with other levels. values: (O, m) of each tensor, points of its grid."""
+    parts = []
+    for grid, value, tensor in zip(grids, values, source.tensors, strict=True):
+        level = (grid.levels(value, grid.scale, grid.zero) + grid.zero - grid.lowest).to(torch.int32)
+        parts.append(level.reshape(-1) if tensor.mask is None else level[tensor.mask.reshape(level.shape)])
+    return replace(q, symbols=torch.cat(parts))
+
+
+def _dense(q: Quantized, structure: Structure, name: str) -> list[Tensor]:
+    """(O, m) float64 entries of each tensor's places."""
+    per, found = structure.arrays[name].per, []
+    for entries, shape in zip(entries_of(q, structure, name), structure.shapes, strict=True):
+        rows = shape[0] if shape else 1
+        dense = per.spread(entries, shape) if entries.numel() else entries
+        found.append(dense.double().reshape(rows, -1) if dense.numel() else dense.double().reshape(rows, 0))
+    return found

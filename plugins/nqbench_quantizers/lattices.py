@@ -1,0 +1,165 @@
+"""Points of E8 and D4 after a Hadamard transform, entropy-coded [QuIP#, 2402.04396; Conway and Sloane 1982, 1999].
+
+A row's weights are rotated (``nqbench.api.hadamard``), which makes them nearly Gaussian, divided by a scale (``step``
+times their root mean square, one a tensor or channel) and taken d at a time, d = 8 or 4: each vector goes to the
+nearest point of the lattice. Per weight a cell's second moment, for a cell of volume 1, is 0.0717 in E8 and 0.0766 in
+D4 where the integers have 1/12 = 0.0833: at equal rate 0.65 and 0.37 dB less error, 0.11 and 0.06 bit.
+
+Nearest points: D_n's by rounding all coordinates and, where their sum is odd, the one that is off most the other way;
+E8 = D8 or D8 + (1/2, ..., 1/2), whichever is nearer [Conway and Sloane 1982, sections 4 and 5].
+
+Symbols number the points by their norm (``nqbench.api.tables``: no bytes), 2^16 at most: up to 2 bits a weight in E8,
+4 in D4, before entropy coding. A vector beyond the last of them goes to the nearest of them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, field_validator
+from torch import Tensor
+
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source
+from nqbench.api.hadamard import MOST, rotate
+from nqbench.api.tables import MOST_POINTS, table_of
+from nqbench.api.toolkit.blocks import Blocks, Entries, per_of
+from nqbench_quantizers.pq import row_vectors
+
+_FEW = 0.2  # share of vectors beyond the table that is borne with
+_AT_ONCE = 1 << 24
+
+
+class _Rotated(Quantizer):
+    """A lattice after a Hadamard transform."""
+
+    d: ClassVar[int]
+    rule: ClassVar[str]
+
+    step: float = Field(1.0, gt=0)
+    """Scale of the lattice, in root mean squares of the rotated weights."""
+    granularity: Literal["global", "layer", "channel"] = "layer"
+    """What a scale is for: all tensors (``global``), a tensor (``layer``), or an output channel."""
+    block: int = Field(256, ge=0)
+    """Weights of a Hadamard transform, a power of two; 0: none."""
+
+    @field_validator("block")
+    @classmethod
+    def _power(cls, block: int) -> int:
+        if block & (block - 1) or block == 1 or block > MOST:
+            raise ValueError(f"a power of two from 2 to {MOST} is needed, or 0")
+        return block
+
+    def uses_seed(self) -> bool:
+        return self.block > 0
+
+    def dimension(self) -> int:
+        return self.d
+
+    def knob(self, source: Source) -> Knob:
+        return Knob("step", self._finest, 8.0, "log", more_bytes="down")
+
+    @property
+    def _finest(self) -> float:
+        return {4: 0.4, 8: 1.75}[self.d]
+
+    def quantize(self, source: Source) -> Quantized:
+        blocks = Blocks(source, per_of(self.granularity, 1))
+        rotated = self._rotated(source)
+        kept = [m.sum(1) for m in blocks.matrices(torch.ones_like(rotated))]
+        squares = [m.square().sum(1) for m in blocks.matrices(rotated)]
+        scale = torch.cat([self.step * (s / n.clamp(min=1)).sqrt() for s, n in zip(squares, kept, strict=True)])
+        entries = Entries.floats("scale", scale, blocks, torch.float16)
+        each = [
+            s[:, None].expand(m.shape) for s, m in zip(blocks.split(entries.values), blocks.matrices(), strict=True)
+        ]
+        units = torch.nan_to_num(rotated / blocks.kept(each), nan=0.0, posinf=0.0, neginf=0.0)
+        vectors = row_vectors(source, units, self.d)[0]
+        symbols, count = self._numbered(vectors)
+        seed = source.seed if self.block else 0
+        return Quantized(
+            symbols, count, source.sizes, dict(entries.parameters), dict(entries.side),
+            structure=blocks.structure(entries, dimension=self.d, table=self.rule, hadamard=self.block, seed=seed),
+        )  # fmt: skip
+
+    def _rotated(self, source: Source) -> Tensor:
+        if not self.block:
+            return source.weights
+        placed = Blocks(source, per_of("layer", 1)).structure().tensors
+        parts = torch.split(source.weights, list(source.sizes))
+        return torch.cat(
+            [rotate(part, t.lengths(), self.block, source.seed) for part, t in zip(parts, placed, strict=True)]
+        )
+
+    def _numbered(self, vectors: Tensor) -> tuple[Tensor, int]:
+        """(vectors,) int32 numbers of the nearest points, and how many points there are."""
+        points = self.nearest(vectors)
+        table = table_of(self.rule, MOST_POINTS, self.d)
+        keys, order = _keys(table), np.argsort(_keys(table), kind="stable")
+        wanted = _keys(points.cpu().numpy())
+        found = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(order) - 1)]
+        number = torch.from_numpy(found).to(vectors.device)
+        beyond = torch.from_numpy(keys[found] != wanted).to(vectors.device)
+        if float(beyond.float().mean()) > _FEW:
+            raise BadInput(f"more than {_FEW:.0%} of the vectors lie beyond 2^16 points: take a larger step")
+        if bool(beyond.any()):
+            number[beyond] = _nearest_of(torch.from_numpy(table.copy()).to(vectors.device), vectors[beyond])
+        return number.to(torch.int32), int(number.max()) + 1
+
+    @staticmethod
+    def nearest(x: Tensor) -> Tensor:
+        """(n, d) nearest points of the lattice."""
+        raise NotImplementedError
+
+
+class D4(_Rotated, name="d4", paper="Conway and Sloane 1982; arXiv:2402.04396"):
+    """Four weights at a time to the nearest point of D4, after a Hadamard transform."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"step": 0.6, "block": 8, "granularity": "channel"}]})
+    d, rule = 4, "d4"
+
+    @staticmethod
+    def nearest(x: Tensor) -> Tensor:
+        return even(x)
+
+
+class E8(_Rotated, name="e8", paper="Conway and Sloane 1982; arXiv:2402.04396"):
+    """Eight weights at a time to the nearest point of E8, after a Hadamard transform."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"step": 2.5, "block": 0, "granularity": "channel"}]})
+    d, rule = 8, "e8"
+
+    step: float = Field(2.0, gt=0)
+    """Scale of the lattice, in root mean squares of the rotated weights."""
+
+    @staticmethod
+    def nearest(x: Tensor) -> Tensor:
+        whole, half = even(x), even(x - 0.5) + 0.5
+        nearer = (x - half).square().sum(1) < (x - whole).square().sum(1)
+        return torch.where(nearer[:, None], half, whole)
+
+
+def even(x: Tensor) -> Tensor:
+    """(n, d) nearest points of Z^d whose sum is even."""
+    rounded = torch.round(x)
+    off = x - rounded
+    odd = rounded.sum(1) % 2 != 0
+    worst = off.abs().argmax(1, keepdim=True)
+    other = torch.where(off.gather(1, worst) < 0, -1.0, 1.0)
+    return rounded + torch.zeros_like(x).scatter_(1, worst, other) * odd[:, None]
+
+
+def _keys(points: np.ndarray) -> np.ndarray:
+    """(n,) int64, one for each point whose coordinates are below 64; others share the key -1."""
+    twice = np.rint(2 * points.astype(np.float64))
+    inside: np.ndarray = np.all(np.abs(twice) < 64, axis=1)
+    digits = np.where(inside[:, None], twice, 0).astype(np.int64) + 64
+    key: np.ndarray = (digits << (7 * np.arange(points.shape[1]))).sum(1)
+    return np.where(inside, key, -1)
+
+
+def _nearest_of(table: Tensor, vectors: Tensor) -> Tensor:
+    norms = table.square().sum(1)
+    at_once = max(1, _AT_ONCE // len(table))
+    return torch.cat([(norms - 2 * part @ table.T).argmin(1) for part in torch.split(vectors, at_once)])

@@ -1,0 +1,101 @@
+"""A step for each column, so that all columns of a layer add the same to its output's error [WaterSIC, 2603.04956].
+
+With H = M D M^T of a layer's inputs (``feedback``), error feedback leaves sum_j d_j e_j^2, e_j within a step s_j of 0.
+For a given product of the steps, which sets the rate at high resolution, that is least where all d_j s_j^2 are equal:
+
+    s_j = step * g / l_j,        l_j = d_j^(1/2), the diagonal of H's Cholesky factor, g the geometric mean of the l_j
+
+(the paper's alpha_i proportional to 1 / l_ii). Where all d_j are alike it is ``gptq``; entropy coding gives columns of
+small steps their bits. Steps are stored as float16, one for each column of a tensor.
+
+With the steps s the layer is that of the columns w_j / s_j and of the second moments S H S, S = diag(s): all that
+``gptq`` can do (prices, beams, descents, order) is done there, with steps of 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import ConfigDict, model_validator
+from torch import Tensor
+
+from nqbench.api import Array, BadInput, Per, Quantized, SecondMoments, Source, SourceTensor, Structure, scalar
+from nqbench_quantizers import feedback
+from nqbench_quantizers.gptq import GPTQ, LARGEST_LEVEL
+
+
+class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
+    """Error feedback on grids with a step for each column, all of which then add the same to the output's error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}, {"step": 0.05, "act_order": True}]}
+    )
+
+    @model_validator(mode="after")
+    def _no_grid_of_its_own(self) -> WaterSIC:
+        if self.dither or self.bits is not None:
+            raise ValueError("watersic has neither a dither nor fixed bits")
+        return self
+
+    def quantize(self, source: Source) -> Quantized:
+        moments = self.needs(source, SecondMoments)
+        means = self._steps(source)
+        parts, steps, error, power = [], [], 0.0, 0.0
+        for tensor, h, mean in zip(source.tensors, moments.matrices, means.double().tolist(), strict=True):
+            if not tensor.size:
+                steps.append(torch.full((Per("column").entries(tensor.shape),), mean, device=source.device))
+                continue
+            known = self._moments(tensor, h.double())
+            m = Per("column").entries(tensor.shape)
+            if known.layout or known.diagonal or known.gram.shape[2] != m:
+                # a row of the file is not what an output multiplies its inputs with: one step for all
+                steps.append(torch.full((m,), mean, device=source.device))
+                levels, figures = self._tensor(source, tensor, h.double(), mean)
+            else:
+                steps.append(self._column_steps(known.gram, mean))
+                levels, figures = self._in_steps(source, tensor, h.double(), steps[-1].double())
+            parts.append(levels)
+            error, power = error + figures[0], power + figures[1]
+        levels = torch.cat(parts)
+        low, high = (int(edge) for edge in levels.aminmax())
+        if max(-low, high) >= LARGEST_LEVEL:
+            raise BadInput("the weights lie too many steps from zero: take a larger step")
+        scalar.check_alphabet(high - low + 1, "take a larger step")
+        symbols, step = (levels - low).to(torch.int32), torch.cat(steps).float()
+        stored = {"step": torch.float16} if torch.equal(step, step.half().float()) else {}
+        return Quantized(
+            symbols, high - low + 1, source.sizes, {"step": step}, {"offset": low}, "grid",
+            statistics={
+                "entropy": scalar.entropy(torch.bincount(symbols)), "output_error": error / power if power else 0.0
+            },
+            structure=Structure.of(source, arrays={"step": Array(Per("column"))}, stored=stored),
+        )  # fmt: skip
+
+    def _column_steps(self, h: Tensor, mean: float) -> Tensor:
+        """(m,) float32 steps of geometric mean ``mean``, as stored. h: (groups, m, m)."""
+        diagonal = h.diagonal(dim1=1, dim2=2)
+        columns = feedback.order(diagonal, self.act_order)
+        _, gain = feedback.factor(feedback.among(h, columns), self.damping)
+        logs = torch.zeros_like(gain).scatter_(1, columns, gain.log() / 2).mean(0)
+        alive = (diagonal > 0).any(0)
+        if not bool(alive.any()):
+            alive = torch.ones_like(alive)
+        relative = logs[alive].mean() - logs
+        # a dead input's step is of no matter: it must not be beyond what a float holds
+        relative = torch.where(alive, relative, relative[alive].max())
+        steps = (mean * relative.exp()).float()
+        half = steps.half().float()
+        normal = (half >= torch.finfo(torch.float16).smallest_normal) & torch.isfinite(half)
+        return half if bool(normal.all()) else steps
+
+    def _in_steps(
+        self, source: Source, tensor: SourceTensor, h: Tensor, steps: Tensor
+    ) -> tuple[Tensor, tuple[float, float]]:
+        """(kept,) levels of one tensor, and its figures: ``gptq`` of the columns in their steps."""
+        matrix = steps.expand(tensor.shape[0] if tensor.shape else 1, -1)
+        own = matrix.reshape(-1) if tensor.mask is None else matrix.reshape(tensor.shape)[tensor.mask]
+        weights = source.weights.clone()
+        weights[tensor.start : tensor.stop] = (weights[tensor.start : tensor.stop].double() / own).float()
+        scaled = replace(source, weights=weights, shared={})
+        return self._tensor(scaled, tensor, steps[:, None] * h * steps, 1.0)

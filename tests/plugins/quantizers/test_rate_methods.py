@@ -1,0 +1,163 @@
+"""Error feedback at fixed bits, a step for each column, lattices and priced scales: each against its formula."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from nqbench_quantizers.entquant import EntQuant
+from nqbench_quantizers.gptq import GPTQ
+from nqbench_quantizers.lattices import D4, E8
+from nqbench_quantizers.rtn import RTN
+from nqbench_quantizers.watersic import WaterSIC
+from torch import Tensor
+
+from nqbench.api import SecondMoments, Source
+from nqbench.api.formula import entries_of
+from nqbench.testing.sources import laplace
+
+
+def moments(m: int, seed: int = 0, spread: float = 1.0) -> Tensor:
+    """X X^T of correlated inputs, of sizes that are powers of ``spread``."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(m, m, generator=generator) @ torch.randn(m, 8 * m, generator=generator)
+    x = mixed * spread ** torch.arange(m)[:, None]
+    return x @ x.T / x.shape[1]
+
+
+def layer(rows: int, m: int, h: Tensor, seed: int = 0) -> Source:
+    return Source.of([("w", laplace(rows, m, seed=seed))], sensitivity=SecondMoments((h[None],)))
+
+
+def cost(source: Source, value: Tensor, h: Tensor) -> float:
+    e = (source.weights - value).reshape(-1, len(h)).double()
+    return float(((e @ h.double()) * e).sum())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("act_order", [True, False])
+def test_gptq_at_bits_is_the_surgeon_s_update_on_the_grids_of_its_groups(symmetric: bool, act_order: bool) -> None:
+    """Column by column: round to the group's grid, divide the error by U_jj of H^-1 = U^T U, push it on along U_j."""
+    h = moments(12)
+    source = layer(5, 12, h)
+    fields = {"bits": 3, "granularity": "group", "group": 4, "symmetric": symmetric}
+    q = GPTQ(damping=0.01, act_order=act_order, **fields).quantize(source)  # type: ignore[arg-type]
+    plain = RTN(**fields).quantize(source)  # type: ignore[arg-type]
+    assert plain.structure is not None
+    step = entries_of(plain, plain.structure, "step")[0].reshape(5, 3).double().numpy()
+    zero = np.zeros((5, 3)) if symmetric else entries_of(plain, plain.structure, "zero")[0].reshape(5, 3).numpy()
+    low, high = (-3, 3) if symmetric else (0, 7)
+    order = torch.argsort(h.diagonal(), descending=True, stable=True).numpy() if act_order else np.arange(12)
+    damped = h.double().numpy() + 0.01 * np.diag(h.double().numpy()).mean() * np.eye(12)
+    inverse = np.linalg.inv(damped[np.ix_(order, order)])
+    u = np.linalg.cholesky(inverse).T
+    w = source.weights.reshape(5, 12).double().numpy()[:, order].copy()
+    expected = np.empty((5, 12))
+    for j, column in enumerate(order):
+        s, z = step[:, column // 4], zero[:, column // 4]
+        value = (np.clip(np.rint(w[:, j] / s) + z, low, high) - z) * s
+        expected[:, column] = value
+        w[:, j + 1 :] -= np.outer((w[:, j] - value) / u[j, j], u[j, j + 1 :])
+    np.testing.assert_allclose(q.reconstruct().reshape(5, 12).numpy(), expected, atol=1e-6)
+
+
+def test_gptq_at_bits_is_better_than_rounding_by_its_own_measure() -> None:
+    h = moments(32)
+    source = layer(20, 32, h)
+    for granularity in ("global", "layer", "channel", "group"):
+        fields = {"bits": 3, "granularity": granularity, "group": 8}
+        feedback = GPTQ(**fields).quantize(source)  # type: ignore[arg-type]
+        plain = RTN(**fields).quantize(source)  # type: ignore[arg-type]
+        assert cost(source, feedback.reconstruct(), h) < 0.8 * cost(source, plain.reconstruct(), h)
+
+
+def test_watersic_s_steps_make_every_column_cost_the_same() -> None:
+    """s_j l_j is one number, l the diagonal of the Cholesky factor that eliminates later columns first; the steps'
+    geometric mean is ``step``."""
+    h = moments(16, spread=1.2)
+    q = WaterSIC(step=0.02, damping=0.01).quantize(layer(6, 16, h))
+    damped = h.double() + 0.01 * h.diagonal().double().mean() * torch.eye(16, dtype=torch.float64)
+    l_jj = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1).diagonal()
+    step = q.parameters["step"].double()
+    product = step * l_jj
+    torch.testing.assert_close(product, product[:1].expand(16), rtol=2e-3, atol=0)
+    assert abs(float(step.log().mean().exp()) / 0.02 - 1) < 1e-3
+
+
+def test_watersic_needs_fewer_bits_than_one_step_at_equal_error() -> None:
+    """Inputs whose sizes differ: at high resolution the gain is that of the arithmetic over the geometric mean of the
+    columns' d_j, half its logarithm in bits a weight."""
+    h = moments(24, seed=3, spread=1.15)
+    source = layer(40_000, 24, h)
+
+    def entropy(q: object) -> float:
+        """Bits a weight of an ideal code for each column of its own."""
+        symbols = q.symbols.reshape(40_000, 24)  # type: ignore[attr-defined]
+        bits = 0.0
+        for column in symbols.T:
+            p = torch.bincount(column).double() / 40_000
+            bits -= float((p[p > 0] * p[p > 0].log2()).sum())
+        return bits / 24
+
+    one, own = GPTQ(step=0.001).quantize(source), WaterSIC(step=0.001).quantize(source)
+    damped = h.double() + 0.01 * h.diagonal().double().mean() * torch.eye(24, dtype=torch.float64)
+    errors = cost(source, one.reconstruct(), damped), cost(source, own.reconstruct(), damped)
+    # at equal rate; a step's doubling is a bit and four times the error
+    saved = entropy(one) - entropy(own) + 0.5 * np.log2(errors[0] / errors[1])
+    d = torch.linalg.cholesky(damped.flip(0, 1)).diagonal().square()
+    predicted = 0.5 * float(d.mean().log2() - d.log2().mean())
+    assert predicted > 0.3
+    assert abs(saved - predicted) < 0.05
+
+
+@pytest.mark.parametrize(("quantizer", "d"), [(D4, 4), (E8, 8)])
+def test_the_nearest_point_is_that_of_exhaustive_search(quantizer: type[D4], d: int) -> None:
+    x = torch.randn(300, d, generator=torch.Generator().manual_seed(0)) * 0.7
+    half = [0.0, 0.5] if d == 8 else [0.0]
+    best = torch.full((300,), torch.inf)
+    base = torch.floor(x)
+    for shift in half:
+        for corner in itertools.product((0, 1), repeat=d):
+            point = base + torch.tensor(corner) + shift * (1 if d == 8 else 0)
+            for minus in (0.0, 1.0) if shift else (0.0,):
+                p = point - minus
+                good = p.sum(1) % 2 == 0
+                distance = torch.where(good, (x - p).square().sum(1), torch.inf)
+                best = torch.minimum(best, distance)
+    found = quantizer.nearest(x)
+    assert (found.sum(1) % 2 == 0).all()
+    mine = (x - found).square().sum(1)
+    assert (mine <= best + 1e-5).all()
+
+
+@pytest.mark.parametrize(("quantizer", "d", "moment"), [(D4, 4, 0.076603), (E8, 8, 0.071682)])
+def test_the_mean_error_is_the_lattice_s_second_moment(quantizer: type[D4], d: int, moment: float) -> None:
+    """Conway and Sloane, table 2.3: G = error per dimension / volume^(2/d); D4's cell has volume 2, E8's 1."""
+    x = torch.rand(200_000, d, generator=torch.Generator().manual_seed(1)) * 64 - 32
+    error = float((x - quantizer.nearest(x)).square().mean())
+    volume = 2.0 if d == 4 else 1.0
+    assert abs(error / volume ** (2 / d) / moment - 1) < 0.005
+
+
+@pytest.mark.parametrize("quantizer", [D4(step=1.0, block=16), E8(step=2.0, block=16), D4(block=0)])
+def test_a_lattice_s_values_are_its_points_rotated_back(quantizer: D4) -> None:
+    source = Source.of([("w", laplace(40, 64))], seed=9)
+    q = quantizer.quantize(source)
+    scale = float(q.parameters["scale"].half().float())
+    error = float((q.reconstruct() - source.weights).square().mean())
+    moment, volume = (0.076603, 2.0) if quantizer.d == 4 else (0.071682, 1.0)
+    assert error < 1.25 * moment * volume ** (2 / quantizer.d) * scale**2
+
+
+def test_a_higher_price_gives_smaller_codes_and_no_price_the_least_error() -> None:
+    source = Source.of([("w", laplace(30, 200))])
+    results = [EntQuant(lam=lam, scales="float32").quantize(source) for lam in (0.0, 0.01, 0.1, 1.0)]
+    errors = [float((q.reconstruct() - source.weights).square().sum()) for q in results]
+    sizes = [float((q.symbols + q.side["offset"]).abs().float().mean()) for q in results]
+    assert errors == sorted(errors)
+    assert sizes == sorted(sizes, reverse=True)
+    largest = source.weights.reshape(30, 200).abs().amax(1, keepdim=True) / 127
+    rounded = (source.weights.reshape(30, 200) / largest).round() * largest
+    assert errors[0] <= float((rounded.reshape(-1) - source.weights).square().sum()) * 1.0001
