@@ -65,6 +65,9 @@ class _Rotated(Quantizer):
         return {4: 0.4, 8: 1.75}[self.d]
 
     def quantize(self, source: Source) -> Quantized:
+        if bool((source.weights == source.weights[0]).all()):
+            # no lattice is needed for one value, and none holds it exactly
+            return Quantized.nearest(source, source.weights[:1])
         blocks = Blocks(source, per_of(self.granularity, 1))
         rotated = self._rotated(source)
         kept = [m.sum(1) for m in blocks.matrices(torch.ones_like(rotated))]

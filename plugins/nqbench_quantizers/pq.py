@@ -103,7 +103,7 @@ class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011
 
     def quantize(self, source: Source) -> Quantized:
         x, number = row_vectors(source, source.weights, self.d)
-        h, _ = row_vectors(source, torch.ones_like(source.weights) if source.h is None else source.h, self.d)
+        h = _metric(source, self.d)
         generator = source.generator()
         symbols = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         books = []
@@ -127,7 +127,7 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
 
     def quantize(self, source: Source) -> Quantized:
         x, _ = row_vectors(source, source.weights, self.d)
-        h, _ = row_vectors(source, torch.ones_like(source.weights) if source.h is None else source.h, self.d)
+        h = _metric(source, self.d)
         generator, left = source.generator(), x
         books, symbols = [], []
         for _ in range(self.books):
@@ -136,6 +136,12 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
             books.append(book)
             symbols.append(chosen)
         return self._result(source, books, torch.stack(symbols, dim=1).reshape(-1), summed=True)
+
+
+def _metric(source: Source, d: int) -> Tensor:
+    """(vectors, d) weights of the squared errors, 1 at most: products with weights must stay within float32."""
+    h = torch.ones_like(source.weights) if source.h is None else source.h / source.h.max()
+    return row_vectors(source, h, d)[0]
 
 
 def row_vectors(source: Source, values: Tensor, d: int) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,9 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         matrix = steps.expand(tensor.shape[0] if tensor.shape else 1, -1)
         own = matrix.reshape(-1) if tensor.mask is None else matrix.reshape(tensor.shape)[tensor.mask]
         weights = source.weights.clone()
-        weights[tensor.start : tensor.stop] = (weights[tensor.start : tensor.stop].double() / own).float()
+        levels = weights[tensor.start : tensor.stop].double() / own
+        if float(levels.abs().max()) > LARGEST_LEVEL:
+            raise BadInput(f"{tensor.name} has weights of more than {LARGEST_LEVEL:,} steps: take a larger step")
+        weights[tensor.start : tensor.stop] = levels.float()
         scaled = replace(source, weights=weights, shared={})
         return self._tensor(scaled, tensor, steps[:, None] * h * steps, 1.0)

@@ -78,7 +78,7 @@ def test_many_groups_are_cut_short(inspect, tmp_path):
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "section 'raw_buffers': checksum mismatch"),
         (lambda data: data + b"x", "section 'raw_buffers': 1 bytes follow the end"),
         (lambda data: b"PK" + data[2:], "section 'header', byte 0: this is not an .nqz file"),
-        (lambda data: data[:3] + b"\2" + data[4:], "section 'header', byte 3: format version 2; this nqbench reads 1"),
+        (lambda data: data[:3] + b"\7" + data[4:], "section 'header', byte 3: format version 7; this nqbench reads 1"),
         (lambda data: b"", "section 'header', byte 0: this is not an .nqz file"),
     ],
 )

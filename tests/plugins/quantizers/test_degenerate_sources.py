@@ -131,7 +131,7 @@ def test_a_degenerate_source_is_quantized_no_worse_than_it_must_be(quantizer: Qu
         _held_to_the_feedbacks_bound(source, q, values)
     else:
         _held_to_zero_or_half_a_step(quantizer, source, values)
-    _one_value_stays(quantizer, source, parts, values)
+    _one_value_stays(quantizer, source, parts, values, structured=q.structure is not None)
 
 
 def _held_to_zero_or_half_a_step(quantizer: Quantizer, source: Source, values: Tensor) -> None:
@@ -164,8 +164,8 @@ def _deviation(weights: Tensor) -> float:
 
 def _held_to_the_feedbacks_bound(source: Source, q: Quantized, values: Tensor) -> None:
     """sum over rows of e H e^T <= step^2 / 4 trace(H + damping): each target is rounded to a level, or to 0 if dead."""
-    if source.rate is not None or "beam" in str(q.statistics):
-        return
+    if source.rate is not None or "beam" in str(q.statistics) or q.structure is not None:
+        return  # with a structure a row has several steps: the methods' own tests hold them to their bounds
     steps = q.parameters["step"].double().abs().expand(len(source.tensors))
     assert isinstance(source.sensitivity, SecondMoments)
     for t, h, step in zip(source.tensors, source.sensitivity.matrices, steps, strict=True):
@@ -179,7 +179,9 @@ def _held_to_the_feedbacks_bound(source: Source, q: Quantized, values: Tensor) -
         assert output <= t.shape[0] * float(step) ** 2 / 4 * trace * 1.02 + slack + 1e-80
 
 
-def _one_value_stays(quantizer: Quantizer, source: Source, parts: Sequence[Tensor], values: Tensor) -> None:
+def _one_value_stays(
+    quantizer: Quantizer, source: Source, parts: Sequence[Tensor], values: Tensor, structured: bool
+) -> None:
     fields = quantizer.model_dump()
     each = fields.get("granularity") == "layer"
     whole = fields.get("unit") == "std" or (
@@ -192,7 +194,9 @@ def _one_value_stays(quantizer: Quantizer, source: Source, parts: Sequence[Tenso
             got = values[t.start : t.stop]
             if fields.get("dither") and not alone and float(wanted[0]) != 0:
                 room = 0.51 * float(wanted[0].abs())  # of its own step: the dither is added to its level
-            elif quantizer.name in ("fixed", "powers-of-two") or (each and not alone):
+            elif quantizer.name in ("d4", "e8") and not alone:
+                continue  # a lattice has no point for one value among others: it is as good as its cells
+            elif quantizer.name in ("fixed", "powers-of-two") or (each and not alone) or structured:
                 # two roundings: of a scale, which may be tiny, and of its product with a level, 2^24 at most
                 room = 2.0**-22 * float(wanted[0].abs()) + 2.0**-125
             else:
