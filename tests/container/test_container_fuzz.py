@@ -20,6 +20,6 @@ def test_damaged_files_with_right_checksums_end_in_one_line_or_decode(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 8
-    assert all("'decoded'" in line and "'corrupt " in line for line in lines[:7])
-    assert lines[7].startswith("0 files broke a rule")
+    assert len(lines) == 9
+    assert all("'decoded'" in line and "'corrupt " in line for line in lines[:8])
+    assert lines[8].startswith("0 files broke a rule")
