@@ -133,7 +133,7 @@ def test_every_module_of_the_pipeline_is_in_the_keys_of_the_stages_that_use_it_o
     assert changed == {
         **{name: set() for name in EXEMPT if name.startswith("nqbench.pipeline.")},
         **dict.fromkeys(
-            ["nqbench.pipeline.artifacts", "nqbench.pipeline.network", "nqbench.pipeline.preparation"], everything
+            [f"nqbench.pipeline.{name}" for name in ("artifacts", "checks", "network", "preparation")], everything
         ),
         **dict.fromkeys(["nqbench.pipeline.quantization", "nqbench.pipeline.distortion"], {"quantize"} | after),
         **dict.fromkeys(["nqbench.pipeline.filing", "nqbench.pipeline.decoder"], after),

@@ -36,7 +36,8 @@ def run(bench: Workbench, one: Trial, folder: Path) -> tuple[dict[str, Any], Pat
     figures = bench.run(one, folder)
     key = bench.maker.keys(one).trial
     fixed = {"run": "r", "suite": "s", "key": key, "trial": one.trial, "status": "ok"}
-    Record.for_trial(one.config(), **figures, **fixed)  # every figure fits a record
+    # every figure fits a record; the threads are its environment's
+    Record.for_trial(one.config(), **{name: value for name, value in figures.items() if name != "threads"}, **fixed)
     return figures, folder / file_name(key)
 
 
