@@ -15,6 +15,7 @@ from nqbench.engine import run_suite
 from nqbench.results.store import Store
 
 MINE = """
+import multiprocessing
 import torch
 from torch import nn
 
@@ -42,10 +43,13 @@ def score(module, batches):
     return {"top1": 50.0, "top5": 80.0}
 
 def crash(module, batches):
-    return 1 / 0
+    return {"top1": 1 / (not in_worker())}
 
 def nothing(module, batches):
-    return {"top1": float("nan")}
+    return {"top1": float("nan") if in_worker() else 50.0}
+
+def in_worker():
+    return multiprocessing.parent_process() is not None
 """
 QUANTIZERS = "quantizers: [{uniform: {step: [0.1, 0.2, 0.3]}}]\n"
 
@@ -155,7 +159,8 @@ def test_verify_runs_no_code_that_records_name_unless_it_is_allowed(
     torch.jit.save(scripted, here / "net.pt")
     for model in (f'{{module: {{network: net.pt, folder: "{here}"}}}}', module(here, "network")):
         out = here / f"out{len(model)}"
-        assert run_suite(suite(here, model), out).outcome == "ok"
+        result = run_suite(suite(here, model), out)
+        assert result.outcome == "ok", [record.error for record in result.records]
         capsys.readouterr()
         assert invoke(["verify", str(out)]) == 1
         said = capsys.readouterr().err
