@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from own_networks import bench_of, with_own
 from random_networks import RandomNetwork, describe
 
@@ -58,7 +58,7 @@ def suite(number: int) -> dict[str, Any]:
 def outcome(number: int, decoder: Decoder, folder: Path) -> str:
     """``ok``, ``refused: ...`` with the line, or what went wrong, with its traceback."""
     path = folder / "suite.yaml"
-    path.write_text(yaml.safe_dump(suite(number)))
+    path.write_text(json.dumps(suite(number)))
     try:
         plan = load(path, registry=with_own())
         with bench_of(decoder) as bench:
