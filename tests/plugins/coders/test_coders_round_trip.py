@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from nqbench_coders import nqbench_plugins
 
 from nqbench.api import Coder, Stream
+from nqbench.registry import registry
 
-CODERS = [cls() for cls in nqbench_plugins() if issubclass(cls, Coder)]
+# peers whose package is not installed are not registered
+CODERS = [cls() for cls in nqbench_plugins() if issubclass(cls, Coder) and ("coder", cls.name) in registry().found]
 FAST = [coder for coder in CODERS if coder.name != "dahuffman"]  # plain Python: minutes for a million
 ids = [coder.name for coder in CODERS]
 
