@@ -181,7 +181,7 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 def fuzz(
-    root: Path, faults: int, seed: int, *, batch: int = BATCH, told: Callable[[str], None] = _tell
+    root: Path, faults: int, seed: int, *, batch: int = BATCH, told: Callable[[str], None] = print
 ) -> Counter[str]:
     """As many faults, some at a time. Returns how many runs ended how."""
     sound, draw = Sound(root), random.Random(seed)
@@ -199,7 +199,7 @@ def fuzz(
 
 
 # -- kills ----------------------------------------------------------------------------------------------------------
-def kills(root: Path, count: int, seed: int, *, told: Callable[[str], None] = _tell) -> Counter[str]:
+def kills(root: Path, count: int, seed: int, *, told: Callable[[str], None] = print) -> Counter[str]:
     """Runs killed after their first record. Returns how many kills lost nothing, and how many records they left."""
     draw, ended = random.Random(seed), Counter[str]()
     suite, out = root / "many.yaml", root / "killed"
