@@ -32,7 +32,6 @@ from nqbench_training.sequential import Sequential  # noqa: E402
 from nqbench.api import Coder, Quantized, SecondMoments, Source, SourceTensor, Task  # noqa: E402
 
 CASES = ("resnet32", "linear")
-WIDTH = 2048
 
 
 @contextmanager
@@ -64,21 +63,21 @@ def resnet(samples: int, lam: float, beam_width: int, device: torch.device) -> N
         results += [group.quantized for group in Sequential().train(task, None).groups]
 
 
-def linear(weights: int, lam: float, device: torch.device) -> None:
+def linear(weights: int, width: int, lam: float, device: torch.device) -> None:
     """Layer after layer; drawing their weights is not timed."""
     generator = torch.Generator().manual_seed(0)
-    layers = max(1, round(weights / WIDTH**2))
-    sources = [source(generator, device) for _ in range(layers)]
+    layers = max(1, round(weights / width**2))
+    sources = [source(generator, width, device) for _ in range(layers)]
     results: list[Quantized] = []
     with timed(f"{layers} linear layers, lambda {lam:g}", results):
         results += [GPTQ(step=0.03, lam=lam).quantize(one) for one in sources]
 
 
-def source(generator: torch.Generator, device: torch.device) -> Source:
-    place = torch.arange(WIDTH, device=device)
+def source(generator: torch.Generator, width: int, device: torch.device) -> Source:
+    place = torch.arange(width, device=device)
     moments = 0.9 ** (place[:, None] - place).abs().float()
-    weights = torch.randn(WIDTH * WIDTH, generator=generator).to(device) * 0.02
-    tensor = SourceTensor("weight", (WIDTH, WIDTH), 0, weights.numel())
+    weights = torch.randn(width * width, generator=generator).to(device) * 0.02
+    tensor = SourceTensor("weight", (width, width), 0, weights.numel())
     return Source(weights, (tensor,), SecondMoments((moments[None],)), rate=Coder().rate)
 
 
@@ -87,6 +86,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="calibration images of ResNet-32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", type=int, default=22_000_000, help="of the linear layers together")
+    parser.add_argument("--width", type=int, default=2048, help="inputs and outputs of each linear layer")
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
     parser.add_argument("--lam", nargs="*", type=float, default=[0.0, 0.1])
     parser.add_argument("--beam-width", nargs="*", type=int, default=[1], help="on ResNet-32")
@@ -98,7 +98,7 @@ def main() -> None:
             for beam_width in options.beam_width:
                 resnet(options.samples, lam, beam_width, options.device)
         if "linear" in options.only:
-            linear(options.weights, lam, options.device)
+            linear(options.weights, options.width, lam, options.device)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ The peer is a plain forward and backward pass of the mean loss over as many samp
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -27,11 +28,12 @@ from nqbench.registry import registry  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet32")
+    parser.add_argument("--params", type=json.loads, default={}, help="of the model, as JSON")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = registry().get("model", options.model)()
+    model = registry().get("model", options.model)(**options.params)
     assert isinstance(model, Model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = model.load(device)

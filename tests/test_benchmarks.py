@@ -1,0 +1,49 @@
+"""Every script of ``benchmarks/`` still runs: with its smallest setting, and prints its figures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nqbench.api import DataMissing
+from nqbench.registry import registry
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SMALLEST = {
+    "coders": ("--count 2000 --repeats 1 --coder rans zlib-huffman", "rans"),
+    "gptq": ("--weights 4096 --width 64 --only linear --lam 0.1 --threads 1", "linear layers"),
+    "overhead": ("--trials 4", "restored from the cache"),
+    "quantizers": ("--weights 2000 --only lattice", "lattice(step=0.5)"),
+    "report": ("--records 20 --repeats 1", "whole report"),
+    "sensitivities": ('--model lenet300 --params {"data":"digits"} --samples 8 --threads 1', "fisher"),
+    "training": ("--steps 1 --repeats 1 --only lenet300", "lenet300"),
+}
+"""Options of each script, and words of what it prints."""
+
+
+def test_every_benchmark_has_a_smallest_setting() -> None:
+    assert sorted(SMALLEST) == sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs_and_prints_its_figures(name: str, tmp_path: Path) -> None:
+    if name == "training":
+        try:
+            registry().get("model", "lenet300")().prepare()  # type: ignore[attr-defined]
+        except DataMissing as error:
+            pytest.skip(str(error))
+    options, words = SMALLEST[name]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *options.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
