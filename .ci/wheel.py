@@ -91,9 +91,13 @@ def python_of(version: str) -> str | None:
     """The interpreter of a version: this one, one on the path, or one by uv."""
     if sys.version_info[:2] == tuple(map(int, version.split("."))):
         return sys.executable
-    found = shutil.which(f"python{version}")
-    if found or not (uv := shutil.which("uv") or beside("uv")):
-        return found
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for found in (shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python{version}"))):
+        # a shim is on the path whether or not its Python may be used
+        if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
+            return str(found)
+    if not (uv := shutil.which("uv") or beside("uv")):
+        return None
     done = subprocess.run([uv, "python", "install", version], capture_output=True, text=True, timeout=900)
     if done.returncode:
         print(f"uv: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no reason given'}", flush=True)

@@ -127,8 +127,8 @@ def document(entry: Registered) -> str:
     return inspect.cleandoc(entry.cls.__doc__ or "")
 
 
-def specification(entry: Registered) -> str:
-    """The docstring of the plugin's module, and of the modules of its package that this names, one after another.
+def specification(entry: Registered) -> dict[str, str]:
+    """Module -> docstring: the plugin's module, and the modules of its package that this names, one after another.
 
     A module opens with what a method is and, where bytes are written, with what each of them means.
     """
@@ -140,7 +140,7 @@ def specification(entry: Registered) -> str:
         if module is not None and module.__doc__:
             told[name] = inspect.cleandoc(module.__doc__)
             asked += re.findall(rf"``({package}(?:\.\w+)+)``", module.__doc__)
-    return "\n\n".join(f"{name}\n{'=' * len(name)}\n{text}" for name, text in told.items())
+    return told
 
 
 def _module(name: str) -> ModuleType | None:
