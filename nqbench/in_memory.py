@@ -16,7 +16,7 @@ from nqbench.api import BadInput, Batch, Evaluation, Metric, Model, Split, devic
 from nqbench.api.toolkit.content import content_hash
 from nqbench.engine import FILES, run_suite
 from nqbench.files import load
-from nqbench.pipeline.workbench import file_name, place
+from nqbench.pipeline.files import file_of, put_file
 from nqbench.registry import Registered, registry
 from nqbench.results.record import Record
 from nqbench.version import __version__
@@ -95,7 +95,7 @@ def compress(
                 errors = [record.error or "" for record in result.records if not record.ok]
                 why = errors[0].partition("\n")[0] if errors else f"no file holds a drop of {max_drop}"
                 raise BadInput(f"nothing was compressed: {why}")
-            place((Path(folder) / FILES / file_name(best.key)).read_bytes(), target)
+            put_file(file_of(best.key, Path(folder) / FILES).read_bytes(), target)
     finally:
         del _HELD[key]
         del known.found["model", InMemory.name]

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.ahead import ahead
 from nqbench.api.outputs import as_outputs
 from nqbench.api.plugin import Plugin
+from nqbench.api.prefetch import prefetched
 
 Split = Literal["train", "validation", "test"]
 Batch = Any
@@ -161,7 +161,7 @@ class Model(Plugin):
         long for a batch to be augmented as it takes for the step.
         """
         batches = self.batches(split, batch_size=batch_size, shuffle=shuffle)
-        for batch in batches if device.type == "cpu" else ahead(batches):
+        for batch in batches if device.type == "cpu" else prefetched(batches):
             yield to_device(batch, device)
 
     def teacher(self, device: torch.device) -> nn.Module:

@@ -94,7 +94,7 @@ def command(
     from nqbench.cli import INTERRUPTED
     from nqbench.cli.progress import shown
     from nqbench.engine import FILES, run_suite
-    from nqbench.pipeline.workbench import file_name, place
+    from nqbench.pipeline.files import file_of, put_file
     from nqbench.registry import registry
 
     name = model.partition(":")[0]
@@ -116,7 +116,7 @@ def command(
     interrupted = result.outcome == "interrupted"
     best = _best(result, max_bytes is not None)
     if best is not None:
-        place((folder / FILES / file_name(best.key)).read_bytes(), target)
+        put_file(file_of(best.key, folder / FILES).read_bytes(), target)
         click.echo(_told(best, target))
     if interrupted:
         click.echo(f"interrupted{': the best so far' if best else ''}; the same command resumes", err=True)

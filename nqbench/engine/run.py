@@ -13,7 +13,7 @@ from typing import Any
 
 from nqbench.api.errors import BadInput, NqbenchError
 from nqbench.api.model import Model
-from nqbench.api.toolkit.paths import beside
+from nqbench.api.toolkit.paths import suite_folder
 from nqbench.engine.deadlines import Deadlines
 from nqbench.engine.inline import InlineEngine
 from nqbench.engine.local import LocalEngine
@@ -24,8 +24,8 @@ from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.engine.worker import WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.context import Measure
+from nqbench.pipeline.files import file_of, restore
 from nqbench.pipeline.keys import KeyMaker
-from nqbench.pipeline.workbench import file_name, restore
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
 from nqbench.report.files import write_text
@@ -78,7 +78,7 @@ def run_suite(
     ends the run with the outcome 'interrupted'; nothing that was finished is lost.
     """
     loaded = suite if isinstance(suite, Suite) else load(suite, profile=profile, sets=sets)
-    loaded.beside()
+    loaded.use_its_folder()
     chosen = resolve_device(device)
     if jobs < 0:
         raise BadInput(f"jobs is {jobs}: write how many workers, or 0 for none")
@@ -123,7 +123,7 @@ class _Run:
         self._refused: dict[str, Mapping[str, Any]] = {}  # what came of networks that cannot be used, by what waits
         self._told: set[str | None] = set()
         self._alone = False
-        self.portable = Portable(beside() or Path.cwd())
+        self.portable = Portable(suite_folder() or Path.cwd())
 
     def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
         with Store.write(self.folder) as store:
@@ -167,10 +167,10 @@ class _Run:
         settings: dict[str, Any] = {"published": [asdict(row) for row in self.suite.published]}
         if self.suite.thresholds is not None:
             settings["thresholds"] = self.suite.thresholds.as_settings()
-        where = beside()
+        where = suite_folder()
         if where is not None:
             # where verify finds what the suite names by a relative path
-            settings["beside"] = os.path.relpath(where, self.folder)
+            settings["suite_folder"] = os.path.relpath(where, self.folder)
         target = self.suite.target
         if target is not None:
             settings |= {"target": target.model_dump(), "baseline": target.baseline}
@@ -338,7 +338,7 @@ class _Run:
             threads=self.threads,
             cache=None if self.cache.root is None else str(self.cache.root),
             files=str(self.folder / FILES),
-            beside=None if beside() is None else str(beside()),
+            suite_folder=None if suite_folder() is None else str(suite_folder()),
             measure=None if self.measure is None else (self.measure.repeats, self.measure.warmup),
         )
         return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.deadlines)
@@ -365,7 +365,7 @@ class _Run:
 
     def _in_place(self, key: str, record: Record) -> bool:
         try:
-            return (self.folder / FILES / file_name(key)).stat().st_size == record.file_bytes
+            return file_of(key, self.folder / FILES).stat().st_size == record.file_bytes
         except OSError:
             return False
 
@@ -393,7 +393,7 @@ class _Run:
             prepared = {step: spent for step, spent in self._prepared.pop(job.keys.trial, {}).items() if spent}
             fields["seconds"] = {**prepared, **fields["seconds"], **prepared}
             fields["cached"] = [step for step in fields["cached"] if step not in prepared]
-            fields["file"] = f"{FILES}/{file_name(key)}"
+            fields["file"] = f"{FILES}/{file_of(key, self.folder).name}"
             # beside other workers no time is a measurement
             fields["measured"] = bool(fields.get("measured")) and self.jobs == 1
         fixed = {

@@ -14,7 +14,7 @@ import torch
 from nqbench.api.errors import BadInput, CorruptFile, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
-from nqbench.api.toolkit.paths import set_beside
+from nqbench.api.toolkit.paths import set_suite_folder
 from nqbench.container import read_sections
 from nqbench.engine.run import resolve_device
 from nqbench.pipeline.decoder import Decoder
@@ -62,8 +62,8 @@ def verify(
         runs = store.runs()
     if not allow_code:
         _refuse_code(folder, records)
-    where = runs[-1].settings.get("beside") if runs else None
-    set_beside(None if where is None else folder / where)
+    where = runs[-1].settings.get("suite_folder", runs[-1].settings.get("beside")) if runs else None
+    set_suite_folder(None if where is None else folder / where)
     checker = _Checker(folder, resolve_device(device), limit)
     try:
         for record in records:

@@ -44,7 +44,7 @@ class WorkerSettings:
     files: str
     scratch: str = ""
     stage_file: str = ""
-    beside: str | None = None
+    suite_folder: str | None = None
     """Where files that the suite names are, if not in the working folder."""
     measure: tuple[int, int] | None = None
     """repeats and warm-up runs"""
@@ -85,7 +85,7 @@ def start(settings: WorkerSettings) -> None:
 def _made(settings: WorkerSettings, decoder: Decoder) -> _Worker:
     import torch
 
-    from nqbench.api.toolkit.paths import set_beside
+    from nqbench.api.toolkit.paths import set_suite_folder
     from nqbench.pipeline.cache import Cache
     from nqbench.pipeline.context import Measure
     from nqbench.pipeline.decoder import die_with_parent
@@ -93,7 +93,7 @@ def _made(settings: WorkerSettings, decoder: Decoder) -> _Worker:
     from nqbench.registry import registry
 
     die_with_parent(settings.parent)
-    set_beside(None if settings.beside is None else Path(settings.beside))
+    set_suite_folder(None if settings.suite_folder is None else Path(settings.suite_folder))
     torch.set_num_threads(settings.threads)
     note = _Note(settings.stage_file)
     note.stage(STARTING, time.monotonic())
@@ -180,7 +180,7 @@ def performed(bench: Workbench, files: Path, trial: Trial, goal: str, recipe: st
         outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
         if isinstance(error, NqbenchError):
             outcome["told"] = text
-        return outcome | ({} if _sound(bench.around.device) else {"unusable": True})
+        return outcome | ({} if _sound(bench.device) else {"unusable": True})
 
 
 def _line(error: BaseException) -> str:

@@ -82,8 +82,8 @@ HOW = {
     "evaluate": _evaluation(evaluating.of_file),
     "evaluate_float_selected": _evaluation(evaluating.of_float_selected, most=4),
     "evaluate_selected": _evaluation(evaluating.of_file_selected),
-    "loss_around": How(
-        evaluating.loss_around,
+    "loss_expansion": How(
+        evaluating.loss_expansion,
         evaluating.load_expansion,
         lambda made: {"samples": made.samples, "loss": made.loss},
         evaluating.save_expansion,

@@ -1,4 +1,4 @@
-"""What the making of a stage is given: the trial, its plugins, what came before, a watch, and the bench around it."""
+"""What a stage is made from: the trial, its plugins, the results of earlier stages, a watch, and the bench."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Watch:
         self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
         self._open.pop()
         if self._open:
-            around, since = self._open[-1]
-            self._open[-1] = around, since + spent
+            outer, since = self._open[-1]
+            self._open[-1] = outer, since + spent
             self.on_stage(*self._open[-1])
 
     def hit(self, name: str) -> None:
@@ -100,8 +100,8 @@ class Memory:
 
 
 @dataclass(eq=False)
-class Surroundings:
-    """What a bench works with. folder: for temporary files. measure: times are measurements, or None."""
+class Bench:
+    """What trials on one device share. folder: for temporary files. measure: times are measurements, or None."""
 
     registry: Registry
     cache: Cache
@@ -119,9 +119,9 @@ class Surroundings:
 class Context:
     """One trial under way, as the making of a stage sees it."""
 
-    def __init__(self, trial: Trial, around: Surroundings, watch: Watch) -> None:
+    def __init__(self, trial: Trial, bench: Bench, watch: Watch) -> None:
         self.trial = trial
-        self.around = around
+        self.bench = bench
         self.watch = watch
         self.workdir: Path | None = None
         """Where the stage that is being made may keep checkpoints."""
@@ -139,9 +139,9 @@ class Context:
 
         extra: what else it follows from. Nothing is kept of results that are made anew to be measured.
         """
-        if self.around.measure is not None and STAGES[stage].measured:
+        if self.bench.measure is not None and STAGES[stage].measured:
             return make()
-        return self.around.memory.find(name, f"{self.stands(stage)} {extra}", make)
+        return self.bench.memory.find(name, f"{self.stands(stage)} {extra}", make)
 
     def plugin(self, choice: Choice | None, kind: type[T]) -> T:
         """A plugin of the trial, made once for all trials."""
@@ -159,21 +159,21 @@ class Context:
         """``work(ready())``, the work timed as a step: once or, where times are measured, as often as that asks for;
         the step's seconds are then the median of the samples."""
         samples = []
-        for _ in range(self.around.measure.runs if self.around.measure else 1):
+        for _ in range(self.bench.measure.runs if self.bench.measure else 1):
             given = ready()
-            self.around.synchronize()
+            self.bench.synchronize()
             start = time.perf_counter()
             with self.watch.stage(step):
                 found = work(given)
-                self.around.synchronize()
+                self.bench.synchronize()
             samples.append(time.perf_counter() - start)
-        if self.around.measure is not None:
+        if self.bench.measure is not None:
             self.sampled(step, samples, statistics.median)
         return found
 
     def sampled(self, step: str, samples: Sequence[float], pick: Callable[[Sequence[float]], float] = min) -> float:
         """Note a step's seconds, picked from its samples; the first ones of a measurement warm up."""
-        measure = self.around.measure
+        measure = self.bench.measure
         timed = list(samples)[measure.warmup :] if measure else list(samples)
         if measure:
             self.watch.samples[step] = timed

@@ -65,7 +65,7 @@ def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
     """What the file decodes to. Raises BadInput where a cached one is not what it was when it was filed."""
     if filed.tensors is not None:
         return filed.tensors
-    tensors = context.around.decoder.decode(filed.path).tensors
+    tensors = context.bench.decoder.decode(filed.path).tensors
     if content_hash(tensors) != filed.figures["decoded_sha256"]:
         raise BadInput(f"{filed.path} decodes to other tensors than when it was cached: run nqbench cache clear")
     return tensors
@@ -121,7 +121,7 @@ def metrics(context: Context) -> dict[str, Any]:
 
 
 # -- the increase of the training loss ---------------------------------------------------------------------------
-def loss_around(context: Context) -> Expansion:
+def loss_expansion(context: Context) -> Expansion:
     """The loss around the pruned network: of all trials that start there, the first computes it."""
     from nqbench.api.toolkit.curvature import expand
 
@@ -134,13 +134,13 @@ def loss(context: Context) -> dict[str, float]:
     """Predicted and measured increase of the training loss, around the pruned network."""
     from nqbench.api.toolkit.curvature import loss_increase
 
-    around, network = context.around, network_of(context)
+    device, network = context.bench.device, network_of(context)
     tensors = _tensors(context, context.result("file"))
     # every float tensor: biases and statistics that a training changed count in what is measured
-    deployed = {n: t.to(around.device) for n, t in tensors.items() if t.is_floating_point()}
+    deployed = {n: t.to(device) for n, t in tensors.items() if t.is_floating_point()}
     deployed = {n: t for n, t in deployed.items() if n not in network.aliases}
     with context.watch.stage("loss"):
-        return dict(loss_increase(_loss_task(context), deployed, around=context.result("loss_around")))
+        return dict(loss_increase(_loss_task(context), deployed, around=context.result("loss_expansion")))
 
 
 def _loss_task(context: Context) -> Task:

@@ -47,7 +47,7 @@ class Deployed:
 def file(context: Context) -> Filed:
     """The trial's file. Raises BadInput where it does not decode to what was encoded."""
     contents, deployed, figures = (_coded if context.trial.codec is None else _by_codec)(context)
-    network, path = network_of(context), context.around.folder / "file.nqz"
+    network, path = network_of(context), context.bench.folder / "file.nqz"
     written = _write(path, contents, context)
     decoded = _decode(path, context)
     difference = first_difference(deployed.tensors, decoded.tensors)
@@ -71,7 +71,7 @@ def _coded(context: Context) -> Inside:
     like = {name: pruned.state[name] for name in network.names}
     plain = unquantized(network, model.raw_state, fold=trial.fold_batchnorm)
     raw = raw_as_deployed(network, plain, trial.unquantized)
-    on_cpu = model if context.around.device.type == "cpu" else moved(model)
+    on_cpu = model if context.bench.device.type == "cpu" else moved(model)
     contents = Contents(
         order=network.order,
         shapes={name: tuple(t.shape) for name, t in like.items()},
@@ -145,7 +145,7 @@ def _write(path: Path, contents: Contents, context: Context) -> Written:
     def run(contents: Contents) -> Written:
         nonlocal last
         start = time.perf_counter()
-        data, written = encode(contents, context.around.registry, read_back=False)
+        data, written = encode(contents, context.bench.registry, read_back=False)
         path.write_bytes(data)
         last = time.perf_counter() - start - written.encode_seconds
         seconds.append(written.encode_seconds)
@@ -159,9 +159,9 @@ def _write(path: Path, contents: Contents, context: Context) -> Written:
 
 def _decode(path: Path, context: Context) -> DecodedFile:
     """Step ``decode``: the decoder's own time. What it took to ask it, and to read its answer, is ``read``."""
-    measure, watch = context.around.measure, context.watch
+    measure, watch = context.bench.measure, context.watch
     with watch.stage("read"):
-        decoded = context.around.decoder.decode(path, repeats=measure.runs if measure else 1)
+        decoded = context.bench.decoder.decode(path, repeats=measure.runs if measure else 1)
     watch.seconds["read"] = max(watch.seconds["read"] - sum(decoded.samples), 0.0)
     return replace(decoded, seconds=context.sampled("decode", decoded.samples))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def load(context: Context) -> Network:
     """The trained network, on the device."""
     with context.watch.stage("load"):
-        return Network.load(context.model, context.around.device)
+        return Network.load(context.model, context.bench.device)
 
 
 def content_of_network(network: Network) -> str:
@@ -37,7 +37,7 @@ def content_of_network(network: Network) -> str:
 def prune(context: Context) -> Pruned:
     network, pruner = network_of(context), context.plugin(context.trial.pruner, Pruner)
     task = task_of(context, copied(network.module), network.unpruned, workdir=context.workdir)
-    task.sensitivity = context.around.registry.sensitivity_of(pruner)
+    task.sensitivity = context.bench.registry.sensitivity_of(pruner)
     with context.watch.stage("prune"):
         return _checked(pruner.prune(task), network, pruner.name)
 

@@ -37,7 +37,7 @@ Result = tuple[QuantizedModel, dict[str, Any]]
 def quantize(context: Context) -> Result:
     """The network through the trial's quantizer, inside its trainings."""
     fresh: dict[str, Any] = {}
-    if context.around.measure is not None:
+    if context.bench.measure is not None:
         # every repeat starts from nothing, no shared view of the source, but what was sensed before the clock starts
         sensed = sensed_of(context)
         fresh = {"sensed": None if sensed is None else dict(sensed)}
@@ -55,7 +55,7 @@ def values(context: Context, model: QuantizedModel) -> list[Tensor]:
     """``values_of`` the trial's result, computed once: for its distortion, and for what is deployed."""
     quantizer = context.plugin(context.trial.quantizer, Quantizer)
     # what is deployed is never computed on a GPU
-    if context.around.device.type != "cpu":
+    if context.bench.device.type != "cpu":
         return values_of(quantizer, model)
     return context.kept("values", "quantize", lambda: values_of(quantizer, model))
 

@@ -1,35 +1,199 @@
-"""What runs trials, whole or a stage at a time, on one device; what a worker keeps between them is shared work."""
+"""What runs trials, whole or a stage at a time, on one device, and a trial on its way through the chain: each stage's
+result comes from the worker's memory, from the cache, or is made."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from nqbench.api import Knob
-from nqbench.pipeline.cache import Cache
-from nqbench.pipeline.context import Measure, Surroundings, Watch
+from nqbench.api.toolkit.store import networks_read, unchanged
+from nqbench.pipeline.cache import Cache, Entry
+from nqbench.pipeline.chain import HOW, How
+from nqbench.pipeline.context import Bench, Context, Measure, Watch
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import judge_float, metrics
+from nqbench.pipeline.files import file_of, put_file
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.memory import Peak
-from nqbench.pipeline.work import Moved, Work
 from nqbench.registry import Registry
-from nqbench.suite.chain import NETWORK, TRIAL
-from nqbench.suite.trial import Trial
+from nqbench.suite.chain import NETWORK, STAGES, TRIAL, Stage
+from nqbench.suite.trial import Choice, Trial
 
 T = TypeVar("T")
 _TRIES = 3
 """How often a trial starts again because its network turned out to be another."""
 
 
-class Workbench:
-    """Runs trials on one device, one after another."""
+class Moved(Exception):
+    """A network is another than was known when keys were made of it: they are made again, of what it is."""
+
+
+class Work(Context):
+    """One trial. Inputs and outputs of its stages are keys and results, nothing else."""
+
+    def __init__(self, trial: Trial, bench: Bench, watch: Watch, maker: KeyMaker) -> None:
+        super().__init__(trial, bench, watch)
+        self.maker = maker
+        self._keys: dict[str, str] = {}
+        self._stands: dict[str, str] = {}
+        self._missing: set[str] = set()
+        self._results: dict[str, Any] = {}
+        self._contents: dict[str, str] = {}
+
+    def forward(self, goals: Iterable[str]) -> None:
+        """Obtain the results of some stages, and before them those that they are made from, in the chain's order."""
+        wanted = set(goals)
+        for stage in reversed(STAGES.values()):
+            if stage.name in wanted and not self._there(stage):
+                wanted.update(name for name in stage.inputs if name not in stage.lazy)
+        for stage in STAGES.values():
+            if stage.name in wanted:
+                self.result(stage.name)
+
+    def plugin(self, choice: Choice | None, kind: type[T]) -> T:
+        assert choice is not None
+        plugin = self.maker.plugin(choice)
+        assert isinstance(plugin, kind)
+        return plugin
+
+    def result(self, stage: str) -> Any:
+        if stage not in self._results:
+            found = STAGES[stage]
+            skipped = found.skipped(self.trial)
+            self._results[stage] = self.result(found.inputs[0]) if skipped else self._obtain(found, HOW[stage])
+        return self._results[stage]
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+    def key(self, stage: str) -> str:
+        """The key of a stage's result; what it takes is made where its content is not known."""
+        found = STAGES[stage]
+        if found.skipped(self.trial):
+            return self.key(found.inputs[0])
+        for name in found.inputs:
+            self.stands(name)
+        self._known(stage)
+        return self._keys[stage]
+
+    def stands(self, stage: str) -> str:
+        if self._known(stage) is None:
+            self.key(stage)
+            self.result(stage)
+        found = self._known(stage)
+        assert found is not None
+        return found
+
+    def contents(self) -> dict[str, str]:
+        """The contents that are known of stages on the way, by their keys."""
+        known = self.maker.contents
+        return {key: known[key] for key in self._keys.values() if key in known}
+
+    def _known(self, name: str) -> str | None:
+        """``stands``, as far as that is known without making anything."""
+        if name in self._stands:
+            return self._stands[name]
+        stage, contents = STAGES[name], self.maker.contents
+        if stage.skipped(self.trial):
+            return self._known(stage.inputs[0])
+        if name not in self._keys:
+            inputs = [self._known(before) for before in stage.inputs]
+            told = [before for before in inputs if before is not None]
+            if len(told) < len(inputs):
+                return None
+            self._keys[name] = self.maker.key(stage, self.trial, told)
+        found: str | None = self._keys[name]
+        if stage.content:
+            key = self._keys[name]
+            # the cache is asked once: what it lacks is made here
+            found = contents.get(key) if name in self._missing else self.maker.content(stage, key)
+        if found is None:
+            self._missing.add(name)
+        else:
+            self._stands[name] = found
+        return found
+
+    # -- results -----------------------------------------------------------------------------------------------------
+    def _anew(self, stage: Stage) -> bool:
+        return self.bench.measure is not None and stage.measured
+
+    def _there(self, stage: Stage) -> bool:
+        """Whether the result need not be made, as far as can be told without looking into it."""
+        self._known(stage.name)
+        key = self._keys.get(stage.name)
+        if key is None or self._anew(stage) or stage.skipped(self.trial):
+            return False
+        return self.bench.memory.has(stage.name, key) or self.bench.cache.has(stage.place, key)
+
+    def _obtain(self, stage: Stage, how: How) -> Any:
+        key, memory, contents = self.key(stage.name), self.bench.memory, self.maker.contents
+        if self._anew(stage):
+            found = self._make(stage, how, key, None)
+            contents.update(self._contents)
+            return found
+        if memory.has(stage.name, key):
+            self.watch.hit(stage.shown(self.trial))
+        found = memory.find(stage.name, key, lambda: self._looked_up(stage, how, key), how.most)
+        content = self._contents.get(key)
+        if content is not None and contents.setdefault(key, content) != content:
+            contents[key] = content
+            raise Moved
+        return found
+
+    def _looked_up(self, stage: Stage, how: How, key: str) -> Any:
+        """From the cache, or made and kept there."""
+        cache, networks = self.bench.cache, {}
+
+        def load(entry: Entry) -> Any:
+            if how.load is None or not unchanged(entry.meta.get("networks", {})):
+                raise ValueError("it was made of other networks")
+            if stage.content:
+                self._contents[key] = entry.meta["content"]
+            return (how.load(entry.path, entry.meta["result"], self.bench.device),)
+
+        def make(workdir: Path | None) -> tuple[Any]:
+            with networks_read() as read:
+                found = self._make(stage, how, key, workdir)
+            networks.update(read)
+            return (found,)
+
+        def meta(found: tuple[Any]) -> dict[str, Any]:
+            content = {"content": self._contents[key]} if stage.content else {}
+            return {"result": how.meta(*found), **content} | ({"networks": networks} if networks else {})
+
+        def write(found: tuple[Any], path: Path) -> None:
+            assert how.save is not None
+            how.save(*found, path)
+
+        save = None if how.save is None else write
+        if how.load is None:  # the cache has what is said of it, no more
+            found, hit = make(None), False
+            if cache.peek(stage.place, key) != meta(found):
+                cache.drop(stage.place, key)
+                cache.put(stage.place, key, meta(found))
+        else:
+            checkpoints = bool(how.checkpoints and getattr(self.trial, how.checkpoints))
+            options = {"checkpoints": checkpoints, "alone": how.alone}
+            found, hit = cache.once(stage.place, key, load=load, make=make, save=save, meta=meta, **options)
+        if hit:
+            self.watch.hit(stage.shown(self.trial))
+        return found[0]
+
+    def _make(self, stage: Stage, how: How, key: str, workdir: Path | None) -> Any:
+        before, self.workdir = self.workdir, workdir
+        found = how.make(self)
+        self.workdir = before
+        if how.content is not None:
+            self._contents[key] = how.content(found)
+        return found
+
+
+class Workbench(Bench):
+    """Runs trials on one device, one after another; what they share is kept between them."""
 
     def __init__(
         self,
@@ -42,21 +206,21 @@ class Workbench:
         decoder: Decoder | None = None,
     ) -> None:
         """decoder: one that was started already, and is closed by who started it. on_stage: see ``Watch``."""
-        self._folder = tempfile.TemporaryDirectory(prefix="nqbench-file-")
+        self._closing = contextlib.ExitStack()
+        folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="nqbench-file-"))
+        if decoder is None:
+            decoder = self._closing.enter_context(contextlib.closing(Decoder()))
+        super().__init__(registry, cache, device, decoder, Path(folder), measure)
         self.on_stage = on_stage or (lambda stage, since: None)
-        self._decoder = Decoder() if decoder is None else None
-        decodes = decoder or self._decoder
-        assert decodes is not None
         self.maker = KeyMaker(registry, device.type, cache)
-        self.around = Surroundings(registry, cache, device, decodes, Path(self._folder.name), measure)
 
     def run(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """The trial's figures under the names of a record's fields; its file is ``folder / <key>.nqz``.
 
         Raises whatever a plugin raised, or BadInput where what it returned cannot be used.
         """
-        peak, watch = Peak(self.around.device), Watch(on_stage=self.on_stage)
-        measured = self.around.measure is not None
+        peak, watch = Peak(self.device), Watch(on_stage=self.on_stage)
+        measured = self.measure is not None
 
         def whole(work: Work) -> dict[str, Any]:
             judge_float(work)
@@ -66,14 +230,14 @@ class Workbench:
                 evaluations += ["evaluate_float_selected", "evaluate_selected"] if trial.looked_at else []
             work.forward(["file", *evaluations, *(["loss"] if trial.loss_increase else [])])
             filed = work.result("file")
-            figures = {**filed.figures, **metrics(work), "device": str(self.around.device)}
+            figures = {**filed.figures, **metrics(work), "device": str(self.device)}
             figures["threads"] = torch.get_num_threads()
             if trial.loss_increase:
                 figures["loss_increase"] = work.result("loss")
             key = self.maker.keys(trial).trial
-            place(filed.path.read_bytes(), folder / file_name(key))
+            put_file(filed.path.read_bytes(), file_of(key, folder))
             if not measured:
-                self.around.cache.put(TRIAL, key, figures)
+                self.cache.put(TRIAL, key, figures)
             return figures
 
         figures = self._on(trial, watch, whole)
@@ -115,42 +279,8 @@ class Workbench:
     def _on(self, trial: Trial, watch: Watch, do: Callable[[Work], T]) -> T:
         for _ in range(_TRIES):
             with contextlib.suppress(Moved):
-                return do(Work(trial, self.around, watch, self.maker))
-        return do(Work(trial, self.around, watch, self.maker))
+                return do(Work(trial, self, watch, self.maker))
+        return do(Work(trial, self, watch, self.maker))
 
     def close(self) -> None:
-        self._folder.cleanup()
-        if self._decoder is not None:
-            self._decoder.close()
-
-
-def restore(cache: Cache, trial_key: str, file_key: str, folder: Path) -> dict[str, Any] | None:
-    """A whole trial from the cache: its figures, its file put in place; None unless all of it is there."""
-    entry, file = cache.get(TRIAL, trial_key), cache.get("file", file_key)
-    if entry is None or file is None:
-        return None
-    try:
-        place(file.data, folder / file_name(trial_key))
-    except FileNotFoundError:  # dropped by another process meanwhile
-        return None
-    return {**entry.meta, "cached": [TRIAL], "seconds": {}, "measured": False}
-
-
-def file_name(trial_key: str) -> str:
-    """The name of a trial's compressed file in the output folder's ``files/``."""
-    return f"{trial_key[:32]}.nqz"
-
-
-def place(data: bytes, target: Path) -> None:
-    """Write whole or not at all."""
-    temporary = f"{target.parent}/.{target.name}.{os.getpid()}"
-    if not os.path.isdir(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        self._closing.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nqbench.report.data import ReportData
 from nqbench.report.figures import Figure
 from nqbench.report.payload import details, script_json, table_of
-from nqbench.report.tables import METHODS_NOTE, method_table, quoted, quoted_beside
+from nqbench.report.tables import METHODS_NOTE, method_table, quoted, quoted_with_measured
 from nqbench.report.text import last_line, summary
 from nqbench.report.vega import javascript
 from nqbench.results.leaderboard import reach
@@ -74,7 +74,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             figures=figures,
             methods={model: method_table(rows) for model, rows in data.methods.items()},
             methods_note=METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop)),
-            quoted=quoted_beside,
+            quoted=quoted_with_measured,
             quoted_alone=quoted,
             last_line=last_line,
             summary=summary(data),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nqbench.report import escaping
 from nqbench.report.data import ReportData
-from nqbench.report.tables import METHODS_NOTE, Table, method_table, quoted_beside
+from nqbench.report.tables import METHODS_NOTE, Table, method_table, quoted_with_measured
 from nqbench.results.leaderboard import reach
 
 
@@ -17,7 +17,7 @@ def latex(data: ReportData) -> str:
         note = METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop))
         parts.append(_float(method_table(rows), f"{model}. {note}"))
         if data.published_for(model):
-            parts.append(_float(quoted_beside(data, model), f"{model}: published results, quoted."))
+            parts.append(_float(quoted_with_measured(data, model), f"{model}: published results, quoted."))
     return "\n\n".join(parts) + "\n"
 
 

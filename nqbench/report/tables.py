@@ -10,7 +10,7 @@ from nqbench.report.data import ReportData
 from nqbench.report.numbers import count, decimal, repeats, signed, significant, spread
 from nqbench.results.labels import short
 from nqbench.results.leaderboard import Row
-from nqbench.results.methods import MethodRow, beside
+from nqbench.results.methods import MethodRow, with_measured
 from nqbench.results.published import Published
 
 
@@ -130,10 +130,10 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{signed(100 * value, 1)} %"
 
 
-def quoted_beside(data: ReportData, model: str) -> Table:
+def quoted_with_measured(data: ReportData, model: str) -> Table:
     """A model's published rows, each beside the smallest measured file that is at least as good."""
     rows = data.by_model[model]
-    found = beside(data.published_for(model), rows)
+    found = with_measured(data.published_for(model), rows)
     body = tuple(
         (
             q.row.method,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nqbench.report import escaping
 from nqbench.report.data import ReportData
-from nqbench.report.tables import Table, method_table, quoted, quoted_beside, ranking
+from nqbench.report.tables import Table, method_table, quoted, quoted_with_measured, ranking
 
 TERMINAL_ROWS = 15
 
@@ -60,7 +60,7 @@ def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None,
         if limit is not None and len(rows) > limit:
             parts.append(f"... and {len(rows) - limit} more rows in leaderboard.md")
         if data.published_for(model):
-            parts.append(draw(quoted_beside(data, model)))
+            parts.append(draw(quoted_with_measured(data, model)))
     if published := data.published_elsewhere:
         parts += [form.heading.format("Published, models not measured here"), draw(quoted(published))]
     if data.failures:

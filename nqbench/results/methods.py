@@ -215,12 +215,12 @@ class Quoted:
     """Measured ratio / quoted ratio - 1; None where nothing measured is as good, or the paper gives no figure."""
 
 
-def beside(published: Sequence[Published], rows: Sequence[Row]) -> list[Quoted]:
+def with_measured(published: Sequence[Published], rows: Sequence[Row]) -> list[Quoted]:
     """Each quoted row with the measured one that answers it."""
-    return [_beside(row, rows) for row in published]
+    return [_with_measured(row, rows) for row in published]
 
 
-def _beside(quoted: Published, rows: Sequence[Row]) -> Quoted:
+def _with_measured(quoted: Published, rows: Sequence[Row]) -> Quoted:
     good = [row for row in rows if row.ratio is not None and quoted.ratio is not None and _as_good(row, quoted)]
     best = max(good, key=lambda row: row.ratio or 0.0, default=None)
     if best is None or best.ratio is None or quoted.ratio is None:

@@ -105,9 +105,14 @@ CHAIN = (
     _evaluation("evaluate", ("file", "load")),
     _evaluation("evaluate_float_selected", ("load",), selected=True),
     _evaluation("evaluate_selected", ("file", "load"), selected=True),
-    Stage("loss_around", ("prune", "load"), ("model",), when="loss_increase", kept="loss", planned=False),
+    Stage("loss_expansion", ("prune", "load"), ("model",), when="loss_increase", kept="loss", planned=False),
     Stage(
-        "loss", ("file", "loss_around", "prune", "load"), ("model",), when="loss_increase", measured=True, planned=False
+        "loss",
+        ("file", "loss_expansion", "prune", "load"),
+        ("model",),
+        when="loss_increase",
+        measured=True,
+        planned=False,
     ),
 )
 KNOB = Stage(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.api.model import Model
-from nqbench.api.toolkit.paths import set_beside
+from nqbench.api.toolkit.paths import set_suite_folder
 from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
 from nqbench.suite.chain import PLACES
@@ -45,10 +45,10 @@ class Suite:
     dropped: tuple[Dropped, ...] = ()
     all_trials: tuple[Trial, ...] = ()
 
-    def beside(self) -> None:
+    def use_its_folder(self) -> None:
         """What the suite names by a relative path is from now on looked for beside its file; a shipped suite's, in the
         working folder."""
-        set_beside(None if self.path in shipped().values() else self.path.parent)
+        set_suite_folder(None if self.path in shipped().values() else self.path.parent)
 
     def trials(self, only: Sequence[str] = ()) -> tuple[Trial, ...]:
         """The trials, those that share work together; of a suite with a target: its methods, as they stand.
@@ -117,7 +117,7 @@ def load(
         dropped=expansion.reasons(),
         all_trials=trials,
     )
-    suite.beside()
+    suite.use_its_folder()
     return suite
 
 

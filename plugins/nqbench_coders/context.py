@@ -127,7 +127,7 @@ from nqbench_coders.tensor_layout import (
     bitmap_spec,
     borders_of,
     packed,
-    pieces,
+    pieces_of,
     places_a_symbol,
     zero_named,
 )
@@ -217,7 +217,7 @@ def _promising(stream: Stream, flags: int) -> bool:
         return True
     used, counts = used_symbols(stream)
     zero = int(used[np.argmax(counts)])
-    tried = [replace(p, stop=p.start - (p.start - p.stop) // TRIED_PART) for p in pieces(spec, 0, count, zero)]
+    tried = [replace(p, stop=p.start - (p.start - p.stop) // TRIED_PART) for p in pieces_of(spec, 0, count, zero)]
     sample = np.concatenate([stream.symbols[p.start : p.stop] for p in tried])
     found, occurring = used_symbols(Stream.of(sample, spec.alphabet))
     bits = np.log2(count / counts[np.searchsorted(used, found)])
@@ -255,7 +255,7 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
     borders = borders_of(spec.count)
 
     def chunk(i: int) -> bytes | None:
-        held = pieces(spec, borders[i], borders[i + 1], zero)
+        held = pieces_of(spec, borders[i], borders[i + 1], zero)
         return _encoded_pieces(stream, held, min(most, 4 * (borders[i + 1] - borders[i])), flags)
 
     parts = []
@@ -330,7 +330,7 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
     symbols = np.empty(levels.count, dtype=np.int32)
 
     def chunk(i: int) -> None:
-        held = pieces(levels, borders[i], borders[i + 1], zero)
+        held = pieces_of(levels, borders[i], borders[i + 1], zero)
         _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, flags, symbols)
 
     _in_parallel(chunk, len(borders) - 1)

@@ -85,7 +85,7 @@ def _fits(spec: StreamSpec) -> bool:
     return bool(spec.tensors) and at == spec.count
 
 
-def pieces(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece]:
+def pieces_of(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece]:
     """A chunk's tensors. zero: for those whose specification has none."""
     nothing = np.zeros(0, dtype=np.bool_)
     if not _fits(spec):

@@ -156,7 +156,7 @@ def _chosen(found: object, path: Path) -> object:
     raise BadInput(f"{path} holds {kind}: choose with `entry`: {', '.join(plain or entries)}")
 
 
-def beside(path: Path) -> tuple[str, ...]:
+def averaged_entries(path: Path) -> tuple[str, ...]:
     """Entries of averaged weights that a PyTorch file holds beside the network that is taken from it."""
     if path.is_dir() or path.suffix in (".safetensors", ".gguf", ".json"):
         return ()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Split, as_outputs
 from nqbench.api.toolkit.download import digest_of
-from nqbench.api.toolkit.paths import beside_suite
+from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.bert import mean_of_words
 from nqbench_models.checkpoint import files_of
 from nqbench_models.chosen import Chosen
@@ -161,11 +161,11 @@ class HuggingFace(Chosen, name="hf"):
     # -- where things are ------------------------------------------------------------------------------------------
     def _folder(self) -> Path:
         """The folder, or the newest copy in Hugging Face's cache of a model of that name."""
-        path = beside_suite(self.folder)
+        path = in_suite_folder(self.folder)
         return path if path.is_dir() else _cached(self.folder) or path
 
     def _data(self) -> Path:
-        return beside_suite(str(self.data))
+        return in_suite_folder(str(self.data))
 
     def _file(self, split: Split) -> Path | None:
         found = file_of(self._data(), split)

@@ -44,7 +44,7 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
     def prepare(self) -> None:
         require_data([_file(split) for split in _FILES], f"model '{self.name}'")
         self.PACKAGE.checked()
-        _tokenizer(self.PACKAGE.beside("tokenizer.json"))
+        _tokenizer(self.PACKAGE.sibling("tokenizer.json"))
 
     def fingerprint(self) -> str:
         return f"{self.name} 1 {self.PACKAGE.sha256}"
@@ -62,7 +62,7 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
         return True
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        return _pairs(self.PACKAGE.beside("tokenizer.json"), split).batches(min(batch_size, 64), shuffle)
+        return _pairs(self.PACKAGE.sibling("tokenizer.json"), split).batches(min(batch_size, 64), shuffle)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         """(B, 1): the cosine of each pair."""

@@ -67,9 +67,9 @@ from nqbench.api import (
     to_device,
 )
 from nqbench.api.toolkit.download import digest_of
-from nqbench.api.toolkit.paths import beside_suite
+from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.batches import applied, fresh, labels_of, told
-from nqbench_models.checkpoint import beside, files_of, read_state
+from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 
@@ -251,7 +251,7 @@ class Module(Chosen, name="module"):
             return
         path = self._path(self.checkpoint)
         fill(module, read_state(path, self.entry), path, say=say)
-        averaged = beside(path) if say is not None and self.entry is None else ()
+        averaged = averaged_entries(path) if say is not None and self.entry is None else ()
         if averaged and say is not None:
             say(f"{path} holds averaged weights too, which were not taken: for those, `entry: {averaged[0]}`")
 
@@ -278,10 +278,10 @@ class Module(Chosen, name="module"):
         return text.endswith((".pt", ".pt2"))
 
     def _path(self, name: str) -> Path:
-        return beside_suite(self.folder or ".") / Path(name).expanduser()
+        return in_suite_folder(self.folder or ".") / Path(name).expanduser()
 
     def _function(self, text: str) -> Callable[..., Any]:
-        return _import(text, str(beside_suite(self.folder or ".").resolve()))
+        return _import(text, str(in_suite_folder(self.folder or ".").resolve()))
 
 
 @cache

@@ -39,7 +39,7 @@ class Packaged:
         _check(path, self.sha256, self.distribution)
         return path
 
-    def beside(self, name: str) -> Path:
+    def sibling(self, name: str) -> Path:
         """Another file of the package's folder."""
         return self.path().parent / name
 

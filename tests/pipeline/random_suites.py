@@ -15,7 +15,7 @@ from random_networks import RandomNetwork, describe
 from nqbench.api import NqbenchError
 from nqbench.container import read
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.workbench import file_name
+from nqbench.pipeline.files import file_of
 from nqbench.suite import load
 
 SENSITIVITIES = ("hessian", "fisher", "hutchinson", "adam", "none", "second-moments")
@@ -64,7 +64,7 @@ def outcome(number: int, decoder: Decoder, folder: Path) -> str:
         with bench_of(decoder) as bench:
             for trial in plan.trials():
                 bench.run(trial, folder)
-                written = folder / file_name(bench.maker.keys(trial).trial)
+                written = file_of(bench.maker.keys(trial).trial, folder)
                 _decompressed(number, written)
     except NqbenchError as error:
         text = str(error)

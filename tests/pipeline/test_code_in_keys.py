@@ -14,19 +14,18 @@ from trials import trial
 import nqbench
 from nqbench.pipeline import fingerprint, syntax
 from nqbench.pipeline.chain import HOW
-from nqbench.pipeline.work import Work
-from nqbench.pipeline.workbench import Workbench
+from nqbench.pipeline.workbench import Work, Workbench
 from nqbench.suite.chain import STAGES
 
 EXEMPT = {
     "nqbench.pipeline.chain": "says which functions make, save and load a stage's result, and computes nothing",
-    "nqbench.pipeline.work": "decides whether a result is made, not what it is; what goes in is in the key",
-    "nqbench.pipeline.workbench": "runs the chain and puts its figures side by side",
+    "nqbench.pipeline.workbench": "decides whether a result is made, not what it is; puts figures side by side",
     "nqbench.pipeline.context": "hands on what it is asked for; keeps times, which are no part of a result",
     "nqbench.pipeline.keys": "makes the keys",
     "nqbench.pipeline.fingerprint": "makes the keys",
     "nqbench.pipeline.syntax": "makes the keys",
     "nqbench.pipeline.cache": "gives back the bytes that it was given, or nothing: they are checked",
+    "nqbench.pipeline.files": "puts files in place that were made already",
     "nqbench.pipeline.memory": "measures the process's memory",
     "nqbench.suite.chain": "what it says of a stage is in the key",
     "nqbench.api.toolkit.store": "networks enter by their content; plugins that train bring it into their own keys",
@@ -127,7 +126,7 @@ def test_every_module_of_the_pipeline_is_in_the_keys_of_the_stages_that_use_it_o
         "evaluate_float",
         "evaluate_selected",
         "evaluate_float_selected",
-        "loss_around",
+        "loss_expansion",
         "loss",
     }
     assert changed == {

@@ -19,8 +19,9 @@ from trials import choice, trial
 from nqbench.api import BadInput
 from nqbench.pipeline import syntax
 from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
+from nqbench.pipeline.files import restore
 from nqbench.pipeline.keys import KeyMaker
-from nqbench.pipeline.workbench import Workbench, restore
+from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import registry
 
 Bench = Callable[..., Workbench]

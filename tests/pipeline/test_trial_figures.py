@@ -19,8 +19,9 @@ from nqbench.api import BadInput, Model
 from nqbench.api.toolkit import curvature
 from nqbench.container import read
 from nqbench.pipeline.context import Measure
+from nqbench.pipeline.files import file_of
 from nqbench.pipeline.network import Network, fill
-from nqbench.pipeline.workbench import Workbench, file_name
+from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import registry
 from nqbench.results.record import PARTS, Record, pack_correct
 from nqbench.suite.trial import Trial
@@ -38,7 +39,7 @@ def run(bench: Workbench, one: Trial, folder: Path) -> tuple[dict[str, Any], Pat
     fixed = {"run": "r", "suite": "s", "key": key, "trial": one.trial, "status": "ok"}
     # every figure fits a record; the threads are its environment's
     Record.for_trial(one.config(), **{name: value for name, value in figures.items() if name != "threads"}, **fixed)
-    return figures, folder / file_name(key)
+    return figures, file_of(key, folder)
 
 
 def network(**model: Any) -> nn.Module:
@@ -305,7 +306,7 @@ def test_the_measured_loss_increase_is_the_difference_of_two_mean_losses(bench: 
     assert all(math.isfinite(value) for value in figures["loss_increase"].values())
 
 
-def test_the_loss_around_a_network_is_computed_once_for_all_its_trials(
+def test_the_loss_expansion_a_network_is_computed_once_for_all_its_trials(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
@@ -371,7 +372,7 @@ def test_what_a_plugin_got_wrong_is_told_in_a_line_and_not_cached(
         one.run(trial(**fields), tmp_path / "files")
     assert isinstance(caught.value, BadInput) or "bytes for" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not {"file", "trial"} & one.around.cache.info().keys()
+    assert not {"file", "trial"} & one.cache.info().keys()
     assert not (tmp_path / "files").exists()
 
 

@@ -10,7 +10,7 @@ from record_factory import failed, make, sweep
 
 from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.leaderboard import leaderboard
-from nqbench.results.methods import beside, methods
+from nqbench.results.methods import methods, with_measured
 from nqbench.results.published import Published, published_rows
 from nqbench.results.record import Record
 
@@ -157,7 +157,7 @@ def test_a_published_row_stands_beside_the_best_measured_one_of_its_accuracy() -
         Published("net", "b", "P", 16.0, "error", 2.2),
         Published("net", "c", "P", 16.0, "accuracy", 99.9),
     ]
-    found = beside(quoted, rows)
+    found = with_measured(quoted, rows)
     assert [q.difference for q in found] == [pytest.approx(0.25), pytest.approx(-0.375), None]
     assert found[2].measured is None
 
@@ -247,5 +247,5 @@ def test_a_quoted_figure_is_only_read_as_one_of_its_own_metric(
     higher = name != "perplexity"
     measured = at(10, 20, k=3, metric_name=name, metric_unit=unit, metric=expected or 7.0, metric_float=7.0,
                   metric_higher_is_better=higher)  # fmt: skip
-    (found,) = beside([row], leaderboard([measured]))
+    (found,) = with_measured([row], leaderboard([measured]))
     assert (found.measured is not None) == (expected is not None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nqbench.api.toolkit.paths import beside, beside_suite, set_beside
+from nqbench.api.toolkit.paths import in_suite_folder, set_suite_folder, suite_folder
 from nqbench.suite import load
 
 SUITE = """
@@ -19,21 +19,21 @@ coders: [raw]
 @pytest.fixture(autouse=True)
 def _forget() -> object:
     yield
-    set_beside(None)
+    set_suite_folder(None)
 
 
 def test_relative_paths_are_looked_up_beside_the_suites_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(SUITE)
     load(tmp_path / "mine.yaml")
-    assert beside() == tmp_path.resolve()
-    assert beside_suite("mine.py") == tmp_path.resolve() / "mine.py"
-    assert beside_suite("/data/mine.py") == Path("/data/mine.py")
-    assert beside_suite("~/mine.py") == Path.home() / "mine.py"
+    assert suite_folder() == tmp_path.resolve()
+    assert in_suite_folder("mine.py") == tmp_path.resolve() / "mine.py"
+    assert in_suite_folder("/data/mine.py") == Path("/data/mine.py")
+    assert in_suite_folder("~/mine.py") == Path.home() / "mine.py"
 
 
 def test_a_shipped_suite_leaves_them_to_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(SUITE)
     load(tmp_path / "mine.yaml")
     load("compress")
-    assert beside() is None
-    assert beside_suite("mine.py") == Path("mine.py")
+    assert suite_folder() is None
+    assert in_suite_folder("mine.py") == Path("mine.py")

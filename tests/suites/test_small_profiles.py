@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nqbench.engine import run_suite
-from nqbench.pipeline.workbench import file_name
+from nqbench.pipeline.files import file_of
 from nqbench.suite import load
 
 SUITES = Path(__file__).parent.parent.parent / "suites"
@@ -55,7 +55,7 @@ def test_the_small_profile_of_a_suite_runs(name: str, tmp_path: Path) -> None:
     for record in result.records:
         assert record.parts is not None
         assert sum(size for _, size in record.parts) == record.file_bytes
-        assert (tmp_path / "out" / "files" / file_name(record.key)).stat().st_size == record.file_bytes
+        assert file_of(record.key, tmp_path / "out" / "files").stat().st_size == record.file_bytes
     published = load(SUITES / name, profile="small").published
     page = (tmp_path / "out" / "leaderboard.md").read_text(encoding="utf-8")
     for row in published[:1]:

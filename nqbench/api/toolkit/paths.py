@@ -39,23 +39,23 @@ def require_data(names: Iterable[str], purpose: str) -> None:
         raise DataMissing(f"{purpose} needs {', '.join(missing)} in {data_dir()} (NQBENCH_DATA names another folder)")
 
 
-_beside: list[Path] = []
+_suite_folder: list[Path] = []
 
 
-def set_beside(folder: Path | None) -> None:
+def set_suite_folder(folder: Path | None) -> None:
     """From now on, in this process, what a suite names by a relative path is looked for in this folder, the suite
     file's own; None: in the working folder."""
-    _beside[:] = [] if folder is None else [folder.resolve()]
+    _suite_folder[:] = [] if folder is None else [folder.resolve()]
 
 
-def beside() -> Path | None:
-    """The folder that ``set_beside`` named."""
-    return _beside[0] if _beside else None
+def suite_folder() -> Path | None:
+    """The folder that ``set_suite_folder`` named."""
+    return _suite_folder[0] if _suite_folder else None
 
 
-def beside_suite(name: str) -> Path:
+def in_suite_folder(name: str) -> Path:
     """The path of a file or folder that a suite names: relative to the suite's file. ``~`` is the user's home."""
-    return Path(*_beside) / Path(name).expanduser()
+    return Path(*_suite_folder) / Path(name).expanduser()
 
 
 @contextmanager

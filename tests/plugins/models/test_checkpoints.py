@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nqbench_models.checkpoint import beside, files_of, read_state
+from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.fitting import fill
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ def test_averaged_weights_are_named_and_never_taken_silently(tmp_path: Path, ema
     path = tmp_path / "both.pt"
     torch.save({"params": plain(1).state_dict(), ema: plain(3).state_dict()}, path)
     assert same(filled(path, plain(2))[0], plain(1))
-    assert beside(path) == (ema,)
+    assert averaged_entries(path) == (ema,)
     assert same(filled(path, plain(2), ema)[0], plain(3))
     torch.save({ema: plain(3).state_dict(), "epoch": 1}, path)
     with pytest.raises(BadInput, match=f"averaged weights alone: choose with `entry`: {ema}"):

@@ -15,7 +15,7 @@ _PATIENCE = 0.1
 """Seconds between two looks at whether the caller has left."""
 
 
-def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
+def prefetched(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
     """The same items in the same order; what drawing one raises is raised where it would have been.
 
     At most ``depth`` items lie ready and one more waits for room. A caller that leaves early stops the thread after the
@@ -43,7 +43,7 @@ def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
         else:
             put((None, StopIteration()))
 
-    thread = Thread(target=draw, name="ahead", daemon=True)
+    thread = Thread(target=draw, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:

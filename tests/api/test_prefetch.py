@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nqbench.api.ahead import DEPTH, ahead
+from nqbench.api.prefetch import DEPTH, prefetched
 
 
 def noted(drawn: list[int]) -> Iterator[int]:
@@ -30,12 +30,12 @@ def wait_for(drawn: list[int], count: int) -> None:
 
 
 def test_the_same_items_in_the_same_order() -> None:
-    assert list(ahead(range(100))) == list(range(100))
-    assert list(ahead([])) == []
+    assert list(prefetched(range(100))) == list(range(100))
+    assert list(prefetched([])) == []
 
 
 def test_none_is_an_item() -> None:
-    assert list(ahead([None, 1, None])) == [None, 1, None]
+    assert list(prefetched([None, 1, None])) == [None, 1, None]
 
 
 def test_an_error_comes_after_the_items_before_it() -> None:
@@ -43,7 +43,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         yield 1
         raise ValueError("no more")
 
-    found = ahead(items())
+    found = prefetched(items())
     assert next(found) == 1
     with pytest.raises(ValueError, match="no more"):
         next(found)
@@ -64,7 +64,7 @@ def test_an_error_leaves_nothing_of_the_source_behind() -> None:
     gc.disable()
     try:
         with pytest.raises(ValueError, match="Data"):
-            list(ahead(items()))
+            list(prefetched(items()))
         assert kept[0]() is None, "freed without the garbage collector"
     finally:
         gc.enable()
@@ -72,7 +72,7 @@ def test_an_error_leaves_nothing_of_the_source_behind() -> None:
 
 def test_no_further_item_is_drawn_when_the_caller_has_left() -> None:
     drawn: list[int] = []
-    found = ahead(noted(drawn), depth=1)
+    found = prefetched(noted(drawn), depth=1)
     next(found)
     wait_for(drawn, 3)
     found.close()  # type: ignore[attr-defined]
@@ -93,7 +93,7 @@ def test_a_forgotten_generator_may_be_closed_by_its_own_thread(monkeypatch: pyte
         finally:
             ended.set()
 
-    holder = [ahead(items(), depth=1)]
+    holder = [prefetched(items(), depth=1)]
     assert next(holder[0]) == 1
     assert ended.wait(10)
     assert not ignored, "a thread cannot join itself"
@@ -101,7 +101,7 @@ def test_a_forgotten_generator_may_be_closed_by_its_own_thread(monkeypatch: pyte
 
 def test_items_are_drawn_while_the_caller_works_but_not_without_end() -> None:
     drawn: list[int] = []
-    found = ahead(noted(drawn))
+    found = prefetched(noted(drawn))
     assert next(found) == 0
     wait_for(drawn, DEPTH + 2)
     assert len(drawn) == DEPTH + 2, "the one handed out, those that lie ready, and one that waits for room"
@@ -109,7 +109,7 @@ def test_items_are_drawn_while_the_caller_works_but_not_without_end() -> None:
 
 
 def test_a_caller_that_leaves_early_leaves_no_thread_behind() -> None:
-    for number in ahead(iter(int, 1)):
+    for number in prefetched(iter(int, 1)):
         assert number == 0
         break
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
