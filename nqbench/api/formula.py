@@ -65,7 +65,7 @@ def values_of(q: Result, structure: Structure) -> Tensor:
     if structure.hadamard:
         parts = torch.split(flat, list(q.sizes))
         back = [
-            rotate_back(part, t.lengths(), structure.hadamard, structure.seed)
+            rotate_back(part, t.lengths(), structure.hadamard, structure.seed, structure.tile)
             for part, t in zip(parts, structure.tensors, strict=True)
         ]
         flat = _joined(back)

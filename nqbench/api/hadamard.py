@@ -9,6 +9,11 @@ that fits, and so on. For a block x of m weights, H the matrix of +-1 in Sylvest
 H is applied in log2 m stages for the strides 1, 2, 4, ..., m / 2: (a, b) -> (a + b, a - b), in float32, each addition
 rounded once, and then multiplied once by m^-1/2 as float32. The sign of the i-th kept weight of a tensor is that of the
 i-th number of ``nqbench.api.philox.dither`` for the seed.
+
+With a ``tile`` of a rows the transform is of tiles, a rows by ``block`` places: of a tensor whose rows have equally many
+kept weights, (R, n), the rotated columns are transformed in the same way, without signs, a rows at a time, what is left
+at the bottom in the largest power of two that fits, and so on; and before the inverse, which is this once more. Tensors
+of other rows are transformed along their rows alone.
 """
 
 from __future__ import annotations
@@ -28,14 +33,25 @@ def check_block(block: int) -> None:
         raise BadInput(f"a Hadamard transform of {block} weights: a power of two from 2 to {MOST} is needed")
 
 
-def rotate(values: Tensor, lengths: Tensor, block: int, seed: int) -> Tensor:
-    """(n,) float32: a tensor's kept weights, transformed. lengths: (R,) int64, kept weights of each row."""
-    return _transform(values * signs(seed, values), lengths, block)
+def rotate(values: Tensor, lengths: Tensor, block: int, seed: int, tile: int = 0) -> Tensor:
+    """(n,) float32: a tensor's kept weights, transformed. lengths: (R,) int64, kept weights of each row. tile: rows of
+    a tile; 0: rows by themselves."""
+    return _across(_transform(values * signs(seed, values), lengths, block), lengths, tile)
 
 
-def rotate_back(rotated: Tensor, lengths: Tensor, block: int, seed: int) -> Tensor:
+def rotate_back(rotated: Tensor, lengths: Tensor, block: int, seed: int, tile: int = 0) -> Tensor:
     """The inverse of ``rotate``, up to rounding; differentiable."""
-    return signs(seed, rotated) * _transform(rotated, lengths, block)
+    return signs(seed, rotated) * _transform(_across(rotated, lengths, tile), lengths, block)
+
+
+def _across(values: Tensor, lengths: Tensor, tile: int) -> Tensor:
+    """Each column of a matrix of equal rows."""
+    rows = lengths.numel()
+    if not tile or rows < 2 or not values.numel() or bool((lengths != lengths[0]).any()):
+        return values
+    columns = int(lengths[0])
+    turned = values.reshape(rows, columns).T.reshape(-1)
+    return _transform(turned, torch.full((columns,), rows), tile).reshape(columns, rows).T.reshape(-1)
 
 
 def signs(seed: int, like: Tensor) -> Tensor:

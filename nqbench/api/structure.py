@@ -18,7 +18,8 @@ For weight i of tensor t, all in float32, each operation rounded once::
   of its own (product codes), or, where ``summed``, each m symbols stand for the sum of their codewords, added in order
   (residual and additive codes).
 * **table**: the name of a table by rule (``nqbench.api.tables``) in place of a codebook.
-* **hadamard**: the block of a sign-randomized Hadamard transform along the rows (``nqbench.api.hadamard``); ``seed``.
+* **hadamard**: the block of a sign-randomized Hadamard transform along the rows (``nqbench.api.hadamard``); ``seed``;
+  and ``tile``, rows of a tile, where columns are transformed too.
 
 Which weights are kept: where pruned weights are merged into the symbols as one that deploys as 0, they are kept ones
 of that value. What counts kept weights (vectors, transforms) knows them exactly, since it has no such symbol.
@@ -110,6 +111,7 @@ class Structure:
         table: name of a table by rule in place of a codebook; empty: none.
         hadamard: block of a sign-randomized Hadamard transform along the rows; 0: none.
         seed: of the transform's signs.
+        tile: rows of a transform of tiles; 0: rows are transformed by themselves.
 
     Raises:
         BadInput: parts that do not fit each other.
@@ -129,6 +131,7 @@ class Structure:
     table: str = ""
     hadamard: int = 0
     seed: int = 0
+    tile: int = 0
 
     @staticmethod
     def of(source: _Source, **fields: Any) -> Structure:
@@ -184,7 +187,7 @@ class Structure:
             },
             "stored": {name: str(dtype).removeprefix("torch.") for name, dtype in self.stored.items()},
             "dimension": self.dimension, "summed": self.summed, "table": self.table,
-            "hadamard": self.hadamard, "seed": self.seed,
+            "hadamard": self.hadamard, "seed": self.seed, "tile": self.tile,
         }  # fmt: skip
 
     def masks(self) -> dict[str, Tensor]:

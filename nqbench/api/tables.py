@@ -9,6 +9,9 @@ Scalars, rising, each value once:
   (2^M + m) 2^(e - B - M) for e >= 1; E2M1: M = 1, B = 1, e <= 3; E4M3: M = 3, B = 7, e <= 15 without m = 7 at 15;
   E5M2: M = 2, B = 15, e <= 30.
 * ``int`` (any k): symbol - floor(k / 2).
+* ``laplace`` (k = 2^m - 1, m from 1 to 16): the values of the compander of a Laplace distribution of deviation 1 at j /
+  2^m, j = symbol + 1: with i = min(j, 2^m - j), (3 / 2^1/2) ln(2^(m-1) / i), negative where j < 2^(m-1), to the nearest
+  float32 [2505.03031, section 3.2]. The values at odd multiples of 2^-(b+1) are those of a grid of b < m bits.
 
 Vectors: the first k points by squared norm, then by their first coordinate, their second and so on, of
 
@@ -34,7 +37,7 @@ NF4 = (
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 _FLOATS = {"fp4": (1, 1, 3, 1), "e4m3": (3, 7, 15, 6), "e5m2": (2, 15, 30, 3)}  # M, B, last e, its last m
-SCALARS = ("nf4", "fp4", "e4m3", "e5m2", "int")
+SCALARS = ("nf4", "fp4", "e4m3", "e5m2", "int", "laplace")
 LATTICES = {"zd": 0, "d4": 4, "e8": 8}
 """Name -> dimension; 0: any."""
 RULES = (*SCALARS, *LATTICES)
@@ -45,7 +48,8 @@ def check_rule(rule: str, alphabet: int, dimension: int) -> None:
     """Raises BadInput where there is no such table."""
     if rule in SCALARS:
         sizes = {"nf4": 16, "fp4": 15, "e4m3": 253, "e5m2": 247}
-        if dimension != 1 or sizes.get(rule, alphabet) != alphabet:
+        odd = rule == "laplace" and (alphabet & (alphabet + 1) or alphabet > MOST_POINTS)
+        if dimension != 1 or sizes.get(rule, alphabet) != alphabet or odd:
             raise BadInput(f"the table '{rule}' of {alphabet} symbols in {dimension} dimensions: there is none")
     elif rule in LATTICES:
         if dimension != (LATTICES[rule] or dimension) or dimension > MOST_COORDINATES or alphabet > MOST_POINTS:
@@ -62,12 +66,21 @@ def table_of(rule: str, alphabet: int, dimension: int = 1) -> np.ndarray:
         table = np.array(NF4, dtype=np.float32)
     elif rule == "int":
         table = (np.arange(alphabet) - alphabet // 2).astype(np.float32)
+    elif rule == "laplace":
+        table = _companded(alphabet)
     elif rule in _FLOATS:
         table = _floats(*_FLOATS[rule])
     else:
         table = _lattice(rule, alphabet, dimension)
     table.flags.writeable = False
     return table
+
+
+def _companded(k: int) -> np.ndarray:
+    j = np.arange(1, k + 1, dtype=np.float64)
+    half = (k + 1) / 2
+    table: np.ndarray = (np.sign(j - half) * 3 / math.sqrt(2) * np.log(half / np.minimum(j, k + 1 - j))).astype(np.float32)
+    return table + np.float32(0.0)
 
 
 def _floats(mantissa: int, bias: int, last: int, last_mantissa: int) -> np.ndarray:

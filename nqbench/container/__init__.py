@@ -47,8 +47,8 @@ Header
     fine-tuning may move), and then ``int`` rank and the sizes; or 32 for an integer, 33 for a float64. Version 2 goes
     on, for each group, with ``u8`` 1 if it has a *structure*, else 0, and then the structure:
     ``int`` dimension d (at most 2^16), ``u8`` 1 if codewords are summed, ``text`` name of a table by rule or nothing,
-    ``int`` block of the transform (a power of two, 2 to 2^15) or 0, after a block ``int`` seed; ``int`` number of
-    declared arrays; each: ``u8`` which (0 scale, 1 step, 2 zero, 3 shift, 4 equalize), its granularity, ``int`` codes
+    ``int`` block of the transform (a power of two, 2 to 2^15), of tiles of a rows (of these powers, too) plus 2^16 a, or
+    0, after a block ``int`` seed; ``int`` number of declared arrays; each: ``u8`` which (0 scale, 1 step, 2 zero, 3 shift, 4 equalize), its granularity, ``int`` codes
     (0, or their number, at most 2^16) and for codes the granularity of their units. A granularity: ``u8`` 0 all, 1
     tensor, 2 axis, 3 column, 4 block; after 2 ``int`` the axis, after 4 ``int`` the weights of a block.
 5.  ``u8`` stream mode (0 one stream for all groups, 1 one a group, 2 one a quantized tensor), ``int`` number of
@@ -125,9 +125,11 @@ With a structure, of the same forms::
   count as float32 of the same value.
 - The table is ``codebook``, (k,) where d = 1, (k, d), or (m, k, d), m from 2 to 64: the j-th symbol of a row, from 0,
   is of the codebook j mod m, and if codewords are summed they are added in that order. Or it is the rule's that is
-  named (``nqbench.api.tables`` specifies them): nf4, fp4, e4m3, e5m2, int, zd, d4, e8; at most 2^16 points, d <= 16.
+  named (``nqbench.api.tables`` specifies them): nf4, fp4, e4m3, e5m2, int, laplace, zd, d4, e8; at most 2^16 points,
+  d <= 16.
 - ``dithered``: j counts the group's symbols, and there is one codebook.
-- transform: the sign-randomized Hadamard transform of each row's kept weights (``nqbench.api.hadamard`` specifies it).
+- transform: the sign-randomized Hadamard transform of each row's kept weights, or of tiles of several rows'
+  (``nqbench.api.hadamard`` specifies both).
 - The zero symbol is one of ``lookup`` or ``grid`` with d = 1, one codebook, no ``zero``, no ``shift``, no transform;
   for others one is inserted. Where it is not inserted, no mask is known and all places of the tensor are kept ones.
 

@@ -129,8 +129,8 @@ def _put_structure(out: bytearray, structure: StructureEntry | None) -> None:
     put_int(out, structure.dimension)
     out.append(structure.summed)
     put_text(out, structure.table)
-    put_int(out, structure.hadamard)
-    if structure.hadamard:
+    put_int(out, structure.hadamard + (structure.tile << 16))
+    if structure.hadamard or structure.tile:
         put_int(out, structure.seed)
     put_int(out, len(structure.arrays))
     for name, array in structure.arrays:

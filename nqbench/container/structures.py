@@ -30,12 +30,13 @@ class StructureEntry:
     table: str = ""
     hadamard: int = 0
     seed: int = 0
+    tile: int = 0
     arrays: tuple[tuple[str, Array], ...] = ()
 
 
 def entry_of(structure: Structure) -> StructureEntry:
     s = structure
-    return StructureEntry(s.dimension, s.summed, s.table, s.hadamard, s.seed, tuple(s.arrays.items()))
+    return StructureEntry(s.dimension, s.summed, s.table, s.hadamard, s.seed, s.tile, tuple(s.arrays.items()))
 
 
 def structure_of(
@@ -44,7 +45,9 @@ def structure_of(
     """The structure of tensors of these shapes, as if nothing were pruned."""
     e = entry
     tensors = tuple(Placed(tuple(shape)) for shape in shapes)
-    return Structure(tensors, dict(e.arrays), dict(stored or {}), e.dimension, e.summed, e.table, e.hadamard, e.seed)
+    return Structure(
+        tensors, dict(e.arrays), dict(stored or {}), e.dimension, e.summed, e.table, e.hadamard, e.seed, e.tile
+    )
 
 
 def placed(quantized: Quantized, shapes: Sequence[tuple[int, ...]], masks: Sequence[np.ndarray | None]) -> Quantized:
@@ -68,6 +71,10 @@ def check_declared(structure: Structure) -> None:
     check_arrays(structure)
     if structure.hadamard:
         check_block(structure.hadamard)
+    if structure.tile:
+        check_block(structure.tile)
+        if not structure.hadamard:
+            raise BadInput("tiles of rows without a transform along the rows")
     if not 0 <= structure.seed < 1 << 63:
         raise BadInput("the seed is no integer in [0, 2^63)")
 

@@ -171,15 +171,15 @@ def _group(fields: Fields, version: int) -> GroupEntry:
 
 def _structure(fields: Fields) -> StructureEntry:
     dimension, summed, table = fields.uint(), bool(fields.uint(1, "a sum")), fields.word()
-    hadamard = fields.uint(1 << 20, "a transform's block")
-    seed = fields.uint() if hadamard else 0
+    transform = fields.uint((1 << 32) - 1, "a transform's block")
+    seed = fields.uint() if transform else 0
     arrays = []
     for _ in range(fields.uint(len(ARRAYS), "the number of arrays")):
         name, per, codes = ARRAYS[fields.uint(len(ARRAYS) - 1, "an array")], _per(fields), fields.uint(1 << 16, "codes")
         arrays.append((name, Array(per, codes, _per(fields)) if codes else Array(per)))
     if len({name for name, _ in arrays}) != len(arrays):
         raise fields.corrupt("an array is declared twice")
-    return StructureEntry(dimension, summed, table, hadamard, seed, tuple(arrays))
+    return StructureEntry(dimension, summed, table, transform % (1 << 16), seed, transform >> 16, tuple(arrays))
 
 
 def _per(fields: Fields) -> Per:

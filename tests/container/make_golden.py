@@ -31,12 +31,12 @@ MIXED = (
 CODERS = ("raw", "huffman", "rans", "lzw", "bzip2", "zlib", "xz", "zstd")
 
 HALF = torch.float16
-SCALAR_RULES = (("nf4", 16), ("fp4", 15), ("e4m3", 253), ("e5m2", 247), ("int", 9))
+SCALAR_RULES = (("nf4", 16), ("fp4", 15), ("e4m3", 253), ("e5m2", 247), ("int", 9), ("laplace", 31))
 
 
 def _S(form: str, *, k: int = 5, d: int = 1, zero_level: bool = False, **fields: Any) -> G:
     """A group with a structure; arrays and the fields of ``S`` by name."""
-    of_s = {name: fields.pop(name) for name in ("stored", "books", "summed", "table", "hadamard") if name in fields}
+    of_s = {name: fields.pop(name) for name in ("stored", "books", "summed", "table", "hadamard", "tile") if name in fields}
     return G(form, alphabet=k, d=d, zero=zero_level, structure=S(tuple(fields.items()), **of_s))
 
 
@@ -98,6 +98,9 @@ RECIPES = {
     "structure-table-e8": Recipe(NET, (_S("lookup", k=400, d=8, table="e8", scale=("all", 0)),)),
     "structure-hadamard": Recipe(
         PRUNED, (_S("dithered-grid", step=("axis", 0), equalize=("column", 0), hadamard=4),), positions="gaps"
+    ),
+    "structure-tiles": Recipe(
+        (T((6, 10)), T((3, 4), mask=0.5)), (_S("lookup", scale=("axis", 0), hadamard=4, tile=4),), positions="gaps"
     ),
     "structure-dithered-vectors": Recipe(NET, (_S("dithered", d=2, k=9, scale=("axis", 1)),)),
     "structure-plugin": Recipe(NET, (_S("plugin", scale=("axis", 0)),)),

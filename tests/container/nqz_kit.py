@@ -148,6 +148,7 @@ class S:
     summed: bool = False
     table: str = ""
     hadamard: int = 0
+    tile: int = 0
 
 
 @dataclass(frozen=True)
@@ -413,12 +414,15 @@ def structured(
     for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
         if s.hadamard:
             rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1)
-            values[name] = unhadamard(values[name], rows.sum(1).tolist(), s.hadamard, seed)
+            lengths = rows.sum(1).tolist()
+            if s.tile:
+                values[name] = across(values[name], lengths, s.tile)
+            values[name] = unhadamard(values[name], lengths, s.hadamard, seed)
         if "equalize" in entries:
             values[name] = values[name] * entries["equalize"][t][np.flatnonzero(kept[t].reshape(-1))]
         values[name] = values[name] + f32(0)
     placed = tuple(Placed(t.shape, masks.get(n)) for n, t in members.items())
-    structure = Structure(placed, arrays, narrow, d, s.summed, s.table, s.hadamard, seed if s.hadamard else 0)
+    structure = Structure(placed, arrays, narrow, d, s.summed, s.table, s.hadamard, seed if s.hadamard else 0, s.tile)
     sizes = tuple(int(k.sum()) for k in kept)
     array = torch.tensor(symbols, dtype=torch.int32)
     return Quantized(array, g.alphabet, sizes, parameters, side, g.form, structure=structure), values  # type: ignore[arg-type]
@@ -438,9 +442,22 @@ def _entry_of(by: str, size: int, shape: tuple[int, ...]) -> np.ndarray:
     return column if by == "column" else place // length * -(-length // size) + column // size if length else place
 
 
+def across(values: np.ndarray, lengths: Sequence[int], tile: int) -> np.ndarray:
+    """The columns of rows that are equally long."""
+    if len(set(lengths)) != 1 or not lengths[0]:
+        return values
+    matrix = values.reshape(len(lengths), lengths[0])
+    columns = [stages(column, [len(lengths)], tile) for column in matrix.T]
+    return np.stack(columns, 1).reshape(-1)
+
+
 def unhadamard(values: np.ndarray, lengths: Sequence[int], block: int, seed: int) -> np.ndarray:
-    """Block by block, stage by stage."""
     sign = np.sign(dither(seed, 1.0, values.size).numpy())
+    return stages(values, lengths, block) * sign
+
+
+def stages(values: np.ndarray, lengths: Sequence[int], block: int) -> np.ndarray:
+    """Block by block, stage by stage."""
     out, at = [], 0
     for length in lengths:
         left, size = length, block
@@ -457,7 +474,7 @@ def unhadamard(values: np.ndarray, lengths: Sequence[int], block: int, seed: int
                 stride *= 2
             out += list(x * np.float32(size**-0.5) if size > 1 else x)
             at, left = at + size, left - size
-    return np.array(out, dtype=np.float32) * sign
+    return np.array(out, dtype=np.float32)
 
 
 def in_eight_bits(tensor: torch.Tensor) -> torch.Tensor:

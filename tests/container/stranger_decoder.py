@@ -124,8 +124,8 @@ def header_of(file, specification):
 
 def structure_of(h):
     """What follows a group's arrays in version 2."""
-    s = {"d": h.int(), "summed": h.u8(), "table": h.text(), "hadamard": h.int(), "arrays": {}}
-    s["seed"] = h.int() if s["hadamard"] else 0
+    s = {"d": h.int(), "summed": h.u8(), "table": h.text(), "transform": h.int(), "arrays": {}}
+    s["seed"] = h.int() if s["transform"] else 0
     for _ in range(h.int()):
         name, per, codes = ARRAYS[h.u8()], granularity_of(h), h.int()
         s["arrays"][name] = {"per": per, "codes": codes, "unit": granularity_of(h) if codes else None}
@@ -280,6 +280,10 @@ def table_of(rule, k, d):
         return np.array(NF4, dtype="<f4")[:, None]
     if rule == "int":
         return np.array([[s - k // 2] for s in range(k)], dtype="<f4")
+    if rule == "laplace":
+        half = (k + 1) // 2
+        upper = [3 / 2**0.5 * math.log(half / (half - i)) for i in range(half)]
+        return np.array([-v for v in upper[:0:-1]] + upper, dtype="<f4")[:, None]
     if rule in ("fp4", "e4m3", "e5m2"):
         mantissa, bias, last, most = {"fp4": (1, 1, 3, 1), "e4m3": (3, 7, 15, 6), "e5m2": (2, 15, 30, 3)}[rule]
         found = set()
@@ -359,15 +363,20 @@ def structured_values(group, arrays, symbols, sizes, members, kept):
             values = [
                 v - f32(arrays["dither_step"] * ((u + 0.5) / 2**24 - 0.5)) for v, u in zip(values, x, strict=True)
             ]
-        if s["hadamard"]:
-            values = transformed_back(values, lengths, s["hadamard"], s["seed"])
+        block, tile = s["transform"] % 65536, s["transform"] // 65536
+        if tile and len(set(lengths)) == 1:
+            n = lengths[0]
+            columns = [staged([values[r * n + c] for r in range(rows)], [rows], tile) for c in range(n)]
+            values = [columns[c][r] for r in range(rows) for c in range(n)]
+        if block:
+            values = [v if philox(s["seed"], i) >> 31 else -v for i, v in enumerate(staged(values, lengths, block))]
         if "equalize" in s["arrays"]:
             values = [v * z for v, z in zip(values, array("equalize"), strict=True)]
         out += values
     return np.array(out, dtype="<f4") + f32(0)
 
 
-def transformed_back(values, lengths, block, seed):
+def staged(values, lengths, block):
     out, at = [], 0
     for left in lengths:
         size = block
@@ -382,7 +391,7 @@ def transformed_back(values, lengths, block, seed):
                 stride *= 2
             out += [v * np.float32(size**-0.5) for v in x]
             at, left = at + size, left - size
-    return [v if philox(seed, i) >> 31 else -v for i, v in enumerate(out)]
+    return out
 
 
 def decode(data, specification):

@@ -18,7 +18,7 @@ from nqbench.container.packing import crc, pack
 from nqbench.pipeline.artifacts import first_difference, load_quantized, save_quantized
 
 BY = (("all", 0), ("tensor", 0), ("axis", 0), ("axis", 1), ("column", 0), ("block", 4), ("block", 3))
-RULES = (("nf4", 16, 1), ("fp4", 15, 1), ("e4m3", 253, 1), ("e5m2", 247, 1), ("int", 9, 1), ("zd", 40, 3),
+RULES = (("nf4", 16, 1), ("fp4", 15, 1), ("e4m3", 253, 1), ("e5m2", 247, 1), ("int", 9, 1), ("laplace", 63, 1), ("zd", 40, 3),
          ("d4", 100, 4), ("e8", 300, 8))  # fmt: skip
 
 
@@ -45,6 +45,8 @@ def mixture(seed, coder=None):
     stored = rng.choice((torch.float32, torch.float16, torch.bfloat16))
     arrays = tuple((name, granularity(rng)) for name in names)
     structure = S(arrays, stored, books, summed, table, rng.choice((0, 0, 2, 8)))
+    if structure.hadamard and rng.random() < 0.5:
+        structure = replace(structure, tile=rng.choice((2, 4)))
     masked = rng.random() < 0.5
     plain = d == 1 and books == 1
     tensors = (
@@ -164,6 +166,8 @@ LIES = {
     "a dimension": lambda s: replace(s, dimension=3),
     "no dimension": lambda s: replace(s, dimension=0),
     "a transform": lambda s: replace(s, hadamard=6),
+    "tiles without a transform": lambda s: replace(s, tile=4),
+    "tiles of three rows": lambda s: replace(s, hadamard=4, tile=3),
     "no such table": lambda s: replace(s, table="nf5"),
     "a sum": lambda s: replace(s, summed=True),
 }
