@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from nqbench.api import Plugin, hookimpl
+from nqbench_quantizers.awq import AWQ
+from nqbench_quantizers.cerwu import CERWU
 from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
 from nqbench_quantizers.entquant import EntQuant
 from nqbench_quantizers.gptq import GPTQ
@@ -13,6 +15,7 @@ from nqbench_quantizers.lattice import Lattice, RandomizedLattice
 from nqbench_quantizers.lattices import D4, E8
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
 from nqbench_quantizers.pq import PQ, RVQ
+from nqbench_quantizers.radio import Radio
 from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.tabled import FP4, FP8, NF4
@@ -54,4 +57,7 @@ def nqbench_plugins() -> list[type[Plugin]]:
         PowersOfTwo,
         Fixed,
         GPTQ,
+        CERWU,
+        AWQ,
+        Radio,
     ]

@@ -111,6 +111,16 @@ class Rows:
                 torch.sub(self.weights[:, j], level, out=errors[:, j])
         self.levels = levels
 
+    def pulled(self, pull: float) -> None:
+        """Add ``pull`` times the square of every weight to the form: with H' = H + pull I it is least at
+        w' = w H H'^-1, and as far above that as (w' - q) H' (w' - q)^T says."""
+        h = self.lower.mT @ (self.gain[:, :, None] * self.lower)
+        more = h + pull * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+        moved = torch.linalg.solve(more, h @ self.weights)
+        self.weights = moved if self.kept is None else torch.where(self.kept, moved, 0.0)
+        self.lower, gain = factor(more, 0.0)
+        self.gain = torch.where(self.gain > 0, gain, 0.0)
+
     def _chosen(self, choose: Choose, j: int, target: Tensor, gain: Tensor) -> Tensor:
         level = choose(self, j, target, gain)
         return level if self.kept is None else torch.where(self.kept[:, j], level, 0.0)
@@ -226,3 +236,11 @@ def _alive(h: Tensor, columns: Tensor, gain: Tensor) -> Tensor:
     diagonal = h.diagonal(dim1=1, dim2=2).gather(1, columns)
     dead = (diagonal <= 0) & (diagonal.amax(1, keepdim=True) > 0)
     return torch.where(dead, 0.0, gain)
+
+
+def power(rows: Tensor, h: Tensor) -> float:
+    """sum over rows of x H x^T. rows: (O, m); h: (G, m, m)."""
+    split = rows.reshape(len(h), -1, rows.shape[1])
+    if h.shape[1] != h.shape[2]:
+        return float((split.square() * h).sum())
+    return float((torch.bmm(split, h) * split).sum())

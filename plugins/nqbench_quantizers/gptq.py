@@ -194,7 +194,7 @@ class GPTQ(
             else:
                 found = self._levels(matrix, own.gram, mask, 1.0, None, as_rows.choose)
             values.append(own.tensor(found, tensor.shape).reshape(grid.scale.shape))
-            error, power = error + _power(matrix - found, own.gram), power + _power(matrix, own.gram)
+            error, power = error + feedback.power(matrix - found, own.gram), power + feedback.power(matrix, own.gram)
         figures = {"output_error": error / power if power else 0.0}
         return replace(with_levels(q, grids, values, source), statistics=figures)
 
@@ -233,7 +233,7 @@ class GPTQ(
         # level - x is what deploys, so w + x is what the levels have to meet
         dithered = own + unit_dither(source.seed, (own.numel(),), own.device) if self.dither else own
         levels = self._levels(spread(dithered), moments.gram, mask, step, source.rate)
-        error = _power(spread(dithered) - levels, moments.gram), _power(spread(own), moments.gram)
+        error = feedback.power(spread(dithered) - levels, moments.gram), feedback.power(spread(own), moments.gram)
         whole = moments.tensor(levels, tensor.shape)
         return (whole.reshape(-1) if tensor.mask is None else whole[tensor.mask]), error
 
@@ -289,12 +289,19 @@ class GPTQ(
             for _ in range(self.descents):
                 part.descend(choose)
 
+    def _pull(self, parts: list[Rows], lam: float) -> float:
+        """What a later weight's square is taken to cost, as long as it is not chosen; see ``cerwu``."""
+        return 0.0
+
     def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
         # lambda where the squared error is in steps^2 times gain
         lam = self.lam * (mean_gain(parts) if self.unit == "step" else 1 / step**2)
+        pull = self._pull(parts, lam)
         for part in parts:
+            if pull:
+                part.pulled(pull)
             part.levels = part.weights.round()
-        prices = Prices(parts, rate, lam, self.reach)
+        prices = Prices(parts, rate, lam, self.reach, pull)
         for sweep in range(self.sweeps):
             prices.adaptive = sweep > 0
             for part in parts:
@@ -329,23 +336,16 @@ def _kept(part: Rows) -> Tensor:
     return torch.ones_like(part.weights) if part.kept is None else part.kept.double()
 
 
-def _power(rows: Tensor, h: Tensor) -> float:
-    """sum over rows of x H x^T. rows: (O, m); h: (G, m, m)."""
-    split = rows.reshape(len(h), -1, rows.shape[1])
-    if h.shape[1] != h.shape[2]:
-        return float((split.square() * h).sum())
-    return float((torch.bmm(split, h) * split).sum())
-
-
 class Prices:
     """argmin over levels near the target of gain * (target - level)^2 + lambda * bits(level).
 
-    Levels from -span to span have prices of their own; those beyond pay that of the last. adaptive: each column's old
+    Levels from -span to span have prices of their own; those beyond pay that of the last. pull: the share of a level's
+    square that is in the gain and the target, and no price. adaptive: each column's old
     symbols leave the counts, and its new ones join them, as it is done.
     """
 
-    def __init__(self, parts: list[Rows], rate: Rate, lam: float, reach: int) -> None:
-        self.rate, self.lam, self.reach = rate, lam, reach
+    def __init__(self, parts: list[Rows], rate: Rate, lam: float, reach: int, pull: float = 0.0) -> None:
+        self.rate, self.lam, self.reach, self.pull = rate, lam, reach, pull
         self.adaptive = False
         largest = max(float(p.weights.abs().max()) for p in parts)
         self.span = min(math.ceil(largest) + 1, _MOST_PRICED)
@@ -368,6 +368,10 @@ class Prices:
     def _refresh(self) -> None:
         bits = torch.from_numpy(self.rate(self.counts.cpu().numpy())).to(self.counts.device)
         self.price = self.lam * bits.double()
+        if self.pull:
+            # the target has the square in it already
+            levels = torch.arange(-self.span, self.span + 1, dtype=torch.float64, device=self.price.device)
+            self.price = self.price - self.pull * levels.square()
 
     def __call__(self, rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
         best = target.round()
