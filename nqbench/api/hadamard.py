@@ -10,10 +10,10 @@ H is applied in log2 m stages for the strides 1, 2, 4, ..., m / 2: (a, b) -> (a 
 rounded once, and then multiplied once by m^-1/2 as float32. The sign of the i-th kept weight of a tensor is that of the
 i-th number of ``nqbench.api.philox.dither`` for the seed.
 
-With a ``tile`` of a rows the transform is of tiles, a rows by ``block`` places: of a tensor whose rows have equally many
-kept weights, (R, n), the rotated columns are transformed in the same way, without signs, a rows at a time, what is left
-at the bottom in the largest power of two that fits, and so on; and before the inverse, which is this once more. Tensors
-of other rows are transformed along their rows alone.
+With a ``tile`` of a rows the transform is of tiles, a rows by ``block`` places: of a tensor whose rows have equally
+many kept weights, (R, n), the rotated columns are transformed in the same way, without signs, a rows at a time, what is
+left at the bottom in the largest power of two that fits, and so on; and before the inverse, which is this once more.
+Tensors of other rows are transformed along their rows alone.
 """
 
 from __future__ import annotations

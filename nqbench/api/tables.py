@@ -79,8 +79,9 @@ def table_of(rule: str, alphabet: int, dimension: int = 1) -> np.ndarray:
 def _companded(k: int) -> np.ndarray:
     j = np.arange(1, k + 1, dtype=np.float64)
     half = (k + 1) / 2
-    table: np.ndarray = (np.sign(j - half) * 3 / math.sqrt(2) * np.log(half / np.minimum(j, k + 1 - j))).astype(np.float32)
-    return table + np.float32(0.0)
+    size = 3 / math.sqrt(2) * np.log(half / np.minimum(j, k + 1 - j))
+    table: np.ndarray = (np.sign(j - half) * size + 0.0).astype(np.float32)
+    return table
 
 
 def _floats(mantissa: int, bias: int, last: int, last_mantissa: int) -> np.ndarray:

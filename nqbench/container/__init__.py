@@ -47,10 +47,11 @@ Header
     fine-tuning may move), and then ``int`` rank and the sizes; or 32 for an integer, 33 for a float64. Version 2 goes
     on, for each group, with ``u8`` 1 if it has a *structure*, else 0, and then the structure:
     ``int`` dimension d (at most 2^16), ``u8`` 1 if codewords are summed, ``text`` name of a table by rule or nothing,
-    ``int`` block of the transform (a power of two, 2 to 2^15), of tiles of a rows (of these powers, too) plus 2^16 a, or
-    0, after a block ``int`` seed; ``int`` number of declared arrays; each: ``u8`` which (0 scale, 1 step, 2 zero, 3 shift, 4 equalize), its granularity, ``int`` codes
-    (0, or their number, at most 2^16) and for codes the granularity of their units. A granularity: ``u8`` 0 all, 1
-    tensor, 2 axis, 3 column, 4 block; after 2 ``int`` the axis, after 4 ``int`` the weights of a block.
+    ``int`` block of the transform (a power of two, 2 to 2^15), of tiles of a rows (such a power, too) plus 2^16 a, or
+    0, after a block ``int`` seed; ``int`` number of declared arrays; each: ``u8`` which (0 scale, 1 step, 2 zero, 3
+    shift, 4 equalize), its granularity, ``int`` codes (0, or their number, at most 2^16) and for codes the granularity
+    of their units. A granularity: ``u8`` 0 all, 1 tensor, 2 axis, 3 column, 4 block; after 2 ``int`` the axis,
+    after 4 ``int`` the weights of a block.
 5.  ``u8`` stream mode (0 one stream for all groups, 1 one a group, 2 one a quantized tensor), ``int`` number of
     streams, for each ``int`` bytes of its table, ``int`` bytes of its payload. A codec has one stream without a table.
 6.  ``u8`` 1 if there is a stream of positions, and then ``int`` its number of symbols, ``int`` alphabet, ``int``

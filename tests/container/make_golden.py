@@ -36,7 +36,8 @@ SCALAR_RULES = (("nf4", 16), ("fp4", 15), ("e4m3", 253), ("e5m2", 247), ("int", 
 
 def _S(form: str, *, k: int = 5, d: int = 1, zero_level: bool = False, **fields: Any) -> G:
     """A group with a structure; arrays and the fields of ``S`` by name."""
-    of_s = {name: fields.pop(name) for name in ("stored", "books", "summed", "table", "hadamard", "tile") if name in fields}
+    names = ("stored", "books", "summed", "table", "hadamard", "tile")
+    of_s = {name: fields.pop(name) for name in names if name in fields}
     return G(form, alphabet=k, d=d, zero=zero_level, structure=S(tuple(fields.items()), **of_s))
 
 

@@ -18,8 +18,8 @@ from nqbench.container.packing import crc, pack
 from nqbench.pipeline.artifacts import first_difference, load_quantized, save_quantized
 
 BY = (("all", 0), ("tensor", 0), ("axis", 0), ("axis", 1), ("column", 0), ("block", 4), ("block", 3))
-RULES = (("nf4", 16, 1), ("fp4", 15, 1), ("e4m3", 253, 1), ("e5m2", 247, 1), ("int", 9, 1), ("laplace", 63, 1), ("zd", 40, 3),
-         ("d4", 100, 4), ("e8", 300, 8))  # fmt: skip
+RULES = (("nf4", 16, 1), ("fp4", 15, 1), ("e4m3", 253, 1), ("e5m2", 247, 1), ("int", 9, 1),
+         ("laplace", 63, 1), ("zd", 40, 3), ("d4", 100, 4), ("e8", 300, 8))  # fmt: skip
 
 
 def granularity(rng):
