@@ -18,6 +18,7 @@ sections                ``codebook``, ``scales``, ``coder_table``, ``positions``
                         ``raw_buffers``, in this order; an empty one is left out; each is followed by the CRC-32 of its
                         bytes (4 bytes). Version 1 has no ``scales``
 ======================= ==============================================================================================
+
 The file ends with its last section. The dictionary is these lines in ASCII, without their indentation, one right after
 another (no line breaks, nothing between them)::
 
