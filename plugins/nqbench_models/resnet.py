@@ -17,6 +17,7 @@ from nqbench.api.toolkit.store import Trained, recipe_digest
 from nqbench_models import cifar
 from nqbench_models.augmentation import flip_and_shift
 from nqbench_models.images import ImageModel, Images
+from nqbench_models.reference import compared, float_outputs, outputs_of
 from nqbench_models.resnet9 import MeanLogits, ResNet9
 
 
@@ -95,6 +96,9 @@ class ResNet(ImageModel):
     teachers: int = Field(0, ge=0)
     """Networks ``resnet9``, trained here on the same images from seeds that differ, whose mean logits are the teacher
     where a training distils; 0: the network itself, as trained."""
+    compared: int = Field(0, ge=0, le=10000)
+    """So many test images, the first ones, are looked at in place of all, and the network's outputs on them compared
+    with the float network's (``divergence``, ``agreement``), which is far less noisy than counting right answers."""
 
     def build(self) -> nn.Module:
         return CifarResNet(self.blocks)
@@ -152,17 +156,19 @@ class ResNet(ImageModel):
         whether it is evaluated."""
         if self.weights_from == "recipe":
             whole = super().full_recipe()
-            kept = {k: v for k, v in whole["parameters"].items() if k not in ("teachers", "dtype", "data")}
+            kept = {k: v for k, v in whole["parameters"].items() if k not in ("teachers", "dtype", "data", "compared")}
             return whole | {"parameters": kept}
         digest = digest_of(self._file(), "sha256")
         return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.holdout}
 
     def fingerprint(self) -> str:
-        if not self.teachers and self.dtype == "float32" and self.data == "cifar10":
+        if not self.teachers and not self.compared and self.dtype == "float32" and self.data == "cifar10":
             return super().fingerprint()
         taught = self.full_recipe()
         if self.teachers:
             taught |= {"teachers": [t.fingerprint() for t in self._teachers()]}
+        if self.compared:
+            taught |= {"compared": self.compared}
         taught |= {"dtype": self.dtype, "evaluated on": self.data}
         return f"{self.name}-{recipe_digest(taught)}"
 
@@ -177,7 +183,19 @@ class ResNet(ImageModel):
         return None if self.data == "none" else super().metric()
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        return Evaluation() if self.data == "none" else super().evaluate(module, split)
+        metric = self.metric()
+        if metric is None:
+            return Evaluation()
+        if not self.compared:
+            return super().evaluate(module, split)
+        outputs, batches = outputs_of(self, module, split)
+        right = outputs.argmax(1) == torch.cat([labels for _, labels in batches])
+        apart, _ = compared(outputs.float(), float_outputs(self, split).float())
+        return Evaluation({metric.name: 100 * float(right.double().mean()), **apart}, right)
+
+    def examples(self, split: Split) -> Images:
+        whole = super().examples(split)
+        return whole.part(0, self.compared) if self.compared and split == "test" else whole
 
     def has_split(self, split: Split) -> bool:
         if self.data == "none":

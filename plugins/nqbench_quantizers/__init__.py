@@ -12,7 +12,7 @@ from nqbench_quantizers.hqq import HQQ
 from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.kquants import Q2K, Q3K, Q4K
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
-from nqbench_quantizers.lattices import D4, E8
+from nqbench_quantizers.lattices import D4, E8, Zn
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
 from nqbench_quantizers.pq import PQ, RVQ
 from nqbench_quantizers.radio import Radio
@@ -43,6 +43,7 @@ def nqbench_plugins() -> list[type[Plugin]]:
         Q2K,
         PQ,
         RVQ,
+        Zn,
         D4,
         E8,
         EntQuant,

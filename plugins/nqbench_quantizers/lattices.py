@@ -1,4 +1,4 @@
-"""Points of E8 and D4 after a Hadamard transform, entropy-coded [QuIP#, 2402.04396; Conway and Sloane 1982, 1999].
+"""Points of E8, D4 and Z after a Hadamard transform, entropy-coded [QuIP#, 2402.04396; Conway and Sloane 1982, 1999].
 
 A row's weights are rotated (``nqbench.api.hadamard``), which makes them nearly Gaussian, divided by a scale (``step``
 times their root mean square, one a tensor or channel) and taken d at a time, d = 8 or 4: each vector goes to the
@@ -9,19 +9,21 @@ Nearest points: D_n's by rounding all coordinates and, where their sum is odd, t
 E8 = D8 or D8 + (1/2, ..., 1/2), whichever is nearer [Conway and Sloane 1982, sections 4 and 5].
 
 Symbols number the points by their norm (``nqbench.api.tables``: no bytes), 2^16 at most: up to 2 bits a weight in E8,
-4 in D4, before entropy coding. A vector beyond the last of them goes to the nearest of them.
+4 in D4, before entropy coding. A vector beyond the last of them goes to the nearest of them. ``zn``, the integers, is a
+grid with an entropy code and nothing else, what the others are measured against: its symbols are the coordinates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, scalar
 from nqbench.api.hadamard import MOST, rotate
 from nqbench.api.tables import MOST_POINTS, table_of
 from nqbench.api.toolkit.blocks import Blocks, Entries, per_of
@@ -36,6 +38,7 @@ class _Rotated(Quantizer):
 
     d: ClassVar[int]
     rule: ClassVar[str]
+    scale_name: ClassVar[str] = "scale"
 
     step: float = Field(1.0, gt=0)
     """Scale of the lattice, in root mean squares of the rotated weights."""
@@ -44,7 +47,16 @@ class _Rotated(Quantizer):
     block: int = Field(256, ge=0)
     """Weights of a Hadamard transform, a power of two; 0: none."""
 
-    @field_validator("block")
+    tile: int = Field(0, ge=0)
+    """Rows of a tile, which are transformed together, a power of two; 0: rows by themselves. Needs ``block``."""
+
+    @model_validator(mode="after")
+    def _tiles(self) -> _Rotated:
+        if self.tile and not self.block:
+            raise ValueError("a tile needs a block of the transform along the rows")
+        return self
+
+    @field_validator("block", "tile")
     @classmethod
     def _power(cls, block: int) -> int:
         if block & (block - 1) or block == 1 or block > MOST:
@@ -62,7 +74,7 @@ class _Rotated(Quantizer):
 
     @property
     def _finest(self) -> float:
-        return {4: 0.4, 8: 1.75}[self.d]
+        return {1: 0.01, 4: 0.4, 8: 1.75}[self.d]
 
     def quantize(self, source: Source) -> Quantized:
         if bool((source.weights == source.weights[0]).all()):
@@ -73,17 +85,22 @@ class _Rotated(Quantizer):
         kept = [m.sum(1) for m in blocks.matrices(torch.ones_like(rotated))]
         squares = [m.square().sum(1) for m in blocks.matrices(rotated)]
         scale = torch.cat([self.step * (s / n.clamp(min=1)).sqrt() for s, n in zip(squares, kept, strict=True)])
-        entries = Entries.floats("scale", scale, blocks, torch.float16)
+        entries = Entries.floats(self.scale_name, scale, blocks, torch.float16)
         each = [
             s[:, None].expand(m.shape) for s, m in zip(blocks.split(entries.values), blocks.matrices(), strict=True)
         ]
         units = torch.nan_to_num(rotated / blocks.kept(each), nan=0.0, posinf=0.0, neginf=0.0)
-        vectors = row_vectors(source, units, self.d)[0]
-        symbols, count = self._numbered(vectors)
         seed = source.seed if self.block else 0
+        return self._result(source, blocks, entries, units, {"hadamard": self.block, "seed": seed, "tile": self.tile})
+
+    def _result(
+        self, source: Source, blocks: Blocks, scale: Entries, units: Tensor, transform: Mapping[str, int]
+    ) -> Quantized:
+        """units: (n,) the rotated weights in scales."""
+        symbols, count = self._numbered(row_vectors(source, units, self.d)[0])
+        structure = blocks.structure(scale, dimension=self.d, table=self.rule, **transform)
         return Quantized(
-            symbols, count, source.sizes, dict(entries.parameters), dict(entries.side),
-            structure=blocks.structure(entries, dimension=self.d, table=self.rule, hadamard=self.block, seed=seed),
+            symbols, count, source.sizes, dict(scale.parameters), dict(scale.side), structure=structure
         )  # fmt: skip
 
     def _rotated(self, source: Source) -> Tensor:
@@ -92,7 +109,10 @@ class _Rotated(Quantizer):
         placed = Blocks(source, per_of("layer", 1)).structure().tensors
         parts = torch.split(source.weights, list(source.sizes))
         return torch.cat(
-            [rotate(part, t.lengths(), self.block, source.seed) for part, t in zip(parts, placed, strict=True)]
+            [
+                rotate(part, t.lengths(), self.block, source.seed, self.tile)
+                for part, t in zip(parts, placed, strict=True)
+            ]
         )
 
     def _numbered(self, vectors: Tensor) -> tuple[Tensor, int]:
@@ -116,10 +136,35 @@ class _Rotated(Quantizer):
         raise NotImplementedError
 
 
+class Zn(_Rotated, name="zn", paper="Gish and Pierce 1968; arXiv:2402.04396"):
+    """A uniform grid after a Hadamard transform."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"step": 0.3, "block": 8, "tile": 4, "granularity": "channel"}]}
+    )
+    d, rule, scale_name = 1, "", "step"
+
+    step: float = Field(0.5, gt=0)
+    """Step of the grid, in root mean squares of the rotated weights."""
+
+    def _result(
+        self, source: Source, blocks: Blocks, scale: Entries, units: Tensor, transform: Mapping[str, int]
+    ) -> Quantized:
+        levels = torch.round(units)
+        low, high = (int(edge) for edge in levels.aminmax())
+        scalar.check_alphabet(high - low + 1, "take a larger step")
+        return Quantized(
+            (levels - low).to(torch.int32), high - low + 1, source.sizes, dict(scale.parameters),
+            {"offset": low, **scale.side}, "grid", structure=blocks.structure(scale, **transform),
+        )  # fmt: skip
+
+
 class D4(_Rotated, name="d4", paper="Conway and Sloane 1982; arXiv:2402.04396"):
     """Four weights at a time to the nearest point of D4, after a Hadamard transform."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"step": 0.6, "block": 8, "granularity": "channel"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{}, {"step": 0.6, "block": 8, "tile": 4, "granularity": "channel"}]}
+    )
     d, rule = 4, "d4"
 
     @staticmethod

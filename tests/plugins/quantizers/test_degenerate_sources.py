@@ -194,7 +194,7 @@ def _one_value_stays(
             got = values[t.start : t.stop]
             if fields.get("dither") and not alone and float(wanted[0]) != 0:
                 room = 0.51 * float(wanted[0].abs())  # of its own step: the dither is added to its level
-            elif quantizer.name in ("d4", "e8") and not alone:
+            elif quantizer.name in ("zn", "d4", "e8") and not alone:
                 continue  # a lattice has no point for one value among others: it is as good as its cells
             elif quantizer.name in ("fixed", "powers-of-two") or (each and not alone) or structured:
                 # two roundings: of a scale, which may be tiny, and of its product with a level, 2^24 at most
