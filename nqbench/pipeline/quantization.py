@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from nqbench.api import (
     BadInput,
     Diagonal,
     Group,
+    Moments,
     QuantizedModel,
     Quantizer,
     Sensitivity,
@@ -21,7 +22,7 @@ from nqbench.api import (
     begin,
 )
 from nqbench.pipeline.artifacts import names_of
-from nqbench.pipeline.distortion import distortions
+from nqbench.pipeline.distortion import against_bound, distortions, spectra_of
 from nqbench.pipeline.network import values_of
 from nqbench.pipeline.preparation import network_of, pruned_of, quantizing_task, sensed_of, task_of, untouched
 
@@ -84,7 +85,29 @@ def _figures(context: Context, model: QuantizedModel) -> dict[str, Any]:
     weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
     knob = _knob(context.plugin(context.trial.quantizer, Quantizer), weights, h)
     figures = {"kept": weights.numel(), "knob": knob, "notes": dict(model.notes)}
-    return figures | distortions(model, values(context, model), weights, h)
+    costs = distortions(model, values(context, model), weights, h)
+    costs["statistics"] |= _from_bound(context, model, sensed)
+    return figures | costs
+
+
+def _from_bound(context: Context, model: QuantizedModel, sensed: Mapping[str, Tensor] | None) -> dict[str, float]:
+    """How far whole networks are from the rate-distortion bound, where the layers' second moments are known."""
+    pruned = pruned_of(context)
+    form = context.plugin(context.trial.sensitivity, Sensitivity).form if sensed is not None else ""
+    names = names_of(model.groups)
+    if sensed is None or form != "second-moments" or any(name in pruned.masks for name in names):
+        return {}
+    weights = {name: pruned.state[name].detach().cpu() for name in names}
+    moments = {name: sensed[name].cpu() for name in names}
+    if not all(Moments.of(moments[name]).fits(weights[name].shape) for name in names):
+        return {}
+    spectra = context.kept("spectra", "sense", lambda: spectra_of(weights, moments))
+    sizes = [weights[name].numel() for name in names]
+    flat = torch.cat([part.reshape(-1).cpu() for part in values(context, model)])
+    deployed = {
+        name: part.reshape(weights[name].shape) for name, part in zip(names, torch.split(flat, sizes), strict=True)
+    }
+    return against_bound(weights, deployed, moments, spectra)
 
 
 def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None:
