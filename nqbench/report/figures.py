@@ -48,6 +48,8 @@ def figures(data: ReportData, datasets: dict[str, list[dict[str, Any]]]) -> list
             found.append(_rate_accuracy(f"{index}", model, rows, data, published))
         if any(row.mse for row in rows):
             found.append(_rate_distortion(f"{index}", model, rows))
+        if any(row["bound_bits"] is not None for row in datasets["rows"] if row["model"] == model):
+            found.append(_bound(f"{index}", model, rows))
         found.append(_parts(f"{index}", model, min(MANY_BARS, len(data.methods[model]))))
     if any(row.get("bits_per_symbol") for row in datasets["rows"]):
         found.append(_efficiency())
@@ -202,6 +204,31 @@ def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
         _spec(alt.layer(lines, points)),
         "rows",
         (*_WHO, "method", "bits_per_weight", "mse", "weighted_mse", "entropy", "file_bytes"),
+        model,
+    )
+
+
+def _bound(at: str, model: str, rows: Sequence[Row]) -> Figure:
+    import altair as alt
+
+    base = _chart("rows", model).transform_filter("isValid(datum.bound_bits)")
+    theirs = alt.X("bound_bits:Q", title="bits per weight, the bound at the same error", scale=alt.Scale(zero=False))
+    mine = alt.Y("bits_per_weight:Q", title="bits per weight (whole file)", scale=alt.Scale(zero=False))
+    line = base.mark_line(color="#888", strokeDash=[4, 4]).encode(
+        x=theirs, y=alt.Y("bound_bits:Q"), order="bound_bits:Q"
+    )
+    tips = _tooltip("configuration", "bound_bits", "bits_per_weight", "layer_error", "file_bytes", "metric")
+    points = base.mark_point(filled=True, size=45, cursor="pointer").encode(
+        x=theirs, y=mine, color=_colour(rows), tooltip=tips
+    )
+    return Figure(
+        f"{at}-bound",
+        f"{model}: how far from the rate-distortion bound",
+        "Dashed: what Gaussian weights of the layers' variances would need for the same errors of the layers' outputs. "
+        "The distance above it is what a method, and all else in its file, could still save on such weights.",
+        _spec(alt.layer(line, points)),
+        "rows",
+        (*_WHO, "method", "bound_bits", "layer_error", "bits_per_weight", "file_bytes"),
         model,
     )
 

@@ -37,6 +37,8 @@ def _row(index: int, row: Row, record: Record) -> dict[str, Any]:
     fields["coder_name"] = record.coder or ""
     fields["training_name"] = record.training
     fields["coder"] = row.coder
+    for name in ("layer_error", "bound_bits"):
+        fields[name] = _finite(record.statistics.get(name))
     usable = row.entropy and row.efficiency and math.isfinite(row.efficiency)
     fields["bits_per_symbol"] = row.entropy / row.efficiency if usable and row.entropy and row.efficiency else None
     return fields

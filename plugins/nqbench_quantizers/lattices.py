@@ -27,7 +27,7 @@ from nqbench.api import BadInput, Knob, Quantized, Quantizer, Source, scalar
 from nqbench.api.hadamard import MOST, rotate
 from nqbench.api.tables import MOST_POINTS, table_of
 from nqbench.api.toolkit.blocks import Blocks, Entries, per_of
-from nqbench_quantizers.pq import row_vectors
+from nqbench_quantizers.row_vectors import row_vectors
 
 _FEW = 0.2  # share of vectors beyond the table that is borne with
 _AT_ONCE = 1 << 24
@@ -97,7 +97,7 @@ class _Rotated(Quantizer):
         self, source: Source, blocks: Blocks, scale: Entries, units: Tensor, transform: Mapping[str, int]
     ) -> Quantized:
         """units: (n,) the rotated weights in scales."""
-        symbols, count = self._numbered(row_vectors(source, units, self.d)[0])
+        symbols, count = self._numbered(row_vectors(source.tensors, units, self.d)[0])
         structure = blocks.structure(scale, dimension=self.d, table=self.rule, **transform)
         return Quantized(
             symbols, count, source.sizes, dict(scale.parameters), dict(scale.side), structure=structure

@@ -7,20 +7,34 @@ Each row is cut into vectors of d weights (``nqbench.api.Structure``).
 * ``rvq``: m codebooks whose codewords are summed, each fitted to what the ones before leave [Juang and Gray 1982].
 
 Codebooks are those of Lloyd's method with the sensitivity as weights: codeword c minimizes sum h (w - c)^2 over its
-members, coordinate by coordinate, c = sum h w / sum h; a vector goes to argmin_c sum_i h_i (w_i - c_i)^2. With an
-input's second moments X X^T that is the diagonal of the metric of 1907.05686, equation 3. A codeword without a member
-takes a part of the most expensive vectors, a half each round. The first codewords are vectors drawn by the seed.
+members, coordinate by coordinate, c = sum h w / sum h; a vector goes to argmin_c sum_i h_i (w_i - c_i)^2. A codeword
+without a member takes a part of the most expensive vectors, a half each round. The first codewords are vectors drawn by
+the seed.
+
+With the inputs' second moments h is their diagonal, and what Lloyd's method found is refined under all of them in
+``refinements`` rounds of choosing codewords anew and solving for the codebooks (``gram_vectors``): the metric of
+1907.05686, equation 3, and its centroids' fine-tuning to the layer's output. The training ``finetune`` moves them
+further, by the loss.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import Knob, Quantized, Quantizer, Source, Structure
-from nqbench.api.granularity import rows_of
+from nqbench.api import (
+    BadInput,
+    Knob,
+    Moments,
+    Quantized,
+    Quantizer,
+    SecondMoments,
+    Source,
+    Structure,
+)
+from nqbench_quantizers.gram_vectors import damped, improved, layer_of
+from nqbench_quantizers.row_vectors import row_vectors
 
 _AT_ONCE = 1 << 24  # distances
 
@@ -28,7 +42,7 @@ _AT_ONCE = 1 << 24  # distances
 class _Vectors(Quantizer):
     """Vectors of d weights, codebooks by Lloyd's method."""
 
-    takes = frozenset({"none", "diagonal"})
+    takes = frozenset({"none", "diagonal", "second-moments"})
 
     k: int = Field(256, ge=1, le=65536)
     """Codewords of a codebook."""
@@ -38,6 +52,10 @@ class _Vectors(Quantizer):
     """Codebooks, m."""
     iterations: int = Field(15, ge=0, le=1000)
     """Rounds of Lloyd's method."""
+    refinements: int = Field(4, ge=0, le=100)
+    """Rounds under the layer's whole second moments, where they are given."""
+    damping: float = Field(0.01, ge=0)
+    """What is added to second moments' diagonals, as a share of their mean."""
     half: bool = True
     """Store codewords as float16, else as float32."""
 
@@ -82,6 +100,47 @@ class _Vectors(Quantizer):
     def _halves(self, book: Tensor) -> bool:
         return self.half and bool((book.abs() <= torch.finfo(torch.float16).max).all())
 
+    def _metric(self, source: Source) -> tuple[Tensor, list[Tensor] | None]:
+        """(n,) weights of the squared errors, 1 at most: products with weights must stay within float32. And the second
+        moments by tensor, in the same unit, if they are known."""
+        if isinstance(source.sensitivity, SecondMoments):
+            for tensor, matrix in zip(source.tensors, source.sensitivity.matrices, strict=True):
+                if not Moments.of(matrix).fits(tensor.shape):
+                    what = f"second moments of the shape {tuple(matrix.shape)}"
+                    raise BadInput(f"{what} do not fit {tensor.name} {tensor.shape}")
+            packed, h = damped(source.sensitivity, source, self.damping)
+            return h.float(), packed
+        return torch.ones_like(source.weights) if source.h is None else source.h / source.h.max(), None
+
+    def _refined(
+        self, source: Source, h: Tensor, packed: list[Tensor], books: list[Tensor], symbols: Tensor, summed: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """symbols: (vectors, s), each of its own codebook."""
+        m, number = len(books), row_vectors(source.tensors, source.weights, self.d)[1]
+        offset = torch.arange(m, device=number.device) if summed else (number % m)[:, None]
+        counts = [len(row_vectors((t,), source.weights[t.start : t.stop], self.d)[0]) for t in source.tensors]
+        layers = [
+            layer_of(t, source.weights[t.start : t.stop], h[t.start : t.stop], matrix, own, self.d)
+            for t, matrix, own in zip(
+                source.tensors, packed, torch.split(symbols + self.k * offset, counts), strict=True
+            )
+            if t.size
+        ]
+        book = torch.cat(books).double()
+        best, least = (book, [y.symbols.clone() for y in layers]), sum(y.cost(book) for y in layers)
+        for _ in range(self.refinements):
+            book = self._stored(improved(book, layers).float()).double()
+            for y in layers:
+                y.choose(book, m, summed)
+            cost = sum(y.cost(book) for y in layers)
+            # rounding codewords to float16 may cost more than a round has saved
+            if cost >= least:
+                break
+            best, least = (book, [y.symbols.clone() for y in layers]), cost
+        book, chosen = best
+        flat = torch.cat([s.reshape(-1, s.shape[2]) for s in chosen]) % self.k
+        return list(torch.split(book.float(), self.k)), flat
+
     def _result(self, source: Source, books: list[Tensor], symbols: Tensor, summed: bool) -> Quantized:
         m = len(books)
         book = torch.stack(books) if m > 1 else books[0] if self.d > 1 else books[0][:, 0]
@@ -102,16 +161,20 @@ class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011
     )
 
     def quantize(self, source: Source) -> Quantized:
-        x, number = row_vectors(source, source.weights, self.d)
-        h = _metric(source, self.d)
+        x, number = row_vectors(source.tensors, source.weights, self.d)
+        h, packed = self._metric(source)
+        metric = row_vectors(source.tensors, h, self.d)[0]
         generator = source.generator()
         symbols = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         books = []
         for m in range(self.books):
             mine = torch.nonzero(number % self.books == m)[:, 0]
-            book, chosen = self._lloyd(x[mine], h[mine], generator)
+            book, chosen = self._lloyd(x[mine], metric[mine], generator)
             symbols[mine] = chosen
             books.append(book)
+        if packed is not None:
+            books, chosen = self._refined(source, h, packed, books, symbols[:, None], summed=False)
+            symbols = chosen[:, 0]
         return self._result(source, books, symbols, summed=False)
 
 
@@ -126,44 +189,20 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
     """Codebooks, m."""
 
     def quantize(self, source: Source) -> Quantized:
-        x, _ = row_vectors(source, source.weights, self.d)
-        h = _metric(source, self.d)
+        x, _ = row_vectors(source.tensors, source.weights, self.d)
+        h, packed = self._metric(source)
+        metric = row_vectors(source.tensors, h, self.d)[0]
         generator, left = source.generator(), x
         books, symbols = [], []
         for _ in range(self.books):
-            book, chosen = self._lloyd(left, h, generator)
+            book, chosen = self._lloyd(left, metric, generator)
             left = left - book[chosen]
             books.append(book)
             symbols.append(chosen)
-        return self._result(source, books, torch.stack(symbols, dim=1).reshape(-1), summed=True)
-
-
-def _metric(source: Source, d: int) -> Tensor:
-    """(vectors, d) weights of the squared errors, 1 at most: products with weights must stay within float32."""
-    h = torch.ones_like(source.weights) if source.h is None else source.h / source.h.max()
-    return row_vectors(source, h, d)[0]
-
-
-def row_vectors(source: Source, values: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """(vectors, d) of all rows, ends filled up with 0; and each vector's number within its row."""
-    found, numbers = [], []
-    for t, part in zip(source.tensors, torch.split(values, list(source.sizes)), strict=True):
-        rows, length = rows_of(t.shape)
-        if t.mask is None:
-            short = -length % d
-            found.append(F.pad(part.reshape(rows, length), (0, short)).reshape(-1, d))
-            each = torch.full((rows,), -(-length // d), device=part.device)
-        else:
-            lengths = t.mask.reshape(rows, -1).sum(1)
-            each = -(-lengths // d)
-            row = torch.repeat_interleave(torch.arange(rows, device=part.device), lengths)
-            within = torch.arange(part.numel(), device=part.device) - (torch.cumsum(lengths, 0) - lengths)[row]
-            slots = part.new_zeros(int(each.sum()) * d)
-            slots[((torch.cumsum(each, 0) - each) * d)[row] + within] = part
-            found.append(slots.reshape(-1, d))
-        first = torch.repeat_interleave(torch.cumsum(each, 0) - each, each)
-        numbers.append(torch.arange(int(each.sum()), device=part.device) - first)
-    return torch.cat(found), torch.cat(numbers)
+        chosen = torch.stack(symbols, dim=1)
+        if packed is not None:
+            books, chosen = self._refined(source, h, packed, books, chosen, summed=True)
+        return self._result(source, books, chosen.reshape(-1), summed=True)
 
 
 def _assigned(x: Tensor, h: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from record_factory import failed, make, sweep
 from nqbench.cli import invoke
 from nqbench.report import ReportData, escaping, load, rebuild, terminal, write_reports
 from nqbench.report.latex import latex
+from nqbench.report.payload import datasets
 from nqbench.report.text import last_line, markdown
 from nqbench.results.published import published_rows
 from nqbench.results.record import PARTS, Record
@@ -154,6 +155,15 @@ def test_a_model_without_data_is_reported_by_rate_and_distortion(tmp_path: Path)
     assert not any("rate-accuracy" in name for name in paths)
     assert any("rate-distortion" in name for name in paths)
     assert len(data.rows) == 3
+
+
+def test_the_rate_distortion_bound_is_drawn_where_records_know_it(tmp_path: Path) -> None:
+    fill(tmp_path, [make(k=k, statistics={"bound_bits": 0.5 * k, "layer_error": 1 / k}) for k in (2, 4, 8)])
+    data, paths = rebuild(tmp_path, images=True)
+    assert "the bound at the same error" in paths["1-bound.svg"].read_text()
+    assert [row["bound_bits"] for row in datasets(data)["rows"]] == [0.5 * row.knob_value for row in data.rows]
+    fill(tmp_path / "other", [make(k=k) for k in (2, 4, 8)])
+    assert not any("bound" in name for name in rebuild(tmp_path / "other")[1])
 
 
 def test_svg_and_png_come_from_the_same_specification(tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Codewords and codebooks under the layers' own metric: expectation and maximization of the output's error.
+
+For a layer of weights W (rows), inputs with the second moments H and values V of codewords, what counts is
+tr((W - V) H (W - V)^T): 1907.05686, equation 3, with all of H and not its blocks on the diagonal alone.
+
+* expectation: the vectors of a row are chosen again one after another, all others held. With the error E, the vector's
+  columns J and its codeword c replaced by c', the cost changes by (c' - c) H_JJ (c' - c)^T - 2 (c' - c) (E H)_J.
+* maximization: the codewords' normal equations, by conjugate gradients: they share weights through H, so that none is
+  just a mean of its members.
+
+Neither raises the cost. A layer that is pruned, or whose rows are not what its outputs multiply, is judged by H's
+diagonal alone, weight by weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nqbench.api import Moments, SecondMoments, Source, SourceTensor
+from nqbench_quantizers.row_vectors import row_vectors
+
+_GRADIENTS = 12  # steps of conjugate gradients
+
+
+@dataclass(eq=False)
+class Layer:
+    """weights, value: (R, L) float64, L a multiple of d, filled up with 0. Either gram, (G, L, L), or diagonal, (R, L);
+    0 where it is filled up. symbols: (R, L / d, s) int64, s codewords a vector, in all codebooks one after another."""
+
+    weights: Tensor
+    gram: Tensor | None
+    diagonal: Tensor
+    symbols: Tensor
+    d: int
+
+    def times(self, change: Tensor) -> Tensor:
+        """(R, L) change times H."""
+        if self.gram is None:
+            return change * self.diagonal
+        groups = len(self.gram)
+        return torch.bmm(change.reshape(groups, -1, change.shape[1]), self.gram).reshape(change.shape)
+
+    def value(self, books: Tensor) -> Tensor:
+        """books: (m k, d)."""
+        return books[self.symbols].sum(2).reshape(self.weights.shape)
+
+    def cost(self, books: Tensor) -> float:
+        error = self.weights - self.value(books)
+        return float((self.times(error) * error).sum())
+
+    def gathered(self, pull: Tensor, books: Tensor) -> Tensor:
+        """(m k, d): sums of (R, L) over each codeword's members."""
+        per_vector = pull.reshape(*self.symbols.shape[:2], 1, self.d).expand(*self.symbols.shape, self.d)
+        return torch.zeros_like(books).index_add_(0, self.symbols.reshape(-1), per_vector.reshape(-1, self.d))
+
+    def choose(self, books: Tensor, count: int, summed: bool) -> None:
+        """Every codeword again, one after another. count: codebooks of equal size."""
+        error = self.weights - self.value(books)
+        pull = self.times(error)
+        k = len(books) // count
+        for vector in range(self.symbols.shape[1]):
+            at = slice(vector * self.d, (vector + 1) * self.d)
+            for place in range(self.symbols.shape[2]):
+                first = k * (place if summed else vector % count)
+                own = books[first : first + k]
+                old = self.symbols[:, vector, place].clone()
+                change = self._chosen(own, books[old], pull[:, at], at)
+                self.symbols[:, vector, place] = torch.where(change >= 0, change + first, old)
+                moved = books[self.symbols[:, vector, place]] - books[old]
+                error[:, at] -= moved
+                self._pulled(pull, moved, at)
+
+    def _chosen(self, book: Tensor, old: Tensor, pull: Tensor, at: slice) -> Tensor:
+        """(R,) int64: the best codeword of each row's vector, -1 where none is better than the one it has."""
+        if self.gram is None:
+            h = self.diagonal[:, at]
+            score = h @ book.square().T - 2 * (pull + h * old) @ book.T
+            mine = (h * old.square()).sum(1) - 2 * ((pull + h * old) * old).sum(1)
+        else:
+            groups = len(self.gram)
+            block = self.gram[:, at, at]
+            turned = torch.bmm(old.reshape(groups, -1, self.d), block).reshape(old.shape)
+            square = (torch.matmul(book, block) * book).sum(2)  # (G, k)
+            score = square.repeat_interleave(len(old) // groups, 0) - 2 * (pull + turned) @ book.T
+            mine = (turned * old).sum(1) - 2 * ((pull + turned) * old).sum(1)
+        least, best = score.min(1)
+        return torch.where(least < mine, best, -1)
+
+    def _pulled(self, pull: Tensor, moved: Tensor, at: slice) -> None:
+        if self.gram is None:
+            pull[:, at] -= moved * self.diagonal[:, at]
+            return
+        groups = len(self.gram)
+        pull -= torch.bmm(moved.reshape(groups, -1, self.d), self.gram[:, at]).reshape(pull.shape)
+
+
+def improved(books: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """(m k, d) codebooks of no larger cost: conjugate gradients from those that are given."""
+    books = books.clone()
+    residual = sum((y.gathered(y.times(y.weights - y.value(books)), books) for y in layers), torch.zeros_like(books))
+    step, power = residual.clone(), float(residual.square().sum())
+    for _ in range(_GRADIENTS):
+        if not power > 0:
+            break
+        answer = sum((y.gathered(y.times(y.value(step)), books) for y in layers), torch.zeros_like(books))
+        curvature = float((step * answer).sum())
+        if not curvature > 0:
+            break
+        books += step * (power / curvature)
+        residual -= answer * (power / curvature)
+        left = float(residual.square().sum())
+        step, power = residual + step * (left / power), left
+    return books
+
+
+def layer_of(tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symbols: Tensor, d: int) -> Layer:
+    """kept, h: (kept,) weights and their diagonal; packed: damped second moments. symbols: (vectors, s)."""
+    rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+    moments = Moments.of(packed)
+    length = kept.numel() // rows
+    fits = moments.layout == 0 and not moments.diagonal and moments.gram.shape[2] == length
+    if tensor.mask is not None or not fits:
+        # a vector a row: they have nothing to do with one another
+        weights, diagonal = (row_vectors((tensor,), values.double(), d)[0] for values in (kept, h))
+        return Layer(weights, None, diagonal, symbols.reshape(len(weights), 1, -1).clone(), d)
+    short = -length % d
+    weights, diagonal = (F.pad(values.double().reshape(rows, length), (0, short)) for values in (kept, h))
+    gram = F.pad(moments.gram.double(), (0, short, 0, short))
+    return Layer(weights, gram, diagonal, symbols.reshape(rows, (length + short) // d, -1).clone(), d)
+
+
+def damped(moments: SecondMoments, source: Source, damping: float) -> tuple[list[Tensor], Tensor]:
+    """Second moments of each tensor with ``damping`` times their mean diagonal added, and what is on their diagonals
+    for each kept weight, (n,), both as shares of the largest diagonal entry of all; where nothing is known, ones."""
+    packed, diagonals = [], []
+    for tensor, matrix in zip(source.tensors, moments.matrices, strict=True):
+        own = Moments.of(matrix.double())
+        gram, m = own.gram, own.gram.shape[2]
+        diagonal = gram[:, 0] if own.diagonal else gram.diagonal(dim1=1, dim2=2)
+        mean = diagonal.mean()
+        if not bool(mean > 0):
+            gram, mean = (
+                torch.eye(m, dtype=gram.dtype, device=gram.device).expand(len(gram), m, m),
+                gram.new_tensor(1.0),
+            )
+            own = Moments(gram, own.layout)
+            diagonal = gram.diagonal(dim1=1, dim2=2)
+        more = damping * mean
+        gram = own.gram + (more if own.diagonal else more * torch.eye(m, dtype=gram.dtype, device=gram.device))
+        rows = (diagonal + more).repeat_interleave(_rows(tensor, own) // len(gram), 0)
+        whole = own.tensor(rows, tensor.shape).reshape(-1)
+        packed.append(Moments(gram, own.layout).packed())
+        diagonals.append(whole if tensor.mask is None else whole[tensor.mask.reshape(-1)])
+    flat = torch.cat(diagonals)
+    largest = flat.max()
+    return [p / largest for p in packed], flat / largest
+
+
+def _rows(tensor: SourceTensor, moments: Moments) -> int:
+    whole = 1
+    for size in tensor.shape:
+        whole *= size
+    return whole // moments.gram.shape[2]
