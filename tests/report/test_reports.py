@@ -159,8 +159,9 @@ def test_a_model_without_data_is_reported_by_rate_and_distortion(tmp_path: Path)
 
 def test_the_rate_distortion_bound_is_drawn_where_records_know_it(tmp_path: Path) -> None:
     fill(tmp_path, [make(k=k, statistics={"bound_bits": 0.5 * k, "layer_error": 1 / k}) for k in (2, 4, 8)])
-    data, paths = rebuild(tmp_path, images=True)
-    assert "the bound at the same error" in paths["1-bound.svg"].read_text()
+    data, paths = rebuild(tmp_path)
+    assert any("1-bound" in name for name in paths)
+    assert "the bound at the same error" in paths["index.html"].read_text()
     assert [row["bound_bits"] for row in datasets(data)["rows"]] == [0.5 * row.knob_value for row in data.rows]
     fill(tmp_path / "other", [make(k=k) for k in (2, 4, 8)])
     assert not any("bound" in name for name in rebuild(tmp_path / "other")[1])
