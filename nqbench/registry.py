@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from nqbench.api.codec import Codec
 from nqbench.api.coder import Coder, Positions
+from nqbench.api.engine import Engine
 from nqbench.api.errors import BadInput, NotRegistered
 from nqbench.api.hooks import PROJECT, Hooks
 from nqbench.api.model import Model
@@ -37,7 +38,7 @@ GROUP = "nqbench"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a plugin may be called: names stand in suites, file names, and lists with ``,``, ``=`` and ``+``."""
 KINDS: dict[str, type[Plugin]] = {
-    cls.kind: cls for cls in (Model, Pruner, Sensitivity, Quantizer, Training, Positions, Coder, Codec)
+    cls.kind: cls for cls in (Model, Pruner, Sensitivity, Quantizer, Training, Positions, Coder, Codec, Engine)
 }
 
 

@@ -35,6 +35,7 @@ from nqbench.api.coder import (
     StreamTensor,
     check_decoded,
 )
+from nqbench.api.engine import Engine
 from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegistered, NqbenchError
 from nqbench.api.granularity import Per
 from nqbench.api.hooks import hookimpl
@@ -66,6 +67,7 @@ __all__ = [
     "DataMissing",
     "Diagonal",
     "Encoded",
+    "Engine",
     "Evaluation",
     "Form",
     "Former",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nqbench.cli.options import engine_options
+
 if TYPE_CHECKING:
     from nqbench.api import Split
     from nqbench.engine import RunResult
@@ -45,7 +47,7 @@ SUITE = "compress"
 )
 @click.option("--trials", type=click.IntRange(min=1), help="Points of the search, at most.  [default: the suite's]")
 @click.option("--suite", default=SUITE, show_default=True, help="The methods that are tried: a suite with a target.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Worker processes.")
+@engine_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--nonfinite",
@@ -71,7 +73,8 @@ def command(
     work: Path | None,
     trials: int | None,
     suite: str,
-    jobs: int,
+    jobs: int | None,
+    engine: str | None,
     device: str,
     nonfinite: str,
     force: bool,
@@ -112,7 +115,9 @@ def command(
     sets += [] if trials is None else [f"target.trials={trials}"]
     sets += [f"nonfinite={nonfinite}"]
     folder = work or Path("reports") / SUITE / target.stem
-    result = run_suite(suite, folder, sets=sets, jobs=jobs, device=device, progress=shown(), budget=seconds)
+    result = run_suite(
+        suite, folder, sets=sets, jobs=jobs, engine=engine, device=device, progress=shown(), budget=seconds
+    )
     interrupted = result.outcome == "interrupted"
     best = _best(result, max_bytes is not None)
     if best is not None:

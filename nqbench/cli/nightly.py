@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nqbench.cli.options import suite_options
+from nqbench.cli.options import engine_options, suite_options
 
 if TYPE_CHECKING:
     from nqbench.results.compare import Comparison
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @suite_options
 @click.option("--baseline", type=click.Path(path_type=Path), help="Folder, store or export.  [default: the last night]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of all nights.  [default: nightly/SUITE]")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Worker processes.")
+@engine_options
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--cache/--no-cache", "cached", default=True, help="Reuse the results of stages, and keep new ones.")
@@ -30,7 +30,8 @@ def command(
     only: tuple[str, ...],
     baseline: Path | None,
     output: Path | None,
-    jobs: int,
+    jobs: int | None,
+    engine: str | None,
     timeout: float | None,
     device: str,
     cached: bool,
@@ -51,7 +52,15 @@ def command(
     folder = output or Path("nightly") / loaded.name
     before = read_side(baseline) if baseline else last_night(folder)  # read before the run becomes the last night
     result = run_suite(
-        loaded, folder, jobs=jobs, device=device, timeout=timeout, only=only, cached=cached, progress=Silent()
+        loaded,
+        folder,
+        jobs=jobs,
+        engine=engine,
+        device=device,
+        timeout=timeout,
+        only=only,
+        cached=cached,
+        progress=Silent(),
     )
     if result.outcome == "interrupted":
         click.echo("interrupted: the same command resumes", err=True)

@@ -27,3 +27,21 @@ def suite_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def engine_option(command: Command) -> Command:
+    """--engine: where trials run."""
+    return click.option(
+        "--engine",
+        metavar="NAME[:PLACE]",
+        help="Where trials run: local, dask (a cluster of this machine), dask:tcp://HOST:PORT, dask:SCHEDULER_FILE.  "
+        "[default: local]",
+    )(command)
+
+
+def engine_options(command: Command) -> Command:
+    """--jobs and --engine: how many workers, and where."""
+    jobs = click.option(
+        "--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: 1; on a cluster all there are]"
+    )
+    return jobs(engine_option(command))

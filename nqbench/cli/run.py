@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nqbench.cli.options import suite_options
+from nqbench.cli.options import engine_options, suite_options
 
 if TYPE_CHECKING:
     from nqbench.report import ReportData
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(name="run")
 @suite_options
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: reports/<suite>]")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Worker processes.")
+@engine_options
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--cache/--no-cache", "cached", default=True, help="Reuse the results of stages, and keep new ones.")
@@ -28,7 +28,8 @@ def command(
     sets: tuple[str, ...],
     only: tuple[str, ...],
     output: Path | None,
-    jobs: int,
+    jobs: int | None,
+    engine: str | None,
     timeout: float | None,
     device: str,
     cached: bool,
@@ -49,6 +50,7 @@ def command(
         suite,
         output,
         jobs=jobs,
+        engine=engine,
         device=device,
         timeout=timeout,
         only=only,

@@ -1,4 +1,4 @@
-"""Where trials run: local worker processes. A run pulls trials from a schedule and leaves a record for each.
+"""Where trials run: in the slots of an engine. A run pulls trials from a schedule and leaves a record for each.
 
 A worker process imports this package before it imports anything heavy: what is named here is found when it is asked
 for.
@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nqbench.engine.devices import resolve_device
     from nqbench.engine.progress import Progress, Silent
-    from nqbench.engine.run import RunResult, resolve_device, run_suite
+    from nqbench.engine.run import RunResult, run_suite
     from nqbench.results.database import FILES
 
 __all__ = ["FILES", "Progress", "RunResult", "Silent", "resolve_device", "run_suite"]
@@ -20,5 +21,10 @@ __all__ = ["FILES", "Progress", "RunResult", "Silent", "resolve_device", "run_su
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    homes = {"Progress": f"{__name__}.progress", "Silent": f"{__name__}.progress", "FILES": "nqbench.results.database"}
+    homes = {
+        "FILES": "nqbench.results.database",
+        "Progress": f"{__name__}.progress",
+        "Silent": f"{__name__}.progress",
+        "resolve_device": f"{__name__}.devices",
+    }
     return getattr(importlib.import_module(homes.get(name, f"{__name__}.run")), name)

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nqbench.api.engine import Engine, Resources, Slots, SlotsLost, Work
 from nqbench.api.errors import BadInput, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import suite_folder
+from nqbench.engine.choose import chosen as chosen_engine
 from nqbench.engine.deadlines import Deadlines
-from nqbench.engine.inline import InlineEngine
-from nqbench.engine.local import LocalEngine
+from nqbench.engine.devices import resolve_device, slot_device
+from nqbench.engine.dispatcher import Dispatcher
+from nqbench.engine.greeting import machine
+from nqbench.engine.host import TrialHost
+from nqbench.engine.inline import Inline
 from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
-from nqbench.engine.protocol import Engine, Job
+from nqbench.engine.protocol import Done, TrialJob
 from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.engine.worker import WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.context import Measure
-from nqbench.pipeline.files import file_of, restore
+from nqbench.pipeline.files import file_of, put_file, restore
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
@@ -59,7 +65,8 @@ def run_suite(
     suite: str | Path | Suite,
     output: str | Path | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: str | Engine | None = None,
     device: str = "auto",
     timeout: float | Mapping[str, float] | None = None,
     only: Sequence[str] = (),
@@ -71,22 +78,24 @@ def run_suite(
 ) -> RunResult:
     """Run a suite into ``output`` (default: ``reports/<suite>``), resuming and reusing what is there.
 
-    jobs: worker processes; 0: none, all is done in this process, without deadlines. device: auto, cpu, cuda or cuda:N.
+    jobs: worker processes (default: 1; on a cluster, all that there are); 0: none, all is done in this process, without
+    deadlines. engine: where they are, ``local`` or as ``dask:tcp://HOST:PORT``. device: auto, cpu, cuda or cuda:N.
     timeout: seconds a trial may take, or seconds by stage (default: the suite's).
     budget: seconds after which a search ends with the best that it found, and no trial is begun any more.
-    Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput. Ctrl-C, or SIGTERM,
-    ends the run with the outcome 'interrupted'; nothing that was finished is lost.
+    Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput, NotRegistered. Ctrl-C,
+    SIGTERM, or the loss of the engine ends the run with the outcome 'interrupted'; nothing that was finished is lost.
     """
     loaded = suite if isinstance(suite, Suite) else load(suite, profile=profile, sets=sets)
     loaded.use_its_folder()
-    chosen = resolve_device(device)
-    if jobs < 0:
+    where = chosen_engine(engine)
+    chosen = slot_device(device, loaded) if where.away else resolve_device(device)
+    if jobs is not None and jobs < 0:
         raise BadInput(f"jobs is {jobs}: write how many workers, or 0 for none")
-    models = [trial.model for trial in loaded.trials(only)]
+    trials = loaded.trials(only)
     schedule = loaded.schedule(only)
     folder = Path(output) if output is not None else Path("reports") / loaded.name
-    run = _Run(loaded, folder, chosen, jobs, timeout, cached, progress or Silent(), budget)
-    return run.run(schedule, models)
+    run = _Run(loaded, folder, chosen, jobs, where, timeout, cached, progress or Silent(), budget)
+    return run.run(schedule, trials)
 
 
 class _Run:
@@ -95,7 +104,8 @@ class _Run:
         suite: Suite,
         folder: Path,
         device: str,
-        jobs: int,
+        jobs: int | None,
+        engine: Engine,
         timeout: float | Mapping[str, float] | None,
         cached: bool,
         progress: Progress,
@@ -103,6 +113,7 @@ class _Run:
     ) -> None:
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
         self.registry: Registry = registry()
+        self.engine = engine
         self.measure, self.rounds = None, 1
         if suite.measure is not None:
             self.measure, self.rounds = Measure(suite.measure.per_round, suite.measure.warmup), suite.measure.rounds
@@ -113,21 +124,24 @@ class _Run:
         self.cache = Cache.default() if cached else Cache(None)
         self.limit = limit_from_environment()
         self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
-        self.threads = threads_each(self.jobs) if self.jobs else threads()
-        self.environment = {**environment(device), "threads": self.threads, "jobs": self.jobs}
+        self.threads = suite.resources.cpus or threads_each(jobs or 1) if jobs != 0 else threads()
+        self.environment = {**environment(device), "threads": self.threads, "jobs": 1 if jobs is None else jobs}
         self.until = None if budget is None else time.monotonic() + budget
         self.id = ""
         self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
         self._prepared: dict[str, Mapping[str, Any]] = {}
-        self._refused: dict[str, Mapping[str, Any]] = {}  # what came of networks that cannot be used, by what waits
+        self._refused: dict[str, dict[str, Any]] = {}  # what came of networks that cannot be used, by what waits
         self._told: set[str | None] = set()
+        self._shown = 0.0
         self._alone = False
+        self._distributions: tuple[str, ...] = ()
         self.portable = Portable(suite_folder() or Path.cwd())
 
-    def run(self, schedule: Schedule, models: Iterable[Choice]) -> RunResult:
+    def run(self, schedule: Schedule, trials: Sequence[Trial]) -> RunResult:
         with Store.write(self.folder) as store:
-            self._prepare(models := list(dict.fromkeys(models)))
+            self._distributions = self._distributions_of(trials)
+            self._prepare(models := list(dict.fromkeys(trial.model for trial in trials)))
             self._alone = len(models) == 1
             first = self._pull(schedule)
             self.id = store.start_run(
@@ -143,6 +157,9 @@ class _Run:
                     write_text(self.folder / "suite.yaml", self.suite.text)
                     outcome = self._loop(store, schedule, first)
             except KeyboardInterrupt:
+                outcome = "interrupted"
+            except SlotsLost as error:
+                self.progress.warning(str(error))
                 outcome = "interrupted"
             except BadInput:  # the only network cannot be used
                 store.end_run(self.id, "failed")
@@ -186,6 +203,11 @@ class _Run:
             if self.suite.target is not None:
                 self._check_target(model, self.suite.target)
 
+    def _distributions_of(self, trials: Iterable[Trial]) -> tuple[str, ...]:
+        """Whose plugins the trials use."""
+        choices = dict.fromkeys(choice for trial in trials for choice in trial.choices())
+        return tuple(sorted({self.registry.registered(c.kind, c.name).distribution for c in choices}))
+
     def _check_target(self, model: Model, target: Target) -> None:
         """Raises BadInput where the model has nothing to search by."""
         if model.metric() is None:
@@ -197,10 +219,10 @@ class _Run:
             )
 
     # -- the loop ----------------------------------------------------------------------------------------------------
-    def _pull(self, schedule: Schedule) -> list[Job]:
+    def _pull(self, schedule: Schedule) -> list[TrialJob]:
         """All that may start now: the knobs to find first, then the trials."""
-        jobs = [Job(q.trial, self.maker.keys(q.trial), q) for q in schedule.questions()]
-        jobs += [Job(trial, self.maker.keys(trial)) for trial in schedule.ready()]
+        jobs = [TrialJob(q.trial, self.maker.keys(q.trial), q) for q in schedule.questions()]
+        jobs += [TrialJob(trial, self.maker.keys(trial)) for trial in schedule.ready()]
         self.labels.add(Record.planned(job.trial.config()) for job in jobs)
         for complaint in schedule.complaints():
             self.progress.warning(complaint)
@@ -209,7 +231,7 @@ class _Run:
     def _label(self, trial: Trial) -> str:
         return self.labels.trial(Record.planned(trial.config()))
 
-    def _loop(self, store: Store, schedule: Schedule, jobs: list[Job]) -> str:
+    def _loop(self, store: Store, schedule: Schedule, jobs: list[TrialJob]) -> str:
         done = self._already(store, jobs)
         bound = schedule.upper_bound()
         self.progress.started(bound, len(done), search=schedule.search)
@@ -228,7 +250,7 @@ class _Run:
     def _late(self) -> bool:
         return self.until is not None and time.monotonic() >= self.until
 
-    def _drive(self, store: Store, schedule: Schedule, jobs: list[Job], done: dict[str, Record]) -> bool:
+    def _drive(self, store: Store, schedule: Schedule, jobs: list[TrialJob], done: dict[str, Record]) -> bool:
         """Do all that the schedule asks for, until the time is up. Whether any of it failed."""
         failed = False
         with self._engine() as engine:
@@ -237,11 +259,12 @@ class _Run:
                     if (refused := self._refused.get(job.keys.waits or "")) is None:
                         self._begin(store, engine, schedule, job, done)
                     else:
-                        failed = not self._end(store, schedule, job, refused) or failed
+                        failed = not self._end(store, schedule, job, Done(refused)) or failed
                 # what was there already may have led to more
                 ended = [] if jobs else engine.step()
                 jobs = []
-                for job, outcome in ended:
+                for job, how in ended:
+                    outcome = self._received(how.outcome)
                     if job.keys.waits is not None and outcome["status"] == "ok":
                         jobs += self._settled(store, engine, job, outcome)
                     elif self._again(job, outcome):
@@ -249,15 +272,34 @@ class _Run:
                     elif job.keys.waits is not None:
                         jobs += self._unusable(engine, job, outcome)
                     else:
-                        failed = not self._end(store, schedule, job, outcome) or failed
-                self.progress.running([(self._label(trial), doing) for trial, doing in engine.current])
+                        failed = not self._end(store, schedule, job, replace(how, outcome=outcome)) or failed
+                self._show(engine)
                 jobs += self._pull(schedule)
                 done = self._take_over(store, jobs)
         if engine.started:
             self.cache.prune(self.limit)
         return failed
 
-    def _settled(self, store: Store, engine: Engine, job: Job, outcome: Mapping[str, Any]) -> list[Job]:
+    def _show(self, engine: Dispatcher[TrialJob]) -> None:
+        """Tell what runs now; seldom enough that it takes little of the time where many slots are at work."""
+        began = time.monotonic()
+        if began >= self._shown:
+            self.progress.running([(self._label(job.trial), doing) for job, doing in engine.current])
+            self._shown = time.monotonic() + 10 * (time.monotonic() - began)
+
+    def _received(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """The outcome, with the file that a slot elsewhere sent along put in place; failed where that is damaged."""
+        data = outcome.pop("data", None)
+        if data is None:
+            return outcome
+        if hashlib.sha256(data).hexdigest() != outcome["file_sha256"]:
+            return {"status": "failed", "error": "the file that came from the slot is not what was written there"}
+        put_file(data, file_of(outcome["key"], self.folder / FILES))
+        return outcome
+
+    def _settled(
+        self, store: Store, engine: Dispatcher[TrialJob], job: TrialJob, outcome: Mapping[str, Any]
+    ) -> list[TrialJob]:
         """The network of some jobs is known now: they begin again, with keys that hold its content."""
         self.maker.contents.update(outcome["contents"])
         waiting = [job, *engine.withdraw(job.waits_as)]
@@ -269,7 +311,7 @@ class _Run:
             self._prepared[key] = outcome["seconds"]
         return settled
 
-    def _unusable(self, engine: Engine, job: Job, outcome: Mapping[str, Any]) -> list[Job]:
+    def _unusable(self, engine: Dispatcher[TrialJob], job: TrialJob, outcome: dict[str, Any]) -> list[TrialJob]:
         """The network of some jobs cannot be loaded or judged: they fail with it, untried, and it is said once. Raises
         BadInput where the run has no other network and the reason is one for the user."""
         if self._alone and "told" in outcome:
@@ -278,7 +320,7 @@ class _Run:
         self._refused[job.keys.waits] = outcome
         return [job, *engine.withdraw(job.waits_as)]
 
-    def _take_over(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
+    def _take_over(self, store: Store, jobs: Sequence[TrialJob]) -> dict[str, Record]:
         """This run covers these jobs' trials. The records of those that are there already."""
         keys = [job.keys.trial for job in jobs if job.question is None]
         if not keys:
@@ -289,7 +331,9 @@ class _Run:
             self.progress.found(len(done))
         return done
 
-    def _begin(self, store: Store, engine: Engine, schedule: Schedule, job: Job, done: Mapping[str, Record]) -> None:
+    def _begin(
+        self, store: Store, engine: Dispatcher[TrialJob], schedule: Schedule, job: TrialJob, done: Mapping[str, Record]
+    ) -> None:
         """Take what is there already; leave the rest to a worker."""
         if job.goal == KNOB.name and job.question is not None:
             knob = self.maker.knob(job.trial)
@@ -303,7 +347,7 @@ class _Run:
                 return
         engine.add(job._replace(recipe=self.maker.recipe(job.trial)))
 
-    def _again(self, job: Job, outcome: Mapping[str, Any]) -> bool:
+    def _again(self, job: TrialJob, outcome: Mapping[str, Any]) -> bool:
         """Whether the trial has passes of measuring left, behind all others of its source."""
         if job.goal != TRIAL or outcome["status"] != "ok" or self.rounds == 1:
             return False
@@ -311,13 +355,14 @@ class _Run:
         passes.append(outcome)
         return len(passes) < self.rounds
 
-    def _end(self, store: Store, schedule: Schedule, job: Job, outcome: Mapping[str, Any]) -> bool:
+    def _end(self, store: Store, schedule: Schedule, job: TrialJob, how: Done) -> bool:
         """Tell the schedule how a worker's job ended. Whether it ended well; a question never fails a run: what keeps
         its answer from being found will fail the trial."""
+        outcome = how.outcome
         if job.question is None:
             passes = self._passes.pop(job.keys.trial, [])
             whole = merged(passes) if outcome["status"] == "ok" and passes else outcome
-            record = self._record(store, job, whole)
+            record = self._record(store, job, replace(how, outcome=whole))
             schedule.ended(job.trial, record.to_dict())
             return record.ok
         if outcome["status"] != "ok" and job.keys.waits is None:
@@ -329,21 +374,29 @@ class _Run:
         schedule.answered(job.question, outcome.get("knob"))
         return True
 
-    def _engine(self) -> Engine:
-        if self.jobs == 0:
-            return InlineEngine(self.cache, self.device, self.folder / FILES)
+    def _engine(self) -> Dispatcher[TrialJob]:
         settings = WorkerSettings(
-            parent=os.getpid(),
             device=self.device,
-            threads=self.threads,
             cache=None if self.cache.root is None else str(self.cache.root),
             files=str(self.folder / FILES),
             suite_folder=None if suite_folder() is None else str(suite_folder()),
             measure=None if self.measure is None else (self.measure.repeats, self.measure.warmup),
         )
-        return LocalEngine(self.jobs, settings, self.folder / _SCRATCH, self.deadlines)
+        host = TrialHost(settings, self.deadlines, self._distributions)
+        needs = self.suite.resources
+        if self.device.startswith("cuda") and self.engine.away:
+            needs = replace(needs, gpu=max(1, needs.gpu))
 
-    def _already(self, store: Store, jobs: Sequence[Job]) -> dict[str, Record]:
+        def slots() -> Slots:
+            if self.jobs == 0:
+                return Inline(settings, self.cache)
+            has = Resources() if self.engine.away else machine(self.device)
+            return self.engine.open(Work(host, needs, has, self.jobs, self.folder / _SCRATCH))
+
+        limit = None if self.jobs == 0 else self.jobs
+        return Dispatcher(slots, host.greet, self.progress.warning, needs=needs, limit=limit)
+
+    def _already(self, store: Store, jobs: Sequence[TrialJob]) -> dict[str, Record]:
         """Records of earlier runs into this folder that stand: same key, ended well, file in place.
 
         A suite that measures takes over only what a run of it that was cut short had measured.
@@ -369,15 +422,20 @@ class _Run:
         except OSError:
             return False
 
-    def _restored(self, store: Store, job: Job) -> Record | None:
+    def _restored(self, store: Store, job: TrialJob) -> Record | None:
         """The trial from the cache, if all of it is there."""
         if self.measure is not None:
             return None
         keys = job.keys
         figures = restore(self.cache, keys.trial, keys.stages["file"], self.folder / FILES)
-        return None if figures is None else self._record(store, job, {"status": "ok", **figures})
+        return (
+            None
+            if figures is None
+            else self._record(store, job, Done({"status": "ok", **figures}, slots=self.jobs or 1))
+        )
 
-    def _record(self, store: Store, job: Job, outcome: Mapping[str, Any]) -> Record:
+    def _record(self, store: Store, job: TrialJob, how: Done) -> Record:
+        outcome = how.outcome
         trial, key = job.trial, str(outcome.get("key", job.keys.trial))
         if key != job.keys.trial:  # the network turned out to be another than was known
             store.rename(self.id, {job.keys.trial: key})
@@ -395,13 +453,17 @@ class _Run:
             fields["cached"] = [step for step in fields["cached"] if step not in prepared]
             fields["file"] = f"{FILES}/{file_of(key, self.folder).name}"
             # beside other workers no time is a measurement
-            fields["measured"] = bool(fields.get("measured")) and self.jobs == 1
+            fields["measured"] = bool(fields.get("measured")) and how.alone and self.jobs != 0
         fixed = {
             "run": self.id,
             "suite": self.suite.name,
             "key": key,
             "trial": trial.trial,
-            "environment": {**self.environment, "threads": outcome.get("threads", self.threads)},
+            "environment": {
+                **(how.environment or self.environment),
+                "threads": outcome.get("threads", self.threads),
+                "jobs": 0 if self.jobs == 0 else how.slots,
+            },
         }
         try:
             record = Record.for_trial(config, **fields, **fixed)
@@ -435,17 +497,3 @@ def _prepared(model: Model) -> None:
             f"model '{model.name}' cannot be prepared: {type(error).__name__}: {text} "
             f"({Path(last.filename).name}, line {last.lineno})"
         ) from error
-
-
-def resolve_device(device: str) -> str:
-    """'auto' -> 'cuda' if there is one, else 'cpu'. Raises BadInput for a device that is not there."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        raise BadInput(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
-        raise BadInput(f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device

@@ -16,7 +16,7 @@ from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.paths import set_suite_folder
 from nqbench.container import read_sections
-from nqbench.engine.run import resolve_device
+from nqbench.engine.devices import resolve_device
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import evaluated
 from nqbench.pipeline.network import Network, fill

@@ -13,14 +13,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from nqbench.engine.memory import sacrificed
 
 if TYPE_CHECKING:
     import torch
 
-    from nqbench.engine.protocol import Outcome
+    from nqbench.api.engine import Outcome
     from nqbench.pipeline.decoder import Decoder
     from nqbench.pipeline.workbench import Workbench
     from nqbench.suite.trial import Trial
@@ -29,6 +31,10 @@ STARTING = "start"
 """The stage of a trial that has not reached its first."""
 _NOTE = 160
 """Bytes of the note of a worker's step, and of what is told of it."""
+_PROCESS = "process"
+"""The file in a worker's scratch folder that has its process id."""
+_THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -37,27 +43,52 @@ class WorkerSettings:
     worker's folder for temporary files, which the parent removes. stage_file: where the worker notes the stage it is
     in, for the parent to name when it has to stop it."""
 
-    parent: int
     device: str
-    threads: int
     cache: str | None
     files: str
+    parent: int = 0
+    threads: int = 1
     scratch: str = ""
     stage_file: str = ""
     suite_folder: str | None = None
     """Where files that the suite names are, if not in the working folder."""
     measure: tuple[int, int] | None = None
     """repeats and warm-up runs"""
+    gpus: tuple[int, ...] | None = None
+    """Of the GPUs that the parent sees, those that the worker sees; None: all."""
+    carried: bool = False
+    """Whether a trial's file is part of its outcome, instead of staying in ``files``."""
 
 
 @dataclass
-class _Worker:
+class Worker:
+    """What does tasks: a workbench, kept between them. step: what it is at. kept: what tasks of other kinds keep."""
+
     bench: Workbench
     settings: WorkerSettings
-    note: _Note
+    step: str = STARTING
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        before = self.bench.on_stage
+
+        def noted(name: str, since: float) -> None:
+            self.step = name
+            before(name, since)
+
+        self.bench.on_stage = noted
 
 
-_worker: _Worker | None = None
+class Task(Protocol):
+    """What a worker is sent."""
+
+    def done_by(self, worker: Worker) -> Outcome:
+        """How it ended; whatever happens is an outcome, and nothing is raised."""
+        ...
+
+
+_worker: Worker | None = None
+_note: _Note | None = None
 
 
 def start(settings: WorkerSettings) -> None:
@@ -67,9 +98,14 @@ def start(settings: WorkerSettings) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent held it back until now
     # Pebble's own handler has to wait until a long call into compiled code returns
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sacrificed()
     # this process is killed, never asked to clean up after itself
     tempfile.tempdir = settings.scratch
-    os.environ["NUMBA_NUM_THREADS"] = str(settings.threads)
+    Path(settings.scratch, _PROCESS).write_text(str(os.getpid()))
+    os.environ |= dict.fromkeys(_THREADS, str(settings.threads))
+    if settings.gpus is not None:
+        seen = os.environ.get(_GPUS)
+        os.environ[_GPUS] = ",".join(str(gpu) if not seen else seen.split(",")[gpu] for gpu in settings.gpus)
     from nqbench.pipeline.decoder import Decoder
 
     decoder = Decoder()
@@ -82,7 +118,8 @@ def start(settings: WorkerSettings) -> None:
     _worker = made
 
 
-def _made(settings: WorkerSettings, decoder: Decoder) -> _Worker:
+def _made(settings: WorkerSettings, decoder: Decoder) -> Worker:
+    global _note
     import torch
 
     from nqbench.api.toolkit.paths import set_suite_folder
@@ -95,12 +132,12 @@ def _made(settings: WorkerSettings, decoder: Decoder) -> _Worker:
     die_with_parent(settings.parent)
     set_suite_folder(None if settings.suite_folder is None else Path(settings.suite_folder))
     torch.set_num_threads(settings.threads)
-    note = _Note(settings.stage_file)
+    _note = note = _Note(settings.stage_file)
     note.stage(STARTING, time.monotonic())
     cache, device = Cache(Path(settings.cache) if settings.cache else None), torch.device(settings.device)
     measure = None if settings.measure is None else Measure(*settings.measure)
     bench = Workbench(registry(), cache, device, measure=measure, on_stage=note.stage, decoder=decoder)
-    return _Worker(bench, settings, note)
+    return Worker(bench, settings)
 
 
 class _Note:
@@ -108,11 +145,9 @@ class _Note:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        self.step = STARTING
         self._begun = f"{STARTING} 0"
 
     def stage(self, name: str, since: float) -> None:
-        self.step = name
         self._begun = f"{name} {since:.3f}"
         self.tell("")
 
@@ -140,47 +175,76 @@ def noted(stage_file: str | Path) -> Noted:
         return Noted(STARTING, time.monotonic())
 
 
-def perform(trial: Trial, goal: str, recipe: str) -> Outcome:
-    """Do one job in this worker; see ``performed``."""
+def begun(settings: WorkerSettings) -> int | None:
+    """The process id of the worker with these settings, once it has one."""
+    try:
+        return int(Path(settings.scratch, _PROCESS).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def perform(task: Task) -> Outcome:
+    """Do a task in this worker process."""
     from nqbench.api.toolkit.progress import telling
 
     assert _worker is not None
-    note = _worker.note
-    with telling(note.tell):
-        return performed(_worker.bench, Path(_worker.settings.files), trial, goal, recipe, lambda: note.step)
+    assert _note is not None
+    with telling(_note.tell):
+        return task.done_by(_worker)
 
 
-def performed(bench: Workbench, files: Path, trial: Trial, goal: str, recipe: str, step: Callable[[], str]) -> Outcome:
-    """Do one job. ``{"status": "ok", ...}`` or ``{"status": "failed", "error": traceback}``, with ``unusable`` set
-    where this process cannot be relied on any more, and ``told``, the error's own line, where it is one for the user.
-    ok: for the goal ``trial`` its figures and ``key``; for ``knob`` the knob or None; for a stage what
-    ``Workbench.stage`` says.
+@dataclass(frozen=True)
+class TrialTask:
+    """A trial, or one stage of it. recipe: the trial's, as the run has it: where the code was edited since, a worker
+    runs other code than the record would say."""
 
-    files: where the compressed file goes. recipe: the trial's, as the parent has it: where the code was edited since,
-    this process runs other code than the record would say. step: what the work is at.
-    """
+    trial: Trial
+    goal: str
+    recipe: str
+
+    def done_by(self, worker: Worker) -> Outcome:
+        """``{"status": "ok", ...}`` or ``{"status": "failed", "error": traceback}``, with ``unusable`` set where this
+        process cannot be relied on any more, and ``told``, the error's own line, where it is one for the user. ok: for
+        the goal ``trial`` its figures and ``key``; for ``knob`` the knob or None; for a stage what ``Workbench.stage``
+        says."""
+        bench = worker.bench
+        bench.on_stage(STARTING, time.monotonic())
+        if bench.maker.recipe(self.trial) != self.recipe:
+            return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
+        return attempted(worker, lambda: self._found(worker))
+
+    def _found(self, worker: Worker) -> Outcome:
+        from nqbench.pipeline.files import file_of
+        from nqbench.suite.chain import KNOB, TRIAL
+
+        bench = worker.bench
+        if self.goal == KNOB.name:
+            return {"knob": bench.knob(self.trial)}
+        if self.goal != TRIAL:
+            return bench.stage(self.trial, self.goal)
+        files = Path(worker.settings.files)
+        found = bench.run(self.trial, files) | {"key": bench.maker.keys(self.trial).trial}
+        if worker.settings.carried:
+            path = file_of(found["key"], files)
+            found["data"] = path.read_bytes()
+            path.unlink()
+        return found
+
+
+def attempted(worker: Worker, do: Callable[[], Outcome]) -> Outcome:
+    """``do``'s outcome, or that of what it raised."""
     from nqbench.api.errors import NqbenchError
-    from nqbench.suite.chain import KNOB, TRIAL
 
-    bench.on_stage(STARTING, time.monotonic())
-    if bench.maker.recipe(trial) != recipe:
-        return {"status": "failed", "error": "the code was edited while the run was under way: run it again"}
     try:
-        if goal == TRIAL:
-            found = bench.run(trial, files) | {"key": bench.maker.keys(trial).trial}
-        elif goal == KNOB.name:
-            found = {"knob": bench.knob(trial)}
-        else:
-            found = bench.stage(trial, goal)
-        return {"status": "ok", **found}
+        return {"status": "ok", **do()}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
         text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it
-        line = f"{text} (in the stage '{step()}')"
+        line = f"{text} (in the stage '{worker.step}')"
         outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
         if isinstance(error, NqbenchError):
             outcome["told"] = text
-        return outcome | ({} if _sound(bench.device) else {"unusable": True})
+        return outcome | ({} if _sound(worker.bench.device) else {"unusable": True})
 
 
 def _line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ result comes from the worker's memory, from the cache, or is made."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -235,7 +236,9 @@ class Workbench(Bench):
             if trial.loss_increase:
                 figures["loss_increase"] = work.result("loss")
             key = self.maker.keys(trial).trial
-            put_file(filed.path.read_bytes(), file_of(key, folder))
+            data = filed.path.read_bytes()
+            figures["file_sha256"] = hashlib.sha256(data).hexdigest()
+            put_file(data, file_of(key, folder))
             if not measured:
                 self.cache.put(TRIAL, key, figures)
             return figures

@@ -24,7 +24,7 @@ from nqbench.results.earlier import modern
 SCHEMA_VERSION = 2
 """Of a record's fields. A reader refuses a newer one and reads every older one."""
 
-Status = Literal["ok", "failed", "timeout", "crashed"]
+Status = Literal["ok", "failed", "timeout", "crashed", "lost"]
 FINITE = (
     "metric", "metric_float", "metric_delta", "ratio", "file_ratio", "bits_per_weight", "entropy", "efficiency", "mse",
     "weighted_mse", "encode_msym_s", "decode_msym_s",
@@ -170,6 +170,8 @@ class Record(_Part):
     encode_msym_s: float | None = None
     decode_msym_s: float | None = None
     peak_bytes: int | None = None
+    file_sha256: str | None = None
+    """Of the .nqz file: what a file that comes from another machine is checked against."""
     decoded_sha256: str | None = None
     """Of the decoded tensors: what ``nqbench verify`` compares with."""
     network_sha256: str | None = None

@@ -6,10 +6,12 @@ Plugins' entries stay as they were written here; ``nqbench.suite.entries`` looks
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from nqbench.api.engine import Resources
 from nqbench.registry import did_you_mean
 from nqbench.suite.chain import TRIAL
 from nqbench.suite.document import Document, KeyPath, SuiteError
@@ -25,6 +27,9 @@ Axis = Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
 """Plugins, or matchers, as written."""
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(_listed), Field(min_length=1)]
+
+
+_SIZE = re.compile(r"([0-9]*\.?[0-9]+)\s*(?:([kKMGT])?(iB|B)?)")
 
 
 class Strict(BaseModel):
@@ -126,6 +131,30 @@ class Target(Strict):
         return f"the smallest file with at most {lost} lost"
 
 
+class Needs(Strict):
+    """What a trial needs of the machine that runs it: devices, main memory (bytes, or text as 16GiB), cores."""
+
+    gpu: int = Field(0, ge=0)
+    memory: Annotated[int, Field(gt=0)] | None = None
+    cpus: int | None = Field(None, ge=1)
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        """``16GiB``, ``16G`` (both 2^34), ``16GB`` (16 x 10^9)."""
+        found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is None:
+            if isinstance(value, str):
+                raise ValueError(f"'{value}' is no amount of memory: write bytes, or as in 16GiB, 500M, 16GB")
+            return value
+        number, prefix, unit = found.groups()
+        base = 1000 if unit == "B" and prefix else 1024
+        return int(float(number) * base ** " KMGT".index((prefix or " ").upper()))
+
+    def resources(self) -> Resources:
+        return Resources(self.cpus, self.memory, self.gpu)
+
+
 def _relative(value: Any) -> Any:
     """A number alone is a relative tolerance."""
     return {"relative": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -194,6 +223,7 @@ class SuiteSpec(Axes):
     profiles: dict[str, dict[str, Any]] = {}
     target: Target | None = None
     thresholds: Thresholds | None = None
+    resources: Needs = Needs()
 
 
 def check_shape(document: Document) -> SuiteSpec:
@@ -270,6 +300,7 @@ def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 _NESTED: dict[str, type[BaseModel]] = {
     "measure": Measure,
     "target": Target,
+    "resources": Needs,
     "include": Axes,
     "thresholds": Thresholds,
     "seconds": Speed,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nqbench.api.engine import Resources
 from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import set_suite_folder
 from nqbench.registry import Registry, did_you_mean
@@ -30,7 +31,7 @@ from nqbench.suite.vocabulary import Vocabulary
 class Suite:
     """name: of the suite, as records carry it. path: its file. text: YAML that gives this very suite, overrides and
     all. dropped: combinations of the axes that became no trial. timeout: seconds that a trial (``trial``)
-    and each of its stages may take."""
+    and each of its stages may take. resources: what a trial needs."""
 
     name: str
     path: Path
@@ -42,6 +43,7 @@ class Suite:
     timeout: Mapping[str, float] = field(default_factory=dict)
     target: Target | None = None
     thresholds: Thresholds | None = None
+    resources: Resources = field(default_factory=Resources)
     dropped: tuple[Dropped, ...] = ()
     all_trials: tuple[Trial, ...] = ()
 
@@ -114,6 +116,7 @@ def load(
         timeout=_deadlines(spec.timeout, document),
         target=spec.target,
         thresholds=_checked(spec.thresholds, document, trials, registry),
+        resources=spec.resources.resources(),
         dropped=expansion.reasons(),
         all_trials=trials,
     )

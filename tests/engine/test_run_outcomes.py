@@ -14,7 +14,7 @@ from probe_distribution import Log, suite
 import nqbench
 from nqbench.api.errors import DataMissing, NqbenchError
 from nqbench.engine import RunResult, run_suite
-from nqbench.engine import local as local_engine
+from nqbench.engine import processes as local_engine
 from nqbench.pipeline.cache import Cache
 from nqbench.results.record import Record
 from nqbench.results.store import RunInProgress, Store, StoreError

@@ -12,7 +12,7 @@ from probe_distribution import Log, suite
 
 from nqbench.api.errors import BadInput
 from nqbench.engine import Silent, run_suite
-from nqbench.engine import local as local_engine
+from nqbench.engine import processes as local_engine
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.registry import registry

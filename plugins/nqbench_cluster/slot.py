@@ -1,0 +1,154 @@
+"""What runs in a Dask worker process that is a slot: the host that the run sent, and its worker process below.
+
+The functions here are called from the driver, by their names. A slot stops what it does when the driver no longer wants
+it: when the task was cancelled, as the scheduler does when a driver goes away without a word, and when it is told to.
+With nothing to do for a while it lets its worker process go, and starts another when there is work again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker, get_worker
+
+from nqbench.api.engine import Ended, Host, Outcome, Slots, SlotShape, Task
+
+GONE = "gone"
+"""The status of a task that came to a process that knows nothing of the run: its slot has started anew."""
+STOPPED = "stopped"
+_SHAPE = "slot"
+_IDLE = 120.0
+"""Seconds after which a slot without work lets its worker process go."""
+_LOOK = 0.2
+"""Seconds between two looks at whether a task is still wanted."""
+_TELL = 1.0
+"""Seconds at least between two messages of what a slot is at."""
+
+
+class Slot:
+    """A run's slot in this process. share: how many slots this machine has."""
+
+    def __init__(self, host: Host, needs_memory: int | None, needs_cpus: int | None, share: int, topic: str) -> None:
+        worker = get_worker()
+        self.greeting = host.greet()
+        self.offers = _offers(worker, self.greeting, share)
+        self._host, self._topic = host, topic
+        self._shape = SlotShape(
+            _SHAPE, threads=needs_cpus or int(self.offers["cpus"] or 1), memory=needs_memory or self.offers["memory"]
+        )
+        self._slots: Slots | None = None
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._timer: threading.Timer | None = None
+        self._told = (0.0, "")
+
+    def do(self, task: Task, key: str) -> Outcome:
+        """The task's outcome; ``STOPPED`` where nobody waits for it any more."""
+        worker = get_worker()
+        with self._lock:
+            self._stop_timer()
+            slots = self._opened(worker)
+            slots.send(_SHAPE, task)
+            while not self._closed.is_set() and _wanted(worker, key):
+                for event in slots.wait(_LOOK):
+                    if isinstance(event, Ended):
+                        self._start_timer()
+                        return event.outcome
+                self._tell(worker, slots.doing().get(_SHAPE, ""))
+            self._release()
+            return {"status": STOPPED}
+
+    def close(self) -> None:
+        """Stop whatever runs, at once."""
+        self._closed.set()
+        with self._lock:
+            self._stop_timer()
+            self._release()
+
+    def _opened(self, worker: Worker) -> Slots:
+        if self._slots is None:
+            process = multiprocessing.current_process()
+            if process.daemon:  # as a nanny starts it; what is below dies with it all the same
+                process.daemon = False
+            folder = Path(tempfile.mkdtemp(prefix="nqbench-", dir=worker.local_directory))
+            slots = self._host.open([self._shape], folder / "work", away=True)
+            slots.__enter__()
+            slots.wait(0)  # it joins
+            self._slots = slots
+        return self._slots
+
+    def _release(self) -> None:
+        if self._slots is not None:
+            self._slots.__exit__(None, None, None)
+            self._slots = None
+
+    def _tell(self, worker: Worker, doing: str) -> None:
+        now = time.monotonic()
+        if doing != self._told[1] and now - self._told[0] >= _TELL:
+            self._told = (now, doing)
+            worker.log_event(self._topic, {"slot": worker.address, "doing": doing})
+
+    def _start_timer(self) -> None:
+        self._timer = threading.Timer(_IDLE, self._idle)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _idle(self) -> None:
+        with self._lock:
+            if self._timer is threading.current_thread():  # nothing came meanwhile
+                self._release()
+
+
+_slots: dict[str, Slot] = {}
+"""By the run that they are for."""
+
+
+def greet(run: str, host: Host, needs: Mapping[str, int | None], share: int) -> dict[str, Any]:
+    """Make this process a slot of a run. What it says of itself: ``greeting``, ``offers``, ``node``."""
+    slot = Slot(host, needs["memory"], needs["cpus"], share, run)
+    _slots[run] = slot
+    return {"greeting": dict(slot.greeting), "offers": slot.offers}
+
+
+def do(run: str, task: Task, key: str) -> Outcome:
+    slot = _slots.get(run)
+    return {"status": GONE} if slot is None else slot.do(task, key)
+
+
+async def close(run: str) -> None:
+    """The run is over for this process."""
+    slot = _slots.pop(run, None)
+    if slot is not None:
+        await asyncio.to_thread(slot.close)
+
+
+def _wanted(worker: Worker, key: str) -> bool:
+    """Whether somebody waits for a task that runs here."""
+    state = worker.state.tasks.get(key)
+    return state is not None and state.state == "executing"
+
+
+def _offers(worker: Worker, greeting: Mapping[str, Any], share: int) -> dict[str, int | None]:
+    """What a worker has: what it was started with (``--resources cpus=4``, ``--nthreads``, ``--memory-limit``), else
+    its share of the machine."""
+    declared = {name.lower(): value for name, value in worker.state.total_resources.items()}
+    threads = worker.state.nthreads
+    limit = worker.memory_manager.memory_limit
+    cpus = declared.get("cpus") or (threads if threads > 1 else max(1, (greeting["cpus"] or 1) // share))
+    return {
+        "cpus": int(cpus),
+        "memory": int(declared["memory"]) if "memory" in declared else limit,
+        "gpu": int(declared.get("gpu", greeting["gpu"])),
+    }
