@@ -31,9 +31,12 @@ class Example:
 
 
 def example_of(entry: Registered) -> Example | None:
-    """None where a required parameter has no example to give. A text that only the user knows stands in capitals."""
+    """None where a required parameter has no example to give, and for a kind that a suite does not name. A text that
+    only the user knows stands in capitals."""
     from nqbench.suite import shipped
 
+    if entry.cls.kind not in AXES:
+        return None
     for name, path in sorted(shipped().items(), key=lambda item: (item[0] != "quickstart", item[0])):
         for found in _uses(entry.cls, path):
             return Example(_text(entry.cls, found) + _beside(entry.cls), name)

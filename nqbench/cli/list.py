@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def command(kind: str | None, as_json: bool) -> None:
     """List the plugins, of every kind or of one, with the distribution and version they come from.
 
-    KIND is model, pruner, sensitivity, quantizer, training, positions, coder or codec.
+    KIND is model, pruner, sensitivity, quantizer, training, positions, coder, codec or engine.
     """
     from nqbench.cli._plugins import kind_named
     from nqbench.registry import KINDS, registry

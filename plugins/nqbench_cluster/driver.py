@@ -161,9 +161,8 @@ class DaskSlots(Slots):
         self._slots[slot.name] = self._by_address[address] = slot
         needs = {"memory": self._work.needs.memory, "cpus": self._work.needs.cpus}
         arguments = (self._run, self._work.host, needs, share)
-        self._submit(
-            slot, there.greet, *arguments, ending=lambda said: self._greeted(slot, said, share == 1), key=False
-        )
+        ending = partial(self._greeted, slot, share == 1)
+        self._submit(slot, there.greet, *arguments, ending=ending, key=False)
 
     def _greeted(self, slot: _Slot, alone: bool, said: dict[str, Any]) -> list[Event]:
         slot.greeted = True
@@ -216,7 +215,7 @@ class DaskSlots(Slots):
         slot.future = future
         future.add_done_callback(lambda done: self._events.put(partial(self._result, slot, done, ending)))
 
-    def _result(self, slot: _Slot, future: Future[Any], ending: Callable[[dict[str, Any]], list[Event]]) -> list[Event]:
+    def _result(self, slot: _Slot, future: Any, ending: Callable[[dict[str, Any]], list[Event]]) -> list[Event]:
         if slot.future is not future or slot.name not in self._slots:
             return []
         if future.status == "finished":
