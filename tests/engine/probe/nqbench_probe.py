@@ -7,6 +7,7 @@ that NQBENCH_PROBE_TROUBLE names exists (or always, where that variable is not s
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import signal
@@ -212,7 +213,9 @@ class Drawn(Quantizer, name="drawn"):
 class Troubled(Levels, name="troubled"):
     """As ``levels``, unless it misbehaves."""
 
-    how: Literal["raise", "refuse", "sleep", "kill", "exit", "leave", "memory", "range", "short"] = "raise"
+    how: Literal[
+        "raise", "refuse", "sleep", "kill", "exit", "leave", "memory", "range", "short", "grow", "segfault"
+    ] = "raise"
     seconds: float = 60.0
 
     def quantize(self, source: Source) -> Quantized:
@@ -236,6 +239,12 @@ class Troubled(Levels, name="troubled"):
             raise SystemExit(3)
         elif self.how == "memory":
             torch.empty(1 << 60)
+        elif self.how == "grow":
+            eaten = [torch.ones(1 << 23)]
+            while time.sleep(0.05) is None:  # 32 MiB each
+                eaten.append(torch.ones(1 << 23))
+        elif self.how == "segfault":
+            ctypes.string_at(0)
         elif self.how == "short":
             return Quantized(good.symbols[:-1], good.alphabet, (*good.sizes[:-1], good.sizes[-1] - 1), good.parameters)
         symbols = good.symbols.clone()
