@@ -29,9 +29,9 @@ PYTHONS = ("3.11", "3.12", "3.13")
 MOST_WHEEL = 2 * 1024 * 1024
 MOST_SDIST = 8 * 1024 * 1024  # golden files and tests included
 IN_WHEEL = (
-    "nqbench/py.typed", "nqbench/suites/quickstart.yaml", "nqbench/suites/published.yaml",
-    "nqbench/templates/quantizer/module.py.tmpl", "nqbench_quantizers/__init__.py", "nqbench_coders/__init__.py",
-    "nqbench_models/__init__.py", "nqbench_training/__init__.py",
+    "nqbench/py.typed", "nqbench/reports/bundle.yaml", "nqbench/suites/quickstart.yaml",
+    "nqbench/suites/published.yaml", "nqbench/templates/quantizer/module.py.tmpl", "nqbench_quantizers/__init__.py",
+    "nqbench_coders/__init__.py", "nqbench_models/__init__.py", "nqbench_training/__init__.py",
 )  # fmt: skip
 COMMANDS = (
     ("--version",),
@@ -44,6 +44,7 @@ COMMANDS = (
     ("compress", "--model", "lenet300", "--data", "digits", "--max-drop", "1", "--trials", "2", "--output", "x.nqz"),
     ("inspect", "x.nqz"),
     ("new", "coder", "mine"),
+    ("reference", "list"),
 )
 
 

@@ -18,6 +18,7 @@ ABOUT = {
     "positions": "How the places of pruned weights are written.",
     "coder": "Symbols to bytes and back, exactly.",
     "codec": "A published method that quantizes and codes in one piece.",
+    "engine": "Where trials run: processes of this machine, or other machines.",
 }
 
 
@@ -53,7 +54,7 @@ def _page(page: Page) -> str:
     parts += [facts.replace(":--model", r":\--model") + "\n", rst.section("Parameters")]
     rows = [(f"``{name}``", rst.inline(kind), rst.inline(default), rst.inline(bounds), rst.inline(meaning))
             for name, kind, default, bounds, meaning in page.rows]  # fmt: skip
-    parts.append(rst.table(HEADERS, rows, "14 16 12 14 44") if rows else "It has no parameters.\n")
+    parts.append(rst.table(HEADERS, rows, "14 16 12 14 44", "parameters") if rows else "It has no parameters.\n")
     if page.example:
         parts.append(rst.section("In a suite"))
         if page.example.suite:

@@ -47,6 +47,7 @@ COMMANDS = {
     "compress": "Compress a model into an .nqz file.",
     "decompress": "Write an .nqz file's tensors as safetensors.",
     "cache": "Show, prune or clear the cache of stages.",
+    "reference": "Get the published pages and trained networks.",
     "serve": "Serve a folder of reports over HTTP.",
 }
 """Every command in the order of ``--help``; one whose file is not there yet is not shown."""

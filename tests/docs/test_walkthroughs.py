@@ -26,7 +26,7 @@ exec "$PYTHON" -m pip install --no-index --no-deps --no-build-isolation --disabl
 def steps(text: str) -> Iterator[tuple[str, str]]:
     """(file to write or nothing, its text or commands to run), in order."""
     for match in BLOCK.finditer(text):
-        yield match["file"] or "", match["text"]
+        yield (match["file"] or "").replace("\\", ""), match["text"]
 
 
 @pytest.mark.timeout(600)
@@ -60,5 +60,8 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
 
 
 def test_blocks_to_run_and_files_to_write_are_told_apart() -> None:
-    page = "```console\n$ no\n```\n```sh\nyes\n```\n```{code-block} yaml\n:caption: a/b.yaml\nk: v\n```\n```\nno\n```\n"
-    assert list(steps(page)) == [("", "yes\n"), ("a/b.yaml", "k: v\n")]
+    page = (
+        "```{code-block} python\n:caption: a/\\_b.py\n1\n```\n```console\n$ no\n```\n```sh\nyes\n```\n"
+        "```{code-block} yaml\n:caption: a/b.yaml\nk: v\n```\n```\nno\n```\n"
+    )
+    assert list(steps(page)) == [("a/_b.py", "1\n"), ("", "yes\n"), ("a/b.yaml", "k: v\n")]

@@ -65,22 +65,34 @@ def fetch(remote: Remote, *, attempts: int = 3, timeout: float = 30.0) -> Path:
 
 
 def _from_mirrors(remote: Remote, target: Path, attempts: int, timeout: float) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    kind, _, expected = remote.digest.partition(":")
     reason = "no mirror is known"
     for url in remote.urls:
-        try:
-            _download(url, part, attempts, timeout)
-        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-            reason = f"{url}: {' '.join(str(error).split()) or type(error).__name__}"
-            continue
-        found = digest_of(part, kind)
-        if found.startswith(expected):
-            os.replace(part, target)
+        reason = from_mirror(url, target, remote.digest, attempts=attempts, timeout=timeout)
+        if not reason:
             return target
-        part.unlink()  # not a byte of it can be trusted
-        reason = f"{url} gave a file with the {kind} {found}, not {expected}"
     raise _missing(remote, reason)
+
+
+def from_mirror(
+    url: str, target: Path, digest: str, *, size: int | None = None, attempts: int = 3, timeout: float = 30.0
+) -> str:
+    """Put what a URL gives at ``target``, whole and with the right digest, or say why not; nothing where all is well.
+
+    size: the bytes that are expected, where they are known: more are not taken. What is there of an interrupted
+    download, ``NAME.part``, is gone on with.
+    """
+    part = target.with_name(f"{target.name}.part")
+    kind, _, expected = digest.partition(":")
+    try:
+        _download(url, part, size, attempts, timeout)
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError; ValueError: no URL
+        return f"{url}: {' '.join(str(error).split()) or type(error).__name__}"
+    found = digest_of(part, kind)
+    if found.startswith(expected):
+        os.replace(part, target)
+        return ""
+    part.unlink()  # not a byte of it can be trusted
+    return f"{url} gave a file with the {kind} {found}, not {expected}"
 
 
 def _missing(remote: Remote, reason: str) -> DataMissing:
@@ -89,23 +101,30 @@ def _missing(remote: Remote, reason: str) -> DataMissing:
     )
 
 
-def _download(url: str, part: Path, attempts: int, timeout: float) -> None:
+def _download(url: str, part: Path, size: int | None, attempts: int, timeout: float) -> None:
     """Fetch ``url`` into ``part``, going on from what is there; OSError when the last attempt fails or ends early."""
     for attempt in range(attempts):
         try:
-            if _attempt(url, part, timeout):
+            if _attempt(url, part, size, timeout):
                 return
         except urllib.error.HTTPError as error:
             if error.code != 416:
                 raise
             part.unlink(missing_ok=True)  # what is there is longer than the file: start again
+        except _TooLong:
+            part.unlink(missing_ok=True)
+            raise
         except (OSError, http.client.HTTPException):
             if attempt + 1 == attempts:
                 raise
     raise OSError("the connection ended before the file did")
 
 
-def _attempt(url: str, part: Path, timeout: float) -> bool:
+class _TooLong(OSError):
+    """More bytes come than were expected."""
+
+
+def _attempt(url: str, part: Path, size: int | None, timeout: float) -> bool:
     """One request; whether the file is whole now."""
     from tqdm import tqdm
 
@@ -125,6 +144,8 @@ def _attempt(url: str, part: Path, timeout: float) -> bool:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
+                if size is not None and have > size:
+                    raise _TooLong(f"is longer than the {size:,} bytes that were expected")
                 bar.update(len(chunk))
     return total is None or have >= total
 

@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
@@ -26,6 +27,8 @@ from nqbench.api.plain import apart
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.paths import cache_dir, written_whole
 
+HALVED = "halved"
+"""Metadata of a file whose floats were rounded to float16: the SHA-256 of the tensors before."""
 SUMS = "SHA256SUMS"
 """A list as ``sha256sum`` writes it, beside files of a store that are handed on."""
 
@@ -135,8 +138,9 @@ def adopt(source: Path) -> Path:
     """
     wanted = "expected a file of a store of trained networks, <name>-<digest of its recipe>.safetensors"
     try:
-        recipe = json.loads(_metadata(source)["recipe"])
-        found = load_trained(source)
+        metadata = metadata_of(source)
+        recipe = json.loads(metadata["recipe"])
+        found = _widened(load_trained(source)) if HALVED in metadata else load_trained(source)
     except (OSError, KeyError, ValueError, BadInput) as error:
         raise BadInput(f"{source}: {wanted}: {str(error).removeprefix(f'{source}: ')}") from None
     if not source.stem.endswith(f"-{recipe_digest(recipe)}"):
@@ -147,6 +151,12 @@ def adopt(source: Path) -> Path:
     path = store_dir() / source.name
     save_trained(path, found, recipe)
     return path
+
+
+def _widened(found: Trained) -> Trained:
+    """A network that was kept in float16, as float32 of the same values."""
+    state = {name: t.float() if t.dtype == torch.float16 else t for name, t in found.state.items()}
+    return replace(found, state=state)
 
 
 def _listed(path: Path) -> dict[str, str]:
@@ -172,7 +182,7 @@ def load_trained(path: Path) -> Trained:
     from safetensors import SafetensorError, safe_open
 
     parts: dict[str, dict[str, Tensor]] = {"state": {}, "moments": {}}
-    metadata = _metadata(path)
+    metadata = metadata_of(path)
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
@@ -190,12 +200,13 @@ def load_trained(path: Path) -> Trained:
 def content_of(path: Path) -> str | None:
     """The SHA-256 of a file's tensors as the file says; None where it does not, or there is no such file."""
     try:
-        return _metadata(path).get("sha256")
+        return metadata_of(path).get("sha256")
     except (OSError, BadInput):
         return None
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a file says of itself. Raises FileNotFoundError, or BadInput where it is no safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
