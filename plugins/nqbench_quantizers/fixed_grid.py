@@ -7,7 +7,7 @@ GPTQ's code): a group keeps its columns whatever the order (``act_order``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Grid:
     zero: Tensor
     lowest: int
     highest: int
+    arranged: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def levels(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """Nearest levels, the zero point taken off: whole numbers, 0 where the scale is 0."""
@@ -35,10 +36,22 @@ class Grid:
 
     def choose(self, rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
         """``feedback.Choose`` in the weights' unit; 0 where an input is dead."""
-        # a padded column has its scale 0, and so its weight
-        column = rows.columns[:, j, None].clamp(max=self.scale.shape[1] - 1)
-        scale, zero = self.scale[rows.rows, column], self.zero[rows.rows, column]
-        return torch.where(gain > 0, self.levels(target, scale, zero) * scale, 0.0)
+        scale, divisor, low, high = self._arranged(rows)
+        level = torch.round(target / divisor[:, j]).clamp_(low[:, j], high[:, j])
+        return torch.where(gain > 0, level.mul_(scale[:, j]), 0.0)
+
+    def _arranged(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, m, R) scales, what to divide by (inf in place of 0), lowest and highest level, of one form's columns in
+        their order: looked up once, not column by column."""
+        if id(rows) not in self.arranged:
+            # a padded column has its weight 0, whatever its scale
+            columns = rows.columns[:, :, None].clamp(max=self.scale.shape[1] - 1)
+            at = rows.rows[:, None, :], columns
+            scale, zero = self.scale[at], self.zero[at]
+            divisor = torch.where(scale > 0, scale, torch.inf)
+            self.arranged.clear()
+            self.arranged[id(rows)] = scale, divisor, self.lowest - zero, self.highest - zero
+        return self.arranged[id(rows)]
 
 
 def grids_of(plain: RTN, source: Source) -> tuple[Quantized, list[Grid]]:

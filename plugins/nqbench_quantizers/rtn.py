@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nqbench.api import Knob, Quantized, Quantizer, Source
 from nqbench.api.toolkit.blocks import Blocks, Entries, Granularity, Kept, per_of
+from nqbench_quantizers.block_levels import extremes, grid_levels, quotient
 
 _AT_ONCE = 1 << 22  # weights: bounds what a search holds
 
@@ -71,7 +72,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
             zeros = [z for _, z in fitted]
         lowest = self._lowest
         levels = [
-            (_levels(m, s, z, *self._ends) - lowest).to(torch.int32)
+            grid_levels(m, s, z, *self._ends)
             for m, s, z in zip(matrices, blocks.split(scale.values), zeros, strict=True)
         ]
         return Quantized(
@@ -112,14 +113,14 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
         """For this share of the range of each row."""
         if not matrix.numel():
             return matrix.new_zeros(len(matrix)), matrix.new_zeros(len(matrix))
-        low, high = torch.aminmax(matrix, dim=1)
+        low, high = extremes(matrix)
         lowest, highest = self._ends
         if self.symmetric:
             scale = torch.maximum(-low, high) * (share / highest)
             return scale, torch.zeros_like(scale)
         low, high = low.clamp(max=0) * share, high.clamp(min=0) * share
         scale = (high - low) / (highest - lowest)
-        return scale, torch.round(_divided(-low, scale)).clamp(lowest, highest)
+        return scale, torch.round(quotient(-low, scale)).clamp(lowest, highest)
 
     def _searched(self, matrix: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
         best_scale, best_zero = self._ranged(matrix, 1.0)
@@ -128,7 +129,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
             scale, zero = self._ranged(matrix, share)
             level = _levels(matrix, scale, zero, *self._ends) - zero[:, None]
             weighted = level if h is None else h * level
-            refit = _divided((weighted * matrix).sum(1), (weighted * level).sum(1))
+            refit = quotient((weighted * matrix).sum(1), (weighted * level).sum(1))
             scale = torch.where(refit > 0, refit, scale)
             error = _error(matrix, h, scale, zero, *self._ends)
             better = error < best
@@ -137,18 +138,12 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
         return best_scale, best_zero
 
 
-def _levels(matrix: Tensor, scale: Tensor, zero: Tensor | None, lowest: int, highest: int) -> Tensor:
+def _levels(matrix: Tensor, scale: Tensor, zero: Tensor, lowest: int, highest: int) -> Tensor:
     """(entries, width) float32 whole numbers: each weight's nearest level; 0's where the scale is 0."""
-    level = torch.round(_divided(matrix, scale[:, None]))
-    return (level if zero is None else level + zero[:, None]).clamp_(lowest, highest)
+    return (torch.round(quotient(matrix, scale[:, None])) + zero[:, None]).clamp_(lowest, highest)
 
 
 def _error(matrix: Tensor, h: Tensor | None, scale: Tensor, zero: Tensor, lowest: int, highest: int) -> Tensor:
     value = (_levels(matrix, scale, zero, lowest, highest) - zero[:, None]) * scale[:, None]
     squares = (matrix - value).square_()
     return (squares if h is None else squares * h).sum(1)
-
-
-def _divided(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is 0 or the quotient overflows."""
-    return torch.nan_to_num(a / b, nan=0.0, posinf=0.0, neginf=0.0)

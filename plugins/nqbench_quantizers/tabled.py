@@ -19,6 +19,7 @@ from torch import Tensor
 from nqbench.api import Quantized, Quantizer, Source
 from nqbench.api.tables import table_of
 from nqbench.api.toolkit.blocks import Blocks, Entries, Granularity, Kept, per_of
+from nqbench_quantizers.block_levels import cells, extremes
 
 
 class _Tabled(Quantizer):
@@ -45,12 +46,9 @@ class _Tabled(Quantizer):
         middles = ((table[1:].double() + table[:-1].double()) / 2).float()
         blocks = Blocks(source, per_of(self.granularity, self.group))
         matrices = blocks.matrices()
-        exact = torch.cat([self.scale_of(blocks.largest(m), float(table.max())) for m in matrices])
+        exact = torch.cat([self.scale_of(_largest(m), float(table.max())) for m in matrices])
         scale = Entries.kept_as("scale", exact, blocks, self.scales)
-        symbols = [
-            torch.bucketize(torch.nan_to_num(m / s[:, None], nan=0.0, posinf=0.0, neginf=0.0), middles, out_int32=True)
-            for m, s in zip(matrices, blocks.split(scale.values), strict=True)
-        ]
+        symbols = [cells(m, s, middles) for m, s in zip(matrices, blocks.split(scale.values), strict=True)]
         return Quantized(
             symbols=blocks.kept(symbols),
             alphabet=count,
@@ -59,6 +57,13 @@ class _Tabled(Quantizer):
             side=dict(scale.side),
             structure=blocks.structure(scale, table=rule),
         )
+
+
+def _largest(matrix: Tensor) -> Tensor:
+    if not matrix.numel():
+        return matrix.new_zeros(len(matrix))
+    low, high = extremes(matrix)
+    return torch.maximum(-low, high)
 
 
 class NF4(_Tabled, name="nf4", paper="QLoRA, arXiv:2305.14314"):
