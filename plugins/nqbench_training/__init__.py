@@ -13,8 +13,10 @@ nqbench_api_version = 1
 def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.alternating import IteratedDirect, LearningCompression
     from nqbench_training.batchnorm import BatchNorm
+    from nqbench_training.bayesian_compression import BayesianCompression
     from nqbench_training.dynamic_surgery import DynamicSurgery
     from nqbench_training.finetune import FineTune
+    from nqbench_training.information_bottleneck import InformationBottleneck
     from nqbench_training.magnitude import Magnitude
     from nqbench_training.none import NoPruner, NoSensitivity, NoTraining
     from nqbench_training.second_moments import SecondMoments
@@ -22,10 +24,12 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.sequential import Sequential
     from nqbench_training.straight_through import StraightThrough
     from nqbench_training.surgeon import Surgeon
+    from nqbench_training.variational_dropout import VariationalDropout
     from nqbench_training.wanda import Wanda
 
     pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery, Wanda]
+    posteriors: list[type[Plugin]] = [VariationalDropout, BayesianCompression, InformationBottleneck]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]
-    return [*pruners, *sensitivities, *around, *alternating]
+    return [*pruners, *posteriors, *sensitivities, *around, *alternating]

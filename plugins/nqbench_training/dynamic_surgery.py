@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from nqbench.api import Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
-from nqbench.api.toolkit.store import Trained, trained
+from nqbench.api.toolkit.store import Trained
 from nqbench_training.magnitude import keep_largest
-from nqbench_training.masking import packed, unpacked
+from nqbench_training.masking import flat, kept_in_store, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
 
 
@@ -64,16 +64,9 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
         return self
 
     def prune(self, task: Task) -> Pruned:
-        return unpacked(task, self._kept(task) if self.epochs else self._made(task, Path()))
-
-    def _kept(self, task: Task) -> Trained:
-        recipe: dict[str, Any] = {
-            self.name: self.model_dump(mode="json"),
-            **task.recipe(),
-            "seed": task.seed,
-            "version": self.VERSION,
-        }
-        return trained(f"{self.name}-{task.model.name}", recipe, lambda workdir: self._made(task, workdir))
+        if not self.epochs:
+            return unpacked(task, self._made(task, Path()))
+        return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
 
     def _made(self, task: Task, workdir: Path) -> Trained:
         surgery = Surgery(self, task)
@@ -200,10 +193,6 @@ def lamp(w: Tensor) -> Tensor:
     scores = torch.empty_like(squares)
     scores[order] = squares / rest.clamp_min(torch.finfo(w.dtype).tiny)
     return scores.reshape(w.shape)
-
-
-def flat(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
 
 
 def largest_left_out(values: Tensor, share: float) -> Tensor:

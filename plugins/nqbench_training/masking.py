@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nqbench.api import Pruned, Task
-from nqbench.api.toolkit.store import Trained
+from nqbench.api import Pruned, Pruner, Task
+from nqbench.api.toolkit.store import Trained, trained
 
 MASK = "mask:"
 
@@ -40,3 +41,14 @@ def unpacked(task: Task, found: Trained) -> Pruned:
     masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
     task.module.load_state_dict(state)
     return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
+
+
+def kept_in_store(pruner: Pruner, version: int, task: Task, make: Callable[[Path], Trained]) -> Trained:
+    """What ``make(workdir)`` gives, made once for these parameters, this network and seed."""
+    recipe = {pruner.name: pruner.model_dump(mode="json"), **task.recipe(), "seed": task.seed, "version": version}
+    return trained(f"{pruner.name}-{task.model.name}", recipe, make)
+
+
+def flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All entries in a row."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])

@@ -1,0 +1,128 @@
+"""Networks with random weights: how noise gets into a layer, and what a Gaussian posterior costs against its prior.
+
+q(w_ij) = N(theta_ij, sigma_ij^2). The output of a linear or convolution layer F is then Gaussian with the mean
+F(x, theta) and the variance F(x^2, sigma^2), and is drawn as such, anew for each example: the local reparametrization
+of arXiv:1506.02557. A weight of any other layer is drawn itself, once a step, for all examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
+
+from nqbench.api import Network
+
+K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the fit of arXiv:1701.05369, eq. 14
+_LEAST = 1e-8  # of a variance whose root is taken, and of a square whose logarithm is
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
+def is_local(layer: nn.Module) -> bool:
+    """Whether a draw of the layer's outputs can stand for one of its weight: linear layers, convolutions."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd))
+
+
+def output_variance(layer: nn.Module, x: Tensor, variance: Tensor) -> Tensor:
+    """F(x^2, sigma^2): the variance of a local layer's outputs, for inputs x and the weight's variances."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x * x, variance)
+    assert isinstance(layer, _ConvNd)
+    drawn: Tensor = layer._conv_forward(x * x, variance, None)
+    return drawn
+
+
+def noise(variance: Tensor) -> Tensor:
+    """A draw of N(0, variance)."""
+    return variance.clamp_min(_LEAST).sqrt() * torch.randn_like(variance)
+
+
+@contextmanager
+def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
+    """The hooks are on the network inside the block."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def per_example(z: Tensor, x: Tensor, behind: int) -> Tensor:
+    """Draws (batch, units) shaped to multiply x (batch, ..., units, *``behind`` further axes); without the batch's axis
+    where x has none, then drawn once."""
+    if x.dim() <= behind + 1:
+        return z.reshape(-1, *[1] * behind)
+    return z.reshape(z.shape[0], *[1] * (x.dim() - 2 - behind), -1, *[1] * behind)
+
+
+def batch_of(x: Tensor, behind: int) -> int:
+    """The draws that ``per_example`` needs."""
+    return x.shape[0] if x.dim() > behind + 1 else 1
+
+
+def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log sigma^2 / mean^2, what says how much of a weight (or scale) is noise."""
+    return log_variance - (mean * mean + _LEAST).log()
+
+
+def log_uniform_kl(log_alpha: Tensor) -> Tensor:
+    """KL(N(theta, alpha theta^2) || log-uniform), up to a constant, 0 where alpha is infinite.
+
+    -KL ~ k1 sigmoid(k2 + k3 log alpha) - log(1 + 1 / alpha) / 2 - k1 (arXiv:1701.05369, eq. 14).
+    """
+    return K1 - K1 * torch.sigmoid(K2 + K3 * log_alpha) + 0.5 * functional.softplus(-log_alpha)
+
+
+def normal_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, sigma^2) || N(0, 1)), entry by entry."""
+    return 0.5 * (log_variance.exp() + mean * mean - 1 - log_variance)
+
+
+def log_normal_kl(mean: Tensor, log_variance: Tensor, scale: float = 1.0) -> Tensor:
+    """KL(log-normal || Gamma(1/2, scale)), entry by entry: arXiv:1705.08665, appendix A.
+
+    E[x] / scale - E[ln x] / 2 + ln(scale) / 2 - (1 + ln 2 + ln sigma^2) / 2, E[x] = exp(mean + sigma^2 / 2),
+    E[ln x] = mean. Of an inverse Gamma(1/2, 1), that of 1/x: -mean in the place of mean.
+    """
+    expected = (mean + 0.5 * log_variance.exp()).exp() / scale
+    return expected - 0.5 * (mean - math.log(scale) + log_variance + 1 + math.log(2))
+
+
+def without_effect(task: Network, batch_size: int = 256) -> dict[str, Tensor]:
+    """name -> bool mask, True where a weight reaches no output in any training example.
+
+    Such are the weights into a unit whose outgoing weights are all pruned, behind an input that is always 0, or of a
+    unit that is never active. Found by gradients of a random combination of the outputs, which are exactly 0 there.
+    """
+    touched = {name: torch.zeros_like(task.parameter(name), dtype=torch.bool) for name in task.names}
+    parameters = [task.parameter(name) for name in task.names]
+    modes = {m: m.training for m in task.module.modules()}
+    task.module.eval()
+    draw = torch.Generator().manual_seed(0)
+    for batch in task.batches("train", batch_size=batch_size):
+        outputs = task.predict(batch)
+        mixed = (outputs * torch.randn(outputs.shape, generator=draw).to(outputs)).sum()
+        slopes = torch.autograd.grad(mixed, parameters, allow_unused=True)
+        for seen, slope in zip(touched.values(), slopes, strict=True):
+            if slope is not None:
+                seen |= slope != 0
+    for module, mode in modes.items():
+        module.training = mode
+    return {name: ~seen for name, seen in touched.items()}
+
+
+def examples(task: Network, batch_size: int) -> int:
+    """Examples of the training data: the likelihood's weight against a prior."""
+    count = 0
+    with torch.no_grad():
+        for batch in task.batches("train", batch_size=batch_size):
+            count += task.losses(task.predict(batch), batch).numel()
+    return count

@@ -1,0 +1,150 @@
+"""Pruners that learn a posterior over weights and drop what it says is noise: their loop, and what is left after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import Batch, Pruned, Pruner, Task
+from nqbench.api.toolkit.optimise import fit, one_thread
+from nqbench.api.toolkit.store import Trained
+from nqbench_training.gaussian_weights import examples, without_effect
+from nqbench_training.masking import flat, kept_in_store, packed, unpacked
+from nqbench_training.optimised import Distilled, fit_network, training
+
+
+class Posterior(Protocol):
+    """What a method learns beside the network's own parameters, which are the means."""
+
+    leaves: dict[str, Tensor]
+    """name -> leaf tensor that moves."""
+
+    def noisy(self) -> AbstractContextManager[None]:
+        """Inside the block the network computes with noise."""
+
+    def drawn(self) -> Mapping[str, Tensor]:
+        """Weights of this step by name, where noise cannot be put on a layer's outputs."""
+
+    def kl(self) -> Tensor:
+        """() the divergence from the prior, in nats."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """name -> the means that are deployed."""
+
+    def scores(self) -> Mapping[str, Tensor]:
+        """name -> what is compared with the threshold, of the parameter's shape: larger is noise."""
+
+    def variances(self) -> Mapping[str, Tensor]:
+        """name -> the posterior's variance of each weight; nothing where there is none."""
+
+
+class Variational(Distilled):
+    """Mixed into a Pruner that minimizes E_q[loss] + weight KL(q || prior) / examples.
+
+    The kept network has the posterior's means; the squares of (posterior precision / examples) are kept as its second
+    moments, so that sensitivity ``adam``, their root, is the curvature that the posterior found.
+    """
+
+    VERSION: ClassVar[int] = 1
+    """Raised when the code changes what it gives."""
+
+    epochs: int = Field(20, ge=1)
+    """Passes over the training data."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of the first epoch, of means and variances."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """``adam`` decouples its weight decay (AdamW)."""
+    weight: float = Field(1.0, ge=0)
+    """What the divergence is multiplied by; 1: the evidence lower bound."""
+    warmup: float = Field(0.3, ge=0, le=1)
+    """The part of the epochs over which that factor rises from 0, in a line."""
+    keep: float | None = Field(None, gt=0, le=1)
+    """The share of weights that stays, those of the lowest scores; none: those below ``threshold``."""
+    tune: int = Field(0, ge=0)
+    """Epochs of fine-tuning without noise after pruning, at the same rate and schedule."""
+
+    def posterior(self, task: Task) -> Posterior:
+        """The start of what is learned."""
+        raise NotImplementedError
+
+    def limit(self) -> float:
+        """The score above which a weight goes, where ``keep`` is not said."""
+        raise NotImplementedError
+
+    def prune(self, task: Task) -> Pruned:
+        assert isinstance(self, Pruner)
+        return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
+
+    def _made(self, task: Task, workdir: Path) -> Trained:
+        with one_thread():  # the bits do not depend on how many a worker has
+            n = examples(task, self.batch_size)
+            posterior = self.posterior(task)
+            self._learn(task, posterior, n, workdir / "epoch.safetensors")
+            masks = self._masks(posterior.scores())
+            precision = {name: (1 / (n * v)).square() for name, v in posterior.variances().items()}
+            task.assign(posterior.weights())
+            task.assign({name: task.parameter(name) * mask for name, mask in masks.items()})
+            idle = without_effect(task)
+            masks = {name: mask & ~idle[name] for name, mask in masks.items()}
+            masks = _not_nothing(task, masks)
+            task.assign({name: task.parameter(name) * mask for name, mask in masks.items()})
+            if self.tune:
+                fit_network(
+                    task,
+                    self.recipe(task.seed + 1, epochs=self.tune),
+                    masks=lambda: masks,
+                    teacher=self.teacher(task),
+                    distill=self,
+                    checkpoint=workdir / "tune.safetensors",
+                    second_moments=False,
+                )
+        return packed(task, masks, precision)
+
+    def _learn(self, task: Task, posterior: Posterior, n: int, checkpoint: Path) -> None:
+        factor = 0.0
+        teacher = self.teacher(task)
+
+        def warm(epoch: int) -> None:
+            nonlocal factor
+            rising = self.warmup * self.epochs
+            factor = self.weight * (min(1.0, epoch / rising) if rising else 1.0)
+
+        def loss(batch: Batch) -> Tensor:
+            outputs = task.predict(batch, tensors=posterior.drawn() or None)
+            return self.loss(task, batch, outputs, teacher) + factor / n * posterior.kl()
+
+        recipe = self.recipe(task.seed)
+        own = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+        with training(task.module), posterior.noisy():
+            fit(
+                recipe,
+                own | {f"posterior/{name}": leaf for name, leaf in posterior.leaves.items()},
+                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                loss,
+                state=dict(task.module.named_buffers()),
+                before_epoch=warm,
+                checkpoint=checkpoint,
+                second_moments=False,
+            )
+
+    def _masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        limit = self.limit()
+        if self.keep is not None:
+            every = flat(scores)
+            limit = float(every.kthvalue(max(1, round(self.keep * every.numel()))).values)
+        return {name: score <= limit for name, score in scores.items()}
+
+
+def _not_nothing(task: Task, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A network of which all is noise keeps its largest weight: a file of nothing is no network."""
+    if any(bool(mask.any()) for mask in masks.values()):
+        return masks
+    weights = task.weights()
+    name = max(weights, key=lambda n: float(weights[n].abs().max()))
+    largest = weights[name].abs() == weights[name].abs().max()
+    return masks | {name: largest}

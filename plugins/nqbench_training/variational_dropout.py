@@ -1,0 +1,74 @@
+"""Sparse variational dropout (Molchanov, Ashukha, Vetrov, arXiv:1701.05369)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from nqbench.api import Pruner, Task
+from nqbench_training.gaussian_weights import hooked, is_local, log_alpha, log_uniform_kl, noise, output_variance
+from nqbench_training.variational import Posterior, Variational
+
+
+class VariationalDropout(Variational, Pruner, name="variational-dropout", paper="arXiv:1701.05369"):
+    """q(w) = N(theta, alpha theta^2) against a log-uniform prior; a weight goes where log alpha passes ``threshold``.
+
+    Each weight learns its own noise, and what the loss does not need becomes all noise: alpha -> infinity. The
+    divergence is warmed up. Weights of linear and convolution layers by local reparametrization, others drawn.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"epochs": 4}, {"epochs": 2, "keep": 0.3, "tune": 1}]})
+
+    threshold: float = Field(3.0)
+    """The log alpha above which a weight goes (3: 95 % of the multiplicative noise is dropped by it)."""
+    log_variance: float = Field(-10.0)
+    """log sigma^2 of all weights at the start."""
+
+    def posterior(self, task: Task) -> Posterior:
+        return GaussianWeights(task, self.log_variance)
+
+    def limit(self) -> float:
+        return self.threshold
+
+
+class GaussianWeights:
+    """theta, the network's own weights, and a variance for each."""
+
+    def __init__(self, task: Task, log_variance: float) -> None:
+        self.task = task
+        self.leaves = {n: torch.full_like(task.parameter(n), log_variance).requires_grad_() for n in task.names}
+        self.local = {n for n in task.names if n.endswith(".weight") and is_local(task.layer(n))}
+
+    def noisy(self) -> AbstractContextManager[None]:
+        handles = []
+        for name in self.local:
+
+            def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor, leaf: Tensor = self.leaves[name]) -> Tensor:
+                return out + noise(output_variance(layer, args[0], leaf.exp()))
+
+            handles.append(self.task.layer(name).register_forward_hook(hook))
+        return hooked(handles)
+
+    def drawn(self) -> Mapping[str, Tensor]:
+        rest = [name for name in self.task.names if name not in self.local]
+        return {name: self.task.parameter(name) + noise(self.leaves[name].exp()) for name in rest}
+
+    def alpha(self) -> dict[str, Tensor]:
+        return {name: log_alpha(self.task.parameter(name), leaf) for name, leaf in self.leaves.items()}
+
+    def kl(self) -> Tensor:
+        return torch.stack([log_uniform_kl(a).sum() for a in self.alpha().values()]).sum()
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.task.weights()
+
+    def scores(self) -> Mapping[str, Tensor]:
+        return {name: a.detach() for name, a in self.alpha().items()}
+
+    def variances(self) -> Mapping[str, Tensor]:
+        return {name: leaf.detach().exp() for name, leaf in self.leaves.items()}
