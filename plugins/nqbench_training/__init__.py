@@ -17,12 +17,16 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.dynamic_surgery import DynamicSurgery
     from nqbench_training.finetune import FineTune
     from nqbench_training.information_bottleneck import InformationBottleneck
+    from nqbench_training.iterative import Iterative
+    from nqbench_training.learned_step import LearnedStep
     from nqbench_training.magnitude import Magnitude
     from nqbench_training.none import NoPruner, NoSensitivity, NoTraining
     from nqbench_training.second_moments import SecondMoments
     from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson
     from nqbench_training.sequential import Sequential
-    from nqbench_training.straight_through import StraightThrough
+    from nqbench_training.soft_to_hard import SoftToHard
+    from nqbench_training.soft_weight_sharing import SoftWeightSharing
+    from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise, StraightThrough
     from nqbench_training.surgeon import Surgeon
     from nqbench_training.variational_dropout import VariationalDropout
     from nqbench_training.wanda import Wanda
@@ -31,5 +35,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     posteriors: list[type[Plugin]] = [VariationalDropout, BayesianCompression, InformationBottleneck]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
+    passing: list[type[Plugin]] = [BinaryRelax, ProxQuant, QuantNoise, LearnedStep]
+    shared: list[type[Plugin]] = [SoftWeightSharing, SoftToHard, Iterative]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]
-    return [*pruners, *posteriors, *sensitivities, *around, *alternating]
+    return [*pruners, *posteriors, *sensitivities, *around, *passing, *shared, *alternating]

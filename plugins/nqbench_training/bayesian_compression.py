@@ -32,8 +32,8 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     """w = z mu + noise with a scale z for each input of a linear layer, each filter of a convolution; units go by z.
 
     ``jeffreys``: q(z) = N(mu_z, sigma_z^2) against a log-uniform prior; a unit goes where log(sigma_z^2 / mu_z^2)
-    passes ``threshold``. ``horseshoe``: z = sqrt(s_a s_b a b), all log-normal, against half-Cauchy priors; a unit goes where
-    -log mode(z) does. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
+    passes ``threshold``. ``horseshoe``: z = sqrt(s_a s_b a b), all log-normal, against half-Cauchy priors; a unit goes
+    where -log mode(z) does. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
     """
 
     model_config = ConfigDict(

@@ -155,3 +155,13 @@ def install(task: Task, model: QuantizedModel) -> None:
 def finished(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:
     """The groups with everything else as it stands in the task's network. notes: as ``QuantizedModel`` has them."""
     return QuantizedModel(groups, task.raw_state(), notes or {})
+
+
+def deployed_values(task: Task, group: Group, most: int) -> Tensor:
+    """(k,) distinct values that a group's kept weights are deployed as, ascending; of more than ``most``, so many by
+    rank."""
+    deployed = task.reconstruct([group])
+    values = torch.unique(torch.cat([task.kept(name, deployed[name].detach()) for name in group.names]))
+    if values.numel() <= most:
+        return values
+    return values[torch.linspace(0, values.numel() - 1, most, device=values.device).round().long()]

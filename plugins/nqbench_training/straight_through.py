@@ -1,8 +1,12 @@
-"""The straight-through estimator: BinaryConnect (arXiv:1511.00363) for any quantizer."""
+"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and what eases it in."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
@@ -23,35 +27,34 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
     clip: float | None = Field(None, gt=0)
     """Real weights are clipped to [-clip, clip] after each step (BinaryConnect: 1); none: not at all."""
 
+    def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
+        """What the loss is taken at.
+
+        Args:
+            quantized, real: a tensor's values, detached.
+            epoch: counted from 0.
+        """
+        return quantized
+
+    def moved(self, quantized: Tensor, real: Tensor, rate: float, step: int) -> Tensor:
+        """The real weights after a step of the optimizer.
+
+        Args:
+            quantized: the values at which the step's loss was taken, quantized.
+            real: what the optimizer made of the weights.
+            rate: the learning rate.
+            step: counted from 1 over all epochs.
+        """
+        return real
+
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:
             install(task, start)
-        groups: tuple[Group, ...] = ()
-        deployed: dict[str, Tensor] = {}
-        step = 0
+        passing = _Passing(self, task)
         teacher = self.teacher(task)
 
-        def quantize(_: int = 0) -> None:
-            # an epoch starts cold, so that a resumed run does as an uninterrupted one
-            nonlocal groups, deployed, step
-            groups, step = task.quantize(task.weights()), 0
-            deployed = {name: q.detach() for name, q in task.reconstruct(groups).items()}
-
-        def requantize() -> None:
-            nonlocal groups, deployed, step
-            hold(task, task.masks)
-            if self.clip is not None:
-                for name in task.names:
-                    task.parameter(name).data.clamp_(-self.clip, self.clip)
-            step += 1
-            if step % self.every == 0:
-                groups = task.quantize(task.weights(), previous=groups)
-                deployed = {name: q.detach() for name, q in task.reconstruct(groups).items()}
-
         def loss(batch: Batch) -> Tensor:
-            # the value is the quantized weight's, the gradient passes to the real one
-            passed = {name: q + (task.parameter(name) - task.parameter(name).detach()) for name, q in deployed.items()}
-            return self.loss(task, batch, task.predict(batch, tensors=passed), teacher)
+            return self.loss(task, batch, task.predict(batch, tensors=passing.tensors()), teacher)
 
         recipe = self.recipe(task.seed)
         with training(task.module):
@@ -60,13 +63,125 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
                 {name: p for name, p in task.module.named_parameters() if p.requires_grad},
                 lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
                 loss,
-                state=dict(task.module.named_buffers()),
+                state={**dict(task.module.named_buffers()), "straight-through/steps": passing.steps},
                 before_step=lambda: mask_gradients(task, task.masks),
-                after_step=requantize,
-                before_epoch=quantize,
+                after_step=passing.step,
+                before_epoch=passing.begin,
                 checkpoint=workfile(task, "straight-through.safetensors"),
                 second_moments=False,
             )
-        quantize()
-        task.assign(deployed)
-        return finished(task, groups)
+        passing.begin(self.epochs)
+        task.assign(passing.deployed)
+        return finished(task, passing.groups)
+
+
+class _Passing:
+    """The quantization that the loss is taken at, renewed as the weights move."""
+
+    def __init__(self, method: StraightThrough, task: Task) -> None:
+        self.method, self.task = method, task
+        self.epoch = 0
+        self.steps = torch.zeros((), dtype=torch.int64)
+        self.groups: tuple[Group, ...] = ()
+        self.deployed: Mapping[str, Tensor] = {}
+
+    def begin(self, epoch: int) -> None:
+        """An epoch starts cold, so that a resumed run does as an uninterrupted one."""
+        self.epoch = epoch
+        self._quantize(None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The value is what the method shows the loss, the gradient passes to the real weight."""
+        shown = {}
+        for name, q in self.deployed.items():
+            p = self.task.parameter(name)
+            real = p.detach()
+            shown[name] = self.method.seen(q, real, self.epoch) + (p - real)
+        return shown
+
+    def step(self) -> None:
+        task, method = self.task, self.method
+        self.steps += 1
+        rate = method.recipe(task.seed).rate(self.epoch)
+        task.assign(
+            {n: method.moved(q, task.parameter(n).detach(), rate, int(self.steps)) for n, q in self.deployed.items()}
+        )
+        hold(task, task.masks)
+        if method.clip is not None:
+            for name in task.names:
+                task.parameter(name).data.clamp_(-method.clip, method.clip)
+        if int(self.steps) % method.every == 0:
+            self._quantize(self.groups)
+
+    def _quantize(self, previous: tuple[Group, ...] | None) -> None:
+        self.groups = self.task.quantize(self.task.weights(), previous=previous)
+        self.deployed = {name: q.detach() for name, q in self.task.reconstruct(self.groups).items()}
+
+
+class BinaryRelax(StraightThrough, name="binary-relax", paper="arXiv:1801.06313"):
+    """The loss is taken at (lam Q(y) + y) / (lam + 1), y the real weights: lam grows until it is taken at Q(y).
+
+    The relaxed weight is the nearest to y under a pull of lam / 2 towards the quantized ones (eq. 9). In the last part
+    of the epochs lam is infinite: BinaryConnect.
+    """
+
+    lam: float = Field(1.0, gt=0)
+    """The pull in the first epoch."""
+    growth: float = Field(1.2, ge=1)
+    """What it is multiplied by from one epoch to the next."""
+    exact: float = Field(0.25, ge=0, le=1)
+    """The part of the epochs, the last, in which the loss is taken at the quantized weights."""
+
+    def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
+        if epoch >= (1 - self.exact) * self.epochs:
+            return quantized
+        lam = self.lam * self.growth**epoch
+        return (lam * quantized + real) / (lam + 1)
+
+
+class ProxQuant(StraightThrough, name="prox-quant", paper="arXiv:1810.00861"):
+    """The loss is taken at the real weights; after each step they move towards their quantization, by a growing prox.
+
+    For R(w) = |w - Q(w)|^2 / 2: w <- (w + c Q(w)) / (1 + c), and for R(w) = |w - Q(w)|_1: w <- Q(w) + sign(d) max(|d| -
+    c, 0), d = w - Q(w), with c = rate x ``lam`` x step, the homotopy of the paper's algorithm 1.
+    """
+
+    lam: float = Field(1e-3, gt=0)
+    """How fast the factor of R grows, a step."""
+    norm: Literal["l1", "l2"] = "l1"
+    """R: the distance to the quantized weights, or half its square."""
+
+    def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
+        return real
+
+    def moved(self, quantized: Tensor, real: Tensor, rate: float, step: int) -> Tensor:
+        c = rate * self.lam * step
+        if self.norm == "l2":
+            return (real + c * quantized) / (1 + c)
+        apart = real - quantized
+        return quantized + apart.sign() * (apart.abs() - c).clamp_min(0)
+
+
+class QuantNoise(StraightThrough, name="quant-noise", paper="arXiv:2004.07320"):
+    """In each step a random share of the blocks is quantized, the others are not and get exact gradients.
+
+    ``proxy``: blocks are set to 0 in place of their quantization (the paper's phi_proxy, for product quantization).
+    Ends on a quantization of all.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"share": 0.5}, {"proxy": True, "block": 4}]})
+
+    share: float = Field(0.1, gt=0, le=1)
+    """The probability that a block is quantized in a step."""
+    block: int = Field(8, ge=1)
+    """Consecutive weights that are drawn together."""
+    proxy: bool = False
+    """Whether a drawn block is 0, not quantized."""
+
+    def uses_seed(self) -> bool:
+        return True
+
+    def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
+        count = -(-real.numel() // self.block)
+        drawn = torch.rand(count, device=real.device).repeat_interleave(self.block)[: real.numel()] < self.share
+        return torch.where(drawn.reshape(real.shape), real.new_zeros(()) if self.proxy else quantized, real)

@@ -11,10 +11,14 @@ import torch
 from nqbench_training.alternating import IteratedDirect, LearningCompression
 from nqbench_training.batchnorm import BatchNorm
 from nqbench_training.finetune import FineTune, members
+from nqbench_training.iterative import Iterative
+from nqbench_training.learned_step import LearnedStep
 from nqbench_training.magnitude import Magnitude
 from nqbench_training.sensitivities import Fisher
 from nqbench_training.sequential import Sequential, forward_order
-from nqbench_training.straight_through import StraightThrough
+from nqbench_training.soft_to_hard import SoftToHard
+from nqbench_training.soft_weight_sharing import SoftWeightSharing
+from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise, StraightThrough
 from test_sensitivities import whole_batch
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
@@ -28,6 +32,13 @@ EVERY: list[Training] = [
     IteratedDirect(iterations=2, lr=0.01, batch_size=8),
     LearningCompression(iterations=3, epochs=1, first_epochs=2, mu0=0.1, batch_size=8, lr=0.02),
     StraightThrough(epochs=2, lr=0.01, batch_size=8),
+    BinaryRelax(epochs=2, lr=0.01, batch_size=8),
+    ProxQuant(epochs=2, lr=0.01, batch_size=8, lam=0.1),
+    QuantNoise(epochs=2, lr=0.01, batch_size=8, share=0.5),
+    LearnedStep(epochs=2, lr=0.01, batch_size=8),
+    SoftWeightSharing(epochs=2, lr=0.01, batch_size=8),
+    SoftToHard(epochs=2, lr=0.01, batch_size=8, beta=0.1),
+    Iterative(epochs=2, lr=0.01, batch_size=8),
 ]
 
 

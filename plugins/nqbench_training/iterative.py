@@ -1,0 +1,88 @@
+"""Layer by layer with fine-tuning in between: iPQ (Stock et al., arXiv:1907.05686; Fan et al., arXiv:2004.07320)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import Batch, Group, QuantizedModel, Task, Training
+from nqbench.api.toolkit.optimise import fit
+from nqbench.api.toolkit.progress import tell
+from nqbench_training.finetune import members
+from nqbench_training.masking import hold, mask_gradients
+from nqbench_training.optimised import Distilled, finished, install, training, workfile
+from nqbench_training.shared_grid import merged
+
+
+class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; arXiv:2004.07320, section 3"):
+    """Quantizes one tensor, then trains its codebook, those before it and all that is still real; then the next.
+
+    Codebooks (and scales, steps) learn by gradients averaged over their members, as in ``finetune``; symbols stay. The
+    tensors go in the order of the state, one by one whatever the granularity.
+    """
+
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate of the first epoch of each passage."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """``adam`` decouples its weight decay (AdamW)."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        if start is not None:
+            install(task, start)
+        done: list[Group] = []
+        for index, name in enumerate(task.names):
+            tell(f"tensor {index + 1} of {len(task.names)}")
+            done += replace(task, granularity="layer").quantize(task.weights(), names=[name])
+            done = self._tuned(task, done, index)
+        groups = merged(tuple(done)) if task.granularity == "global" else tuple(done)
+        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
+        return finished(task, groups)
+
+    def _tuned(self, task: Task, done: list[Group], index: int) -> list[Group]:
+        """One passage of training after ``index`` + 1 tensors have been quantized."""
+        assert task.quantizer is not None
+        leaves = [
+            {k: v.detach().clone().requires_grad_() for k, v in group.quantized.parameters.items()} for group in done
+        ]
+        moved: dict[str, Tensor] = {f"{i}/{k}": leaf for i, own in enumerate(leaves) for k, leaf in own.items()}
+        divisors = {f"{i}/{k}": members(task.quantizer, done[i], k) for i, own in enumerate(leaves) for k in own}
+        over = {name for group in done for name in group.names}
+        moved |= {n: p for n, p in task.module.named_parameters() if n not in over and p.requires_grad}
+        if not moved:
+            return done
+        teacher = self.teacher(task)
+        masks = {name: mask for name, mask in task.masks.items() if name not in over}
+
+        def loss(batch: Batch) -> Tensor:
+            outputs = task.predict(batch, tensors=task.reconstruct(done, leaves))
+            return self.loss(task, batch, outputs, teacher)
+
+        def average() -> None:
+            mask_gradients(task, masks)
+            for name, divisor in divisors.items():
+                gradient = moved[name].grad
+                if gradient is not None:
+                    gradient.mul_(divisor)
+
+        recipe = self.recipe(task.seed + index)
+        with training(task.module):
+            fit(
+                recipe,
+                moved,
+                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                loss,
+                state=dict(task.module.named_buffers()),
+                before_step=average,
+                after_step=lambda: hold(task, masks),
+                checkpoint=workfile(task, f"iterative-{index}.safetensors"),
+                second_moments=False,
+            )
+        tuned = [
+            Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))
+            for g, own in zip(done, leaves, strict=True)
+        ]
+        task.assign(task.reconstruct(tuned))
+        return tuned

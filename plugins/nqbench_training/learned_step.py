@@ -1,0 +1,184 @@
+"""Straight-through with learned levels: LSQ (Esser et al., arXiv:1902.08153)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
+from nqbench.api.toolkit.optimise import fit
+from nqbench_training.masking import hold, mask_gradients
+from nqbench_training.optimised import Distilled, finished, training, workfile
+
+_LEAST = 1e-3  # of a step's first value: learning does not turn a grid around
+
+
+class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08153"):
+    """The steps of uniform grids learn with the weights: dq/ds = q/s - w/s inside the grid, q/s at its ends.
+
+    Codebooks of numbers learn likewise, dq/dc_j = 1 for the weights nearest to c_j. Gradients of both are divided by
+    sqrt(weights x highest level) (section 2.2). Ends on the weights' levels. A result of any other form stays as it is,
+    which the record tells, while all else trains.
+    """
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        begun = begin(task, start)
+        levels = [levels_of(group, task) for group in begun.groups]
+        teacher = self.teacher(task)
+        notes = dict(begun.notes)
+        for group, own in zip(begun.groups, levels, strict=True):
+            if not own.leaves and group.quantized.n:
+                said = f"stays as quantized: '{self.name}' moves grids with a step a tensor, and codebooks of numbers"
+                notes |= dict.fromkeys(group.names, said)
+
+        def loss(batch: Batch) -> Tensor:
+            tensors = {name: t for own in levels for name, t in own.tensors().items()}
+            return self.loss(task, batch, task.predict(batch, tensors=tensors), teacher)
+
+        def before() -> None:
+            mask_gradients(task, task.masks)
+            for own in levels:
+                for leaf in own.leaves.values():
+                    if leaf.grad is not None:
+                        leaf.grad.mul_(own.factor)
+
+        def after() -> None:
+            hold(task, task.masks)
+            for own in levels:
+                own.settle()
+
+        recipe = self.recipe(task.seed)
+        leaves = {f"levels/{i}/{k}": leaf for i, own in enumerate(levels) for k, leaf in own.leaves.items()}
+        with training(task.module):
+            fit(
+                recipe,
+                {name: p for name, p in task.module.named_parameters() if p.requires_grad} | leaves,
+                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                loss,
+                state=dict(task.module.named_buffers()),
+                before_step=before,
+                after_step=after,
+                checkpoint=workfile(task, "learned-step.safetensors"),
+                second_moments=False,
+            )
+        groups = tuple(own.quantized() for own in levels)
+        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
+        return finished(task, groups, notes)
+
+
+class Fixed:
+    """A group whose values stay as they are."""
+
+    def __init__(self, group: Group, task: Task) -> None:
+        self.group, self.task = group, task
+        self.leaves: dict[str, Tensor] = {}
+        self.factor = 1.0
+        self.deployed = {name: t.detach() for name, t in task.reconstruct([group]).items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """name -> the values that the loss is taken at."""
+        return self.deployed
+
+    def settle(self) -> None:
+        """After a step: what must hold of the leaves."""
+
+    def quantized(self) -> Group:
+        """The result at the end."""
+        return self.group
+
+
+class Grid(Fixed):
+    """A uniform grid: its step, or its steps by tensor, and the levels that its weights may take."""
+
+    def __init__(self, group: Group, task: Task) -> None:
+        super().__init__(group, task)
+        q = group.quantized
+        self.low = float(q.side["offset"])
+        self.high = self.low + q.alphabet - 1
+        self.first = q.parameters["step"].detach()
+        self.step = self.first.clone().requires_grad_()
+        self.leaves = {"step": self.step}
+        self.factor = 1 / math.sqrt(q.n / self.first.numel() * max(abs(self.low), abs(self.high), 1.0))
+
+    def _of(self, index: int) -> Tensor:
+        return self.step.reshape(-1)[index if self.step.numel() > 1 else 0]
+
+    def _levels(self, real: Tensor, step: Tensor) -> Tensor:
+        part = self.low % 1
+        return ((real / step - part).round() + part).clamp(self.low, self.high)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for index, name in enumerate(self.group.names):
+            p, step = self.task.parameter(name), self._of(index)
+            ratio = (p / step).detach()
+            inside = (ratio > self.low) & (ratio < self.high)
+            # the value is s level; d/ds: level - w / s inside, level outside; d/dw: 1 inside, 0 outside
+            value = step * self._levels(p.detach(), step.detach())
+            found[name] = value + torch.where(inside, p - step * ratio, p.new_zeros(()))
+            if name in self.task.masks:
+                found[name] = found[name] * self.task.masks[name]
+        return found
+
+    def settle(self) -> None:
+        with torch.no_grad():
+            self.step.copy_(torch.maximum(self.step, _LEAST * self.first))
+
+    def quantized(self) -> Group:
+        symbols = []
+        for index, name in enumerate(self.group.names):
+            real = self.task.kept(name, self.task.parameter(name).detach())
+            symbols.append((self._levels(real, self._of(index).detach()) - self.low).round().to(torch.int32))
+        q = self.group.quantized
+        parameters = {**q.parameters, "step": self.step.detach()}
+        return Group(self.group.names, replace(q, symbols=torch.cat(symbols), parameters=parameters))
+
+
+class Codebook(Fixed):
+    """A codebook of numbers."""
+
+    def __init__(self, group: Group, task: Task) -> None:
+        super().__init__(group, task)
+        q = group.quantized
+        self.table = q.parameters["codebook"].detach().clone().requires_grad_()
+        self.leaves = {"codebook": self.table}
+        held = q.held.get("codebook")
+        self.held = torch.zeros_like(self.table, dtype=torch.bool) if held is None else held
+        self.first = self.table.detach().clone()
+        self.factor = 1 / math.sqrt(q.n)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        order = self.table.detach().argsort()
+        middles = scalar.midpoints(self.table.detach()[order])
+        for name in self.group.names:
+            p = self.task.parameter(name)
+            nearest = order[scalar.assign(p.detach().reshape(-1), middles).long()]
+            found[name] = self.table[nearest].reshape(p.shape) + (p - p.detach())
+            if name in self.task.masks:
+                found[name] = found[name] * self.task.masks[name]
+        return found
+
+    def settle(self) -> None:
+        with torch.no_grad():
+            self.table.copy_(torch.where(self.held, self.first, self.table))
+
+    def quantized(self) -> Group:
+        source = self.task.source(self.group.names, self.task.weights(self.group.names))
+        table, order = self.table.detach().sort()
+        return Group(self.group.names, scalar.nearest(source, table, self.held[order]))
+
+
+def levels_of(group: Group, task: Task) -> Fixed:
+    """What learns of a group."""
+    q = group.quantized
+    if not q.n or q.structure is not None:
+        return Fixed(group, task)
+    if q.form == "grid" and set(q.parameters) == {"step"} and "step" not in q.held:
+        return Grid(group, task)
+    if q.form == "lookup" and set(q.parameters) == {"codebook"} and q.dimension == 1 and "scale" not in q.side:
+        return Codebook(group, task)
+    return Fixed(group, task)

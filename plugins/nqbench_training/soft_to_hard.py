@@ -1,0 +1,150 @@
+"""Soft-to-hard vector quantization (Agustsson et al., arXiv:1704.00648)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
+from nqbench.api.toolkit.optimise import fit
+from nqbench_training.gaussian_weights import examples
+from nqbench_training.masking import hold, mask_gradients
+from nqbench_training.optimised import Distilled, deployed_values, finished, install, training, workfile
+
+
+class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.00648"):
+    """The loss is taken at w~ = sum_j softmax_j(-sigma |w - c_j|^2) c_j; weights and codebook learn, sigma grows.
+
+    The codebook to start from is that of the trial's quantizer, of numbers or vectors; where its result is of another
+    form, the values that it deploys, at most ``codewords`` of them. ``beta`` prices the entropy: the
+    cross entropy of the mean soft assignments under the histogram of the hard ones (eq. 7), in bits, as a part of the
+    loss by ``beta`` x bits / examples. A codeword's gradient is averaged over its (soft) members. Ends on the nearest
+    codewords.
+    """
+
+    codewords: int = Field(256, ge=2)
+    """The most values, where the result has no codebook."""
+    hardness: float = Field(2.0, gt=0)
+    """sigma in the first epoch, over the mean squared distance of the codewords to their nearest other one."""
+    growth: float = Field(1.5, ge=1)
+    """What it is multiplied by from one epoch to the next."""
+    beta: float = Field(0.0, ge=0)
+    """The price of a bit, in nats of the whole training loss."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        first = begin(task, start)
+        if start is not None:
+            install(task, start)
+        books = [Codewords(self.codewords, group, task) for group in first.groups if group.quantized.n]
+        n = examples(task, self.batch_size) if self.beta else 1
+        teacher = self.teacher(task)
+
+        def harden(epoch: int) -> None:
+            for book in books:
+                book.harden(self.hardness * self.growth**epoch)
+
+        def loss(batch: Batch) -> Tensor:
+            tensors: dict[str, Tensor] = {}
+            bits = []
+            for book in books:
+                soft, price = book.soft(priced=self.beta > 0)
+                tensors |= soft
+                bits.append(price)
+            value = self.loss(task, batch, task.predict(batch, tensors=tensors), teacher)
+            return value + self.beta / n * torch.stack(bits).sum() if self.beta else value
+
+        def before() -> None:
+            mask_gradients(task, task.masks)
+            for book in books:
+                book.average()
+
+        recipe = self.recipe(task.seed)
+        with training(task.module):
+            fit(
+                recipe,
+                {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+                | {f"codebook/{i}": book.table for i, book in enumerate(books)},
+                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                loss,
+                state=dict(task.module.named_buffers()) | {f"sigma/{i}": book.sigma for i, book in enumerate(books)},
+                before_step=before,
+                after_step=lambda: hold(task, task.masks),
+                before_epoch=harden,
+                checkpoint=workfile(task, "soft-to-hard.safetensors"),
+                second_moments=False,
+            )
+        hard = {book.group.names: book.hard() for book in books}
+        groups = tuple(hard.get(group.names, group) for group in first.groups)
+        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
+        return finished(task, groups)
+
+
+class Codewords:
+    """One group's codebook, (k, d), as a leaf, and the assignments of its weights to it."""
+
+    def __init__(self, most: int, group: Group, task: Task) -> None:
+        self.group, self.task = group, task
+        q = group.quantized
+        table = q.parameters.get("codebook")
+        if q.form != "lookup" or q.structure is not None or table is None or "scale" in {*q.parameters, *q.side}:
+            table = deployed_values(task, group, most)
+        self.d = table.shape[1] if table.dim() == 2 else 1
+        self.table = table.detach().reshape(-1, self.d).clone().requires_grad_()
+        apart = torch.cdist(self.table.detach(), self.table.detach()).square()
+        apart.fill_diagonal_(torch.inf)
+        near = apart.min(1).values
+        near = near[torch.isfinite(near) & (near > 0)]
+        self.unit = float(near.mean()) if near.numel() else 1.0
+        self.sigma = torch.zeros((), device=task.device)
+        self.members = torch.ones(len(self.table), device=task.device)
+
+    def harden(self, hardness: float) -> None:
+        self.sigma.fill_(hardness / self.unit)
+
+    def _vectors(self) -> Tensor:
+        """(m, d) kept weights in a row, padded with zeros at the end; differentiable."""
+        flat = torch.cat([self.task.kept(name, self.task.parameter(name)) for name in self.group.names])
+        return torch.nn.functional.pad(flat, (0, -flat.numel() % self.d)).reshape(-1, self.d)
+
+    def _distances(self, vectors: Tensor) -> Tensor:
+        """(m, k) squares."""
+        return (vectors[:, None, :] - self.table).square().sum(2)
+
+    def soft(self, *, priced: bool) -> tuple[dict[str, Tensor], Tensor]:
+        """name -> w~, and the price of all symbols in bits."""
+        vectors = self._vectors()
+        distances = self._distances(vectors)
+        phi = torch.softmax(-self.sigma * distances, 1)
+        self.members = phi.detach().sum(0).clamp_min(1)
+        flat = (phi @ self.table).reshape(-1)[: self.group.quantized.n]
+        parts = torch.split(flat, list(self.group.quantized.sizes))
+        tensors = {name: self.task.spread(name, part) for name, part in zip(self.group.names, parts, strict=True)}
+        if not priced:
+            return tensors, phi.new_zeros(())
+        return tensors, cross_entropy_bits(phi, distances.detach().argmin(1))
+
+    def average(self) -> None:
+        if self.table.grad is not None:
+            self.table.grad.div_(self.members[:, None])
+
+    def hard(self) -> Group:
+        with torch.no_grad():
+            q, names = self.group.quantized, self.group.names
+            if self.d == 1:
+                source = self.task.source(names, self.task.weights(names))
+                table = self.table.detach().reshape(-1).sort().values
+                return Group(names, scalar.nearest(source, table))
+            symbols = self._distances(self._vectors()).argmin(1).to(torch.int32)
+            parameters = {**q.parameters, "codebook": self.table.detach()}
+            return Group(names, replace(q, symbols=symbols, parameters=parameters))
+
+
+def cross_entropy_bits(phi: Tensor, hard: Tensor) -> Tensor:
+    """() m x -sum_j q_j log2 p_j: q the mean of (m, k) soft assignments, p the histogram of (m,) hard ones, of which a
+    codeword without any has half of one."""
+    m, k = phi.shape
+    counts = torch.bincount(hard, minlength=k).to(phi).clamp_min(0.5)
+    return -(phi.mean(0) * (counts / m).log2()).sum() * m

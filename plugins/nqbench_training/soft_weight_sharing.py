@@ -1,0 +1,179 @@
+"""Soft weight sharing: a mixture of Gaussians as the weights' prior, learned with them (Ullrich et al., 1702.04008)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nqbench.api import Batch, Group, Quantized, QuantizedModel, Task, Training, begin, scalar
+from nqbench.api.toolkit.optimise import fit
+from nqbench_training.gaussian_weights import examples
+from nqbench_training.masking import hold, mask_gradients
+from nqbench_training.optimised import Distilled, deployed_values, finished, install, training, workfile
+
+
+class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="arXiv:1702.04008"):
+    """L + tau / examples x (-sum_i log sum_j pi_j N(w_i; mu_j, sigma_j^2)), weights and mixture learned together.
+
+    The trial's quantizer gives the means to start from, the values that it deploys; the one nearest 0 becomes 0 and
+    stays, with its share ``zero``. Precisions have Gamma hyper-priors. At the end components closer than ``merge``
+    in divergence become one, and each weight is set to the mean of the component that is most responsible for it.
+    """
+
+    lr: float = Field(5e-4, gt=0)
+    """Learning rate of the weights in the first epoch."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """``adam`` decouples its weight decay (AdamW)."""
+    components: int = Field(17, ge=2)
+    """The most components: of more values, so many by rank."""
+    tau: float = Field(0.003, ge=0)
+    """What the prior's negative log-likelihood is multiplied by."""
+    zero: float = Field(0.99, gt=0, lt=1)
+    """pi_0, the share of the component at 0, which stays."""
+    means_rate: float = Field(0.2, ge=0)
+    """The means' learning rate, in rates of the weights."""
+    mixture_rate: float = Field(6.0, ge=0)
+    """The same of precisions and shares, which are learned as logarithms."""
+    shape: float = Field(250.0, gt=1)
+    """alpha of the Gamma hyper-prior of the precisions; 20 times that for the component at 0."""
+    rate: float = Field(0.1, gt=0)
+    """beta of that hyper-prior; 20 times that at 0. (alpha - 1) / beta is its mode, 1 / sigma^2."""
+    merge: float = Field(1e-10, ge=0)
+    """The divergence KL(p || q) + KL(q || p) below which two components become one."""
+
+    def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        first = begin(task, start)
+        if start is not None:
+            install(task, start)
+        mixtures = [Mixture(self, group, task) for group in first.groups if group.quantized.n]
+        n = examples(task, self.batch_size)
+        teacher = self.teacher(task)
+
+        def loss(batch: Batch) -> Tensor:
+            value = self.loss(task, batch, task.predict(batch), teacher)
+            return value + self.tau / n * torch.stack([mixture.cost() for mixture in mixtures]).sum()
+
+        recipe = self.recipe(task.seed)
+        leaves = {f"mixture/{i}/{k}": leaf for i, m in enumerate(mixtures) for k, leaf in m.leaves.items()}
+        with training(task.module):
+            fit(
+                recipe,
+                {name: p for name, p in task.module.named_parameters() if p.requires_grad} | leaves,
+                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
+                loss,
+                state=dict(task.module.named_buffers()),
+                before_step=lambda: mask_gradients(task, task.masks),
+                after_step=lambda: hold(task, task.masks),
+                checkpoint=workfile(task, "soft-weight-sharing.safetensors"),
+                second_moments=False,
+            )
+        snapped = {mixture.group.names: mixture.snapped() for mixture in mixtures}
+        groups = tuple(snapped.get(group.names, group) for group in first.groups)
+        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
+        return finished(task, groups)
+
+
+class Mixture:
+    """pi, mu and log 1 / sigma^2 of one group's components, the first of them at 0."""
+
+    def __init__(self, method: SoftWeightSharing, group: Group, task: Task) -> None:
+        self.method, self.group, self.task = method, group, task
+        table = deployed_values(task, group, method.components)
+        nearest = int(table.abs().argmin())
+        rest = torch.cat([table[:nearest], table[nearest + 1 :]])
+        self.first_means = rest
+        # a spread of a third of the distance between means, or of the weights where there is but one
+        w = torch.cat([task.kept(name, task.parameter(name).detach()) for name in group.names])
+        gaps = torch.sort(table).values.diff()
+        deviation = float(gaps.mean()) / 3 if gaps.numel() else float(w.std(correction=0)) or 1.0
+        start = -2 * math.log(max(deviation, 1e-6))
+        self.leaves = {
+            "means": torch.zeros_like(rest).requires_grad_(),
+            "precisions": torch.zeros(table.numel(), device=task.device).requires_grad_(),
+            "shares": torch.zeros_like(rest).requires_grad_(),
+        }
+        self.first_precision = start
+
+    def means(self) -> Tensor:
+        """(k,)"""
+        moved = self.first_means + self.method.means_rate * self.leaves["means"]
+        return torch.cat([moved.new_zeros(1), moved])
+
+    def log_precisions(self) -> Tensor:
+        """(k,)"""
+        return self.first_precision + self.method.mixture_rate * self.leaves["precisions"]
+
+    def log_shares(self) -> Tensor:
+        """(k,)"""
+        shares = self.method.mixture_rate * self.leaves["shares"]
+        zero = self.method.zero if shares.numel() else 1.0
+        rest = torch.log_softmax(shares, 0) + math.log1p(-zero) if shares.numel() else shares
+        return torch.cat([shares.new_tensor([math.log(zero)]), rest])
+
+    def joint(self, w: Tensor) -> Tensor:
+        """(n, k) log pi_j N(w_i; mu_j, sigma_j^2)."""
+        logs = self.log_precisions()
+        squares = (w[:, None] - self.means()).square()
+        return self.log_shares() + 0.5 * (logs - math.log(2 * math.pi)) - 0.5 * logs.exp() * squares
+
+    def weights(self) -> Tensor:
+        """(n,) kept weights, differentiable."""
+        return torch.cat([self.task.kept(name, self.task.parameter(name)) for name in self.group.names])
+
+    def cost(self) -> Tensor:
+        """() -log p(w), and of the precisions under their hyper-priors, up to constants."""
+        logs = self.log_precisions()
+        times = torch.ones_like(logs)
+        times[0] = 20
+        hyper = times * ((self.method.shape - 1) * logs - self.method.rate * logs.exp())
+        return -torch.logsumexp(self.joint(self.weights()), 1).sum() - hyper.sum()
+
+    def snapped(self) -> Group:
+        with torch.no_grad():
+            w = self.weights()
+            owner, means = merged(self.log_shares(), self.means(), self.log_precisions(), self.method.merge)
+            symbols = owner[self.joint(w).argmax(1)]
+            table, order = means.sort()
+            symbols = torch.argsort(order)[symbols].to(torch.int32)
+            used = torch.bincount(symbols.long(), minlength=table.numel()) > 0
+            q = Quantized(
+                symbols=scalar.dense(symbols, used),
+                alphabet=int(used.sum()),
+                sizes=self.group.quantized.sizes,
+                parameters={"codebook": table[used].float()},
+                held={"codebook": table[used] == 0},
+                statistics={"components": float(means.numel())},
+            )
+        return Group(self.group.names, q)
+
+
+def merged(log_shares: Tensor, means: Tensor, log_precisions: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Components of a divergence below ``limit`` become one, of the mean of their means by shares; the first, at 0,
+    gives its place to none.
+
+    Returns:
+        (k,) the new component of each old one, and the new means.
+    """
+    k = means.numel()
+    variances = (-log_precisions).exp()
+    owner = torch.arange(k)
+    for i in range(k):
+        for j in range(i + 1, k):
+            apart = (means[i] - means[j]).square()
+            ratio = variances[i] / variances[j]
+            both = 0.5 * (ratio + 1 / ratio) - 1 + 0.5 * apart * (1 / variances[i] + 1 / variances[j])
+            if float(both) < limit:
+                owner[owner == owner[j]] = int(owner[i])
+    kept = torch.unique(owner)
+    shares = log_shares.exp()
+    new = []
+    for c in kept.tolist():
+        members = (owner == c).to(means.device)
+        new.append(means[0] if c == 0 else (shares[members] * means[members]).sum() / shares[members].sum())
+    place = {c: at for at, c in enumerate(kept.tolist())}
+    index = torch.tensor([place[c] for c in owner.tolist()], device=means.device)
+    return index, torch.stack(new)
