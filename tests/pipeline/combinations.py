@@ -54,8 +54,8 @@ def _short(plugin: Plugin) -> Plugin:
 
 def trials(network: str, *, whole: bool) -> Iterator[Trial]:
     """whole: every configuration of every quantizer, under every sensitivity that it takes, with every configuration of
-    every training. Else each quantizer's first configuration meets each training's first under one sensitivity, and its
-    further ones direct compression."""
+    every training. Else each quantizer's first configuration meets the first one of every third training, other thirds
+    for its neighbours, under one sensitivity, and its further ones direct compression."""
     chains: list[tuple[Choice, ...]] = [()]
     for each in configured("training"):
         chains += [(one,) for one in (each if whole else each[:1])]
@@ -66,7 +66,7 @@ def trials(network: str, *, whole: bool) -> Iterator[Trial]:
         if whole:
             _add(expansion, network, forms, each, chains)
         else:
-            _add(expansion, network, forms, each[:1], chains)
+            _add(expansion, network, forms, each[:1], [(), *chains[1 + number % 3 :: 3]])
             _add(expansion, network, takes, each[1:], [()])
     yield from expansion.trials
 
