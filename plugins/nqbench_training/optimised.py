@@ -161,7 +161,7 @@ def deployed_values(task: Task, group: Group, most: int) -> Tensor:
     """(k,) distinct values that a group's kept weights are deployed as, ascending; of more than ``most``, so many by
     rank."""
     deployed = task.reconstruct([group])
-    values = torch.unique(torch.cat([task.kept(name, deployed[name].detach()) for name in group.names]))
+    values: Tensor = torch.unique(torch.cat([task.kept(name, deployed[name].detach()) for name in group.names]))
     if values.numel() <= most:
         return values
     return values[torch.linspace(0, values.numel() - 1, most, device=values.device).round().long()]
