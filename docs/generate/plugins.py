@@ -35,6 +35,8 @@ def _index(made: list[Page]) -> Iterator[str]:
     yield "NAME`` prints a plugin's page.\n"
     for kind in KINDS:
         own = [page for page in made if page.entry.cls.kind == kind]
+        if not own:
+            continue
         plural = kind if kind == "positions" else {"sensitivity": "sensitivities"}.get(kind, f"{kind}s")
         yield rst.section(plural.capitalize())
         yield ABOUT[kind] + "\n"

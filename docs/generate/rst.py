@@ -64,12 +64,18 @@ def escaped_lines(lines: Sequence[str]) -> list[str]:
 
 def inline(text: str) -> str:
     """A sentence: everything outside double backquotes stands as it is."""
-    parts = re.split(r"(``.+?``)", " ".join(text.split()))
+    parts = re.split(r"(``.+?``)", _codes(" ".join(text.split())))
     return "".join(part if part.startswith("``") and len(part) > 4 else escaped(part) for part in parts)
 
 
 def escaped(text: str) -> str:
-    return re.sub(r"([|*`\\])|(?<=\w)(_)(?!\w)", r"\\\g<0>", text)
+    text = re.sub(r"([|*`\\])|(?<=\w)(_)(?!\w)", r"\\\g<0>", text)
+    return re.sub(r"\b(?!https?:|mailto:)([a-z]+)://", r"\1\://", text)  # an address in words is no link
+
+
+def _codes(text: str) -> str:
+    """Single backquotes are code as well."""
+    return re.sub(r"(?<!`)`([^`\n]+)`(?!`)", r"``\1``", text)
 
 
 def _lines(lines: Sequence[str]) -> Iterator[str]:
@@ -110,6 +116,7 @@ def _bare(line: str) -> str:
     """Escaped outside of code; ``=====  ====`` of a table stays."""
     if re.fullmatch(r"[=\- ]+", line):
         return line
+    line = _codes(line)
     parts = _LITERAL.split(line)
     codes = _LITERAL.findall(line)
     return "".join(a + b for a, b in zip([p.replace("|", r"\|") for p in parts], [*codes, ""], strict=True))

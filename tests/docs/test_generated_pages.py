@@ -132,11 +132,17 @@ def test_docstrings_of_the_house_are_read_as_they_are_meant(text: str, holds: st
     assert holds in str(publish_doctree(made).asdom().toxml()).replace("\0", "")
 
 
-@pytest.mark.parametrize("text", ["a*b*c", "|x|", "name_", "``a|b`` and a_ *", "back\\slash", "`x`"])
+@pytest.mark.parametrize("text", ["a*b*c", "|x|", "name_", "``a|b`` and a_ *", "back\\slash", "x` y", "tcp://a:1"])
 def test_a_sentence_is_shown_as_it_is_written(text: str) -> None:
     made = rst.inline(text)
     assert warnings_of(made) == ""
     assert publish_doctree(made).astext() == text.replace("``", "")
+    assert "reference" not in publish_doctree(made).asdom().toxml()
+
+
+def test_single_backquotes_are_code_too() -> None:
+    for made in (rst.inline("of `x_` or ``y``"), rst.docstring("of `x_` or ``y``")):
+        assert publish_doctree(made).asdom().toxml().count("<literal>") == 2
 
 
 def test_a_notebook_is_shown_with_its_outputs() -> None:
