@@ -31,9 +31,10 @@ html_css_files = ["nqbench.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
-    "source_repository": "https://github.com/nqbench/nqbench/",
-    "source_branch": "main",
-    "source_directory": "docs/",
+    "top_of_page_buttons": [],  # most pages are generated: there is no file to edit
+    "footer_icons": [
+        {"name": "GitHub", "url": "https://github.com/nqbench/nqbench", "html": "nqbench on GitHub", "class": ""}
+    ],
 }
 pygments_style = "tango"
 pygments_dark_style = "monokai"
@@ -48,8 +49,9 @@ myst_url_schemes = {
 }
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_class_signature = "separated"
-autodoc_default_options = {"undoc-members": False}
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
+toc_object_entries = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Example", "Examples")]
 
