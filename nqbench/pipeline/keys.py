@@ -55,8 +55,7 @@ class KeyMaker:
         self._plugins: dict[Choice, Plugin] = {}
         self._said: dict[tuple[Choice, int | None], str] = {}
         self._codes: dict[type[Plugin], str] = {}
-        self._trial: Trial | None = None
-        self._own: dict[str, str] = {}
+        self._own: dict[tuple[object, ...], str] = {}
 
     def plugin(self, choice: Choice) -> Plugin:
         if choice not in self._plugins:
@@ -89,15 +88,14 @@ class KeyMaker:
 
     def key(self, stage: Stage, trial: Trial, inputs: list[str]) -> str:
         """The key of a stage. inputs: what stands for the results that it takes."""
-        if self._trial is not trial:  # one trial's keys are asked for several times, one after another
-            self._trial, self._own = trial, {}
-        if stage.name not in self._own:
+        own = (stage.name, *stage.fields(trial))
+        if own not in self._own:
             choices, options = reads(stage, trial, self.registry)
             named = (self.plugin(c) for c in (getattr(trial, name) for name in stage.origins) if c is not None)
             origins = [self.registry.distribution_of(plugin) for plugin in named]
             said = [self._say(*choice) for choice in choices]
-            self._own[stage.name] = digest(self._stages[stage.name], said, options, origins)
-        return hashlib.sha256(" ".join([self._own[stage.name], *inputs]).encode()).hexdigest()
+            self._own[own] = digest(self._stages[stage.name], said, options, origins)
+        return hashlib.sha256(" ".join([self._own[own], *inputs]).encode()).hexdigest()
 
     def content(self, stage: Stage, key: str) -> str | None:
         """The content of a stage's result, where it is known: made here, or kept and made of networks that are still

@@ -10,14 +10,14 @@ import re
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 """Control codes, halves of surrogate pairs, and marks that turn the direction of what follows."""
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """What begins emphasis, code, a link, an image or a cell; an underscore inside a word begins nothing."""
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
+})  # fmt: skip
 
 
 def plain(text: str) -> str:
@@ -32,8 +32,7 @@ def line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """A line of Markdown that shows the text as it is."""
-    safe = "".join(_HTML.get(character, character) for character in line(text))
-    return _MARKDOWN.sub(lambda found: "\\" + found.group(), safe)
+    return _MARKDOWN.sub(lambda found: "\\" + found.group(), line(text).translate(_HTML))
 
 
 def code(text: str) -> str:
@@ -45,4 +44,4 @@ def code(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in line(text))
+    return line(text).translate(_LATEX)

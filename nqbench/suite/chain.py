@@ -54,6 +54,11 @@ class Stage:
     def place(self) -> str:
         return self.kept or self.name
 
+    def fields(self, trial: Trial) -> tuple[Hashable, ...]:
+        """All of the trial that its own part of a key may depend on, the results that it takes aside."""
+        coder = ("coder",) if self.rate else ()
+        return tuple(getattr(trial, n) for n in (*self.plugins, *self.options, *self.origins, *coder, "seed"))
+
     def skipped(self, trial: Trial) -> bool:
         return bool(self.when) and not getattr(trial, self.when)
 
