@@ -49,11 +49,12 @@ def prune(limit: str | None) -> None:
 def clear(stage: str | None) -> None:
     """Drop everything."""
     from nqbench.api.errors import BadInput
-    from nqbench.pipeline.cache import STAGES
+    from nqbench.pipeline.cache import WORK
+    from nqbench.pipeline.chain import PLACES
     from nqbench.registry import did_you_mean
 
-    if stage is not None and stage not in STAGES:
-        raise BadInput(f"unknown stage '{stage}'{did_you_mean(stage, list(STAGES))}")
+    if stage is not None and stage not in (stages := [*PLACES, WORK]):
+        raise BadInput(f"unknown stage '{stage}'{did_you_mean(stage, stages)}")
     _dropped(*_cache().clear(stage))
 
 

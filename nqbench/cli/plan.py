@@ -70,7 +70,7 @@ def _work(trials: Sequence[Trial], registry: Registry) -> str:
     """How often each stage runs, with nothing cached, and how many trials use it."""
     from tabulate import tabulate
 
-    from nqbench.suite.chain import shares
+    from nqbench.pipeline.chain import shares
 
     work = [shares(trial, registry) for trial in trials]
     rows = []
@@ -84,9 +84,9 @@ def _listing(trials: Sequence[Trial], registry: Registry, everything: bool) -> s
     """A table of the trials, each with the stages that no trial above it runs."""
     from tabulate import tabulate
 
+    from nqbench.pipeline.chain import first_needed
     from nqbench.results.labels import Labels
     from nqbench.results.record import Record
-    from nqbench.suite.chain import first_needed
 
     planned = [Record.planned(trial.config()) for trial in trials]
     labels = Labels(planned)

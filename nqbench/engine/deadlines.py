@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nqbench.suite.chain import TRIAL, place_of
+from nqbench.pipeline.chain import place_of
+from nqbench.pipeline.stage import TRIAL
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import NamedTuple, Protocol
 
 from nqbench.api.engine import Outcome, Task
 from nqbench.engine.worker import TrialTask
+from nqbench.pipeline.chain import KNOB, NETWORK
 from nqbench.pipeline.keys import Keys
-from nqbench.suite.chain import KNOB, NETWORK, TRIAL
+from nqbench.pipeline.stage import TRIAL
+from nqbench.pipeline.trial import Trial
 from nqbench.suite.schedule import Question
-from nqbench.suite.trial import Trial
 
 
 class Job(Protocol):

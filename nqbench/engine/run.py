@@ -29,9 +29,11 @@ from nqbench.engine.protocol import Done, TrialJob
 from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.engine.worker import WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
+from nqbench.pipeline.chain import KNOB
 from nqbench.pipeline.context import Measure
 from nqbench.pipeline.files import file_of, put_file, restore
 from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.stage import TRIAL
 from nqbench.registry import Registry, registry
 from nqbench.report import ReportData, rebuild
 from nqbench.report.files import write_text
@@ -42,7 +44,6 @@ from nqbench.results.portable import Portable
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
 from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
-from nqbench.suite.chain import KNOB, TRIAL
 
 _SCRATCH = ".scratch"
 """Folder of the workers' temporary files while a run is under way."""

@@ -20,11 +20,11 @@ from nqbench.engine.devices import resolve_device
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import evaluated
 from nqbench.pipeline.network import Network, fill
+from nqbench.pipeline.trial import Choice
 from nqbench.registry import registry
 from nqbench.results.environment import environment
 from nqbench.results.record import Record
 from nqbench.results.store import Store
-from nqbench.suite.trial import Choice
 
 TOLERANCE = 0.1
 """How far a metric may lie from its record, in the metric's unit, where versions or processor are not the record's.

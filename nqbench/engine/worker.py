@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from nqbench.api.engine import Outcome
     from nqbench.pipeline.decoder import Decoder
+    from nqbench.pipeline.trial import Trial
     from nqbench.pipeline.workbench import Workbench
-    from nqbench.suite.trial import Trial
 
 STARTING = "start"
 """The stage of a trial that has not reached its first."""
@@ -214,8 +214,9 @@ class TrialTask:
         return attempted(worker, lambda: self._found(worker))
 
     def _found(self, worker: Worker) -> Outcome:
+        from nqbench.pipeline.chain import KNOB
         from nqbench.pipeline.files import file_of
-        from nqbench.suite.chain import KNOB, TRIAL
+        from nqbench.pipeline.stage import TRIAL
 
         bench = worker.bench
         if self.goal == KNOB.name:

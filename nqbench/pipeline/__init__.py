@@ -1,7 +1,7 @@
 """One trial as a chain of stages, and the content-addressed cache between them.
 
-``workbench`` runs trials, whole or a stage at a time, and walks each through the ``chain``, whose makers
-are ``preparation`` (load, prune, sense), ``quantization``, ``filing`` (encode, write, decode, check), ``evaluating``.
-``keys`` names results by what they are made of and ``fingerprint`` by what code makes them; ``cache`` keeps them.
-``docs/one-trial.md`` follows a weight through all of it.
+``trial`` says what a trial is, ``chain`` lists its stages and all that is derived from them. ``workbench`` runs trials,
+whole or a stage at a time. The stages' results are made in ``preparation`` (load, prune, sense), ``quantization``,
+``filing`` (encode, write, decode, check) and ``evaluating``. ``keys`` names results by what they are made from and
+``fingerprint`` by the code that makes them; ``cache`` keeps them. ``docs/one-trial.md`` follows a weight through it all.
 """

@@ -24,17 +24,15 @@ from typing import Any, TypeVar
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import cache_dir
-from nqbench.suite.chain import PLACES
 
 T = TypeVar("T")
 
 LIMIT_VARIABLE = "NQBENCH_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 """Bytes, unless the environment variable NQBENCH_CACHE_LIMIT says otherwise."""
-RESULTS = PLACES
 WORK = "work"
 """Checkpoints of stages that were interrupted."""
-STAGES = (*RESULTS, WORK)
+_LOCKS = "locks"
 _META = ".json"
 _DATA = ".data"
 _NEW = ".new-"
@@ -188,7 +186,7 @@ class Cache:
         """Hold a key alone, so that two workers do not compute one result. Yields False where another holds it and
         ``wait`` is not set. Released when its process dies; its file goes with it."""
         assert self.root is not None
-        path = self.root / "locks" / f"{stage}-{key}.lock"
+        path = self.root / _LOCKS / f"{stage}-{key}.lock"
         _make(path.parent)
         held = _acquire(path, wait=wait)
         if held is None:
@@ -205,7 +203,7 @@ class Cache:
         """(stage, path, bytes, last use) of every entry. path: its JSON, or a folder of checkpoints."""
         if self.root is None or not self.root.is_dir():
             return
-        for stage in RESULTS:
+        for stage in self._stages():
             for folder in (self.root / stage).glob("?"):
                 for place, size, used in _kept(folder):
                     yield stage, Path(place + _META), size, used
@@ -215,6 +213,12 @@ class Cache:
             except OSError:  # another process is dropping it
                 continue
             yield WORK, work, sum(s.st_size for s in stats[1:]), max(s.st_mtime for s in stats)
+
+    def _stages(self) -> list[str]:
+        """The names under which there are results."""
+        if self.root is None or not self.root.is_dir():
+            return []
+        return sorted(f.name for f in self.root.iterdir() if f.is_dir() and f.name not in (WORK, _LOCKS))
 
     def info(self) -> dict[str, tuple[int, int]]:
         """stage -> (entries, bytes), for stages that have any."""
@@ -255,9 +259,8 @@ class Cache:
 
     def _drop_abandoned(self) -> None:
         """What processes that were killed left half written, and what an earlier version of this cache kept."""
-        if self.root is None:
-            return
-        for stage in RESULTS:
+        assert self.root is not None
+        for stage in self._stages():
             for folder in (self.root / stage).glob("*"):
                 whole = {place for place, _, _ in _kept(folder)} if len(folder.name) == 1 else set()
                 for path in folder.iterdir():

@@ -15,8 +15,7 @@ import torch
 
 from nqbench.api import Model
 from nqbench.pipeline.cache import Cache
-from nqbench.suite.chain import STAGES
-from nqbench.suite.trial import Choice, Trial
+from nqbench.pipeline.trial import Choice, Trial
 
 if TYPE_CHECKING:
     from nqbench.pipeline.decoder import Decoder
@@ -139,9 +138,7 @@ class Context:
 
         extra: what else it follows from. Nothing is kept of results that are made anew to be measured.
         """
-        if self.bench.measure is not None and STAGES[stage].measured:
-            return make()
-        return self.bench.memory.find(name, f"{self.stands(stage)} {extra}", make)
+        raise NotImplementedError
 
     def plugin(self, choice: Choice | None, kind: type[T]) -> T:
         """A plugin of the trial, made once for all trials."""

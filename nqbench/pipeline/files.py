@@ -7,7 +7,7 @@ from typing import Any
 
 from nqbench.api.toolkit.paths import written_whole
 from nqbench.pipeline.cache import Cache
-from nqbench.suite.chain import TRIAL
+from nqbench.pipeline.stage import TRIAL
 
 
 def file_of(trial_key: str, folder: Path) -> Path:

@@ -14,12 +14,12 @@ from nqbench.api.plugin import Plugin
 from nqbench.api.quantizer import Knob
 from nqbench.api.toolkit.store import unchanged
 from nqbench.pipeline.cache import Cache
-from nqbench.pipeline.chain import HOW
+from nqbench.pipeline.chain import CHAIN, KNOB, STAGES, walk
 from nqbench.pipeline.fingerprint import code_of, digest, library_versions, packages_of
 from nqbench.pipeline.knobs import from_json
+from nqbench.pipeline.stage import TRIAL, Stage, reads
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry
-from nqbench.suite.chain import CHAIN, KNOB, STAGES, TRIAL, Stage, reads, walk
-from nqbench.suite.trial import Choice, Trial
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class KeyMaker:
         # what the core computes with, and how it computes
         base = [library_versions(), device_type]
         self._stages = {
-            name: digest(stage.place, base, code_of(HOW[name].make.__module__, ("nqbench",)))
+            name: digest(stage.place, base, code_of(stage.make.__module__, ("nqbench",)))
             for name, stage in STAGES.items()
         }
         self._plugins: dict[Choice, Plugin] = {}

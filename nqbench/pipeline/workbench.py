@@ -15,16 +15,16 @@ import torch
 from nqbench.api import Knob
 from nqbench.api.toolkit.store import networks_read, unchanged
 from nqbench.pipeline.cache import Cache, Entry
-from nqbench.pipeline.chain import HOW, How
+from nqbench.pipeline.chain import NETWORK, STAGES
 from nqbench.pipeline.context import Bench, Context, Measure, Watch
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import judge_float, metrics
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.memory import Peak
+from nqbench.pipeline.stage import TRIAL, Stage
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry
-from nqbench.suite.chain import NETWORK, STAGES, TRIAL, Stage
-from nqbench.suite.trial import Choice, Trial
 
 T = TypeVar("T")
 _TRIES = 3
@@ -63,11 +63,16 @@ class Work(Context):
         assert isinstance(plugin, kind)
         return plugin
 
+    def kept(self, name: str, stage: str, make: Callable[[], T], extra: str = "") -> T:
+        if self._anew(STAGES[stage]):
+            return make()
+        return self.bench.memory.find(name, f"{self.stands(stage)} {extra}", make)
+
     def result(self, stage: str) -> Any:
         if stage not in self._results:
             found = STAGES[stage]
             skipped = found.skipped(self.trial)
-            self._results[stage] = self.result(found.inputs[0]) if skipped else self._obtain(found, HOW[stage])
+            self._results[stage] = self.result(found.inputs[0]) if skipped else self._obtain(found)
         return self._results[stage]
 
     # -- keys --------------------------------------------------------------------------------------------------------
@@ -130,66 +135,66 @@ class Work(Context):
             return False
         return self.bench.memory.has(stage.name, key) or self.bench.cache.has(stage.place, key)
 
-    def _obtain(self, stage: Stage, how: How) -> Any:
+    def _obtain(self, stage: Stage) -> Any:
         key, memory, contents = self.key(stage.name), self.bench.memory, self.maker.contents
         if self._anew(stage):
-            found = self._make(stage, how, key, None)
+            found = self._make(stage, key, None)
             contents.update(self._contents)
             return found
         if memory.has(stage.name, key):
             self.watch.hit(stage.shown(self.trial))
-        found = memory.find(stage.name, key, lambda: self._looked_up(stage, how, key), how.most)
+        found = memory.find(stage.name, key, lambda: self._looked_up(stage, key), stage.memory)
         content = self._contents.get(key)
         if content is not None and contents.setdefault(key, content) != content:
             contents[key] = content
             raise Moved
         return found
 
-    def _looked_up(self, stage: Stage, how: How, key: str) -> Any:
+    def _looked_up(self, stage: Stage, key: str) -> Any:
         """From the cache, or made and kept there."""
         cache, networks = self.bench.cache, {}
 
         def load(entry: Entry) -> Any:
-            if how.load is None or not unchanged(entry.meta.get("networks", {})):
+            if stage.load is None or not unchanged(entry.meta.get("networks", {})):
                 raise ValueError("it was made of other networks")
             if stage.content:
                 self._contents[key] = entry.meta["content"]
-            return (how.load(entry.path, entry.meta["result"], self.bench.device),)
+            return (stage.load(entry.path, entry.meta["result"], self.bench.device),)
 
         def make(workdir: Path | None) -> tuple[Any]:
             with networks_read() as read:
-                found = self._make(stage, how, key, workdir)
+                found = self._make(stage, key, workdir)
             networks.update(read)
             return (found,)
 
         def meta(found: tuple[Any]) -> dict[str, Any]:
             content = {"content": self._contents[key]} if stage.content else {}
-            return {"result": how.meta(*found), **content} | ({"networks": networks} if networks else {})
+            return {"result": stage.meta(*found), **content} | ({"networks": networks} if networks else {})
 
         def write(found: tuple[Any], path: Path) -> None:
-            assert how.save is not None
-            how.save(*found, path)
+            assert stage.save is not None
+            stage.save(*found, path)
 
-        save = None if how.save is None else write
-        if how.load is None:  # the cache has what is said of it, no more
+        save = None if stage.save is None else write
+        if stage.load is None:  # the cache has what is said of it, no more
             found, hit = make(None), False
             if cache.peek(stage.place, key) != meta(found):
                 cache.drop(stage.place, key)
                 cache.put(stage.place, key, meta(found))
         else:
-            checkpoints = bool(how.checkpoints and getattr(self.trial, how.checkpoints))
-            options = {"checkpoints": checkpoints, "alone": how.alone}
+            checkpoints = bool(stage.checkpoints and getattr(self.trial, stage.checkpoints))
+            options = {"checkpoints": checkpoints, "alone": stage.alone}
             found, hit = cache.once(stage.place, key, load=load, make=make, save=save, meta=meta, **options)
         if hit:
             self.watch.hit(stage.shown(self.trial))
         return found[0]
 
-    def _make(self, stage: Stage, how: How, key: str, workdir: Path | None) -> Any:
+    def _make(self, stage: Stage, key: str, workdir: Path | None) -> Any:
         before, self.workdir = self.workdir, workdir
-        found = how.make(self)
+        found = stage.make(self)
         self.workdir = before
-        if how.content is not None:
-            self._contents[key] = how.content(found)
+        if stage.hashed is not None:
+            self._contents[key] = stage.hashed(found)
         return found
 
 

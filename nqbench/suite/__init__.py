@@ -48,6 +48,7 @@ be left out::
       small: {quantizers: kmeans}
 """
 
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.suite.document import SuiteError
 from nqbench.suite.find import shipped
 from nqbench.suite.grid import Dropped
@@ -56,7 +57,6 @@ from nqbench.suite.schedule import GridSchedule, Question, Schedule
 from nqbench.suite.search import TargetSchedule
 from nqbench.suite.spec import Measure, Target
 from nqbench.suite.suite import Suite, load
-from nqbench.suite.trial import Choice, Trial
 
 __all__ = [
     "Choice",

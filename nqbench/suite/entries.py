@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from nqbench.api.plugin import Plugin
 from nqbench.api.pruner import Pruner
 from nqbench.api.sensitivity import Sensitivity
+from nqbench.pipeline.trial import Choice
 from nqbench.registry import Broken, Registry, did_you_mean
 from nqbench.suite.document import Document, KeyPath
 from nqbench.suite.spec import refused
-from nqbench.suite.trial import Choice
 
 NONE = "none"
 MAY_BE_ABSENT = ("pruner", "sensitivity", "training")

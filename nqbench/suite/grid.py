@@ -12,9 +12,10 @@ from typing import Any, Literal, cast
 from nqbench.api.coder import Positions
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
+from nqbench.pipeline.chain import shares
+from nqbench.pipeline.stage import uses_seed
+from nqbench.pipeline.trial import Choice, Nonfinite, Trial, Unquantized
 from nqbench.registry import Registry
-from nqbench.suite.chain import shares, uses_seed
-from nqbench.suite.trial import Choice, Nonfinite, Trial, Unquantized
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from nqbench.api.errors import BadInput
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import did_you_mean
 from nqbench.suite.document import KeyPath
 from nqbench.suite.entries import NONE, Reader
-from nqbench.suite.trial import Choice, Trial
 
 PLUGIN_AXES = ("model", "pruner", "sensitivity", "quantizer", "training", "positions", "coder", "codec")
 PLAIN_AXES = ("granularity", "streams", "seed", "unquantized", "fold_batchnorm")

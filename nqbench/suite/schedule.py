@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nqbench.api.quantizer import Knob
-from nqbench.suite.trial import Trial
+from nqbench.pipeline.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 from nqbench.api.errors import BadInput
 from nqbench.api.quantizer import Knob
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry
 from nqbench.suite.bracket import NO_KNOB, SLACK, Bracket, Point
 from nqbench.suite.schedule import Question
 from nqbench.suite.spec import Target
-from nqbench.suite.trial import Choice, Trial
 
 
 @dataclass(eq=False)

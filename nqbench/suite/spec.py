@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nqbench.api.engine import Resources
+from nqbench.pipeline.stage import TRIAL
+from nqbench.pipeline.trial import Nonfinite, Unquantized
 from nqbench.registry import did_you_mean
-from nqbench.suite.chain import TRIAL
 from nqbench.suite.document import Document, KeyPath, SuiteError
-from nqbench.suite.trial import Nonfinite, Unquantized
 
 
 def _listed(value: Any) -> Any:

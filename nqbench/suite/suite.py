@@ -10,9 +10,10 @@ from typing import Any
 from nqbench.api.engine import Resources
 from nqbench.api.model import Model
 from nqbench.api.toolkit.paths import set_suite_folder
+from nqbench.pipeline.chain import PLACES
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
-from nqbench.suite.chain import PLACES
 from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
 from nqbench.suite.entries import Reader
 from nqbench.suite.find import find, shipped
@@ -23,7 +24,6 @@ from nqbench.suite.published import PublishedRow, published_rows
 from nqbench.suite.schedule import GridSchedule, Schedule
 from nqbench.suite.search import TargetSchedule
 from nqbench.suite.spec import Axes, Measure, SuiteSpec, Target, Thresholds, check_shape
-from nqbench.suite.trial import Choice, Trial
 from nqbench.suite.vocabulary import Vocabulary
 
 

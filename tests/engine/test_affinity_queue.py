@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nqbench.engine.protocol import TrialJob
 from nqbench.engine.queue import AffinityQueue
 from nqbench.pipeline.keys import Keys
-from nqbench.suite.trial import Choice, Trial
+from nqbench.pipeline.trial import Choice, Trial
 
 
 def job(source: str, quantize: str = "q", number: int = 0) -> TrialJob:

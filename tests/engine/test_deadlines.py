@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nqbench.engine.deadlines import Deadlines
-from nqbench.suite.chain import PLACES, STAGES, place_of
+from nqbench.pipeline.chain import PLACES, STAGES, place_of
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from nqbench.engine import Silent, run_suite
 from nqbench.engine import processes as local_engine
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import registry
 from nqbench.results.record import Record
 from nqbench.results.store import Store
-from nqbench.suite.trial import Choice, Trial
 
 DIGITS = """
     name: at-half-a-point

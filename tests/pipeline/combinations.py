@@ -15,8 +15,8 @@ from torch import nn
 
 from nqbench.api import BadInput, Plugin, Quantizer
 from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.suite.grid import Expansion, Grid
-from nqbench.suite.trial import Choice, Trial
 from nqbench.testing import configurations
 
 ONE, SEVERAL = "one tensor", "several tensors"

@@ -14,9 +14,9 @@ from torch import nn
 from nqbench.api import Batch, Model, Split
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import Registered, Registry, registry
-from nqbench.suite.trial import Choice, Trial
 
 INPUTS, CLASSES = 6, 3
 BUILDERS: dict[str, Callable[[], nn.Module]] = {}

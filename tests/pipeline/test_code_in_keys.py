@@ -13,9 +13,8 @@ from trials import trial
 
 import nqbench
 from nqbench.pipeline import fingerprint, syntax
-from nqbench.pipeline.chain import HOW
+from nqbench.pipeline.chain import STAGES
 from nqbench.pipeline.workbench import Work, Workbench
-from nqbench.suite.chain import STAGES
 
 EXEMPT = {
     "nqbench.pipeline.chain": "says which functions make, save and load a stage's result, and computes nothing",
@@ -27,9 +26,9 @@ EXEMPT = {
     "nqbench.pipeline.cache": "gives back the bytes that it was given, or nothing: they are checked",
     "nqbench.pipeline.files": "puts files in place that were made already",
     "nqbench.pipeline.memory": "measures the process's memory",
-    "nqbench.suite.chain": "what it says of a stage is in the key",
+    "nqbench.pipeline.stage": "what it says of a stage is in the key",
     "nqbench.api.toolkit.store": "networks enter by their content; plugins that train bring it into their own keys",
-    "nqbench.suite.trial": "names and JSON, all of them in the key",
+    "nqbench.pipeline.trial": "names and JSON, all of them in the key",
 }
 """Modules whose code may run while a result is made, or stands around it, and is in no key, and why."""
 ALWAYS = ("nqbench.pipeline", "nqbench.pipeline.__init__")
@@ -56,7 +55,7 @@ def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], d
         if path:
             path.write_text(before + "\n_EDITED = True\n")
         try:
-            return {name: fingerprint.code_of(how.make.__module__, ("nqbench",)) for name, how in HOW.items()}
+            return {name: fingerprint.code_of(s.make.__module__, ("nqbench",)) for name, s in STAGES.items()}
         finally:
             if path:
                 path.write_text(before)

@@ -20,9 +20,9 @@ from nqbench.api.toolkit.store import Trained, save_trained, trained, trained_pa
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import Registered, Registry, registry
-from nqbench.suite.trial import Choice, Trial
 
 CALLS: list[str] = []
 

@@ -21,10 +21,10 @@ from nqbench.container import read
 from nqbench.pipeline.context import Measure
 from nqbench.pipeline.files import file_of
 from nqbench.pipeline.network import Network, fill
+from nqbench.pipeline.trial import Trial
 from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import registry
 from nqbench.results.record import PARTS, Record, pack_correct
-from nqbench.suite.trial import Trial
 
 Bench = Callable[..., Workbench]
 SIZES = (20, 16, 5)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import registry
-from nqbench.suite.trial import Choice, Trial
 
 
 def choice(kind: str, name: str, **parameters: Any) -> Choice:

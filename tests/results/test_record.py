@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from record_factory import failed, make
 
 from nqbench.api import BadInput
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.results.record import FINITE, Record, pack_correct, unpack_correct
-from nqbench.suite.trial import Choice, Trial
 
 
 def test_a_record_survives_json_and_dict() -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from nqbench.api import Coder, Knob, Model, Quantizer
+from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registered, Registry
 from nqbench.suite.search import TargetSchedule, holds
 from nqbench.suite.spec import Target
-from nqbench.suite.trial import Choice, Trial
 
 
 class Net(Model, name="net"):

@@ -1,6 +1,6 @@
 """Which stages trials share."""
 
-from nqbench.suite.chain import first_needed, shares
+from nqbench.pipeline.chain import first_needed, shares
 
 
 def runs(suite, registry):

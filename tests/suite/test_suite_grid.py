@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nqbench.pipeline.chain import shares
 from nqbench.suite import SuiteError
-from nqbench.suite.chain import shares
 from nqbench.suite.document import dump
 
 FORMS = {"none": "none", "fisher": "diagonal", "moments": "second-moments"}

@@ -11,9 +11,9 @@ from nqbench_training.wanda import Wanda
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Pruned, Pruner, Task
+from nqbench.pipeline.stage import uses_seed
 from nqbench.registry import Registered, Registry, registry
 from nqbench.suite import Suite, SuiteError, load
-from nqbench.suite.chain import uses_seed
 from nqbench.testing import BoundCheck, parametrize
 from nqbench.testing.task_plugins import _MadeMoments
 from nqbench.testing.tiny import tiny_task
