@@ -93,7 +93,7 @@ def compress(
             best = min(result.chosen, key=lambda record: record.file_bytes or 0, default=None)
             if best is None:
                 errors = [record.error or "" for record in result.records if not record.ok]
-                why = errors[0].partition("\n")[0] if errors else f"no file holds a drop of {max_drop}"
+                why = errors[0].partition("\n")[0] if errors else f"no file stays within a drop of {max_drop}"
                 raise BadInput(f"nothing was compressed: {why}")
             put_file(file_of(best.key, Path(folder) / FILES).read_bytes(), target)
     finally:

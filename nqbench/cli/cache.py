@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 def command() -> None:
     """Show, prune or clear the cache of stages.
 
-    It lies in NQBENCH_CACHE (default: the user's cache folder) and is pruned after each run to NQBENCH_CACHE_LIMIT
-    (default: 20G). Trained networks are kept apart from it, under ``trained``, and are not touched but by ``add``.
+    The cache is in the folder NQBENCH_CACHE (default: the user's cache folder). After each run, the results that were
+    unused for longest are removed until it is no larger than NQBENCH_CACHE_LIMIT (default: 20G). Trained networks are
+    stored separately, under ``trained``; only ``add`` changes them.
     """
 
 
 @command.command("info")
 def info() -> None:
-    """What is in it, by stage."""
+    """Print the number and size of cached results, by stage."""
     from tabulate import tabulate
 
     from nqbench.pipeline.cache import limit_from_environment
@@ -36,9 +37,9 @@ def info() -> None:
 
 
 @command.command("prune")
-@click.option("--limit", help="Leave at most this much, such as 500M.  [default: NQBENCH_CACHE_LIMIT, or 20G]")
+@click.option("--limit", help="Largest size to keep, such as 500M.  [default: NQBENCH_CACHE_LIMIT, or 20G]")
 def prune(limit: str | None) -> None:
-    """Drop what was not used for longest."""
+    """Remove the results that were unused for longest."""
     from nqbench.pipeline.cache import limit_from_environment, parse_size
 
     _dropped(*_cache().prune(parse_size(limit) if limit else limit_from_environment()))
@@ -47,7 +48,7 @@ def prune(limit: str | None) -> None:
 @command.command("clear")
 @click.option("--stage", help="Only this stage: load, prune, sense, knob, quantize, file, evaluate, loss or trial.")
 def clear(stage: str | None) -> None:
-    """Drop everything."""
+    """Remove all cached results."""
     from nqbench.api.errors import BadInput
     from nqbench.pipeline.cache import WORK
     from nqbench.pipeline.chain import PLACES
@@ -61,10 +62,10 @@ def clear(stage: str | None) -> None:
 @command.command("add")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def add(paths: tuple[Path, ...]) -> None:
-    """Take trained networks from elsewhere: files of a store, or folders of them.
+    """Add trained networks from another machine: files of its ``trained`` folder, or the whole folder.
 
-    A run that would train a network by the same recipe then takes it instead. A damaged file is refused, and one that a
-    SHA256SUMS beside it lists otherwise.
+    A run that needs a network trained by the same recipe then uses the file instead of training. A file is refused if
+    it is damaged, or if a file SHA256SUMS in the same folder lists another hash for it.
     """
     from nqbench.api.errors import BadInput
     from nqbench.api.toolkit.store import adopt

@@ -1,4 +1,4 @@
-"""``nqbench check``: hold an installed plugin to the conformance checks of its kind."""
+"""``nqbench check``: run the conformance checks of an installed plugin's kind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 
 @click.command("check")
 @click.argument("plugin", nargs=-1, required=True, metavar="[KIND] NAME")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Check it with this parameter; repeatable.")
-@click.option("--only", multiple=True, metavar="CHECK", help="Make only this check; repeatable.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter of the plugin. Repeatable.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Run only this check. Repeatable.")
 def command(plugin: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...]) -> None:
-    """Hold a plugin to the conformance checks of its kind: a line a check, exit code 1 if one fails.
+    """Run the conformance checks of a plugin's kind; print one line per check. Exit code 1 if a check fails.
 
-    Without --set, each of its example configurations is checked; the defaults come first.
+    Without --set, the default parameters are checked, and then every example configuration of the plugin.
     """
     from nqbench.cli._plugins import find
     from nqbench.registry import registry

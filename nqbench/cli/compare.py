@@ -12,7 +12,7 @@ import click
 @click.argument("candidate", type=click.Path(path_type=Path))
 @click.option("--baseline-run", default="latest", show_default=True, help="Id of the baseline's run.")
 @click.option("--run", default="latest", show_default=True, help="Id of the candidate's run.")
-@click.option("--tolerance", multiple=True, metavar="FIGURE=SHARE", help="Relative change of a figure that is none.")
+@click.option("--tolerance", multiple=True, metavar="FIGURE=SHARE", help="Count a relative change up to this as none.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write a Markdown summary.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every change as JSON.")

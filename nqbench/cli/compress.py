@@ -28,25 +28,25 @@ SUITE = "compress"
 @click.option("--data", help="The model's parameter `data`.")
 @click.option("--checkpoint", help="The model's parameter `checkpoint`.")
 @click.option("--task", help="The model's parameter `task`.")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Compress these tensors alone. Repeatable.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these tensors as they are. Repeatable.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Compress only the tensors that match. Repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Do not compress the tensors that match. Repeatable.")
 @click.option("--with", "others", multiple=True, metavar="KEY=VALUE", help="Any parameter of the model. Repeatable.")
 @click.option(
     "--max-drop",
     metavar="POINTS|SHARE%",
-    help="What the metric may lose: 0.5 (points) or 1% (of the float network's).  [default: 0.5]",
+    help="Largest loss of the metric: 0.5 (points) or 1% (of the float network's metric).  [default: 0.5]",
 )
-@click.option("--min-metric", type=float, help="What the metric must reach (or stay below, where less is better).")
-@click.option("--max-bytes", help="The largest file wanted (200k, 1M): the best metric in so many bytes.")
-@click.option("--budget", help="Time that the search may take (90s, 10m, 2h): the best found by then.")
+@click.option("--min-metric", type=float, help="Value that the metric must reach (or stay below, if lower is better).")
+@click.option("--max-bytes", help="Largest file (200k, 1M): find the best metric within this size.")
+@click.option("--budget", help="Time limit of the search (90s, 10m, 2h); its result is the best file found by then.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.nqz]")
 @click.option(
     "--work",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the search.  [default: reports/compress]",
 )
-@click.option("--trials", type=click.IntRange(min=1), help="Points of the search, at most.  [default: the suite's]")
-@click.option("--suite", default=SUITE, show_default=True, help="The methods that are tried: a suite with a target.")
+@click.option("--trials", type=click.IntRange(min=1), help="Files to try per method, at most.  [default: the suite's]")
+@click.option("--suite", default=SUITE, show_default=True, help="Suite with a target that lists the methods to try.")
 @engine_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -54,7 +54,7 @@ SUITE = "compress"
     default="refuse",
     show_default=True,
     type=click.Choice(["refuse", "store"]),
-    help="nan and inf in tensors that are only stored: refuse the network, or store them as they are.",
+    help="Where tensors that are not quantized hold nan or inf: refuse the network, or store them as they are.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(
@@ -81,15 +81,16 @@ def command(
 ) -> None:
     """Compress a trained network into one .nqz file: the smallest found whose metric falls by at most --max-drop.
 
-    Nothing is retrained. A network of your own: --model module:mine:network --checkpoint mine.safetensors
-    --data mine:batches --with folder=. (see `nqbench show module`). The search looks at the validation split where the
-    model has one, else at a part of the training data that nothing was calibrated on; the test split is evaluated
-    once, for the answer. When the --budget is spent, or at Ctrl-C, the best file so far is the answer. What was
-    computed stays in the --work folder: the same command resumes.
+    Nothing is retrained. For a network of your own, write --model module:mine:network --checkpoint mine.safetensors
+    --data mine:batches --with folder=. (see `nqbench show module`). The search compares files on the validation split
+    if the model has one, else on a part of the training data that was not used for calibration. The test split is
+    evaluated only once, for the final file. When the --budget is spent, or at Ctrl-C, the best file so far is the
+    result. Intermediate results stay in the --work folder, so that the same command resumes.
 
-    What is stored how: weights (parameters of two dimensions or more, frozen ones too) are quantized and coded; other
-    float32 parameters (biases, norms) are rounded to float16, batch norms folded into them; buffers, and numbers wider
-    than float32, keep every bit. A suite of your own (--suite) says otherwise: see `others` and `fold_batchnorm`.
+    How tensors are stored: weights (parameters with two or more dimensions, also frozen ones) are quantized and coded.
+    Other float32 parameters (biases, norms) are rounded to float16, and batch norms are folded into them. Buffers, and
+    numbers wider than float32, are stored exactly. A suite of your own (--suite) can change this with the keys
+    `unquantized` and `fold_batchnorm`.
     """
     # the imports below take seconds
     click.echo(f"{model}: reading the network and its data", err=True)
@@ -138,7 +139,7 @@ def _goal(max_drop: str | None, min_metric: float | None, max_bytes: str | None)
     given = {"--max-drop": max_drop, "--min-metric": min_metric, "--max-bytes": max_bytes}
     named = [option for option, value in given.items() if value is not None]
     if len(named) > 1:
-        raise BadInput(f"{' and '.join(named)} exclude one another: give one of them")
+        raise BadInput(f"{' and '.join(named)} cannot be used together: give one of them")
     if min_metric is not None:
         return {"metric": min_metric}
     if max_bytes is not None:
@@ -189,8 +190,8 @@ def _why_not(records: Sequence[Record], goal: dict[str, object], split: str) -> 
     if target.bytes is not None:
         return f"no file of at most {target.bytes:,} bytes was found: the smallest has {size:,}; allow more --max-bytes"
     return (
-        f"no file holds: wanted is {target.goal}, and the nearest, of {size:,} bytes, misses it by {missing:.2f} "
-        f"on the {split} split; allow a larger --max-drop"
+        f"no file is good enough: wanted is {target.goal}, and the nearest, of {size:,} bytes, misses it by "
+        f"{missing:.2f} on the {split} split; allow a larger --max-drop"
     )
 
 

@@ -11,14 +11,16 @@ import click
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="[default: FILE.safetensors]")
 @click.option(
-    "--limit", metavar="SIZE", help="Refuse a file that stands for more, such as 4G.  [default: a tenth of the memory]"
+    "--limit",
+    metavar="SIZE",
+    help="Refuse a file whose tensors take more memory than this, such as 4G.  [default: a tenth of the memory]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(file: Path, output: Path | None, limit: str | None, force: bool) -> None:
-    """Write the state that FILE stands for, every tensor under its name, in a safetensors file.
+    """Decode FILE and write all its tensors, under their names, to a safetensors file.
 
-    Load it with safetensors.torch.load_file and the network's load_state_dict. The file alone is needed, and the
-    plugins that `nqbench inspect` names.
+    Load that with safetensors.torch.load_file and the network's load_state_dict. Only FILE is needed, and the plugins
+    that `nqbench inspect` lists.
     """
     from nqbench.api.errors import BadInput
     from nqbench.api.toolkit.paths import written_whole

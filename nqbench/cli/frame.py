@@ -32,13 +32,13 @@ from nqbench.version import __version__
 OK, WRONG_USE, TRIALS_FAILED, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 130
 
 COMMANDS = {
-    "run": "Run a suite to a leaderboard; the same command resumes and reuses what is cached.",
-    "plan": "Print a suite's trials and the work they share, without running any.",
+    "run": "Run a suite and print its leaderboard. The same command resumes an interrupted run.",
+    "plan": "Print the trials of a suite and the work that they share, without running them.",
     "list": "List the plugins: quantizers, coders, models and all other kinds.",
     "show": "Show a plugin's parameters with defaults, bounds, meaning and source paper.",
     "new": "Write a plugin package of your own, ready to install, with its conformance test.",
-    "check": "Hold a plugin to the conformance checks of its kind.",
-    "report": "Rebuild a run's leaderboards from its records.",
+    "check": "Run the conformance checks of a plugin's kind.",
+    "report": "Rebuild the leaderboards of a run from its records.",
     "compare": "Compare two runs: what got worse, better, or stayed the same.",
     "nightly": "Run a suite and compare it with a baseline.",
     "merge": "Merge the records of several runs into one.",
@@ -86,7 +86,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="nqbench")
 def cli() -> None:
-    """How small can a trained network's weights be made, in real bytes, at which accuracy?
+    """Measure how small the weights of a trained network can be made, in bytes on disk, and at which accuracy.
 
     Start with `nqbench run quickstart`; `nqbench COMMAND --help` explains a command.
     """

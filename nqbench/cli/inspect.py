@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 KINDS = {0: "quantized", 1: "raw parameter", 2: "raw buffer", 3: "alias", 4: "coded", 9: "raw parameter, constant"}
 KINDS[10] = "raw buffer, constant"
 SHOWN = 20
-"""Groups that are listed."""
+"""Number of groups to list."""
 
 
 @click.command("inspect")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--json", "as_json", is_flag=True, help="For machines: an object a file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per file.")
 def command(files: tuple[Path, ...], tensors: bool, as_json: bool) -> None:
     """Print what is inside each FILE.nqz and what each part costs. Checksums are verified; no plugin is needed."""
     for index, file in enumerate(files):

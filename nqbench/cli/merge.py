@@ -14,8 +14,9 @@ import click
 def command(into: Path, sources: tuple[Path, ...]) -> None:
     """Take every run of SOURCES (output folders, records.sqlite, JSON exports) into the store in folder INTO.
 
-    Where INTO ends in .json, an export of all SOURCES is written: it can be tracked by git, compared, and merged again.
-    What is in INTO already stays; merging twice changes nothing. The compressed files of folders come along.
+    If INTO ends in .json, an export of all SOURCES is written instead; it can be tracked by git, compared, and merged
+    again. Records that are already in INTO stay, and merging twice changes nothing. The compressed files in the source
+    folders are copied too.
     """
     from nqbench.report.files import write_text
     from nqbench.results.exports import export_json, merge

@@ -22,12 +22,12 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("."), show_default=True,
-              metavar="DIR", help="Folder to write the package's folder into.")  # fmt: skip
+              metavar="DIR", help="Folder in which the folder of the package is created.")  # fmt: skip
 def command(kind: str, name: str, output: Path) -> None:
     """Write a package with a working quantizer, coder or model called NAME, ready to install and to change.
 
-    It has a pyproject.toml with the entry point, a commented module, a README and a test that holds the plugin to the
-    conformance checks.
+    It has a pyproject.toml with the entry point, a commented module, a README, and a test that runs the conformance
+    checks on the plugin.
     """
     _refuse_bad_names(kind, name)
     folder = output / f"nqbench-{name}"

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 @click.command(name="nightly")
 @suite_options
-@click.option("--baseline", type=click.Path(path_type=Path), help="Folder, store or export.  [default: the last night]")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="What to compare with: output folder or export.  [default: the last night]",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of all nights.  [default: nightly/SUITE]")
 @engine_options
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a trial is stopped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--cache/--no-cache", "cached", default=True, help="Reuse the results of stages, and keep new ones.")
-@click.option("--tolerance", multiple=True, metavar="FIGURE=SHARE", help="Relative change of a figure that is none.")
+@click.option("--cache/--no-cache", "cached", default=True, help="Reuse cached results of stages, and cache new ones.")
+@click.option("--tolerance", multiple=True, metavar="FIGURE=SHARE", help="Count a relative change up to this as none.")
 def command(
     suite: str,
     profile: str | None,
@@ -37,10 +41,11 @@ def command(
     cached: bool,
     tolerance: tuple[str, ...],
 ) -> None:
-    """Run SUITE, say what got worse since the baseline, and draw every figure's history.
+    """Run SUITE, report what got worse than the baseline, and plot the history of every figure.
 
-    The output folder keeps every night; beside the run's own reports it gets compare.md, compare.json, junit.xml and
-    history.html. Ends with exit code 3 if anything is worse, 2 if trials failed, 130 if interrupted.
+    The output folder keeps the results of every night. Besides the reports of the run, compare.md, compare.json,
+    junit.xml and history.html are written there. Ends with exit code 3 if anything is worse, 2 if trials failed, 130
+    if interrupted.
     """
     from nqbench.cli import INTERRUPTED, TRIALS_FAILED
     from nqbench.engine import Silent, run_suite

@@ -12,14 +12,14 @@ import click
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the reports go.  [default: SOURCE; of an export, a folder of its name]",
+    help="Folder for the reports.  [default: SOURCE; for an export, a folder with its name]",
 )
 @click.option("--run", default="latest", show_default=True, help="Id of the run to report.")
-@click.option("--drop", type=click.FloatRange(min=0), help="Points of the metric that a ranked file may lose.")
+@click.option("--drop", type=click.FloatRange(min=0), help="Rank files whose metric falls by at most this many points.")
 @click.option("--images", is_flag=True, help="Also write each model's main figure as PNG and SVG.")
-@click.option("--quiet", is_flag=True, help="Write the files and print only the page's path.")
+@click.option("--quiet", is_flag=True, help="Print only the path of the page.")
 def command(source: Path, output: Path | None, run: str, drop: float | None, images: bool, quiet: bool) -> None:
-    """Rebuild leaderboards and page of a run from the records in SOURCE: its folder, or an export of nqbench merge."""
+    """Rebuild the leaderboards and the page of a run from the records in SOURCE, an output folder or an export."""
     from nqbench.report import rebuild, terminal
 
     data, paths = rebuild(source, output, run=run, drop=drop, images=images)

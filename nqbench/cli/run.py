@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @suite_options
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: reports/<suite>]")
 @engine_options
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a trial is stopped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--cache/--no-cache", "cached", default=True, help="Reuse the results of stages, and keep new ones.")
-@click.option("--quiet", is_flag=True, help="No progress, only the leaderboard.")
+@click.option("--cache/--no-cache", "cached", default=True, help="Reuse cached results of stages, and cache new ones.")
+@click.option("--quiet", is_flag=True, help="Print only the leaderboard, no progress.")
 def command(
     suite: str,
     profile: str | None,
@@ -35,9 +35,9 @@ def command(
     cached: bool,
     quiet: bool,
 ) -> None:
-    """Run SUITE (a YAML file, or the name of a shipped suite) to a leaderboard.
+    """Run SUITE (a YAML file, or the name of a shipped suite) and print its leaderboard.
 
-    The same command again resumes: what is in the output folder or in the cache is not computed anew.
+    Repeating the command resumes the run: results in the output folder or in the cache are not computed again.
     Ends with exit code 2 if trials failed, 130 if it was interrupted.
     """
     started = time.perf_counter()  # before the imports, which take seconds

@@ -13,9 +13,9 @@ import click
 
 @click.command(name="serve")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
 def command(folder: Path, port: int) -> None:
-    """Serve FOLDER at http://127.0.0.1:PORT until interrupted; to this machine alone."""
+    """Serve FOLDER at http://127.0.0.1:PORT until interrupted. Only this machine can connect."""
     try:
         with server(folder, port) as found:
             click.echo(f"http://127.0.0.1:{found.server_port}/ (Ctrl-C ends it)")

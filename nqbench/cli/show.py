@@ -11,8 +11,8 @@ import click
 @click.argument("plugin", nargs=-1, required=True, metavar="[KIND] NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(plugin: tuple[str, ...], as_json: bool) -> None:
-    """Show a plugin's parameters with defaults, bounds and meaning, its source paper, what it uses, an entry of a
-    suite, and its formulas: of a coder, each byte that it writes."""
+    """Show a plugin: its parameters with defaults, bounds and meaning, its source paper, what it uses, an example entry
+    of a suite, and its formulas. For a coder, also the meaning of each byte that it writes."""
     from nqbench.cli._page import page_of
     from nqbench.cli._plugins import find
     from nqbench.registry import registry

@@ -12,15 +12,18 @@ import click
 @click.option("--run", default="latest", show_default=True, help="Id of the run to check; all: of every run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
-    "--limit", metavar="SIZE", help="Refuse files that stand for more, such as 4G.  [default: a tenth of the memory]"
+    "--limit",
+    metavar="SIZE",
+    help="Refuse files whose tensors take more memory than this, such as 4G.  [default: a tenth of the memory]",
 )
-@click.option("--allow-code", is_flag=True, help="Run functions and TorchScript files that the records name.")
+@click.option("--allow-code", is_flag=True, help="Run Python functions and TorchScript files that records name.")
 def command(folder: Path, run: str, device: str, limit: str | None, allow_code: bool) -> None:
     """Decode every file in FOLDER in a fresh process and evaluate it again.
 
-    Decoded bytes must match exactly; metrics exactly in the environment that made the records, within 0.1 of their
-    unit in another. A network given as a function or a TorchScript file is code of whoever made FOLDER: it can do
-    whatever you can, and runs only with --allow-code. Ends with exit code 3 if anything differs.
+    The decoded tensors must match the record bit for bit. Metrics must match exactly in the environment that made the
+    records, and within 0.1 of their unit in another one. A network given as a Python function or a TorchScript file is
+    code written by the author of FOLDER: it runs with your permissions, and only if you pass --allow-code. Ends
+    with exit code 3 if anything differs.
     """
     from nqbench.cli import REGRESSION
     from nqbench.engine.verify import verify

@@ -56,7 +56,7 @@ def read(path: str | os.PathLike[str], registry: Registry, *, limit: int | None 
     except NotRegistered as error:
         raise NotRegistered(f"{path}: {error}") from None
     except MemoryError:
-        raise BadInput(f"{path}: there is not enough memory to decode it: take a machine with more") from None
+        raise BadInput(f"{path}: there is not enough memory to decode it: use a machine with more") from None
 
 
 def decode(sections: Sections, registry: Registry, *, limit: int | None = None) -> Decoded:

@@ -210,4 +210,4 @@ class Dispatcher(Generic[J]):
             self._lacking = now
         elif now - self._lacking > _PATIENCE:
             self._lacking = float("inf")
-            self._tell("there is no slot yet; the run goes on when one joins")
+            self._tell("no worker is available yet; the run continues as soon as one joins")

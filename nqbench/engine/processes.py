@@ -150,7 +150,7 @@ class Processes(Slots):
             return {"status": "crashed", "error": f"{_death(error.exitcode)} in the stage '{stage}'"}
         except BrokenProcessPool:
             self._discard(slot)
-            return {"status": "crashed", "error": f"the worker ended in the stage '{stage}'; its last words are above"}
+            return {"status": "crashed", "error": f"the worker ended in the stage '{stage}'; see its messages above"}
         except Exception as error:  # noqa: BLE001 - what Pebble itself raises (a result that does not pickle)
             return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         if outcome.pop("unusable", False):

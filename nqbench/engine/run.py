@@ -91,7 +91,7 @@ def run_suite(
     where = chosen_engine(engine)
     chosen = slot_device(device, loaded) if where.away else resolve_device(device)
     if jobs is not None and jobs < 0:
-        raise BadInput(f"jobs is {jobs}: write how many workers, or 0 for none")
+        raise BadInput(f"jobs is {jobs}: give the number of workers, or 0 to run in this process")
     trials = loaded.trials(only)
     schedule = loaded.schedule(only)
     folder = Path(output) if output is not None else Path("reports") / loaded.name
@@ -167,7 +167,8 @@ class _Run:
                 raise
             except OSError as error:
                 raise StoreError(
-                    f"{self.folder}: cannot be written ({error.strerror or error}); the same command resumes"
+                    f"{self.folder}: cannot be written ({error.strerror or error}); "
+                    "once it can be, the same command resumes the run"
                 ) from error
             finally:
                 self.progress.finished()
@@ -212,7 +213,9 @@ class _Run:
     def _check_target(self, model: Model, target: Target) -> None:
         """Raises BadInput where the model has nothing to search by."""
         if model.metric() is None:
-            raise BadInput(f"{self.suite.path}: target: model '{model.name}' has no metric to hold")
+            raise BadInput(
+                f"{self.suite.path}: target: model '{model.name}' has no metric, so there is nothing to search by"
+            )
         if not model.has_split(target.split):
             raise BadInput(
                 f"{self.suite.path}: target.split: model '{model.name}' has no {target.split} split; "
@@ -241,7 +244,7 @@ class _Run:
         if self._late:
             schedule.stop()
             self.until = None
-            self.progress.warning("the time is up: the best so far is the answer")
+            self.progress.warning("the time is up: the result is the best file so far")
             jobs = self._pull(schedule)
             failed = self._drive(store, schedule, jobs, self._take_over(store, jobs)) or failed
         assert schedule.finished()
@@ -370,7 +373,7 @@ class _Run:
             method = job.trial.codec or job.trial.quantizer
             why = str(outcome["error"]).partition("\n")[0]
             self.progress.warning(
-                f"the knob of {method.name if method else ''} was not found, one trial is made: {why}"
+                f"the knob of {method.name if method else ''} could not be determined, so only one trial is run: {why}"
             )
         schedule.answered(job.question, outcome.get("knob"))
         return True

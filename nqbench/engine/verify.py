@@ -101,7 +101,7 @@ class _Checker:
                 return f"{path}: {'is missing' if size < 0 else f'has {size} bytes'}, not {record.file_bytes}"
             parts = record.parts.model_dump() if record.parts else {}
             if read_sections(path).parts != parts:
-                return f"{path}: its parts are not those of the record"
+                return f"{path}: the sizes of its parts differ from the record"
             tensors = self.decoder.decode(path).tensors
             content = content_hash(tensors)
             if content != record.decoded_sha256:

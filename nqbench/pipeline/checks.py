@@ -27,7 +27,7 @@ def check_state(model: str, module: nn.Module) -> None:
 
 def _objection(value: Any) -> str:
     if not isinstance(value, Tensor):
-        return f"is no tensor but {type(value).__name__}: the state of a network to compress has tensors alone"
+        return f"is a {type(value).__name__}, not a tensor: remove it from the state, only tensors can be compressed"
     if is_lazy(value):
         return "has no shape yet: run a batch through the network in the function that builds it"
     if value.device.type == "meta":
@@ -74,8 +74,10 @@ def check_numbers(model: str, odd: Sequence[Odd], nonfinite: Nonfinite) -> None:
         found = f"model '{model}': '{one.name}' has {one.value:g} at {list(one.place)}"
         if one.quantized:
             raise BadInput(
-                f"{found}: what is quantized must be finite, and at most {LARGEST_WEIGHT:.2g} in size; mend it, or "
-                "leave the tensor out of the model's compressible ones"
+                f"{found}: quantized tensors must be finite, no larger than {LARGEST_WEIGHT:.2g}; mend it, "
+                "or leave the tensor out of the model's compressible ones"
             )
         if nonfinite == "refuse":
-            raise BadInput(f"{found}, which is only stored: if it is meant, nonfinite: store keeps it as it is")
+            raise BadInput(
+                f"{found}, and is stored without quantization: if that is intended, write 'nonfinite: store' to keep it"
+            )

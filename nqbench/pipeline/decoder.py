@@ -89,7 +89,7 @@ class Decoder:
         while left:
             read = self._shared.readinto(left)
             if not read:
-                raise NqbenchError("the decoder process wrote less than it says")
+                raise NqbenchError("the decoder process ended its answer too early")
             left = left[read:]
         return tensor
 

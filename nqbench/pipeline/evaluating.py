@@ -88,7 +88,10 @@ def _headline(context: Context, evaluation: Json, whose: str) -> float:
         raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'; {given}")
     value = float(found[metric.name])
     if not math.isfinite(value):
-        raise BadInput(f"the metric '{metric.name}' of the {whose} network is {value}: no figure to rank by")
+        raise BadInput(
+            f"the metric '{metric.name}' of the {whose} network is {value}: "
+            "it must be a finite number, since files are ranked by it"
+        )
     return value
 
 

@@ -51,7 +51,7 @@ def sense(context: Context) -> dict[str, Tensor]:
         sensed = dict(all_plain(sensitivity.sense(task, network.names)))
     missing = set(network.names) - set(sensed)
     if missing:
-        raise BadInput(f"sensitivity '{sensitivity.name}' says nothing of {', '.join(sorted(missing))}")
+        raise BadInput(f"sensitivity '{sensitivity.name}' gave no values for {', '.join(sorted(missing))}")
     return sensed
 
 

@@ -139,7 +139,7 @@ def _comparable(baseline: Side, candidate: Side, old: Mapping[str, Record], new:
     if baseline.suite != candidate.suite:
         raise BadInput(
             f"{baseline.path} is of suite '{baseline.suite}', {candidate.path} of '{candidate.suite}': "
-            "only runs of one suite compare"
+            "only runs of the same suite can be compared"
         )
     for side in (baseline, candidate):
         if not side.records:
@@ -154,7 +154,7 @@ def _comparable(baseline: Side, candidate: Side, old: Mapping[str, Record], new:
         if seeds[0][key] != seeds[1][key]:
             shown = [", ".join(str(seed) for seed in sorted(s[key], key=str)) for s in seeds]
             raise BadInput(
-                f"the records are of unequal seeds: {shown[0]} in {baseline.path}, {shown[1]} in {candidate.path}"
+                f"the two runs have different seeds: {shown[0]} in {baseline.path}, {shown[1]} in {candidate.path}"
             )
     if not old.keys() & new.keys():
         raise BadInput(f"{baseline.path} and {candidate.path} have no trial in common")
@@ -224,7 +224,9 @@ def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     if a is None or b is None:  # nothing to pair: a figure like any other without chance in it
         same = limits.within(name, old.metric, new.metric, 1e-6) or abs(gain) <= 1e-6
         verdict: Verdict = "same" if same else "better" if gain > 0 else "worse"
-        return _Open(replace(change, verdict=verdict, reason="no per-example correctness to pair"))
+        return _Open(
+            replace(change, verdict=verdict, reason="the examples that were classified correctly were not recorded")
+        )
     if a.shape != b.shape:
         return _Open(replace(change, verdict="inconclusive", reason=f"{a.size} and {b.size} examples cannot be paired"))
     test = mcnemar(a, b)

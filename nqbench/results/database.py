@@ -103,7 +103,7 @@ def check(connection: Any, path: Path, *, new: bool = False) -> None:
     if tables == 0:
         if new:
             return
-        raise StoreError(f"{path}: holds no records yet; its run was stopped before the first trial")
+        raise StoreError(f"{path}: has no records yet: the run was stopped before its first trial ended")
     if identity != APPLICATION_ID:
         if new and version == 0 and _half_made(connection):
             return

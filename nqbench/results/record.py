@@ -202,7 +202,7 @@ class Record(_Part):
             if value is not None and not math.isfinite(value):
                 whose = "the float network" if name == "metric_float" else "the decoded network"
                 what = f"the metric '{self.metric_name}' of {whose}" if name.startswith("metric") else f"the {name}"
-                return f"{what} is {value}: no figure to rank by"
+                return f"{what} is {value}: it must be a finite number, since files are ranked by it"
         return ""
 
     # -- forms ---------------------------------------------------------------------------------------------------

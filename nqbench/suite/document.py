@@ -89,7 +89,7 @@ class Document:
         """Another key in the place of the last one of a path. Raises SuiteError if it is there already."""
         container = self.value(path[:-1])
         if key in container:
-            raise self.error(path, f"is now called '{key}', which stands beside it: give one of the two")
+            raise self.error(path, f"is now called '{key}', and both are given: remove one of them")
         entries = [(key if name == path[-1] else name, value) for name, value in container.items()]
         container.clear()
         container.update(entries)

@@ -117,7 +117,9 @@ class Target(Strict):
                 "give one of 'drop' (points, or percent, below the float network), 'metric' (to reach) and 'bytes'"
             )
         if self.report == "chosen" and self.split == "test":
-            raise ValueError("report: chosen keeps the test split for the end: let the search look at another 'split'")
+            raise ValueError(
+                "'report: chosen' evaluates the test split only at the end: give 'split' another value than 'test'"
+            )
         return self
 
     @property

@@ -142,7 +142,7 @@ def test_a_file_that_is_there_is_not_replaced(
         (["--model", "lenet300", "--with", "data"], "must be key=value"),
         (["--model", "lenet300", "--max-drop", "-1"], "write points (0.5) or a share"),
         (["--model", "lenet300", "--max-drop", "half"], "write points (0.5) or a share"),
-        (["--model", "lenet300", "--max-drop", "1", "--max-bytes", "10k"], "exclude one another"),
+        (["--model", "lenet300", "--max-drop", "1", "--max-bytes", "10k"], "cannot be used together"),
         (["--model", "lenet300", "--max-bytes", "some"], "'some' is not a size"),
         (["--model", "lenet300", "--budget", "soon"], "as in 90s, 10m or 2h"),
     ],

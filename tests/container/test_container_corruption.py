@@ -198,7 +198,7 @@ def test_an_allocation_that_fails_is_one_line(registry, kind, tmp_path):
     path.write_bytes(rebuilt(file, lying))
     with pytest.raises(BadInput) as caught:
         read(path, registry, limit=1 << 62)
-    assert str(caught.value) == f"{path}: there is not enough memory to decode it: take a machine with more"
+    assert str(caught.value) == f"{path}: there is not enough memory to decode it: use a machine with more"
 
 
 def test_a_few_bytes_may_stand_for_many_weights_within_the_limit(registry):

@@ -226,7 +226,7 @@ def test_a_trial_s_key_says_which_split_was_looked_at_beside_the_test_s(probe: L
     ("change", "message"),
     [
         ("{drop: 3.0, split: validation}", r"s\.yaml: target\.split: model 'probe' has no validation split"),
-        ("{drop: 3.0}", r"s\.yaml: target: model 'probe' has no metric to hold"),
+        ("{drop: 3.0}", r"s\.yaml: target: model 'probe' has no metric, so there is nothing to search by"),
     ],
 )
 def test_a_model_that_has_nothing_to_search_by_is_told_in_a_line_before_the_first_trial(
@@ -249,7 +249,8 @@ def test_a_knob_that_cannot_be_found_is_a_warning_and_the_method_is_tried_as_it_
     result = run_suite(path, tmp_path / "out", only=["quantizer=knobless"], progress=heard)
     assert [record.status for record in result.records] == ["failed"]
     assert heard.warnings == [
-        "the knob of knobless was not found, one trial is made: RuntimeError: no knob today (in the stage 'knob')"
+        "the knob of knobless could not be determined, so only one trial is run: "
+        "RuntimeError: no knob today (in the stage 'knob')"
     ]
     listed = json.loads((tmp_path / "out" / "records.json").read_text())
     assert "no knob today" in listed[0]["error"]

@@ -13,7 +13,7 @@ import nqbench
 
 ENTRY = """    Stage(
         "count",
-        lambda context: {"weights": preparation.pruned_of(context).state["weight"].numel()},
+        lambda context: {"weights": sum(t.numel() for t in preparation.pruned_of(context).state.values())},
         inputs=("prune", "load"),
         plugins=("model", "pruner"),
         meta=lambda result: result,

@@ -54,7 +54,7 @@ REFUSED = {
     "sparse": (_buffer(torch.eye(2).to_sparse()), r"'extra' is sparse_coo, expected a plain dense tensor"),
     "meta": (_buffer(torch.zeros(2, device="meta")), r"'extra' is on the device meta"),
     "lazy": (lambda net: net.append(nn.LazyLinear(3)), r"'3.weight' has no shape yet"),
-    "extra state": (lambda net: net.append(_Remembers(3, 3)), r"'3._extra_state' is no tensor but dict"),
+    "extra state": (lambda net: net.append(_Remembers(3, 3)), r"'3._extra_state' is a dict, not a tensor"),
 }
 BUILDERS |= {name: _net(change) for name, (change, _) in REFUSED.items()}
 BUILDERS["bias of 1e30"] = _net(_put("0.bias", (3,), 1e30))

@@ -62,7 +62,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty store": (lambda at: fill(at / "empty", []), "holds no records to compare"),
     "unequal seeds": (
         lambda at: fill(at / "seeds", [make(k=k, seed=seed) for k in (2, 4) for seed in (0, 2)]),
-        "the records are of unequal seeds: 0, 2 in",
+        "the two runs have different seeds: 0, 2 in",
     ),
     "an empty intersection": (
         lambda at: fill(at / "others", [make(k=k, seed=seed) for k in (8, 16) for seed in (0, 1)]),

@@ -144,7 +144,7 @@ def adopt(source: Path) -> Path:
     except (OSError, KeyError, ValueError, BadInput) as error:
         raise BadInput(f"{source}: {wanted}: {str(error).removeprefix(f'{source}: ')}") from None
     if not source.stem.endswith(f"-{recipe_digest(recipe)}"):
-        raise BadInput(f"{source}: {wanted}; this one's name or content says another")
+        raise BadInput(f"{source}: {wanted}; the name or content of this file says another")
     listed = _listed(source.with_name(SUMS)).get(source.name)
     if listed not in (None, hashlib.sha256(source.read_bytes()).hexdigest()):
         raise BadInput(f"{source}: is not the file that {SUMS} beside it lists: get it again")
