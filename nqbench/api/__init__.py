@@ -1,6 +1,6 @@
-"""What a plugin author imports, and nothing else: contracts, value types, errors, hooks.
+"""Everything that a plugin needs to import: contracts, value types, errors and hooks.
 
-How the methods that shaped these contracts are written against them (the sketch that was made before they were fixed):
+The contracts were designed for the following methods; this is how each of them is written as a plugin:
 
 * **A dithered vector quantizer with fine-tuning** returns form ``dithered``: symbols index the distinct lattice points
   (``parameters["codebook"]``, (k, d)), ``side`` holds seed and dither step. ``reconstruct`` is differentiable in the

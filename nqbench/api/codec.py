@@ -15,9 +15,9 @@ from nqbench.api.quantizer import Knob
 
 
 class Codec(Plugin):
-    """Float tensors -> bytes -> float tensors. Stands in a suite where a quantizer and a coder would.
+    """Compresses float tensors to bytes, and decompresses them. In a suite it takes the place of quantizer and coder.
 
-    Its records have no entropy and no codebook; its check is that two processes decode the same tensors.
+    Its records have no entropy and no codebook. It is checked by decoding in two processes, which must agree exactly.
 
     Example:
         >>> class Halves(Codec, name="halves"):
@@ -38,24 +38,24 @@ class Codec(Plugin):
     kind: ClassVar[str] = "codec"
 
     exact: ClassVar[bool] = False
-    """Whether it gives back every bit of tensors in their own dtypes. ``compress`` then gets, and ``decompress`` gives,
-    arrays of float32, float16, float64, and for bfloat16 its bits as uint16; without, float32 whatever the network is
-    in."""
+    """Whether it is lossless and keeps dtypes. If so, ``compress`` gets and ``decompress`` returns arrays of float32,
+    float16 or float64, and for bfloat16 its bits as uint16. If not, both work on float32, whatever the network's dtype
+    is."""
 
     def weights_alone(self) -> bool:
-        """Whether it takes only the tensors that a quantizer would; the others are then stored as other trials store
-        theirs. By default it takes every float tensor that is not one constant."""
+        """Whether it compresses only the tensors that a quantizer would; the others are then stored as in trials with
+        a quantizer. By default it compresses every float tensor whose values are not all equal."""
         return False
 
     def array_of(self, tensor: Tensor) -> np.ndarray:
-        """What ``compress`` gets of a tensor on the CPU."""
+        """The array that ``compress`` is given for a tensor on the CPU."""
         if not self.exact:
             return tensor.to(torch.float32).numpy()
         whole = plain(tensor.detach())
         return (whole.view(torch.uint16) if tensor.dtype == torch.bfloat16 else whole).numpy()
 
     def tensor_of(self, array: np.ndarray, dtype: torch.dtype) -> Tensor:
-        """A tensor of this dtype, of what ``decompress`` gives. ValueError if its bits are those of another dtype."""
+        """A tensor of this dtype from an array of ``decompress``. Raises ValueError for an array of another dtype."""
         if not self.exact:
             return torch.from_numpy(np.array(array, dtype=np.float32)).to(dtype)
         whole = torch.from_numpy(np.array(array))
@@ -66,24 +66,24 @@ class Codec(Plugin):
         return whole
 
     def compress(self, tensors: Mapping[str, np.ndarray], seed: int) -> bytes:
-        """Write the tensors.
+        """Compress tensors.
 
         Args:
-            tensors: those that it takes, float32 unless it is ``exact``, by name, in order; pruned weights are 0.
-            seed: the trial's, for a codec that draws.
+            tensors: name -> array, in the order of the state, float32 unless the codec is ``exact``; pruned weights: 0.
+            seed: the trial's seed, for a codec that draws random numbers.
 
         Returns:
-            The bytes; everything that ``decompress`` needs but names and shapes.
+            The bytes: all that ``decompress`` needs, except names and shapes.
         """
         raise NotImplementedError
 
     def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
-        """Read them again; nothing about the bytes is to be trusted.
+        """Decompress tensors. The bytes may be damaged or hostile: nothing about them may be assumed.
 
         Args:
-            data: what ``compress`` gave, or any bytes.
-            shapes: what the file's checked header says of the tensors, in order. A codec need not write them again, and
-                must not allocate beyond a small multiple of them.
+            data: what ``compress`` returned, or any other bytes.
+            shapes: name -> shape, in order, from the file's checked header. A codec need not store shapes itself, and
+                must not allocate more than a small multiple of these tensors' size.
 
         Returns:
             The same names, shapes and dtypes.

@@ -41,11 +41,11 @@ class StreamTensor:
 
 @dataclass(frozen=True, eq=False)
 class StreamSpec:
-    """All that a decoder knows of a stream before it reads it.
+    """Everything that a decoder knows about a stream before it reads it.
 
     Args:
-        count: number of symbols; checked by the container against the file's own sizes and the caller's size limit, so
-            a decoder may allocate ``4 * count`` bytes, and no more than a small multiple of that.
+        count: number of symbols. The container has checked it against the sizes in the file and the caller's limit, so
+            a decoder may allocate ``4 * count`` bytes, or a small multiple of that, but no more.
         alphabet: symbols lie in [0, alphabet), 1 <= alphabet <= 2^24.
         ordered: larger symbols stand for larger values.
         dimension: weights per symbol.
@@ -66,14 +66,14 @@ class StreamSpec:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The symbols that a coder writes; checked once, here.
+    """The symbols that a coder encodes. They are checked when the stream is made.
 
     Args:
         symbols: (count,) integers in [0, spec.alphabet); kept as C-contiguous int32.
         spec: what the decoder will know.
 
     Raises:
-        BadInput: another number of symbols than the spec says, or a symbol outside the alphabet.
+        BadInput: the number of symbols differs from the spec, or a symbol is outside the alphabet.
 
     Example:
         >>> Stream.of([2, 0, 2], alphabet=3).counts.tolist()
@@ -97,7 +97,7 @@ class Stream:
 
         Args:
             symbols: any integers in [0, alphabet).
-            alphabet: number of different symbols that there could be.
+            alphabet: number of possible symbols.
             spec: further fields of ``StreamSpec``.
 
         Returns:
@@ -108,17 +108,17 @@ class Stream:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(alphabet,) int64: how often each symbol occurs."""
+        """(alphabet,) int64: number of occurrences of each symbol."""
         return np.bincount(self.symbols, minlength=self.spec.alphabet)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a coder writes.
+    """The output of a coder.
 
     Args:
-        table: what describes the code; its bytes are counted as ``coder_table``.
-        payload: the symbols.
+        table: the description of the code; its bytes are counted as ``coder_table``.
+        payload: the encoded symbols.
 
     Example:
         >>> len(Encoded(b"", bytes(3)).payload)
@@ -130,7 +130,9 @@ class Encoded:
 
 
 class Coder(Plugin):
-    """symbols -> bytes, and back, exactly. Encoding is a pure function; decoding trusts nothing.
+    """Encodes symbols as bytes and decodes them again without loss.
+
+    Encoding is a pure function. Decoding must cope with damaged or hostile bytes.
 
     Example:
         >>> class Bytes(Coder, name="bytes"):
@@ -146,28 +148,28 @@ class Coder(Plugin):
     kind: ClassVar[str] = "coder"
 
     def encode(self, stream: Stream) -> Encoded:
-        """Write the symbols.
+        """Encode symbols.
 
         Args:
-            stream: at least one symbol, or none.
+            stream: the symbols; there may be none.
 
         Returns:
-            Table and payload; together with ``stream.spec`` they are all that ``decode`` gets.
+            Table and payload. ``decode`` is given these and ``stream.spec``, nothing else.
         """
         raise NotImplementedError
 
     def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
-        """Read the symbols again, whatever the bytes are.
+        """Decode symbols. The bytes may be damaged or hostile.
 
         Args:
-            encoded: table and payload, not to be trusted.
-            spec: what the file's header says, checked against its sizes.
+            encoded: table and payload as the file has them.
+            spec: from the file's header, checked against the sizes in the file.
 
         Returns:
             (spec.count,) int32 in [0, spec.alphabet).
 
         Raises:
-            CorruptFile: with the offset, if it is known.
+            CorruptFile: the bytes are not a stream of this coder; with the offset, if it is known.
         """
         raise NotImplementedError
 
@@ -186,10 +188,11 @@ class Coder(Plugin):
 
 
 class Positions(Plugin):
-    """How the places of pruned weights are written: masks -> a stream that a coder writes, and back.
+    """Writes the positions of kept weights: turns masks into a stream of symbols for a coder, and back.
 
-    ``merges``: pruned weights become one more symbol of the weights' own stream, so that there is nothing to write
-    (``zero``); the core does the merging, the plan leaves it out for vectors (d > 1), and neither method is called.
+    ``merges``: pruned weights become one more symbol in the stream of the weights (``zero``), so that no positions are
+    written. The core does this itself and calls neither method. Trials with vectors (d > 1) cannot merge and are left
+    out of the plan.
 
     Example:
         >>> class Bits(Positions, name="bits"):
@@ -207,10 +210,10 @@ class Positions(Plugin):
     merges: ClassVar[bool] = False
 
     coder: str | None = None
-    """Name of the coder that writes the positions; none: the trial's coder."""
+    """Name of the coder that encodes the positions. None: the trial's coder."""
 
     def to_stream(self, masks: Sequence[np.ndarray]) -> Stream:
-        """The masks as symbols.
+        """Turn masks into symbols.
 
         Args:
             masks: bool arrays, True where a weight is kept, one per tensor in the file's order.
@@ -221,7 +224,7 @@ class Positions(Plugin):
         raise NotImplementedError
 
     def from_stream(self, symbols: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-        """The masks again.
+        """Turn symbols back into masks.
 
         Args:
             symbols: (count,) int32 as decoded.
@@ -231,12 +234,12 @@ class Positions(Plugin):
             Bool arrays of these shapes.
 
         Raises:
-            CorruptFile: the symbols are no masks of these shapes.
+            CorruptFile: the symbols do not describe masks of these shapes.
         """
         raise NotImplementedError
 
     def max_count(self, shapes: Sequence[tuple[int, ...]]) -> int:
-        """The most symbols that masks of these shapes can give: a longer stream is refused before it is decoded."""
+        """The largest number of symbols for masks of these shapes. A longer stream is refused before it is decoded."""
         return 2 * sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes) + 2
 
     def alphabet(self) -> int | None:
@@ -245,7 +248,7 @@ class Positions(Plugin):
 
 
 def check_decoded(symbols: np.ndarray, spec: StreamSpec) -> np.ndarray:
-    """A decoder's last line: the right number of symbols, inside the alphabet.
+    """Check decoded symbols: their number, and that they lie in the alphabet. Meant as the last line of a decoder.
 
     Args:
         symbols: what was decoded, of any integer dtype.
@@ -255,7 +258,7 @@ def check_decoded(symbols: np.ndarray, spec: StreamSpec) -> np.ndarray:
         The symbols as C-contiguous int32.
 
     Raises:
-        CorruptFile: another number, or a symbol outside the alphabet.
+        CorruptFile: the number of symbols is wrong, or one is outside the alphabet.
 
     Example:
         >>> check_decoded(np.array([1, 5]), StreamSpec(2, alphabet=4))

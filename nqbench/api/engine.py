@@ -1,4 +1,4 @@
-"""The contract of engines: where the trials of a run are run.
+"""The contract of engines: they provide the processes in which the trials of a run are executed.
 
 A run has trials, an engine has slots: a place for one trial at a time, on this machine or on another. What a slot does
 with a trial is not the engine's business: it gets a ``Host``, which pickles, opens that in the slot's process, and

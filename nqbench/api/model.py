@@ -111,10 +111,10 @@ class Model(Plugin):
             device: where parameters and buffers shall be.
 
         Returns:
-            The network; every call gives one of equal weights.
+            The network; every call returns one with the same weights.
 
         Raises:
-            DataMissing: weights or data are not at hand.
+            DataMissing: weights or data are missing.
         """
         raise NotImplementedError
 
@@ -169,7 +169,7 @@ class Model(Plugin):
         return self.load(device)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Outputs (logits) of a batch.
+        """The outputs (logits) of the network for a batch.
 
         Args:
             module: the network.

@@ -1,4 +1,4 @@
-"""Second moments of what a weight multiplies, in the forms that layers give them, and a weight's matrix of rows.
+"""Second moments of the inputs that a weight multiplies, in the forms of different layers, and the weight as a matrix.
 
 A weight W maps input vectors x to outputs W x, so that a change E of it costs mean |E x|^2 = tr(E H E^T), H = mean
 x x^T, row by row. Which entries of a tensor make a row depends on the operation; ``Moments`` says so, and its packed

@@ -1,6 +1,6 @@
 """A trained network as plugins see it: its module, its masks, its data and loss.
 
-It never reaches the test split: the pipeline builds it from a model and keeps evaluation to itself.
+Plugins cannot read the test split: only the pipeline evaluates networks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Network:
         names: of the compressible tensors, in order.
         masks: name -> bool tensor, True where kept, for pruned tensors.
         moments: name -> second moments of the gradients, where training kept them.
-        seed: the trial's.
+        seed: the seed of the trial.
         workdir: a folder for checkpoints of long trainings, kept until the stage succeeds; None: keep none.
         stored: the networks of the store of trained networks that it came from: each file's name -> SHA-256 of its
             tensors.

@@ -1,4 +1,4 @@
-"""Tensors as files and compiled loops need them, whatever views a plugin returns."""
+"""Row-major tensors, which files and compiled loops need, from whatever views a plugin returns."""
 
 from __future__ import annotations
 

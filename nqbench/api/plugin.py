@@ -110,7 +110,7 @@ class Plugin(BaseModel):
         return schema
 
     def uses_seed(self) -> bool:
-        """Whether the result depends on the trial's seed. Only then do repeats over seeds become separate trials."""
+        """Whether the result depends on the trial's seed. If not, a suite with several seeds has one trial for all."""
         return False
 
     def canonical_json(self) -> str:

@@ -19,7 +19,7 @@ from nqbench.api.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What a pruner returns; ``Pruned.of`` makes it of masks.
+    """The result of a pruner; ``Pruned.of`` makes it from masks.
 
     Args:
         state: the network's whole state after pruning (and fine-tuning), pruned weights exactly 0.
@@ -45,10 +45,10 @@ class Pruned:
 
     @staticmethod
     def of(task: Network, masks: Mapping[str, Tensor], moments: Mapping[str, Tensor] | None = None) -> Pruned:
-        """The task's network as it stands, less the weights that the masks leave out.
+        """The current network of the task, with the weights that the masks leave out set to 0.
 
         Args:
-            task: its module gives the state; it is left as it is.
+            task: its module gives the state and is not changed.
             masks: name -> tensor of the parameter's shape, on any device: True, or anything but 0, where kept.
             moments: second moments of the gradients, where the fine-tuning kept them.
 
@@ -74,7 +74,7 @@ class Pruned:
 
 
 class Pruner(Plugin):
-    """network -> pruned network and masks; a method is its scores and ``Pruned.of``.
+    """Prunes a network. A method computes scores and returns ``Pruned.of`` the masks that follow from them.
 
     ``prunes = False`` (``none``): the stage is skipped altogether. ``takes``: the sensitivity forms that its scores can
     use. A pruner that takes one has a parameter ``sensitivity``, the name of a registered sensitivity of such a form,

@@ -1,6 +1,6 @@
-"""What a quantizer returns, and the base forms in which it can be read back without the quantizer.
+"""The result of a quantizer, and the base forms that can be decoded without the quantizer's code.
 
-Every base form is one line (float32 throughout, one rounding an operation, so all devices give the same bits):
+Every base form is one formula (in float32, each operation rounded once, so that all devices give the same bits):
 
     value_i = scale[t(i)] * table[symbol_j] - u_j,     j = i // d,  t(i) the tensor that weight i belongs to
 
@@ -57,18 +57,18 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A quantizer's result; its tensors may be views of any kind, and are row-major from here on.
+    """The result of a quantizer. Its tensors may be views of any kind; they are stored row-major.
 
     Args:
         symbols: (m,) int32 in [0, alphabet), m = ceil(n / d) without a structure.
         alphabet: number of different symbols that there could be.
         sizes: kept weights per tensor, summing to n.
         parameters: name -> float32 tensor that may move in fine-tuning; written to the file.
-        side: what a decoder needs besides, written too: int (63 bits), float (64 bits) or tensor.
-        form: how it is read back: one of the module's base forms, or ``plugin``.
+        side: other values that a decoder needs, also written to the file: int (63 bits), float (64 bits) or tensor.
+        form: how it is decoded: one of the module's base forms, or ``plugin``.
         held: parameter -> bool tensor of its shape, True where an entry must not move (partially fixed codebooks); not
             written.
-        statistics: figures worth reporting (H(Q|U), iterations, J); not written.
+        statistics: figures for the report (H(Q|U), iterations, J); not written.
         structure: granularities, vectors within rows, tables, transforms; None: the plain forms.
 
     Example:
@@ -201,7 +201,7 @@ class Quantized:
 
     @staticmethod
     def nearest(source: Weights, codebook: Tensor, **fields: object) -> Quantized:
-        """Each weight to its nearest codeword; half-way between two, to the lower one.
+        """Assign each weight to the nearest codeword, or to the lower one of two at the same distance.
 
         Args:
             source: the weights.

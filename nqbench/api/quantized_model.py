@@ -1,4 +1,4 @@
-"""Quantized tensors by group, and the network that they and the other tensors make: what trainings return."""
+"""The result of a training: quantized tensors by group, and all other tensors of the network."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
-    """What a training returns.
+    """The result of a training.
 
     Args:
         groups: cover every compressible tensor once, in order.
-        raw_state: every other tensor of the state by name (biases, batch-norm weights and statistics), as it shall be
-            deployed.
-        notes: name -> why a tensor went another way than the method's.
+        raw_state: every other tensor of the state by name (biases, batch-norm weights and statistics), with the values
+            to store.
+        notes: tensor name -> why the tensor was treated in another way than the method says.
 
     Example:
         >>> QuantizedModel((), {}).groups

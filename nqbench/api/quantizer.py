@@ -24,7 +24,7 @@ class Knob:
         field: the parameter's name.
         low: lower end of its sensible range for this source.
         high: upper end.
-        scale: how to walk it.
+        scale: whether to search it on a linear or a logarithmic scale.
         integer: whether only whole numbers are allowed.
         more_bytes: ``up`` if a larger value gives a larger file, else ``down``.
         start: where a search begins: the value at which the source costs about two bits per weight; None: the middle
@@ -63,10 +63,10 @@ def gaussian_step(bits: float) -> float:
 
 
 class Quantizer(Plugin):
-    """source -> Quantized, and back. Subclass with ``name=``; most plugins define only ``quantize``.
+    """Quantizes the weights of a source, and reconstructs them. Most plugins define only ``quantize``.
 
-    ``takes``: the sensitivity forms it can use; a suite's trials with any other form are not made. ``"none"`` in it
-    means it works without one.
+    ``takes``: the forms of sensitivity that it can use; trials with another form are left out of a suite. ``"none"``
+    among them means that it works without a sensitivity.
 
     Example:
         >>> import torch
@@ -82,25 +82,25 @@ class Quantizer(Plugin):
     takes: ClassVar[frozenset[SensitivityForm]] = frozenset({"none"})
 
     def quantize(self, source: Source) -> Quantized:
-        """Quantize; a pure function of the source.
+        """Quantize the weights of a source. A pure function of the source.
 
         Args:
-            source: its tensors stay untouched.
+            source: its tensors must not be changed.
 
         Returns:
             Symbols and parameters, all on the source's device.
 
         Raises:
-            BadInput: parameters that do not fit this source, in a sentence that says what to change.
+            BadInput: the parameters do not fit this source; the text says what to change.
         """
         raise NotImplementedError
 
     def reconstruct(self, quantized: Quantized, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """The weights again. The base forms need no override.
+        """Reconstruct the weights. Only quantizers of form ``plugin`` need to override this.
 
         Args:
             quantized: a result of this quantizer.
-            parameters: take the place of its own.
+            parameters: used in place of the result's own parameters.
 
         Returns:
             (n,) float32, differentiable in ``parameters``.
@@ -112,18 +112,18 @@ class Quantizer(Plugin):
         return None
 
     def uses_rate(self) -> bool:
-        """Whether it reads ``source.rate``; only then does the coder enter the quantization's cache key."""
+        """Whether it reads ``source.rate``. Only then does the quantization depend on the coder."""
         return False
 
     def dimension(self) -> int:
-        """Weights per symbol, d. Where they are several, positions cannot be merged into the symbols."""
+        """Weights per symbol, d. If d > 1, positions cannot be merged into the symbols."""
         return 1
 
     def needs(self, source: Source, form: type[Any]) -> Any:
         """The source's sensitivity, of the form that the quantizer needs.
 
         Args:
-            source: what it was given.
+            source: the source that ``quantize`` was given.
             form: ``Diagonal`` or ``SecondMoments``.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The contract of a sensitivity: what is known of the loss's curvature around a network."""
+"""The contract of a sensitivity: an estimate of how much the loss changes with each weight of a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nqbench.api.quantizer import SensitivityForm
 
 
 class Sensitivity(Plugin):
-    """What is known of the loss's curvature around a network. ``form`` says in which form.
+    """Estimates the curvature of the loss at a network's weights. ``form`` says what the estimate looks like.
 
     Example:
         >>> class Squares(Sensitivity, name="squares"):
@@ -29,11 +29,11 @@ class Sensitivity(Plugin):
     form: ClassVar[SensitivityForm] = "diagonal"
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
-        """The sensitivity of the network as it stands.
+        """Estimate the sensitivity of the network with its current weights.
 
         Args:
             task: the network, its masks and its training data.
-            names: of the tensors that are asked for.
+            names: the tensors to estimate it for.
 
         Returns:
             Form ``diagonal``: name -> float32 of the parameter's shape, the mean over samples. Form ``second-moments``:

@@ -1,4 +1,4 @@
-"""What a quantizer is given: the numbers, where they come from, and what is known of their importance."""
+"""The input of a quantizer: the weights, the tensors that they come from, and how important they are."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from nqbench.api.quantized import Quantized
 T = TypeVar("T")
 
 LARGEST_WEIGHT = 2.0**60
-"""The largest magnitude of a weight that is quantized: its square, times any sensible sensitivity, is a float32 number.
-What is larger is no trained network's, or a training has diverged."""
+"""The largest magnitude of a weight that can be quantized: its square, times any sensible sensitivity, still fits
+float32. Larger weights occur only if a training has diverged."""
 
 Rate = Callable[[np.ndarray], np.ndarray]
-"""counts (k,) of each symbol -> bits (k,) float64 that the coder would charge for each."""
+"""From the number of occurrences of each symbol, (k,), to the bits that the coder would use for each, (k,) float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceTensor:
-    """One tensor's part of a source.
+    """The part of a source that comes from one tensor.
 
     Args:
-        name: in the network's state.
-        shape: the whole tensor's.
+        name: the tensor's name in the network's state.
+        shape: the shape of the whole tensor.
         start: the kept weights are ``source.weights[start:stop]`` in row-major order.
         stop: their end.
         mask: bool of ``shape``, True where a weight is kept; None: nothing is pruned.
-        groups: the convolution's.
+        groups: the number of groups of a convolution.
 
     Example:
         >>> SourceTensor("conv.weight", (8, 3, 3, 3), start=0, stop=216).size
@@ -108,13 +108,13 @@ class Source:
         weights: (n,) float32, contiguous, finite, n >= 1, on the trial's device; what converts is converted.
         tensors: the parts, in order; left empty, one nameless tensor.
         sensitivity: what is known of the curvature, in a form that the quantizer declared.
-        previous: the last result, for a warm start (learning-compression).
-        rate: the coder's price of each symbol, only where the quantizer declared that it uses it.
-        seed: the trial's seed, for plugins that declare that they draw.
-        shared: what quantizers derived and share between trials on one source; see ``view``.
+        previous: the previous result, for a warm start (learning-compression).
+        rate: the bits that the coder uses for each symbol; only if the quantizer declares ``uses_rate``.
+        seed: the trial's seed, for plugins that declare ``uses_seed``.
+        shared: values that quantizers computed from these weights and share between trials; see ``view``.
 
     Raises:
-        BadInput: no weights, weights that are not finite, parts or sensitivities that do not fit them.
+        BadInput: there are no weights, a weight is not finite, or parts or sensitivities do not fit the weights.
 
     Example:
         >>> source = Source.of([("fc.weight", torch.tensor([[0.5, -1.0]])), ("out.weight", torch.ones(3))])
@@ -177,21 +177,21 @@ class Source:
         return torch.Generator().manual_seed(self.seed)
 
     def view(self, key: object, compute: Callable[[Source], T]) -> T:
-        """A value derived from the weights, computed once per source: what makes many trials on the same weights cheap.
+        """A value computed from the weights, once for all trials on the same weights.
 
         Args:
-            key: hashable; names the value and whatever it depends on beside the source.
-            compute: called with the source where there is no such value yet.
+            key: hashable; identifies the value, with everything but the source that it depends on.
+            compute: called with the source if the value is not known yet.
 
         Returns:
-            What ``compute`` gave. It is shared: do not change it.
+            The result of ``compute``. It is shared: do not change it.
         """
         if key not in self.shared:
             self.shared[key] = compute(self)
         return self.shared[key]  # type: ignore[return-value]
 
     def with_(self, **changes: object) -> Source:
-        """The same weights under other conditions.
+        """A copy of the source with some fields changed.
 
         Args:
             changes: fields of ``Source``. A change of weights, tensors or sensitivity starts with no views; else they

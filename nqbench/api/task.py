@@ -1,4 +1,4 @@
-"""What a pruner or a training works on: a network, what is known of its loss's curvature, and the trial's quantizer."""
+"""The input of a pruner or a training: a network, its sensitivity, and the quantizer of the trial."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Shared:
 
 @dataclass(eq=False)
 class Task(Network):
-    """A network, what is known of its curvature, and how to quantize it: what a pruner or a training works on.
+    """The input of a pruner or a training: a network, its sensitivity, and how to quantize it.
 
     Args:
         model, module, names, masks, moments, seed, workdir, stored: see ``Network``.
-        quantizer: the trial's; None for a pruner.
+        quantizer: the quantizer of the trial; None for a pruner.
         granularity: ``global``: one quantizer for all tensors; ``layer``: one for each.
-        sensitivity: what ``sense`` asks; None where there is none.
-        sensed: name -> tensor, the sensitivity of the untouched network, as ``Sensitivity.sense`` gives it.
-        rate: the coder's price of each symbol.
+        sensitivity: the plugin that ``sense`` uses; None if the trial has none.
+        sensed: name -> tensor, the sensitivity of the network before the training, as ``Sensitivity.sense`` returns it.
+        rate: the bits that the coder uses for each symbol.
         shared: by group of names; the pipeline keeps it over the trials on one network.
 
     Example:
@@ -62,13 +62,13 @@ class Task(Network):
         return (chosen,) if self.granularity == "global" else tuple((name,) for name in chosen)
 
     def sense(self, names: Sequence[str] | None = None) -> Mapping[str, Tensor] | None:
-        """The sensitivity of the network as it stands now; see ``Sensitivity.sense``.
+        """The sensitivity of the network with its current weights; see ``Sensitivity.sense``.
 
         Args:
-            names: of the tensors that are asked for; None: all compressible ones.
+            names: the tensors to estimate it for; None: all compressible ones.
 
         Returns:
-            name -> tensor; None where there is no sensitivity.
+            name -> tensor; None if the trial has no sensitivity.
         """
         if self.sensitivity is None or self.sensitivity.form == "none":
             return None
@@ -82,7 +82,7 @@ class Task(Network):
         sensed: Mapping[str, Tensor] | None = None,
         previous: Quantized | None = None,
     ) -> Source:
-        """One group's source.
+        """The source of one group of tensors.
 
         Args:
             names: the group's tensors.
@@ -91,7 +91,7 @@ class Task(Network):
             previous: the group's last result, for a warm start.
 
         Returns:
-            The kept weights of these tensors with all that the quantizer may read.
+            The kept weights of these tensors, with everything that the quantizer may read.
         """
         parts, values, start = [], [], 0
         for name in names:
@@ -133,7 +133,7 @@ class Task(Network):
         sensed: Mapping[str, Tensor] | None = None,
         previous: Sequence[Group] | None = None,
     ) -> tuple[Group, ...]:
-        """Run the trial's quantizer over each group.
+        """Quantize each group with the quantizer of the trial.
 
         Args:
             weights: name -> tensor; by default the network's own.
@@ -145,7 +145,7 @@ class Task(Network):
             One group for all (granularity ``global``) or one for each.
 
         Raises:
-            BadInput: the task has no quantizer, or the quantizer cannot serve.
+            BadInput: the task has no quantizer, or the quantizer refuses a source.
         """
         if self.quantizer is None:
             raise BadInput("this task has no quantizer")
@@ -175,11 +175,11 @@ class Task(Network):
     def reconstruct(
         self, groups: Sequence[Group], parameters: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor]:
-        """The tensors as deployed.
+        """Reconstruct the quantized tensors.
 
         Args:
             groups: results of ``quantize``.
-            parameters: one set a group in place of its own.
+            parameters: one set per group, used in place of the group's own.
 
         Returns:
             name -> tensor of the parameter's shape, pruned places exactly 0, differentiable in ``parameters``.

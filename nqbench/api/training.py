@@ -1,4 +1,4 @@
-"""The contract of a training: what happens around quantization."""
+"""The contract of a training: a method that trains before, during or after quantization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nqbench.api.task import Task
 
 
 class Training(Plugin):
-    """What happens around quantization. A suite gives an ordered list; each gets what the one before returned.
+    """Trains before, during or after quantization. A trial has a list of them; each gets the result of the one before.
 
     Example:
         >>> class NoBias(Training, name="no-bias"):
@@ -29,21 +29,21 @@ class Training(Plugin):
 
         Args:
             task: its module may be changed.
-            start: what the training before returned; None for the first of the list: ``begin`` gives what to start
-                from.
+            start: the result of the previous training; None for the first of the list. ``begin`` turns either into
+                quantized tensors to start from.
 
         Returns:
-            The quantized network. Symbols, masks, and all that the method does not claim to change are as they were.
+            The quantized network. Symbols, masks and everything else that the method does not mean to change stay.
         """
         raise NotImplementedError
 
 
 def begin(task: Task, start: QuantizedModel | None) -> QuantizedModel:
-    """What a training starts from: the previous one's result, or direct compression of the network as it stands.
+    """The quantized network to start from: the result of the previous training, or the network quantized as it is.
 
     Args:
-        task: with a quantizer.
-        start: what ``Training.train`` was given.
+        task: a task with a quantizer.
+        start: the argument of ``Training.train``.
 
     Returns:
         ``start``, or the network quantized as it is.
