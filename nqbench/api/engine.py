@@ -1,10 +1,11 @@
 """The contract of engines: they provide the processes in which the trials of a run are executed.
 
-A run has trials, an engine has slots: a place for one trial at a time, on this machine or on another. What a slot does
-with a trial is not the engine's business: it gets a ``Host``, which pickles, opens that in the slot's process, and
-gives it one task after another. The host runs each in a worker process of its own, keeps deadlines and memory limits,
-and answers with plain data whatever a method does there. So an engine starts slots, carries tasks and outcomes, and
-tells when a slot joins or is lost; which trial goes where, and whether a slot may take part, the run decides.
+A run has trials; an engine has slots. A slot is a place on this or another machine that runs one trial at a time. An
+engine does not need to know how a trial is run: it is given a picklable ``Host``, opens it in the process of the slot,
+and passes tasks to it one by one. The host runs each task in a separate worker process, enforces deadlines and memory
+limits, and always answers with plain data, even if a method crashes. The engine only starts slots, transports tasks and
+outcomes, and reports when a slot joins or is lost. The run decides which trial goes to which slot, and whether a slot
+may take part.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from nqbench.api.errors import NqbenchError
 from nqbench.api.plugin import Plugin
 
 Task = Any
-"""What is sent to a slot: it pickles."""
+"""What is sent to a slot; picklable."""
 Outcome = dict[str, Any]
 """How a task ended: plain data, with its ``status``."""
 Greeting = Mapping[str, Any]
-"""What a slot's process says of itself: plain data."""
+"""How a slot's process describes itself: plain data."""
 
 
 class SlotsLost(NqbenchError):
-    """The engine cannot be reached any more: the run ends as if it was interrupted, and nothing that ended is lost.
+    """The engine cannot be reached any more. The run ends as if it was interrupted; finished trials are kept.
 
     Example:
         >>> str(SlotsLost("the scheduler tcp://10.0.0.1:8786 is gone"))
@@ -38,12 +39,12 @@ class SlotsLost(NqbenchError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial needs, or what a slot has.
+    """The resources that a trial needs, or that a slot has.
 
     Args:
-        cpus: cores. None: not said.
-        memory: bytes. None: not said.
-        gpu: devices.
+        cpus: number of cores; None: not specified.
+        memory: bytes; None: not specified.
+        gpu: number of GPUs.
 
     Example:
         >>> Resources(cpus=4, gpu=1).lacks(Resources(cpus=8))
@@ -57,13 +58,13 @@ class Resources:
     gpu: int = 0
 
     def lacks(self, offered: Resources) -> str:
-        """Why a slot that offers these cannot run a trial that needs ours.
+        """Why a slot with the offered resources cannot run a trial that needs these.
 
         Args:
-            offered: the slot's; what it does not say is enough.
+            offered: the resources of the slot; what it does not specify is assumed to be enough.
 
         Returns:
-            The first that is too little, or an empty text.
+            A text about the first resource that is too small, or an empty text.
         """
         for name, unit, most in (("gpu", 1, False), ("cpus", 1, False), ("memory", 1 << 20, True)):
             need, has = getattr(self, name), getattr(offered, name)
@@ -78,10 +79,10 @@ class SlotShape:
     """One slot that a host opens.
 
     Args:
-        name: tells it from the host's others.
-        threads: of torch, numba and BLAS; None: its share of the cores, or what OMP_NUM_THREADS asks for.
-        memory: bytes that its processes may hold; None: no limit.
-        gpus: which of the machine's GPUs it sees; None: all.
+        name: unique among the slots of the host.
+        threads: number of threads of torch, numba and BLAS; None: its share of the cores, or OMP_NUM_THREADS.
+        memory: limit of its processes' memory in bytes; None: no limit.
+        gpus: the GPUs that it may use; None: all.
     """
 
     name: str
@@ -95,11 +96,11 @@ class Joined:
     """A slot is ready for tasks.
 
     Args:
-        slot: its name, unlike any other's that is or was.
-        greeting: what its host said (``Host.greet``) in the slot's process; None: it is this machine and installation.
-        offers: what it has.
-        label: what people know it by; empty: there is no need to say.
-        alone: whether no other slot shares its machine.
+        slot: its name; never used again for another slot.
+        greeting: the answer of ``Host.greet`` in the slot's process; None: it is this machine and installation.
+        offers: its resources.
+        label: a name for the user; empty: none is needed.
+        alone: whether no other slot is on its machine.
     """
 
     slot: str
@@ -111,11 +112,11 @@ class Joined:
 
 @dataclass(frozen=True)
 class Lost:
-    """A slot is gone, with the task that it had: that goes to another.
+    """A slot is gone. If it had a task, another slot will be given it.
 
     Args:
         slot: its name.
-        why: as far as it is known.
+        why: the reason, as far as it is known.
     """
 
     slot: str
@@ -128,7 +129,7 @@ class Ended:
 
     Args:
         slot: its name.
-        outcome: what its host answered.
+        outcome: the answer of its host.
     """
 
     slot: str
@@ -137,10 +138,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Refused:
-    """What might have become a slot cannot be one.
+    """A process that tried to join cannot be used as a slot.
 
     Args:
-        why: in a line that names it.
+        why: one line that names the process and the reason.
     """
 
     why: str
@@ -150,10 +151,10 @@ Event = Joined | Lost | Ended | Refused
 
 
 class Slots(ABC):
-    """The slots of one run, open. Use as a context manager: leaving it leaves nothing running."""
+    """The open slots of one run. Use as a context manager; on exit, everything is stopped."""
 
     notice: str = ""
-    """What the user should know once they are open: where to look on."""
+    """A hint for the user once the slots are open, such as the address of a dashboard."""
 
     def __enter__(self) -> Self:
         return self
@@ -166,72 +167,72 @@ class Slots(ABC):
 
     @abstractmethod
     def send(self, slot: str, task: Task) -> None:
-        """Give a task to a slot that is ready.
+        """Send a task to a free slot.
 
         Args:
-            slot: one that joined, and whose last task has ended.
-            task: for the slot's host.
+            slot: a slot that has joined and has no task.
+            task: the task for its host.
         """
 
     @abstractmethod
     def wait(self, seconds: float) -> Sequence[Event]:
-        """What happened since the last call.
+        """The events since the last call.
 
         Args:
-            seconds: to wait at most for the first event.
+            seconds: the longest time to wait for the first event.
 
         Returns:
-            The events, in their order; none where nothing happened.
+            The events in order; empty if there were none.
 
         Raises:
-            SlotsLost: nothing will happen any more.
+            SlotsLost: there will be no more events.
         """
 
     @abstractmethod
     def doing(self) -> Mapping[str, str]:
-        """What each slot that has a task is at, as far as it is known here: the step, and how far it has come."""
+        """Slot -> the current step of its task and its progress, for the slots for which this is known."""
 
     def expecting(self) -> bool:
-        """Whether somebody was asked to join and has not answered yet."""
+        """Whether a process was started or asked to join and has not answered yet."""
         return False
 
 
 class Host(Protocol):
-    """What runs tasks in a slot's process: picklable, the same for every slot of a run."""
+    """Runs tasks in the process of a slot. Picklable; the same for every slot of a run."""
 
     def greet(self) -> Greeting:
-        """Says what this process is: versions, code, hardware. Call it in the slot's process; takes seconds.
+        """Describe this process: versions, code, hardware. Call it in the slot's process; it takes seconds.
 
         Returns:
-            Plain data, of which an engine may read ``cpus``, ``memory`` (bytes) and ``gpu``: what the machine has.
+            Plain data. An engine may read ``cpus``, ``memory`` (bytes) and ``gpu``, the resources of the machine.
         """
         ...
 
     def open(self, shapes: Sequence[SlotShape], scratch: Path, *, away: bool) -> Slots:
-        """Slots of this process, each a worker process below it; they join at once, and start at their first task.
+        """Slots that are child processes of this process. They join at once and are started with their first task.
 
         Args:
             shapes: the slots.
             scratch: a folder for temporary files, made and removed by the slots.
-            away: whether this is another process than the run's, perhaps on another machine: the cache is then this
-                machine's own, and the outcome carries the trial's file.
+            away: whether this process may be on another machine than the run. If so, the cache of this machine is used,
+                and the outcome contains the trial's file.
 
         Returns:
-            The slots, which one thread at a time may use.
+            The slots. Only one thread at a time may use them.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run asks of an engine.
+    """What a run needs from an engine.
 
     Args:
-        host: for the slots' processes.
-        needs: what each trial needs.
-        machine: what this machine has.
-        jobs: how many slots are wanted; None: as many as the engine finds right.
-        scratch: a folder that slots on this machine may use, of this run alone.
+        host: to be opened in the slots' processes.
+        needs: the resources that each trial needs.
+        machine: the resources of this machine.
+        jobs: the number of slots; None: the engine chooses.
+        scratch: a folder of this run for temporary files, for slots on this machine.
     """
 
     host: Host
@@ -242,7 +243,7 @@ class Work:
 
 
 class Engine(Plugin):
-    """Starts the slots in which the trials of a run are run.
+    """Starts the slots that run the trials of a run.
 
     Example:
         >>> class Mine(Engine, name="mine"):
@@ -254,21 +255,21 @@ class Engine(Plugin):
 
     kind: ClassVar[str] = "engine"
     away: ClassVar[bool] = False
-    """Whether its slots may be on other machines: then devices and memory are not looked for on this one."""
+    """Whether its slots may be on other machines. If so, this machine's devices and memory are not checked."""
 
     place: str = ""
-    """What stands behind the colon of ``--engine NAME:PLACE``, such as a scheduler's address."""
+    """The part after the colon in ``--engine NAME:PLACE``, such as the address of a scheduler."""
 
     def open(self, work: Work) -> Slots:
-        """The slots of a run; nothing needs to be started before they are entered.
+        """Make the slots of a run. They are started when they are entered as a context manager.
 
         Args:
-            work: what the run asks.
+            work: what the run needs.
 
         Returns:
             The slots, not entered yet.
 
         Raises:
-            BadInput: the place is none, or what a trial needs is not there.
+            BadInput: there is no such place, or the resources for a trial are missing.
         """
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""The errors a user can act on.
+"""Errors that a user can act on.
 
-Every one of them prints as a single line that says where, what was expected and what to do. Library code
-raises them; only ``nqbench.cli`` turns them into text and an exit code.
+Each prints as one line that says where the error is, what was expected and what to do. Library code raises them; only
+``nqbench.cli`` turns them into text and an exit code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class NqbenchError(Exception):
 
 
 class Note(UserWarning):
-    """Something that was done and that the user should know, as a warning of one line.
+    """A warning of one line about something that was done and that the user should know.
 
     Example:
         >>> import warnings
@@ -40,7 +40,7 @@ class BadInput(NqbenchError, ValueError):
 
 
 class DataMissing(NqbenchError):
-    """Data or weights are not at hand: the text names the file and the folder to put it in.
+    """Data or weights are missing. The text names the file and the folder to put it in.
 
     Example:
         >>> str(DataMissing("train-images.gz: put it into $NQBENCH_DATA/MNIST/raw"))
@@ -81,7 +81,7 @@ class CorruptFile(NqbenchError):
         self.path = path
 
     def at(self, *, section: str | None = None, path: str | None = None) -> CorruptFile:
-        """The same error with the place filled in where it was unknown.
+        """A copy of the error with the place filled in as far as it was unknown.
 
         Args:
             section: the container's name of the section.

@@ -16,17 +16,17 @@ from nqbench.api.prefetch import prefetched
 
 Split = Literal["train", "validation", "test"]
 Batch = Any
-"""What ``Model.batches`` gives and ``predict`` and ``losses`` take: opaque to the core."""
+"""A batch: whatever ``Model.batches`` yields and ``predict`` and ``losses`` accept. The core does not look inside."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A leaderboard's headline figure.
+    """The metric by which a leaderboard ranks.
 
     Args:
-        name: as tables call it.
-        unit: of its values, as text behind them.
-        higher_is_better: which way is better.
+        name: its name in tables.
+        unit: the unit of its values, printed after them.
+        higher_is_better: whether higher values are better.
 
     Example:
         >>> Metric("perplexity", "", higher_is_better=False).unit
@@ -40,12 +40,12 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network reaches on a split.
+    """The result of evaluating a network on a split.
 
     Args:
-        metrics: name -> value, in the metric's unit.
-        correct: (examples,) bool, in the split's fixed order, where the metric is a share of right answers: the paired
-            tests between methods use it. Else None.
+        metrics: name -> value, in the unit of the metric.
+        correct: (examples,) bool, which examples were classified correctly, in the fixed order of the split; used for
+            paired tests between methods. None if the metric is not an accuracy.
 
     Example:
         >>> Evaluation({"accuracy": 99.1}).correct is None
@@ -57,11 +57,11 @@ class Evaluation:
 
 
 _CALIBRATED, _EXAMINED = 2048, 10_000
-"""Examples of the training data that sensitivities may read, and that an evaluation on it reads."""
+"""Number of training examples that sensitivities may read, and that an evaluation on training data reads."""
 
 
 class Model(Plugin):
-    """A trained network with its data. ``module`` below is always the network that ``load`` gave, on its device.
+    """A trained network with its data. ``module`` below is always the network that ``load`` returned.
 
     ``uses_seed`` says whether the trial's seed changes the network (training from scratch); most models fix their own.
     A model without data (rate and distortion only) has a ``metric`` of None and needs only ``fingerprint`` and
@@ -81,34 +81,34 @@ class Model(Plugin):
 
     kind: ClassVar[str] = "model"
     evaluation_batch: ClassVar[int] = 512
-    """Examples a batch in ``evaluate``."""
+    """Batch size in ``evaluate``."""
     replays: ClassVar[bool] = False
     """Whether ``predict`` and ``losses`` do the same, kernel by kernel, for all batches of one shape, so that a GPU may
     record a training step and repeat it: nothing is decided in Python by a draw, a count or the data."""
 
     def prepare(self) -> None:
-        """Find data and weights, or download them. Called once, before a run's first trial, and never trains.
+        """Find data and weights, or download them. Called once before the first trial of a run; must not train.
 
-        Raises DataMissing: one line that says which file to put where.
+        Raises DataMissing: one line that says which file is missing and where to put it.
         """
 
     def fingerprint(self) -> str:
-        """Text that changes whenever weights, data or training recipe do. Cheap: it must neither load nor train."""
+        """Text that changes whenever weights, data or recipe change. Must be cheap: it may not load or train."""
         raise NotImplementedError
 
     def foreign_code(self) -> tuple[str, ...]:
-        """What of its parameters names code that is not the plugin's own and runs when the network is used: functions
-        to import, TorchScript files (which can write files). ``nqbench verify`` refuses it unless it is told that the
-        records' author is trusted."""
+        """The parameters that name code outside the plugin which runs when the network is used: functions to import,
+        TorchScript files (which can write files). ``nqbench verify`` refuses such models unless the user says that the
+        author of the records is trusted."""
         return ()
 
     def load(self, device: torch.device) -> nn.Module:
         """The trained network in evaluation mode.
 
-        Trains on the first call where that is the recipe, and keeps the result (``nqbench.api.toolkit``).
+        If the network has to be trained, the first call trains it and stores it (``nqbench.api.toolkit.store``).
 
         Args:
-            device: where parameters and buffers shall be.
+            device: the device for parameters and buffers.
 
         Returns:
             The network; every call returns one with the same weights.
@@ -119,12 +119,12 @@ class Model(Plugin):
         raise NotImplementedError
 
     def moments(self, device: torch.device) -> Mapping[str, Tensor] | None:
-        """Second moments of the gradients by parameter name, where training kept them (Adam's v); else None."""
+        """Second moments of the gradients by parameter name, if training kept them (Adam's v); else None."""
         return None
 
     def stored_bytes(self) -> int | None:
-        """Bytes of the file that the network came in, where that is smaller than its state (quantized already, a GGUF):
-        what ``own_ratio`` compares with. None: the state in its own dtypes is."""
+        """Bytes of the file that the network was loaded from, if that is smaller than its state (a GGUF file that
+        is quantized already); ``own_ratio`` compares with it. None: compare with the state in its own dtypes."""
         return None
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
@@ -137,35 +137,34 @@ class Model(Plugin):
         return Metric()
 
     def has_split(self, split: Split) -> bool:
-        """Whether ``batches(split)`` gives anything. ``validation`` only where the network was trained without it."""
+        """Whether the model has this split. ``validation`` must not have been used to train the network."""
         return split in ("train", "test")
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        """The split in batches on the CPU.
+        """The examples of a split, in batches, on the CPU.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            batch_size: examples a batch; the last may have fewer.
+            batch_size: number of examples in a batch; the last batch may be smaller.
             shuffle: a seed for order and augmentation; None: stored order, no augmentation.
 
         Returns:
-            Batches, opaque to the core: what ``predict`` and ``losses`` take, by default (inputs (B, ...), labels
-                (B,)).
+            Batches that ``predict`` and ``losses`` accept; by default pairs (inputs (B, ...), labels (B,)).
         """
         raise NotImplementedError
 
     def batches_on(self, device: torch.device, split: Split, *, batch_size: int = 256, shuffle: int) -> Iterator[Batch]:
-        """``batches`` in a drawn order, on a device: the same examples, augmented alike, up to rounding.
+        """``batches`` in random order on a device: the same examples with the same augmentation, up to rounding.
 
-        Default, on a GPU: prepared by a thread while the caller works on the ones before, since a GPU would wait as
-        long for a batch to be augmented as it takes for the step.
+        By default, a thread prepares the next batches for a GPU while the caller works on the current one, since
+        augmenting a batch on the CPU takes as long as a training step on a GPU.
         """
         batches = self.batches(split, batch_size=batch_size, shuffle=shuffle)
         for batch in batches if device.type == "cpu" else prefetched(batches):
             yield to_device(batch, device)
 
     def teacher(self, device: torch.device) -> nn.Module:
-        """What a network is taught by where it is distilled, outputs like its own; default: itself, as trained."""
+        """The teacher for distillation, with outputs of the same shape. Default: the trained network itself."""
         return self.load(device)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
@@ -193,19 +192,19 @@ class Model(Plugin):
         return nn.functional.cross_entropy(outputs, self.labels(batch), reduction="none")
 
     def labels(self, batch: Batch) -> Tensor:
-        """(B,) what the outputs should be, for the default loss and metric: ``batch[1]``."""
+        """(B,) the labels of a batch, for the default loss and metric: ``batch[1]``."""
         wanted: Tensor = batch[1]
         return wanted
 
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
-        """What ``losses`` is the negative log-likelihood of; Gauss-Newton sensitivities need to know."""
+        """The distribution of which ``losses`` is the negative log-likelihood; Gauss-Newton sensitivities need it."""
         return "categorical"
 
     def examined(self, split: Split) -> Iterator[Batch]:
         """The batches that an evaluation on a split reads, in stored order.
 
-        All of ``test`` and ``validation``. Of ``train``, which is there to train and to calibrate on, up to 10,000
-        examples behind the first 2,048, which sensitivities read; all where there are no more than those.
+        All of ``test`` and ``validation``. Of ``train``, up to 10,000 examples after the first 2,048, because those are
+        used by sensitivities; all examples if there are no more than 2,048.
         """
         size = self.evaluation_batch
         batches = self.batches(split, batch_size=size)
@@ -223,8 +222,8 @@ class Model(Plugin):
         """The metrics of the network on the ``examined`` batches of a split. Default: top-1 accuracy in %.
 
         Args:
-            module: the network; its mode (training or not) is as before afterwards.
-            split: which examples.
+            module: the network; its training mode is restored afterwards.
+            split: the split to evaluate on.
 
         Returns:
             The metrics, the headline one under ``metric().name``.
@@ -261,14 +260,14 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch on a device.
+    """Move a batch to a device.
 
     Args:
-        batch: nested tuples, lists and dicts of tensors; what is no tensor stays.
-        device: where to.
+        batch: nested tuples, lists and dicts of tensors; other objects are left as they are.
+        device: the target device.
 
     Returns:
-        The same nesting.
+        The batch in the same nesting.
 
     Example:
         >>> to_device((torch.ones(1), {"n": 3}), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""A network's outputs as one tensor, whatever its forward returns around them."""
+"""Finds the tensor of outputs in what the forward method of a network returned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nqbench.api.errors import BadInput
 
 
 def as_outputs(returned: object) -> Tensor:
-    """A network's outputs as one tensor, whatever its forward returns around them.
+    """Find the tensor of outputs in what the forward method of a network returned.
 
     Args:
         returned: a tensor; an object or a dict with ``logits``; a dict of one tensor; or a tuple that begins with one.
@@ -19,7 +19,7 @@ def as_outputs(returned: object) -> Tensor:
         That tensor.
 
     Raises:
-        BadInput: none of these is there; the text says what is.
+        BadInput: it is none of these; the text says what was returned.
 
     Example:
         >>> import torch
