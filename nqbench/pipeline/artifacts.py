@@ -19,7 +19,7 @@ from nqbench.api.toolkit.content import bits
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """Detached, contiguous, on the CPU; ``about`` travels in the file's metadata as JSON. Raises OSError."""
+    """Save tensors detached, contiguous and on the CPU, with ``about`` as JSON in the metadata. Raises OSError."""
     try:
         # safetensors refuses tensors that share memory
         save_file(apart(tensors), str(path), {"about": json.dumps(dict(about or {}))})
@@ -38,7 +38,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
 
 
 def save_quantized(model: QuantizedModel, path: Path) -> None:
-    """All groups and the raw state in one file. Symbols take the least bytes that hold their alphabet."""
+    """All groups and the raw state in one file. Symbols are stored as bytes if the alphabet has at most 256."""
     tensors: dict[str, Tensor] = {f"raw.{name}": tensor for name, tensor in model.raw_state.items()}
     groups = []
     for index, group in enumerate(model.groups):
@@ -89,13 +89,13 @@ def load_quantized(path: Path, device: torch.device | str = "cpu") -> QuantizedM
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of bytes are equal: eight at a time where that goes on."""
+    """Whether two arrays of bytes are equal; compares eight bytes at a time where the size allows it."""
     words = np.int64 if one.size % 8 == 0 and one.size == other.size else np.uint8
     return np.array_equal(one.view(words), other.view(words))
 
 
 def first_difference(expected: Mapping[str, Tensor], decoded: Mapping[str, Tensor]) -> str | None:
-    """None where two states agree bit for bit; else one line about the first that does not."""
+    """None if two states are bit for bit equal; else one line about the first tensor that differs."""
     if list(expected) != list(decoded):
         odd = sorted(set(expected) ^ set(decoded)) or ["their order"]
         return f"the decoded state has other tensors: {', '.join(odd[:3])}"

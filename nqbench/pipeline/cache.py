@@ -1,10 +1,10 @@
-"""The content-addressed cache between stages: ``<root>/<stage>/<one digit>/<key>.json`` and, where a result has more
-than JSON can say, ``<key>.data`` beside it.
+"""The content-addressed cache between stages: ``<root>/<stage>/<one digit>/<key>.json`` and, for the part of a
+result that is not JSON, ``<key>.data``.
 
-An entry appears whole (its data first, its JSON by a rename) or not at all, and is never changed; the JSON has the size
-and CRC-32 of the data and of itself, so that a damaged entry is noticed, dropped and made again. Its last use is the
-mtime of its JSON, so that pruning drops what was not used for longest. Only successes are stored. Few files and few
-calls an entry: making a file costs more than most of what is written.
+An entry appears at once (the data is written first, then the JSON is renamed into place) and is never changed. The JSON
+has the size and CRC-32 of the data and of itself, so that a damaged entry is noticed, removed and computed again. The
+mtime of the JSON is the time of last use, by which pruning selects what to remove. Failures are not stored. An entry
+needs few files and system calls, since creating a file costs more than writing most results.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _META = ".json"
 _DATA = ".data"
 _NEW = ".new-"
 _ABANDONED = 3600.0
-"""Seconds after which a half-written entry belongs to a process that died: writing one takes moments."""
+"""Seconds after which a partly written entry counts as left over by a process that died."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored result: ``meta`` (JSON), and the file of the rest, where it has one."""
+    """A stored result: ``meta`` (JSON), and the path of its data, if it has any."""
 
     meta: dict[str, Any]
     path: Path
@@ -53,7 +53,7 @@ class Entry:
 
 
 class Cache:
-    """One folder of results. ``Cache(None)`` keeps nothing and finds nothing."""
+    """A folder of cached results. ``Cache(None)`` stores and finds nothing."""
 
     def __init__(self, root: Path | None) -> None:
         self.root = root
@@ -69,7 +69,8 @@ class Cache:
 
     # -- looking up and keeping --------------------------------------------------------------------------------------
     def get(self, stage: str, key: str) -> Entry | None:
-        """The entry, its last use noted; None where there is none, or a damaged one (which is dropped)."""
+        """The entry, whose time of last use is updated; None if there is none, or it is damaged (then it is
+        removed)."""
         if self.root is None:
             return None
         place = self._place(stage, key)
@@ -90,7 +91,7 @@ class Cache:
         return self.root is not None and os.path.exists(self._place(stage, key) + _META)
 
     def peek(self, stage: str, key: str) -> dict[str, Any] | None:
-        """What JSON says in an entry, without a look at the rest; None where there is none, or a damaged one."""
+        """The JSON of an entry, without checking its data; None if there is no entry, or the JSON is damaged."""
         if self.root is None:
             return None
         try:
@@ -104,7 +105,7 @@ class Cache:
             _remove(self._place(stage, key))
 
     def recall(self, stage: str, key: str, load: Callable[[Entry], T]) -> T | None:
-        """``load`` of the entry; None where there is none that can be loaded."""
+        """The entry loaded by ``load``; None if there is none, or it cannot be loaded."""
         entry = self.get(stage, key)
         if entry is None:
             return None
@@ -115,9 +116,9 @@ class Cache:
             return None
 
     def put(self, stage: str, key: str, meta: Mapping[str, Any], save: Callable[[Path], object] | None = None) -> None:
-        """Keep a result. save: writes what JSON cannot say into the file it is given.
+        """Store a result. save: writes the part that is not JSON into a file.
 
-        An OSError (a full disk, a folder that cannot be written) costs the entry, not the result: it is a warning.
+        If writing fails (a full disk, a read-only folder), the result is not cached and a warning says so.
         """
         if self.root is None:
             return
@@ -158,9 +159,9 @@ class Cache:
     ) -> tuple[T, bool]:
         """A stage's result, and whether it came from the cache.
 
-        Made by ``make(workdir)`` where the cache has none, if ``alone`` by one process at a time; workdir: a folder for
-        the stage's own checkpoints that outlives an interruption and is removed on success, where ``checkpoints`` asks
-        for one.
+        If it is not in the cache, ``make(workdir)`` computes it; with ``alone``, other processes wait for that.
+        workdir: a folder for checkpoints, if ``checkpoints`` is set. It survives an interruption and is removed on
+        success.
         """
         if self.root is None:
             return make(None), False
@@ -183,8 +184,8 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a key alone, so that two workers do not compute one result. Yields False where another holds it and
-        ``wait`` is not set. Released when its process dies; its file goes with it."""
+        """Lock a key, so that two workers do not compute the same result. Yields False if another process holds the
+        lock and ``wait`` is not set. The lock is released when its process dies."""
         assert self.root is not None
         path = self.root / _LOCKS / f"{stage}-{key}.lock"
         _make(path.parent)
@@ -195,7 +196,8 @@ class Cache:
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and starts again
+            # while the lock is held: a process that waits for it notices that, and starts again
+            path.unlink(missing_ok=True)
             os.close(held)
 
     # -- upkeep --------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ class Cache:
         return self._drop([e for e in self.entries() if stage in (None, e[0])])
 
     def prune(self, limit: int) -> tuple[int, int]:
-        """Drop what was not used for longest until at most ``limit`` bytes are left: (entries, bytes) dropped."""
+        """Remove the entries unused for longest until at most ``limit`` bytes are left: (entries, bytes) removed."""
         found = sorted(self.entries(), key=lambda e: e[3], reverse=True)
         kept, drop = 0, []
         for entry in found:
@@ -258,7 +260,7 @@ class Cache:
         return dropped, size
 
     def _drop_abandoned(self) -> None:
-        """What processes that were killed left half written, and what an earlier version of this cache kept."""
+        """Remove entries that killed processes left partly written, and those of earlier versions of the cache."""
         assert self.root is not None
         for stage in self._stages():
             for folder in (self.root / stage).glob("*"):
@@ -269,7 +271,7 @@ class Cache:
 
 
 def _told(place: str) -> dict[str, Any]:
-    """An entry's JSON. Raises ValueError where it is not what was written."""
+    """The JSON of an entry. Raises ValueError if it is damaged."""
     with open(place + _META, "rb") as file:
         crc, _, stored = file.read().partition(b"\n")
     if int(crc, 16) != zlib.crc32(stored):
@@ -279,7 +281,7 @@ def _told(place: str) -> dict[str, Any]:
 
 
 def _make(folder: str | Path) -> None:
-    if not os.path.isdir(folder):  # a quarter of the time of asking for what is there
+    if not os.path.isdir(folder):  # makedirs takes four times as long if the folder exists
         os.makedirs(folder, exist_ok=True)
 
 
@@ -297,7 +299,7 @@ def _kept(folder: Path) -> Iterator[tuple[str, int, float]]:
 
 
 def _remove(place: str) -> None:
-    """An entry's JSON first: without it there is no entry."""
+    """Remove an entry. Its JSON first: without it, the entry does not exist."""
     for suffix in (_META, _DATA):
         with contextlib.suppress(OSError):
             os.unlink(place + suffix)
@@ -314,7 +316,7 @@ def _drop_old(path: Path) -> None:
 
 
 def _acquire(path: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock file alone; None where another holds it and we shall not wait."""
+    """A descriptor that holds the lock; None if another process holds it and ``wait`` is not set."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -1,4 +1,4 @@
-"""What a network must be to be compressed: said at load, in one line, before anything is computed from it."""
+"""Checks whether a network can be compressed, as soon as it is loaded. Errors are one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Nonfinite = Literal["refuse", "store"]
 
 
 def check_state(model: str, module: nn.Module) -> None:
-    """Raises BadInput for the first entry of the state that no file can hold."""
+    """Raises BadInput for the first entry of the state that cannot be stored in a file."""
     for name, value in module.state_dict(keep_vars=True).items():
         reason = _objection(value)
         if reason:
@@ -53,7 +53,7 @@ class Odd:
 
 
 def odd_numbers(state: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Odd, ...]:
-    """names: of what is quantized."""
+    """The first bad number of each tensor. names: of the tensors that are quantized."""
     found = []
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not tensor.numel():
@@ -68,8 +68,8 @@ def odd_numbers(state: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Odd,
 
 
 def check_numbers(model: str, odd: Sequence[Odd], nonfinite: Nonfinite) -> None:
-    """Raises BadInput for the first number that cannot be quantized; for nan and inf in what is only stored too, unless
-    they are to be stored as they are."""
+    """Raises BadInput for the first number that cannot be quantized, and for nan and inf in tensors that are not
+    quantized, unless ``nonfinite`` says to store them."""
     for one in odd:
         found = f"model '{model}': '{one.name}' has {one.value:g} at {list(one.place)}"
         if one.quantized:

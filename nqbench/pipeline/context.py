@@ -39,7 +39,7 @@ class Measure:
 
 @dataclass(eq=False)
 class Watch:
-    """What happened while a trial ran: seconds and raw samples by step, and which results were there already."""
+    """Records what happened while a trial ran: seconds and samples by step, and which results were found in a cache."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
@@ -49,10 +49,12 @@ class Watch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a step. Steps may nest (a quantizer may ask for the sensitivity): each counts its own time alone.
+        """Time a step. Steps may be nested (a quantizer may ask for the sensitivity); the outer step does not count the
+        time of the inner one.
 
-        ``on_stage`` hears of a step and of when it began (``time.monotonic``, what was nested in it left out) when it
-        begins, and of the one around it when it ends; after an exception it is left at the step that raised.
+        When a step begins, ``on_stage`` is called with its name and start (``time.monotonic``); when it ends, with
+        those of the outer step, whose start is moved by the time of the inner one. After an exception it is not called,
+        so that the step that raised is the last one known.
         """
         start = time.monotonic()
         self._open.append((name, start))
@@ -69,14 +71,14 @@ class Watch:
             self.on_stage(*self._open[-1])
 
     def hit(self, name: str) -> None:
-        """The stage's result was there already: in the cache, or still with the worker."""
+        """Note that the result of a stage was found in the cache or in the worker's memory."""
         if name not in self.seconds:
             self.cached.append(name)
             self.seconds[name] = 0.0
 
 
 class Memory:
-    """What a worker keeps between trials: under each name the few results used last, by key."""
+    """Results that a worker keeps in memory between trials: for each name, the few that were used last."""
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[str, Any]] = {}
@@ -85,7 +87,8 @@ class Memory:
         return key in self._kept.get(name, ())
 
     def find(self, name: str, key: str, make: Callable[[], T], most: int = 1) -> T:
-        """The value kept under the key, or ``make()``, for which the oldest makes room first."""
+        """The value for this key, or else ``make()``; the oldest value is dropped before that, if there are
+        ``most``."""
         kept = self._kept.setdefault(name, OrderedDict())
         if key in kept:
             kept.move_to_end(key)
@@ -116,32 +119,32 @@ class Bench:
 
 
 class Context:
-    """One trial under way, as the making of a stage sees it."""
+    """One trial, as the functions that make its stages see it."""
 
     def __init__(self, trial: Trial, bench: Bench, watch: Watch) -> None:
         self.trial = trial
         self.bench = bench
         self.watch = watch
         self.workdir: Path | None = None
-        """Where the stage that is being made may keep checkpoints."""
+        """Folder in which the current stage may keep checkpoints."""
 
     def result(self, stage: str) -> Any:
-        """What a stage before this one gave; where the trial skips it, what its first input is."""
+        """The result of an earlier stage; if the trial skips that stage, the result of its first input."""
         raise NotImplementedError
 
     def stands(self, stage: str) -> str:
-        """What stands for a stage's result in the keys of what follows."""
+        """The text that represents a stage's result in the keys of later stages: its key, or a hash of its content."""
         raise NotImplementedError
 
     def kept(self, name: str, stage: str, make: Callable[[], T], extra: str = "") -> T:
-        """Something that follows from a stage's result, made once for all trials that share that.
+        """A value computed from a stage's result, once for all trials that share that result.
 
-        extra: what else it follows from. Nothing is kept of results that are made anew to be measured.
+        extra: everything else that the value depends on. Nothing is kept if the stage is run again to measure times.
         """
         raise NotImplementedError
 
     def plugin(self, choice: Choice | None, kind: type[T]) -> T:
-        """A plugin of the trial, made once for all trials."""
+        """A plugin of the trial; trials with the same configuration share one instance."""
         raise NotImplementedError
 
     @property
@@ -153,8 +156,8 @@ class Context:
         return 0 if self.trial.seed is None else self.trial.seed
 
     def repeated(self, step: str, work: Callable[[P], T], ready: Callable[[], P]) -> T:
-        """``work(ready())``, the work timed as a step: once or, where times are measured, as often as that asks for;
-        the step's seconds are then the median of the samples."""
+        """The result of ``work(ready())``. ``work`` is timed as a step, ``ready`` is not. If times are measured, both
+        run as often as the measurement asks for, and the step's seconds are the median of the samples."""
         samples = []
         for _ in range(self.bench.measure.runs if self.bench.measure else 1):
             given = ready()
@@ -169,7 +172,7 @@ class Context:
         return found
 
     def sampled(self, step: str, samples: Sequence[float], pick: Callable[[Sequence[float]], float] = min) -> float:
-        """Note a step's seconds, picked from its samples; the first ones of a measurement warm up."""
+        """Record the seconds of a step, picked from its samples without those of the warm-up."""
         measure = self.bench.measure
         timed = list(samples)[measure.warmup :] if measure else list(samples)
         if measure:

@@ -1,12 +1,13 @@
-"""The decoder process: it never held a source, gets a path, and writes what it decoded to a file of the other end's.
+"""The decoder process. It never sees the original weights: it is given a path, and writes what it decodes from that
+file to a file of the process that asked.
 
-``python -m nqbench.pipeline.decoder PARENT DESCRIPTOR`` reads requests, a line of JSON each: ``{"path", "limit",
-"repeats"}``, and answers a line each: ``{"samples", "tensors", "stored"}`` or ``{"error", "kind"}``. ``tensors`` lists
-the state in its order as [name, number]; ``stored`` has for each number [dtype, shape, offset]: where its bytes,
-row-major, lie in the nameless file that both ends hold open. Names that share a tensor share a number. ``Decoder`` is
-the other end. The process is kept alive between trials and dies with its parent.
+``python -m nqbench.pipeline.decoder PARENT DESCRIPTOR`` reads one request per line, as JSON: ``{"path", "limit",
+"repeats"}``, and answers with one line each: ``{"samples", "tensors", "stored"}`` or ``{"error", "kind"}``. ``tensors``
+lists the state in its order as [name, number]; ``stored`` has for each number [dtype, shape, offset]: where its
+row-major bytes are in the unnamed file that both processes have open. Tied names have the same number. ``Decoder`` is
+the other side of this. The process is kept alive between trials and dies with its parent.
 
-Nothing heavy is imported with this module, so that who needs the process later can start it before all else.
+This module imports nothing heavy, so that a worker can start the decoder before its own imports.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _LINE = 64
 """Tensors begin at multiples of this many bytes."""
 _KEPT = 1 << 26
-"""The shared file keeps so many bytes between two decodings."""
+"""The shared file is emptied after a decoding if it is larger than this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +171,7 @@ def serve(parent: int, shared: int) -> None:
             answer = {"kind": "CorruptFile", "error": {"reason": error.reason, **place}}
         except NqbenchError as error:
             answer = {"kind": type(error).__name__, "error": str(error)}
-        except Exception as error:  # noqa: BLE001 - the other end must hear of it whatever it is
+        except Exception as error:  # noqa: BLE001 - the parent must be told about any error
             answer = {"kind": "NqbenchError", "error": f"decoding failed: {type(error).__name__}: {error}"}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()

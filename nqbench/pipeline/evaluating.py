@@ -62,7 +62,8 @@ def _evaluation(context: Context, step: str, filed: Filed | None, split: Split) 
 
 
 def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
-    """What the file decodes to. Raises BadInput where a cached one is not what it was when it was filed."""
+    """The decoded tensors of the file. Raises BadInput if a cached file decodes to other tensors than when it was
+    made."""
     if filed.tensors is not None:
         return filed.tensors
     tensors = context.bench.decoder.decode(filed.path).tensors
@@ -72,14 +73,14 @@ def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
 
 
 def judge_float(context: Context) -> None:
-    """Evaluate the float network, before anything is quantized. Raises BadInput where that gives nothing to rank by."""
+    """Evaluate the float network, before anything is quantized. Raises BadInput if it has no usable metric."""
     if context.model.metric() is not None:
         stage = "evaluate_float" if context.trial.tested else "evaluate_float_selected"
         _headline(context, context.result(stage), "float")
 
 
 def _headline(context: Context, evaluation: Json, whose: str) -> float:
-    """The headline metric of an evaluation. Raises BadInput where it is not there, or no number to rank by."""
+    """The headline metric of an evaluation. Raises BadInput if it is missing or not finite."""
     metric = context.model.metric()
     assert metric is not None
     found = evaluation["metrics"]
@@ -96,8 +97,8 @@ def _headline(context: Context, evaluation: Json, whose: str) -> float:
 
 
 def metrics(context: Context) -> dict[str, Any]:
-    """The metric fields of a record; nothing for a model without data. Raises BadInput where the headline is not
-    among what the model gave."""
+    """The metric fields of a record; empty for a model without data. Raises BadInput if the headline metric is
+    missing."""
     metric, trial = context.model.metric(), context.trial
     if metric is None:
         return {}
@@ -139,7 +140,7 @@ def loss(context: Context) -> dict[str, float]:
 
     device, network = context.bench.device, network_of(context)
     tensors = _tensors(context, context.result("file"))
-    # every float tensor: biases and statistics that a training changed count in what is measured
+    # all float tensors, since a training may have changed biases and statistics too
     deployed = {n: t.to(device) for n, t in tensors.items() if t.is_floating_point()}
     deployed = {n: t for n, t in deployed.items() if n not in network.aliases}
     with context.watch.stage("loss"):

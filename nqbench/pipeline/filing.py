@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Filed:
-    """figures: the file's, under the names of a record. tensors: what it decodes to, where that was just done."""
+    """figures: of the file, named as in a record. tensors: the decoded tensors, if the file was just decoded."""
 
     figures: dict[str, Any]
     path: Path
@@ -45,7 +45,8 @@ class Deployed:
 
 
 def file(context: Context) -> Filed:
-    """The trial's file. Raises BadInput where it does not decode to what was encoded."""
+    """Encode, write and decode the trial's file. Raises BadInput if the decoded tensors differ from the encoded
+    ones."""
     contents, deployed, figures = (_coded if context.trial.codec is None else _by_codec)(context)
     network, path = network_of(context), context.bench.folder / "file.nqz"
     written = _write(path, contents, context)
@@ -99,10 +100,10 @@ def _coded(context: Context) -> Inside:
 
 
 def _by_codec(context: Context) -> Inside:
-    """A codec takes every float tensor that is not one constant, or the compressible ones alone; its own decoding
-    is what is expected.
+    """The contents of a codec's file: the codec compresses all float tensors whose values are not all equal, or only
+    the compressible ones. Its own decoding gives the tensors that are expected from the file.
 
-    The constants, what is no float, and what it does not take are stored beside it as other trials store theirs.
+    All other tensors are stored as in trials with a quantizer.
     """
     codec, others = context.plugin(context.trial.codec, Codec), context.trial.unquantized
     network, pruned = network_of(context), pruned_of(context)
@@ -139,7 +140,7 @@ def _by_codec(context: Context) -> Inside:
 
 # -- out and back in ---------------------------------------------------------------------------------------------------
 def _write(path: Path, contents: Contents, context: Context) -> Written:
-    """Step ``write``; the coder's own time in it is ``encode``, and the rest of the last run's is ``write``."""
+    """Encode and write the file. The coder's own time is the step ``encode``, the rest of the last run is ``write``."""
     seconds, last = [], 0.0
 
     def run(contents: Contents) -> Written:
@@ -158,7 +159,8 @@ def _write(path: Path, contents: Contents, context: Context) -> Written:
 
 
 def _decode(path: Path, context: Context) -> DecodedFile:
-    """Step ``decode``: the decoder's own time. What it took to ask it, and to read its answer, is ``read``."""
+    """Decode the file in the decoder process. The coder's own time is the step ``decode``; sending the request and
+    reading the answer is ``read``."""
     measure, watch = context.bench.measure, context.watch
     with watch.stage("read"):
         decoded = context.bench.decoder.decode(path, repeats=measure.runs if measure else 1)
@@ -173,7 +175,7 @@ def moved(model: QuantizedModel) -> QuantizedModel:
 
 
 def _constant(tensor: Tensor) -> bool:
-    """To the bit: 0 and -0 are two values."""
+    """Whether all values are equal, bit for bit: 0 and -0 differ."""
     if tensor.numel() < 2:
         return False
     first = tensor.reshape(-1)[0]

@@ -1,7 +1,8 @@
-"""Fingerprints of code and of stages: what a cached result depends on, and so what makes it stale.
+"""Fingerprints of the code that a cached result depends on.
 
-The code of a stage, or of a plugin, is that of its own module and of what that imports, directly or not, from the core
-and from its own distribution. Comments, docstrings and formatting do not count: only the syntax tree is hashed.
+The code of a stage or a plugin is its module and all modules that this imports, directly or indirectly, from the core
+and from the plugin's own distribution. Comments, docstrings and formatting do not count: only the syntax tree is
+hashed.
 """
 
 from __future__ import annotations

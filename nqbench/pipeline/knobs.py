@@ -1,4 +1,4 @@
-"""The stage that a search begins with: a method's knob, with its range on the weights that the method is given."""
+"""The stage that a search begins with: the parameter to search (the knob), with its range for the trial's weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def from_json(meta: Mapping[str, Any]) -> Knob | None:
 
 
 def checked(knob: Knob | None, name: str) -> Knob | None:
-    """The knob, or BadInput where its range cannot be walked."""
+    """The knob, or BadInput if its range is not valid."""
     if knob is None:
         return None
     if not (0 if knob.scale == "log" else float("-inf")) < knob.low <= knob.high < float("inf"):

@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work: resident on the CPU, allocated on a GPU."""
+"""Peak memory of a piece of work: resident memory on the CPU, allocated memory on a GPU."""
 
 from __future__ import annotations
 

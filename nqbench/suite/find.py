@@ -1,4 +1,4 @@
-"""Where a suite is: a file, or the name of one that ships with nqbench."""
+"""Finds a suite: by the path of its file, or by name if it ships with nqbench."""
 
 from __future__ import annotations
 

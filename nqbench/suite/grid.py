@@ -1,4 +1,4 @@
-"""Axes -> trials, in an order in which trials that share work stand together, less those that cannot be."""
+"""From axes to trials: leaves out impossible combinations, and puts trials that share work next to each other."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class Expansion:
             self.trials[settled] = None
 
     def exclude(self, reason: str, matches: Callable[[Trial], bool]) -> None:
-        """Take out the trials that match. One that matches none is told too: it may be a slip."""
+        """Remove the trials that match. A matcher without a match is reported too, since it may be a mistake."""
         out = [trial for trial in self.trials if matches(trial)]
         for trial in out:
             del self.trials[trial]
         self.dropped[reason] += len(out)
 
     def ordered(self) -> tuple[Trial, ...]:
-        """Trials that share work stand together; else the order is that in which the suite names things."""
+        """Trials that share work are next to each other; otherwise the order is that of the suite."""
         places: list[tuple[int, ...]] = []
         seen: dict[tuple[str, Hashable], int] = {}
         for trial in self.trials:
@@ -110,7 +110,7 @@ class Expansion:
             )  # fmt: skip
 
     def _impossible(self, trial: Trial) -> str:
-        """Why the combination cannot be; empty if it can."""
+        """Why the combination is impossible; empty if it is possible."""
         if trial.quantizer is None:
             return ""
         quantizer = cast(type[Quantizer], self.registry.get("quantizer", trial.quantizer.name))
@@ -137,7 +137,7 @@ class Expansion:
         return self._dimensions[choice]
 
     def _settled(self, trial: Trial) -> Trial:
-        """The trial less what has no meaning in it: positions of nothing, a seed that nobody uses."""
+        """The trial without what has no meaning for it: positions if nothing is pruned, a seed that no plugin uses."""
         if trial.pruner is None:
             trial = replace(trial, positions=None)
         if not any(uses_seed(choice, self.registry) for choice in trial.choices()):

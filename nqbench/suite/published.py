@@ -1,4 +1,4 @@
-"""Published reference rows: quoted from papers, shown apart from what is measured, never ranked among it.
+"""Published reference rows: quoted from papers, shown next to the measured results and never ranked with them.
 
 A suite gives them inline (``{paper, network, method, accuracy | error, ratio}``; of any other metric ``value`` with the
 metric's name as ``metric``, and its ``unit``), or selects them from

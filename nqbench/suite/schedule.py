@@ -1,4 +1,4 @@
-"""Where a run's trials come from: a schedule is asked for trials and told how each ended.
+"""Where the trials of a run come from: a schedule is asked for trials, and is told how each of them ended.
 
 A plain suite hands out all of its trials at once. A search for an operating point first asks for the knob of each
 method on its own weights, and hands out the next trials once it has seen the last ones' records.
@@ -16,15 +16,15 @@ from nqbench.pipeline.trial import Trial
 
 @dataclass(frozen=True)
 class Question:
-    """What a schedule must know before it can go on: the knob of a trial's method, on the trial's own weights."""
+    """A question of a schedule: what is the knob (the parameter to search) of this trial's method, for its weights?"""
 
     trial: Trial
 
 
 class Schedule(Protocol):
-    """Work is pulled: ``questions`` and ``ready`` until both give nothing, then what they gave is done, ``answered`` or
-    ``ended`` is told of each, and so on until ``finished``. It decides by what it was told alone: told the same again,
-    it hands out the same trials, so that a run that was killed resumes."""
+    """A run calls ``questions`` and ``ready`` until both return nothing, does what they returned, calls ``answered`` or
+    ``ended`` for each, and repeats this until ``finished``. A schedule depends only on what it was told, so that a run
+    that was killed gets the same trials when it is repeated."""
 
     @property
     def search(self) -> bool:
@@ -36,7 +36,7 @@ class Schedule(Protocol):
         ...
 
     def questions(self) -> list[Question]:
-        """What it must know now and has not asked before."""
+        """Questions that it has now and has not asked before."""
         ...
 
     def answered(self, question: Question, knob: Knob | None) -> None:
@@ -44,7 +44,7 @@ class Schedule(Protocol):
         ...
 
     def complaints(self) -> list[str]:
-        """What the user should know that stops nothing, each said once."""
+        """Warnings for the user, each returned once."""
         ...
 
     def ready(self) -> list[Trial]:
@@ -56,8 +56,8 @@ class Schedule(Protocol):
         ...
 
     def stop(self) -> None:
-        """The time is up: what was handed out and has not ended will not, and what may follow is the least that makes
-        an answer of what has."""
+        """The time is up. Trials that have not ended will not end; from now on, only trials that are needed to answer
+        with the results so far are handed out."""
         ...
 
     def chosen(self) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""The shape of a suite: which keys there are, what each takes, and what it is when left out.
+"""The keys of a suite, their types and their defaults.
 
 Plugins' entries stay as they were written here; ``nqbench.suite.entries`` looks them up.
 """
@@ -62,10 +62,11 @@ class Axes(Strict):
 
 
 class Measure(Strict):
-    """A suite whose times are measurements: bypasses the cache and the other workers, and compiles first.
+    """For suites that measure times: the cache is not used, trials run alone, and code is compiled before.
 
-    repeats: samples of a stage at least; they are taken in ``rounds`` passes over the trials of a source, so that what
-    disturbs the machine for a while meets a few samples of many trials. warmup: runs before the samples of each pass.
+    repeats: the least number of samples of a stage. They are taken in ``rounds`` passes over the trials on one network,
+    so that a short disturbance of the machine affects a few samples of many trials. warmup: untimed runs before each
+    pass.
     """
 
     repeats: int = Field(7, ge=1)
@@ -124,7 +125,7 @@ class Target(Strict):
 
     @property
     def goal(self) -> str:
-        """What it asks for, in words."""
+        """The target in words."""
         if self.bytes is not None:
             return f"the best metric in at most {self.bytes:,} bytes"
         if self.metric is not None:
@@ -168,7 +169,7 @@ def _whole_trial(value: Any) -> Any:
 
 
 class Tolerance(Strict):
-    """How far a figure may move before that is a change: by a share of itself, or in its unit, whichever is more."""
+    """How much a figure may differ without counting as changed: relative, or in its own unit, whichever is more."""
 
     relative: float = Field(0.0, ge=0)
     absolute: float = Field(0.0, ge=0)

@@ -1,4 +1,4 @@
-"""A suite, read, validated and expanded: what a run is asked to do."""
+"""A suite that is read, validated and expanded into trials."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Suite:
     all_trials: tuple[Trial, ...] = ()
 
     def use_its_folder(self) -> None:
-        """What the suite names by a relative path is from now on looked for beside its file; a shipped suite's, in the
-        working folder."""
+        """From now on, relative paths in the suite are relative to its file; in a shipped suite, to the working
+        folder."""
         set_suite_folder(None if self.path in shipped().values() else self.path.parent)
 
     def trials(self, only: Sequence[str] = ()) -> tuple[Trial, ...]:
@@ -60,7 +60,7 @@ class Suite:
         return select(self.all_trials, only)
 
     def schedule(self, only: Sequence[str] = (), registry: Registry | None = None) -> Schedule:
-        """What a run of the trials is driven by: the whole grid or, where there is a target, a search."""
+        """The schedule of a run: the whole grid, or a search if the suite has a target."""
         trials = self.trials(only)
         if self.target is None:
             return GridSchedule(trials)
@@ -218,7 +218,7 @@ def _grid(reader: Reader, axes: dict[str, Any], roots: dict[str, KeyPath]) -> Gr
 
 
 def _as_run(document: Document, text: str, profile: str | None, sets: Sequence[str]) -> str:
-    """The file as it is, or, where the command line changed it, what it came to."""
+    """The text of the file; if the command line changed the suite, YAML of the changed suite."""
     if profile is None and not sets:
         return text
     options = [f"--profile {profile}"] if profile is not None else []

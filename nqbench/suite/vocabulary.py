@@ -1,7 +1,7 @@
-"""Words that suites and the command line used before, put into those of today before anything else reads them.
+"""Translates former names in suites and on the command line to those of today, before anything else reads them.
 
 The core's own words are the tables below; a plugin's former names and parameters are declared by its class
-(``Plugin.formerly``, ``Plugin.former_fields``). Whatever was renamed is said in one line.
+(``Plugin.formerly``, ``Plugin.former_fields``). Each translation is reported in one line.
 """
 
 from __future__ import annotations
