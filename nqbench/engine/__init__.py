@@ -1,7 +1,6 @@
-"""Where trials run: in the slots of an engine. A run pulls trials from a schedule and leaves a record for each.
+"""Runs trials in the slots of an engine. A run takes trials from a schedule and writes a record for each.
 
-A worker process imports this package before it imports anything heavy: what is named here is found when it is asked
-for.
+Worker processes import this package before anything heavy, so the names here are imported only when they are used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which engine runs a run: a name, and for some a place behind a colon."""
+"""Chooses the engine of a run: a name, for some engines with a place after a colon."""
 
 from __future__ import annotations
 

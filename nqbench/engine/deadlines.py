@@ -11,7 +11,7 @@ from nqbench.pipeline.stage import TRIAL
 
 @dataclass(frozen=True)
 class Deadlines:
-    """limits: seconds by stage, the whole trial's under ``trial``; what is not there may take for ever."""
+    """limits: seconds by stage, the whole trial's under ``trial``; stages that are not listed have no limit."""
 
     limits: Mapping[str, float] = field(default_factory=dict)
 
@@ -21,10 +21,10 @@ class Deadlines:
 
     @property
     def by_stage(self) -> bool:
-        """Whether any stage has one of its own."""
+        """Whether any stage has its own limit."""
         return bool(self.limits.keys() - {TRIAL})
 
     def passed(self, step: str, seconds: float) -> str | None:
-        """What to say of a step that has taken so long; None while it may go on."""
+        """The error text for a step that takes longer than its limit; None while it is within the limit."""
         limit = self.limits.get(place_of(step))
         return None if limit is None or seconds < limit else f"stopped: the stage '{step}' took more than {limit:g} s"

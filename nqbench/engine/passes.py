@@ -1,5 +1,5 @@
-"""Samples that are taken in several passes over the trials, so that a disturbance meets a few samples of many trials
-instead of all samples of one."""
+"""Measures times in several passes over the trials, so that a disturbance of the machine affects a few samples of many
+trials instead of all samples of one trial."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MEDIAN = ("quantize",)
-"""Stages whose seconds are the median of their samples; of the others they are the least."""
+"""Stages whose seconds are the median of their samples; for the others it is the minimum."""
 
 
 def merged(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One outcome of a trial's passes: the samples of all, and seconds, speeds and memory by them; else the last's."""
+    """Merge the outcomes of a trial's passes: all samples, with seconds, speeds and memory from them; the rest is that
+    of the last pass."""
     last = dict(outcomes[-1])
     if len(outcomes) == 1:
         return last

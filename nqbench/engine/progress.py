@@ -1,4 +1,4 @@
-"""What a run tells while it runs. The engine reports events; who listens decides how they look."""
+"""The events that a run reports while it runs. A listener decides how to show them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ class Progress(Protocol):
     """Listener of a run."""
 
     def started(self, total: int, reused: int, *, search: bool = False) -> None:
-        """The run begins. total: its trials; of a search: the most there can be. reused: those already there."""
+        """The run begins. total: number of trials (of a search: the largest possible). reused: trials that have a
+        record."""
 
     def found(self, reused: int) -> None:
-        """A search came to more trials that are already there."""
+        """A search reused more trials that have a record already."""
 
     def running(self, trials: Sequence[tuple[str, str]]) -> None:
-        """The trials that run now: a label that tells each from the others, and what it is at. Called twice a second
-        or more."""
+        """The trials that are running, each as a unique label and its current step. Called at least twice a second."""
 
     def ended(self, record: Record, label: str, *, again: bool = False) -> None:
-        """A trial ended. label: what tells it from the run's others. again: it failed of what was told already."""
+        """A trial ended. label: unique in the run. again: it failed for the same reason as one before."""
 
     def warning(self, text: str) -> None:
-        """Something the user should know that stops nothing."""
+        """A warning for the user."""
 
     def finished(self) -> None:
         """No more trials."""

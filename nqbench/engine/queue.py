@@ -1,4 +1,4 @@
-"""Which job goes to which slot: jobs on one source stay with the slot that holds it."""
+"""Assigns jobs to slots: jobs with the same weights to quantize go to the slot that has these in memory."""
 
 from __future__ import annotations
 

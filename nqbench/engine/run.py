@@ -1,4 +1,4 @@
-"""A run: a suite's schedule, what is already there, the workers for the rest, and a record for every trial."""
+"""Runs a suite: takes trials from its schedule, reuses finished ones, gives the others to workers, writes records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from nqbench.results.store import Store, StoreError
 from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
 
 _SCRATCH = ".scratch"
-"""Folder of the workers' temporary files while a run is under way."""
+"""Folder for temporary files of the workers during a run."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run_suite(
     jobs: worker processes (default: 1; on a cluster, all that there are); 0: none, all is done in this process, without
     deadlines. engine: where they are, ``local`` or as ``dask:tcp://HOST:PORT``. device: auto, cpu, cuda or cuda:N.
     timeout: seconds a trial may take, or seconds by stage (default: the suite's).
-    budget: seconds after which a search ends with the best that it found, and no trial is begun any more.
+    budget: seconds after which a search ends with the best file so far, and no further trial is started.
     Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput, NotRegistered. Ctrl-C,
     SIGTERM, or the loss of the engine ends the run with the outcome 'interrupted'; nothing that was finished is lost.
     """
@@ -197,7 +197,7 @@ class _Run:
         return settings
 
     def _prepare(self, models: Iterable[Choice]) -> None:
-        """Data and weights are found before the first trial, and what a search looks at."""
+        """Find data and weights of all models before the first trial, and check that a search can use them."""
         for choice in models:
             model = self.maker.plugin(choice)
             assert isinstance(model, Model)
@@ -211,7 +211,7 @@ class _Run:
         return tuple(sorted({self.registry.registered(c.kind, c.name).distribution for c in choices}))
 
     def _check_target(self, model: Model, target: Target) -> None:
-        """Raises BadInput where the model has nothing to search by."""
+        """Raises BadInput if the model lacks the metric or the split that the search needs."""
         if model.metric() is None:
             raise BadInput(
                 f"{self.suite.path}: target: model '{model.name}' has no metric, so there is nothing to search by"
@@ -224,7 +224,7 @@ class _Run:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
     def _pull(self, schedule: Schedule) -> list[TrialJob]:
-        """All that may start now: the knobs to find first, then the trials."""
+        """All jobs that can start now: first the questions of a search, then trials."""
         jobs = [TrialJob(q.trial, self.maker.keys(q.trial), q) for q in schedule.questions()]
         jobs += [TrialJob(trial, self.maker.keys(trial)) for trial in schedule.ready()]
         self.labels.add(Record.planned(job.trial.config()) for job in jobs)
@@ -255,7 +255,7 @@ class _Run:
         return self.until is not None and time.monotonic() >= self.until
 
     def _drive(self, store: Store, schedule: Schedule, jobs: list[TrialJob], done: dict[str, Record]) -> bool:
-        """Do all that the schedule asks for, until the time is up. Whether any of it failed."""
+        """Run all jobs of the schedule, until the time is up. Returns whether any failed."""
         failed = False
         with self._engine() as engine:
             while (jobs or engine.busy) and not self._late:
@@ -264,7 +264,7 @@ class _Run:
                         self._begin(store, engine, schedule, job, done)
                     else:
                         failed = not self._end(store, schedule, job, Done(refused)) or failed
-                # what was there already may have led to more
+                # reused results may have led to more jobs
                 ended = [] if jobs else engine.step()
                 jobs = []
                 for job, how in ended:
@@ -304,7 +304,8 @@ class _Run:
     def _settled(
         self, store: Store, engine: Dispatcher[TrialJob], job: TrialJob, outcome: Mapping[str, Any]
     ) -> list[TrialJob]:
-        """The network of some jobs is known now: they begin again, with keys that hold its content."""
+        """The network of some jobs is known now, so that their final keys can be made. Returns these jobs with new
+        keys."""
         self.maker.contents.update(outcome["contents"])
         waiting = [job, *engine.withdraw(job.waits_as)]
         settled = [one._replace(keys=self.maker.keys(one.trial)) for one in waiting]
@@ -325,7 +326,7 @@ class _Run:
         return [job, *engine.withdraw(job.waits_as)]
 
     def _take_over(self, store: Store, jobs: Sequence[TrialJob]) -> dict[str, Record]:
-        """This run covers these jobs' trials. The records of those that are there already."""
+        """Note that this run covers the trials of these jobs. Returns the records of those that have one already."""
         keys = [job.keys.trial for job in jobs if job.question is None]
         if not keys:
             return {}
@@ -338,7 +339,7 @@ class _Run:
     def _begin(
         self, store: Store, engine: Dispatcher[TrialJob], schedule: Schedule, job: TrialJob, done: Mapping[str, Record]
     ) -> None:
-        """Take what is there already; leave the rest to a worker."""
+        """Use a record or cached result if there is one; else give the job to a worker."""
         if job.goal == KNOB.name and job.question is not None:
             knob = self.maker.knob(job.trial)
             if knob != "unknown":
@@ -352,7 +353,7 @@ class _Run:
         engine.add(job._replace(recipe=self.maker.recipe(job.trial)))
 
     def _again(self, job: TrialJob, outcome: Mapping[str, Any]) -> bool:
-        """Whether the trial has passes of measuring left, behind all others of its source."""
+        """Whether the trial must be measured in another pass."""
         if job.goal != TRIAL or outcome["status"] != "ok" or self.rounds == 1:
             return False
         passes = self._passes.setdefault(job.keys.trial, [])
@@ -401,9 +402,9 @@ class _Run:
         return Dispatcher(slots, host.greet, self.progress.warning, needs=needs, limit=limit)
 
     def _already(self, store: Store, jobs: Sequence[TrialJob]) -> dict[str, Record]:
-        """Records of earlier runs into this folder that stand: same key, ended well, file in place.
+        """Records of earlier runs in this folder that can be reused: same key, status ok, file present.
 
-        A suite that measures takes over only what a run of it that was cut short had measured.
+        A suite that measures times reuses only records of its last run, and only if that was interrupted.
         """
         jobs = [job for job in jobs if job.question is None]
         if not jobs:
@@ -427,7 +428,7 @@ class _Run:
             return False
 
     def _restored(self, store: Store, job: TrialJob) -> Record | None:
-        """The trial from the cache, if all of it is there."""
+        """A record from the cache, if all results of the trial are there."""
         if self.measure is not None:
             return None
         keys = job.keys
@@ -441,7 +442,7 @@ class _Run:
     def _record(self, store: Store, job: TrialJob, how: Done) -> Record:
         outcome = how.outcome
         trial, key = job.trial, str(outcome.get("key", job.keys.trial))
-        if key != job.keys.trial:  # the network turned out to be another than was known
+        if key != job.keys.trial:  # the network differs from the one known when the key was made
             store.rename(self.id, {job.keys.trial: key})
         inner = ("key", "threads", "told")
         fields = {"device": self.device, **{name: value for name, value in outcome.items() if name not in inner}}
@@ -456,7 +457,7 @@ class _Run:
             fields["seconds"] = {**prepared, **fields["seconds"], **prepared}
             fields["cached"] = [step for step in fields["cached"] if step not in prepared]
             fields["file"] = f"{FILES}/{file_of(key, self.folder).name}"
-            # beside other workers no time is a measurement
+            # with other workers running, times are not measurements
             fields["measured"] = bool(fields.get("measured")) and how.alone and self.jobs != 0
         fixed = {
             "run": self.id,
@@ -471,7 +472,7 @@ class _Run:
         }
         try:
             record = Record.for_trial(config, **fields, **fixed)
-        except BadInput as error:  # a figure that a plugin gave
+        except BadInput as error:  # a figure from a plugin is not valid
             failed = {"device": self.device, "status": "failed", "error": self.portable.text(str(error))}
             record = Record.for_trial(config, **failed, **fixed)
         store.add(record)
@@ -489,7 +490,7 @@ class _Run:
 
 
 def _prepared(model: Model) -> None:
-    """Prepare a model. Raises BadInput, with the place, for what code of a user's may raise meanwhile."""
+    """Prepare a model. Any exception of the user's code becomes a BadInput that names the line."""
     try:
         model.prepare()
     except NqbenchError:

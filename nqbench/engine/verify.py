@@ -27,7 +27,7 @@ from nqbench.results.record import Record
 from nqbench.results.store import Store
 
 TOLERANCE = 0.1
-"""How far a metric may lie from its record, in the metric's unit, where versions or processor are not the record's.
+"""How much a metric may differ from its record, in its unit, if versions or processor differ from those of the record.
 In the same environment it must be equal."""
 _SAME = ("python", "libraries", "cpu", "gpu", "device")
 """What makes an environment the same; the number of threads is made the record's."""
@@ -35,7 +35,7 @@ _SAME = ("python", "libraries", "cpu", "gpu", "device")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One record's: ``fault`` is None where all is as it says."""
+    """The verdict on one record. fault: None if everything is as recorded."""
 
     record: Record
     fault: str | None
@@ -52,7 +52,7 @@ def verify(
     """Check every ok record of a run: file present, its size and parts, decoded bytes, network, metrics.
 
     run: its id, 'latest', or 'all': the last record of every key. limit: bytes of tensors that a file may stand for;
-    None: what this machine can hold. allow_code: run what the records name as code of their own: functions to import,
+    None: what fits into the memory of this machine. allow_code: run code that the records name: functions to import,
     TorchScript files. Yields a verdict a record, in their order. Raises StoreError where there are no records, BadInput
     for code that was not allowed.
     """
@@ -93,7 +93,7 @@ class _Checker:
         self._metrics: dict[tuple[Choice, str], Mapping[str, Any]] = {}
 
     def fault(self, record: Record) -> str | None:
-        """What is wrong, in one line; None if nothing is."""
+        """What differs, in one line; None if nothing does."""
         path = self.folder / (record.file or "")
         try:
             size = path.stat().st_size if record.file else -1
@@ -115,7 +115,7 @@ class _Checker:
             return f"{path}: {error}"
 
     def _network_fault(self, record: Record) -> str | None:
-        """Whether the trained network at hand is the record's."""
+        """Whether the trained network is the same as that of the record."""
         if record.network_sha256 is None:  # a record of before they said it
             return None
         found = self._network(_model(record))[1].sha256

@@ -1,7 +1,7 @@
-"""What runs in a worker process: one workbench, kept between trials, and trials that never raise.
+"""Runs trials in a worker process, on a workbench that is kept between trials. Trials never raise.
 
-Only this process computes; the parent alone writes records. A trial's outcome is plain data. Nothing heavy is imported
-with this module: the worker starts its decoder first, so that both import side by side.
+Workers compute; only the parent writes records. The outcome of a trial is plain data. This module imports nothing
+heavy: the worker first starts its decoder, so that both processes import at the same time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nqbench.pipeline.workbench import Workbench
 
 STARTING = "start"
-"""The stage of a trial that has not reached its first."""
+"""The stage of a trial before its first stage begins."""
 _NOTE = 160
 """Bytes of the note of a worker's step, and of what is told of it."""
 _PROCESS = "process"

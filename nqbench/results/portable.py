@@ -1,5 +1,5 @@
-"""Paths in what may be published: relative to the suite, to the working folder or to where Python imports from; of any
-other path the last part alone. Whose machine a record was made on, and where its files lay, is nobody's business."""
+"""Makes paths in records fit for publication: relative to the suite, to the working folder or to a folder of Python
+modules; of any other path only the last part is kept, since it would tell about the machine and its user."""
 
 from __future__ import annotations
 

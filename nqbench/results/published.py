@@ -1,4 +1,4 @@
-"""Published rows: quoted results that stand beside measured ones, marked as quoted, never ranked among them."""
+"""Published rows: results quoted from papers. They are shown next to measured ones, marked, and never ranked."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""A record: what one trial leaves behind. The same field names in the store, the JSON, the CSV and the hooks.
+"""A record: the result of one trial. Field names are the same in the store, the JSON, the CSV and the hooks.
 
-``from_dict(to_dict(r)) == r``. A record is written once and never edited: tables, comparisons and pages are derived.
+``from_dict(to_dict(r)) == r``. A record is written once and never edited; tables, comparisons and pages are made from
+records.
 
-A record that ended well has finite figures. One that claims to, but says that its metric or its size is nan or
-infinite, is read as a failed one that says so: it cannot be ranked, and must not cost the others their report.
+A record with status ok has finite figures. If its metric or size is nan or infinite, it is read as a failed record with
+an error that says so: it cannot be ranked, but must not prevent a report on the others.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class _Part(BaseModel):
 
 
 class Parts(_Part):
-    """Bytes of the file by what they are for; framing and checksums are the header's. They sum to ``file_bytes``."""
+    """Bytes of the file by purpose; framing and checksums count as header. They sum to ``file_bytes``."""
 
     header: int = Field(0, ge=0)
     codebook: int = Field(0, ge=0)
@@ -60,7 +61,8 @@ PARTS = tuple(Parts.model_fields)
 
 
 class LossIncrease(_Part):
-    """Increase of the training loss by compression: three predictions and what it was. d = deployed - trained."""
+    """Increase of the training loss by compression: three predictions and the measured value. d = deployed -
+    trained."""
 
     linear: float | None = None
     """g^T d"""
@@ -76,15 +78,15 @@ class Record(_Part):
 
     schema_version: int = SCHEMA_VERSION
     run: str
-    """Which run wrote it."""
+    """Id of the run that wrote it."""
     time: str = Field(default_factory=lambda: utc_now())
     """When the trial ended: ISO 8601, UTC."""
     suite: str
     status: Status
     key: str
-    """Content key: configuration, code and versions. What a second run looks up."""
+    """Content key, of configuration, code and versions: by it, another run finds the record."""
     trial: str
-    """16 hex digits of the configuration alone: what nights are compared by."""
+    """16 hex digits, of the configuration alone: by it, runs with different code are compared."""
 
     model: str
     model_params: dict[str, Any] | None = None
@@ -108,7 +110,7 @@ class Record(_Part):
     unquantized: str = "float32"
     fold_batchnorm: bool = False
     seed: int | None = None
-    """None: deterministic, so that a repeat would give the same bytes."""
+    """None: the trial is deterministic."""
     device: str = "cpu"
     knob: str | None = None
     """The quantizer's (or codec's) parameter that trades bytes for quality: a method's curve is swept over it."""
@@ -139,7 +141,7 @@ class Record(_Part):
     """The quantizer's own figures (iterations, H(Q|U), J), averaged over its groups by their weights."""
 
     notes: dict[str, str] = {}
-    """Tensors that went another way than the method's, and why."""
+    """Tensors that were treated in another way than the method says, and why."""
 
     metric_name: str | None = None
     metric_unit: str = "%"
@@ -171,7 +173,7 @@ class Record(_Part):
     decode_msym_s: float | None = None
     peak_bytes: int | None = None
     file_sha256: str | None = None
-    """Of the .nqz file: what a file that comes from another machine is checked against."""
+    """Of the .nqz file; checked when a file comes from another machine."""
     decoded_sha256: str | None = None
     """Of the decoded tensors: what ``nqbench verify`` compares with."""
     network_sha256: str | None = None
@@ -196,7 +198,7 @@ class Record(_Part):
         return self.model_copy(update={"status": "failed", "error": strange}) if strange else self
 
     def _not_finite(self) -> str:
-        """What of the figures that must be finite is not, as a sentence; empty where all are."""
+        """A sentence about a figure that must be finite and is not; empty if all are finite."""
         for name in FINITE:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -232,7 +234,7 @@ class Record(_Part):
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """As ``from_dict``, without the detour where the text is sound and of this version."""
+        """As ``from_dict``, but faster if the text is valid and of this version."""
         try:
             record = cls.model_validate_json(text)
             if record.schema_version == SCHEMA_VERSION:
@@ -257,7 +259,7 @@ class Record(_Part):
 
     @classmethod
     def planned(cls, config: Mapping[str, Any]) -> Record:
-        """What stands for a trial that has not run, where only its configuration is asked for: in labels."""
+        """A record for a trial that has not run, which has only its configuration; used for labels."""
         return cls.for_trial(config, run="", suite="", status="failed", key="", trial="")
 
     # -- derived -------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""The store: ``records.sqlite`` in the output folder. One process writes, any number read while it does.
+"""The store: ``records.sqlite`` in the output folder. One process writes; any number of processes can read meanwhile.
 
-SQLite in WAL mode with ``synchronous = NORMAL``, one commit a record: a killed run loses no record that was added, and
-a reader never waits. A row is read only where its checksum fits. A run *covers* trial keys: those it ran, and those it
-took over from earlier runs. What a run says of a key is its own record or, where it has none, the last one before it
+SQLite in WAL mode with ``synchronous = NORMAL``, one commit per record: a killed run loses no record that was added,
+and readers never wait. A row with a wrong checksum is not read. A run *covers* trial keys: those that it ran, and those
+that it reused from earlier runs. The record of a run for a key is its own or, if it has none, the last one before it
 ended.
 """
 
