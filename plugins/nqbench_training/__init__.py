@@ -18,6 +18,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.finetune import FineTune
     from nqbench_training.information_bottleneck import InformationBottleneck
     from nqbench_training.iterative import Iterative
+    from nqbench_training.lc_pruning import LearningCompressionPruning
     from nqbench_training.learned_step import LearnedStep
     from nqbench_training.magnitude import Magnitude
     from nqbench_training.none import NoPruner, NoSensitivity, NoTraining
@@ -31,7 +32,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.variational_dropout import VariationalDropout
     from nqbench_training.wanda import Wanda
 
-    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery, Wanda]
+    pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery, Wanda, LearningCompressionPruning]
     posteriors: list[type[Plugin]] = [VariationalDropout, BayesianCompression, InformationBottleneck]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]

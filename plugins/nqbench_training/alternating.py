@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -95,15 +96,9 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
         return finished(task, state.groups)
 
 
-class LearningCompression(
-    Alternating, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
-):
-    """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
-
-    L step: SGD on L(w) + mu/2 |w - Delta(theta) - l/mu|^2, its learning rate clipped at 1/mu; C step: the quantizer on
-    w - l/mu, started from the last theta; then l <- l - mu (w - Delta(theta)). A later ``batchnorm`` in the list
-    re-estimates statistics, which here are those of the last real weights.
-    """
+class Penalized(Alternating):
+    """The augmented Lagrangian's L steps, for mu_j = mu0 * growth^j: SGD on L(w) + mu/2 |w - target|^2, the target
+    Delta(theta) + l/mu, its learning rate clipped at 1/mu."""
 
     lr: float = Field(0.09, gt=0)
     """Learning rate of the first L step, clipped at 1/mu in each."""
@@ -123,6 +118,40 @@ class LearningCompression(
     """L and C steps."""
     multipliers: bool = True
     """Augmented Lagrangian; ``false``: the quadratic penalty alone (l = 0)."""
+
+    def l_step(self, task: Task, j: int, targets: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+        """Move the network's weights. targets: name -> Delta(theta) + l/mu."""
+        mu = self.mu0 * self.growth**j
+        pulled = [(task.parameter(name), target, task.masks.get(name)) for name, target in targets.items()]
+
+        def penalize() -> None:
+            for p, target, mask in pulled:
+                assert p.grad is not None
+                p.grad.add_(p.detach() - target, alpha=mu)
+                if mask is not None:
+                    p.grad.mul_(mask)
+
+        epochs = self.first_epochs if j == 0 else self.epochs
+        fit_network(
+            task,
+            self.recipe(task.seed + j, lr=min(self.lr * self.decay**j, 1 / mu), epochs=epochs),
+            masks=lambda: task.masks,
+            before_step=penalize,
+            checkpoint=checkpoint,
+            second_moments=False,
+        )
+
+
+class LearningCompression(
+    Penalized, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
+):
+    """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
+
+    L step: SGD on L(w) + mu/2 |w - Delta(theta) - l/mu|^2, its learning rate clipped at 1/mu; C step: the quantizer on
+    w - l/mu, started from the last theta; then l <- l - mu (w - Delta(theta)). A later ``batchnorm`` in the list
+    re-estimates statistics, which here are those of the last real weights.
+    """
+
     alpha: float | None = Field(None, gt=0)
     """For min L + alpha H with an entropy-constrained C step: its lambda becomes 2 alpha / (mu n), n the weights."""
     lambda_field: str = "lam"
@@ -136,7 +165,8 @@ class LearningCompression(
         state = Alternation(task, groups)
         while (j := state.iteration) < self.iterations:
             mu = self.mu0 * self.growth**j
-            self._l_step(task, state, mu)
+            targets = {name: q + state.multipliers[name] / mu for name, q in state.deployed.items()}
+            self.l_step(task, j, targets, f"iteration-{j}.safetensors")
             shifted = {n: w - state.multipliers[n] / mu for n, w in task.weights().items()}
             state.groups = compress(mu, shifted, state.groups)
             if self.multipliers:
@@ -147,31 +177,6 @@ class LearningCompression(
             state.save()
         task.assign(state.deployed)
         return finished(task, state.groups)
-
-    def _l_step(self, task: Task, state: Alternation, mu: float) -> None:
-        j = state.iteration
-        targets = [
-            (task.parameter(name), q + state.multipliers[name] / mu, task.masks.get(name))
-            for name, q in state.deployed.items()
-        ]
-
-        def penalize() -> None:
-            for p, target, mask in targets:
-                assert p.grad is not None
-                p.grad.add_(p.detach() - target, alpha=mu)
-                if mask is not None:
-                    p.grad.mul_(mask)
-
-        epochs = self.first_epochs if j == 0 else self.epochs
-        recipe = self.recipe(task.seed + j, lr=min(self.lr * self.decay**j, 1 / mu), epochs=epochs)
-        fit_network(
-            task,
-            recipe,
-            masks=lambda: task.masks,
-            before_step=penalize,
-            checkpoint=f"iteration-{j}.safetensors",
-            second_moments=False,
-        )
 
     def _c_step(self, task: Task) -> Callable[[float, dict[str, Tensor], tuple[Group, ...] | None], tuple[Group, ...]]:
         plain = task.quantizer
