@@ -48,7 +48,7 @@ from nqbench.api.plugin import API_VERSION, Former, Plugin
 from nqbench.api.pruner import Pruned, Pruner
 from nqbench.api.quantized import Form, Quantized
 from nqbench.api.quantized_model import Granularity, Group, QuantizedModel
-from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm, gaussian_step
+from nqbench.api.quantizer import Knob, Quantizer, SensitivityForm, deployed, gaussian_step
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
 from nqbench.api.structure import Array, Placed, Structure
@@ -107,6 +107,7 @@ __all__ = [
     "as_outputs",
     "begin",
     "check_decoded",
+    "deployed",
     "device_of",
     "dither",
     "gaussian_step",

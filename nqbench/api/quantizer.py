@@ -135,3 +135,29 @@ class Quantizer(Plugin):
         if not isinstance(source.sensitivity, form):
             raise BadInput(f"quantizer '{self.name}' needs a sensitivity of the form {form.__name__}")
         return source.sensitivity
+
+
+def deployed(quantizer: Quantizer, quantized: Quantized, parameters: dict[str, Tensor] | None = None) -> Tensor:
+    """The weights of a result, as a file of it is read: by its base form, or by the quantizer whose own form it has.
+
+    A training may put a result of a base form in the place of the quantizer's.
+
+    Args:
+        quantizer: the trial's.
+        quantized: its result, or a training's.
+        parameters: take the place of its own.
+
+    Returns:
+        (n,) float32, differentiable in ``parameters``.
+
+    Example:
+        >>> import torch
+        >>> q = Quantized(torch.tensor([1], dtype=torch.int32), 2, (1,), {"codebook": torch.tensor([-1.0, 0.5])})
+        >>> class Own(Quantizer, name="own-form"):
+        ...     pass
+        >>> deployed(Own(), q).tolist()
+        [0.5]
+    """
+    if quantized.form == "plugin":
+        return quantizer.reconstruct(quantized, parameters)
+    return quantized.reconstruct(parameters)

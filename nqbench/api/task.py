@@ -12,7 +12,7 @@ from nqbench.api.errors import BadInput
 from nqbench.api.network import Network
 from nqbench.api.quantized import Quantized
 from nqbench.api.quantized_model import Granularity, Group
-from nqbench.api.quantizer import Quantizer
+from nqbench.api.quantizer import Quantizer, deployed
 from nqbench.api.sensitivity import Sensitivity
 from nqbench.api.source import Diagonal, Rate, SecondMoments, SensitivityValue, Source, SourceTensor
 from nqbench.api.toolkit.progress import tell
@@ -189,10 +189,10 @@ class Task(Network):
         """
         if self.quantizer is None:
             raise BadInput("this task has no quantizer")
-        deployed = {}
+        found = {}
         for index, group in enumerate(groups):
             own = None if parameters is None else dict(parameters[index])
-            flat = self.quantizer.reconstruct(group.quantized, own)
+            flat = deployed(self.quantizer, group.quantized, own)
             for name, kept in zip(group.names, torch.split(flat, list(group.quantized.sizes)), strict=True):
-                deployed[name] = self.spread(name, kept)
-        return deployed
+                found[name] = self.spread(name, kept)
+        return found

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer
+from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer, deployed
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
@@ -179,10 +179,7 @@ def raw_as_deployed(network: Network, plain: Mapping[str, Tensor], others: str) 
 
 def values_of(quantizer: Quantizer, model: QuantizedModel) -> list[Tensor]:
     """Each group's weights as deployed: (n,) float32 on its device, -0 nowhere."""
-    return [
-        (quantizer.reconstruct(q) if q.n else q.reconstruct()).detach().to(torch.float32) + 0.0
-        for q in (group.quantized for group in model.groups)
-    ]
+    return [deployed(quantizer, group.quantized).detach().to(torch.float32) + 0.0 for group in model.groups]
 
 
 def deployed_weights(

@@ -13,6 +13,7 @@ from nqbench_quantizers.kmeans import KMeans
 from nqbench_quantizers.kquants import Q2K, Q3K, Q4K
 from nqbench_quantizers.lattice import Lattice, RandomizedLattice
 from nqbench_quantizers.lattices import D4, E8, Zn
+from nqbench_quantizers.low_rank import LowRank
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
 from nqbench_quantizers.pq import PQ, RVQ
 from nqbench_quantizers.radio import Radio
@@ -47,6 +48,7 @@ def nqbench_plugins() -> list[type[Plugin]]:
         D4,
         E8,
         EntQuant,
+        LowRank,
         WaterSIC,
         KMeans,
         ECSQ,

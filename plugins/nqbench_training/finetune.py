@@ -7,13 +7,14 @@ same expression, since dw_i/dc_kj = 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import Batch, Former, Group, QuantizedModel, Quantizer, Task, Training, begin
+from nqbench.api import Batch, Former, Group, QuantizedModel, Quantizer, Task, Training, begin, deployed
 from nqbench.api.toolkit.curvature import evaluating
 from nqbench.api.toolkit.optimise import fit
 from nqbench_training.optimised import Distilled, install, workfile
@@ -37,15 +38,8 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         start = begin(task, start)
         install(task, start)
-        leaves = [
-            {k: v.detach().clone().requires_grad_() for k, v in g.quantized.parameters.items()} for g in start.groups
-        ]
-        moved: dict[str, Tensor] = {}
-        divisors: dict[str, Tensor] = {}
-        for index, group in enumerate(start.groups):
-            for name, leaf in leaves[index].items():
-                moved[f"{index}/{name}"] = leaf
-                divisors[f"{index}/{name}"] = members(_quantizer(task), group, name)
+        learned = Movable(_quantizer(task), start.groups)
+        moved = dict(learned.moved)
         if self.unquantized:
             moved |= {k: p for k, p in task.module.named_parameters() if k not in task.names and p.requires_grad}
         if not moved:
@@ -53,14 +47,8 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
         teacher = self.teacher(task)
 
         def loss(batch: Batch) -> Tensor:
-            outputs = task.predict(batch, tensors=task.reconstruct(start.groups, leaves))
+            outputs = task.predict(batch, tensors=task.reconstruct(start.groups, learned.leaves))
             return self.loss(task, batch, outputs, teacher)
-
-        def average() -> None:
-            for name, divisor in divisors.items():
-                gradient = moved[name].grad
-                if gradient is not None:
-                    gradient.mul_(divisor)
 
         recipe = self.recipe(task.seed)
         with evaluating(task.module):
@@ -69,15 +57,45 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
                 moved,
                 lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
                 loss,
-                before_step=average,
+                before_step=learned.average,
                 checkpoint=workfile(task, "finetune.safetensors"),
                 second_moments=False,
             )
-        groups = tuple(
+        return QuantizedModel(learned.groups(), task.raw_state(), start.notes)
+
+
+class Movable:
+    """The parameters of groups as leaves, and the averaging of their gradients over members.
+
+    leaves: a set a group, for ``Task.reconstruct``. moved: those that a weight depends on.
+    """
+
+    def __init__(self, quantizer: Quantizer, groups: Sequence[Group]) -> None:
+        self.start = tuple(groups)
+        self.leaves = [
+            {k: v.detach().clone().requires_grad_() for k, v in group.quantized.parameters.items()} for group in groups
+        ]
+        self.moved: dict[str, Tensor] = {}
+        self._factors: list[tuple[Tensor, Tensor]] = []
+        for index, (group, own) in enumerate(zip(groups, self.leaves, strict=True)):
+            for name, leaf in own.items():
+                factor = members(quantizer, group, name)
+                if bool((factor != 0).any()):
+                    self.moved[f"{index}/{name}"] = leaf
+                    self._factors.append((leaf, factor))
+
+    def average(self) -> None:
+        """Between gradients and update."""
+        for leaf, factor in self._factors:
+            if leaf.grad is not None:
+                leaf.grad.mul_(factor)
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups with the leaves as they stand."""
+        return tuple(
             Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))
-            for g, own in zip(start.groups, leaves, strict=True)
+            for g, own in zip(self.start, self.leaves, strict=True)
         )
-        return QuantizedModel(groups, task.raw_state(), start.notes)
 
 
 def _quantizer(task: Task) -> Quantizer:
@@ -95,10 +113,12 @@ def members(quantizer: Quantizer, group: Group, name: str) -> Tensor:
     theta = q.parameters[name].detach()
 
     def deploy(value: Tensor) -> Tensor:
-        return quantizer.reconstruct(q, {**q.parameters, name: value})
+        return deployed(quantizer, q, {**q.parameters, name: value})
 
     with torch.enable_grad():
         at = theta.clone().requires_grad_()
+        if not deploy(at).requires_grad:  # no weight depends on it
+            return torch.zeros_like(theta)
         slopes: Tensor = torch.autograd.functional.jvp(deploy, at, torch.ones_like(at))[1]  # type: ignore[no-untyped-call]
         (squares,) = torch.autograd.grad(deploy(at), at, slopes.detach(), allow_unused=True)
     if squares is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench.api.toolkit.optimise import fit
 from nqbench.api.toolkit.progress import tell
-from nqbench_training.finetune import members
+from nqbench_training.finetune import Movable
 from nqbench_training.masking import hold, mask_gradients
 from nqbench_training.optimised import Distilled, finished, install, training, workfile
 from nqbench_training.shared_grid import merged
@@ -44,28 +44,21 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
     def _tuned(self, task: Task, done: list[Group], index: int) -> list[Group]:
         """One passage of training after ``index`` + 1 tensors have been quantized."""
         assert task.quantizer is not None
-        leaves = [
-            {k: v.detach().clone().requires_grad_() for k, v in group.quantized.parameters.items()} for group in done
-        ]
-        moved: dict[str, Tensor] = {f"{i}/{k}": leaf for i, own in enumerate(leaves) for k, leaf in own.items()}
-        divisors = {f"{i}/{k}": members(task.quantizer, done[i], k) for i, own in enumerate(leaves) for k in own}
+        learned = Movable(task.quantizer, done)
         over = {name for group in done for name in group.names}
-        moved |= {n: p for n, p in task.module.named_parameters() if n not in over and p.requires_grad}
+        moved = learned.moved | {n: p for n, p in task.module.named_parameters() if n not in over and p.requires_grad}
         if not moved:
             return done
         teacher = self.teacher(task)
         masks = {name: mask for name, mask in task.masks.items() if name not in over}
 
         def loss(batch: Batch) -> Tensor:
-            outputs = task.predict(batch, tensors=task.reconstruct(done, leaves))
+            outputs = task.predict(batch, tensors=task.reconstruct(done, learned.leaves))
             return self.loss(task, batch, outputs, teacher)
 
         def average() -> None:
             mask_gradients(task, masks)
-            for name, divisor in divisors.items():
-                gradient = moved[name].grad
-                if gradient is not None:
-                    gradient.mul_(divisor)
+            learned.average()
 
         recipe = self.recipe(task.seed + index)
         with training(task.module):
@@ -80,9 +73,6 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
                 checkpoint=workfile(task, f"iterative-{index}.safetensors"),
                 second_moments=False,
             )
-        tuned = [
-            Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))
-            for g, own in zip(done, leaves, strict=True)
-        ]
+        tuned = list(learned.groups())
         task.assign(task.reconstruct(tuned))
         return tuned
