@@ -48,7 +48,10 @@ class Hessian(Sampled, name="hessian", paper="arXiv:1612.01543, sections 3.1 and
 
 
 class Fisher(Sampled, name="fisher", paper="arXiv:1612.01543, section 3"):
-    """The empirical Fisher information, the mean of the squared gradient of each sample's loss at its true label."""
+    """The empirical Fisher information, the mean of the squared gradient of each sample's loss at its true label.
+
+    h_i = 1/M sum_n (d loss_n / d w_i)^2.
+    """
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         return empirical_fisher(task, names, self.samples)

@@ -1,4 +1,7 @@
-"""Layer by layer, in forward order, each seen through the layers that are quantized already."""
+"""Layer by layer, in forward order, each seen through the layers that are quantized already.
+
+What a layer's weights move to, to make up for the errors before it, is in ``nqbench_training.correction``.
+"""
 
 from __future__ import annotations
 

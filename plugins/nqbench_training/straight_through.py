@@ -1,4 +1,7 @@
-"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and what eases it in."""
+"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and what eases it in.
+
+W <- W - eta dL/dQ(W), with Q(W) the quantization of the real weights W (algorithm 1).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pruning by the optimal brain surgeon: what costs least is removed, and the rest moves to make up for it."""
+"""Pruning by the optimal brain surgeon: what costs least is removed, and the rest moves to make up for it.
+
+What removing a weight costs is in ``nqbench_training.saliency``, how the rest moves in ``nqbench_training.correction``.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docutils.core import publish_doctree
@@ -143,6 +144,19 @@ def test_a_sentence_is_shown_as_it_is_written(text: str) -> None:
 def test_single_backquotes_are_code_too() -> None:
     for made in (rst.inline("of `x_` or ``y``"), rst.docstring("of `x_` or ``y``")):
         assert publish_doctree(made).asdom().toxml().count("<literal>") == 2
+
+
+def test_a_notebook_without_outputs_is_run_in_order_in_one_namespace() -> None:
+    def book(*sources: str) -> dict[str, Any]:
+        return {"cells": [{"cell_type": "code", "source": [source], "outputs": []} for source in sources]}
+
+    made = notebook.markdown(notebook.executed(book("x = 2", "print('a')\nx + 1", "None", "def f():\n    return 1")))
+    assert made.count("```text") == 1
+    assert "```text\na\n3\n```" in made
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        notebook.executed(book("1 / 0"))
+    stored = {"cells": [{"cell_type": "code", "source": "1 / 0", "outputs": [{"text": "as it was"}]}]}
+    assert "as it was" in notebook.markdown(notebook.executed(stored))
 
 
 def test_a_notebook_is_shown_with_its_outputs() -> None:
