@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nqbench.api import Plugin, hookimpl
 from nqbench_quantizers.awq import AWQ
+from nqbench_quantizers.block_peers import HQQPackage, Quanto, TorchAO
 from nqbench_quantizers.cerwu import CERWU
 from nqbench_quantizers.ecsq import ECSQ, ECSQOptimal
 from nqbench_quantizers.entquant import EntQuant
@@ -33,6 +34,9 @@ def nqbench_plugins() -> list[type[Plugin]]:
         ScikitLearn,
         KMeans1D,
         Faiss,
+        HQQPackage,
+        Quanto,
+        TorchAO,
         Uniform,
         RTN,
         NF4,
