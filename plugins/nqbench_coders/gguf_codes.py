@@ -11,8 +11,8 @@ Bitstream
 else 1 + the number of its type (q4_0, q4_1, q5_0, q5_1, q8_0). Then for each of these types that occurs, in this order,
 three or, with a minimum, five streams, each ``int`` bytes of its table, ``int`` bytes of its payload, and both, by the
 coder in the file's parameters: codes, of the alphabet 2^bits; the upper bytes of d, the lower ones; those of m. The
-coder is told of all tensors of the type, of codes in their shapes, of the others in the shape (rows, blocks of a row). A
-stream's symbols are the tensors', one after another. The rest is a stream of ``lossless`` for the others.
+coder is told of all tensors of the type, of codes in their shapes, of the others in the shape (rows, blocks of a row).
+A stream's symbols are the tensors', one after another. The rest is a stream of ``lossless`` for the others.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
         wanted: dict[tuple[int, int], list[str]] = {}
         for name, array in tensors.items():
             if array.dtype == np.float32 and array.ndim and array.shape[-1] % BLOCK == 0 and array.size:
-                wanted.setdefault((array.size, zlib.crc32(memoryview(np.ascontiguousarray(array)))), []).append(name)
+                wanted.setdefault((array.size, zlib.crc32(array.tobytes())), []).append(name)
         found: dict[str, Blocks] = {}
         with path.open("rb") as file:
             for entry in entries_of(path):
@@ -101,7 +101,7 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
                 file.seek(entry.start)
                 blocks = Blocks.of(file.read(entry.size), entry.kind)
                 values = blocks.values()
-                for name in wanted.get((values.size, zlib.crc32(memoryview(values))), []):
+                for name in wanted.get((values.size, zlib.crc32(values.tobytes())), []):
                     if np.array_equal(values.view(np.uint32), tensors[name].reshape(-1).view(np.uint32)):
                         found.setdefault(name, blocks)
         return {name: found[name] for name in tensors if name in found}

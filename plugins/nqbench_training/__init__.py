@@ -16,6 +16,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.bayesian_compression import BayesianCompression
     from nqbench_training.dynamic_surgery import DynamicSurgery
     from nqbench_training.finetune import FineTune
+    from nqbench_training.fold import Fold
     from nqbench_training.information_bottleneck import InformationBottleneck
     from nqbench_training.iterative import Iterative
     from nqbench_training.lc_pruning import LearningCompressionPruning
@@ -35,7 +36,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     pruners: list[type[Plugin]] = [NoPruner, Magnitude, Surgeon, DynamicSurgery, Wanda, LearningCompressionPruning]
     posteriors: list[type[Plugin]] = [VariationalDropout, BayesianCompression, InformationBottleneck]
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
-    around: list[type[Plugin]] = [NoTraining, FineTune, BatchNorm, Sequential, StraightThrough]
+    around: list[type[Plugin]] = [NoTraining, FineTune, Fold, BatchNorm, Sequential, StraightThrough]
     passing: list[type[Plugin]] = [BinaryRelax, ProxQuant, QuantNoise, LearnedStep]
     shared: list[type[Plugin]] = [SoftWeightSharing, SoftToHard, Iterative]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]
