@@ -3,8 +3,8 @@
 Found by watching one forward pass at the level of torch's functions, so that a network may be written in any way:
 ``linear``, ``conv*`` with one group and norms with weights make activations whose channel c is multiplied by entry c of
 their parameters; ``relu``, pooling, dropout and the like hand a positive factor of a channel on. If all that uses such
-an activation are weights that multiply its channels (and nothing adds to it, looks at it, or returns it), then factors of
-these weights' input channels may be moved into the parameters that made it, and the network computes what it did.
+an activation are weights that multiply its channels (and nothing adds to it, looks at it, or returns it), then factors
+of these weights' input channels may be moved into the parameters that made it, and the network computes what it did.
 """
 
 from __future__ import annotations
