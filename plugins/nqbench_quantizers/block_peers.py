@@ -102,6 +102,10 @@ class Quanto(_Peer, name="quanto", requires="optimum-quanto", paper="https://pyp
     def _by_library(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from optimum.quanto import MaxOptimizer, qint2, qint4
 
+        if len(matrix) == 1:
+            # to the library an axis of size 1 is none
+            codes, scale, shift = self._by_library(matrix.repeat(2, 1))
+            return codes[:1], scale[:1], shift[:1]
         scale, shift = MaxOptimizer()(matrix, qint4 if self.bits == 4 else qint2, axis=0, group_size=None)
         codes = torch.ops.quanto.quantize_affine(matrix, self.bits, 0, None, scale, shift)
         return codes, scale.float(), -shift.float()
