@@ -10,13 +10,13 @@ import nqbench
 from generate import rst
 from nqbench import api, in_memory
 
-KINDS = ("Quantizer", "Coder", "Model", "Pruner", "Sensitivity", "Training", "Positions", "Codec")
+KINDS = ("Quantizer", "Coder", "Model", "Pruner", "Sensitivity", "Training", "Positions", "Codec", "Engine")
 GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "kinds": ("The kinds of plugins", (*KINDS, "Plugin", "Former", "hookimpl", "API_VERSION")),
     "quantizers": (
         "What a quantizer is given, and gives",
         ("Source", "SourceTensor", "Diagonal", "SecondMoments", "Rate", "Quantized", "Knob", "Structure", "Array",
-         "Per", "Placed", "gaussian_step", "dither"),
+         "Per", "Placed", "gaussian_step", "dither", "deployed"),
     ),
     "coders": (
         "What a coder is given, and gives",
@@ -32,14 +32,22 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def pages(root: Path) -> Mapping[str, str]:
-    return {"api/index.rst": "\n".join(_index()), **{f"api/{key}.rst": "\n".join(_group(key)) for key in GROUPS}}
+    groups = _groups()
+    made = {f"api/{key}.rst": "\n".join(_group(*group)) for key, group in groups.items()}
+    return {"api/index.rst": "\n".join(_index(list(groups))), **made}
 
 
-def _index() -> Iterator[str]:
+def _groups() -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """With whatever class or function is new and has no place yet."""
+    rest = tuple(sorted(n for n in unlisted() if inspect.isclass(v := getattr(api, n)) or inspect.isfunction(v)))
+    return {**GROUPS, **({"more": ("And more", rest)} if rest else {})}
+
+
+def _index(keys: list[str]) -> Iterator[str]:
     yield rst.title("From Python")
     yield "The same as the commands do, in a process of yours. What a plugin imports is in ``nqbench.api``:\n"
     yield ".. toctree::\n   :maxdepth: 2\n"
-    yield "\n".join(f"   {key}" for key in GROUPS) + "\n"
+    yield "\n".join(f"   {key}" for key in keys) + "\n"
     for name in nqbench.__all__:
         if not name.startswith("_") and name != "compress":
             yield f".. autofunction:: nqbench.{name}\n"
@@ -48,8 +56,7 @@ def _index() -> Iterator[str]:
     yield f".. autoclass:: nqbench.in_memory.{in_memory.Compressed.__name__}\n"
 
 
-def _group(key: str) -> Iterator[str]:
-    heading, names = GROUPS[key]
+def _group(heading: str, names: tuple[str, ...]) -> Iterator[str]:
     yield rst.title(heading)
     for name in names:
         value = getattr(api, name)
@@ -74,5 +81,5 @@ def _is_public_method(name: str, value: object) -> bool:
 
 
 def unlisted() -> set[str]:
-    """Public names that no page has; a test says that these are types and modules alone."""
+    """Public names that no group of ``GROUPS`` has."""
     return set(api.__all__) - {name for _, names in GROUPS.values() for name in names}
