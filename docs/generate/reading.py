@@ -20,7 +20,7 @@ KINDS = {0: "quantized", 1: "raw parameter", 2: "raw buffer", 3: "alias", 4: "co
 MODES = ("one stream for all groups", "one stream a group", "one stream a quantized tensor")
 SECTIONS = ("codebook", "scales", "coder_table", "positions", "symbols", "raw_parameters", "raw_buffers")
 WHICH = ("scale", "step", "zero", "shift", "equalize")
-PER = ("all", "tensor", "axis", "column", "block")
+PER = ("global", "layer", "channel", "column", "group")
 
 
 @dataclass(frozen=True)

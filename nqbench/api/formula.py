@@ -146,7 +146,7 @@ def _with(q: Result, structure: Structure, name: str, values: Tensor, operation:
     if array is None:
         return values
     entries = entries_of(q, structure, name)
-    if array.per.by == "all":
+    if array.per.by == "global":
         return operation(values, entries[0])
     parts = []
     for part, t, own in zip(torch.split(values, list(q.sizes)), structure.tensors, entries, strict=True):
@@ -158,7 +158,7 @@ def _applied(operation: Operation, values: Tensor, entries: Tensor, per: Per, te
     if tensor.mask is None:
         view, aligned = per.aligned(entries, tensor.shape)
         return operation(values.reshape(view), aligned).reshape(-1)
-    if per.by == "tensor":
+    if per.by == "layer":
         return operation(values, entries)
     return operation(values, per.spread(entries, tensor.shape)[tensor.mask.reshape(-1)])
 

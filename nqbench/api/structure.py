@@ -9,7 +9,7 @@ For weight i of tensor t, all in float32, each operation rounded once::
   ``equalize``, each with a granularity (``nqbench.api.granularity``); absent ones are left out of the formula. An
   array's entries, (E,), lie tensor by tensor in ``parameters`` or ``side`` under its name; or, where ``codes`` is not
   0, they are ``unit * code``: integer codes in [0, codes) under the name itself in ``side``, and their units, floats,
-  under ``NAME_unit`` with a coarser granularity: one for all, one a tensor, or for codes by block one a larger block.
+  under ``NAME_unit`` with a coarser granularity: ``global``, ``layer``, or for codes by ``group`` a larger ``group``.
 * **stored**: a parameter is written as float16 or bfloat16 if it is listed here. The values are computed from what
   will be written; gradients pass the rounding as if it were none.
 * **vectors**: a symbol stands for ``dimension`` weights of one row: the row's kept weights are taken so many at a time,
@@ -54,7 +54,7 @@ class Array:
         unit: granularity of the codes' units, coarser than ``per``.
 
     Example:
-        >>> Array(Per("block", 32), codes=256, unit=Per("tensor")).codes
+        >>> Array(Per("group", 32), codes=256, unit=Per("layer")).codes
         256
     """
 
@@ -119,7 +119,7 @@ class Structure:
     Example:
         >>> from nqbench.api import Source
         >>> source = Source.of([("w", torch.ones(4, 8))])
-        >>> Structure.of(source, arrays={"scale": Array(Per("axis", 0))}).symbols()
+        >>> Structure.of(source, arrays={"scale": Array(Per("channel", 0))}).symbols()
         (32,)
     """
 
@@ -226,7 +226,7 @@ def as_stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def units_of_codes(array: Array, unit: Tensor, shape: Sequence[int], codes: int) -> Tensor:
     """The unit of each of a tensor's ``codes`` codes: (1,), or (codes,) where units are by block."""
-    if array.unit.by != "block" or unit.numel() <= 1:
+    if array.unit.by != "group" or unit.numel() <= 1:
         return unit
     rows = rows_of(shape)[0]
     each = array.unit.size // array.per.size
@@ -241,10 +241,10 @@ def check_arrays(structure: Structure) -> None:
         array.per.count(structure.shapes)
         if not 0 <= array.codes <= 1 << 16:
             raise BadInput(f"{array.codes} codes of '{name}'; at most 2^16 are possible")
-        if array.unit.by == "block":
-            if array.per.by != "block" or array.unit.size % array.per.size:
+        if array.unit.by == "group":
+            if array.per.by != "group" or array.unit.size % array.per.size:
                 raise BadInput(f"units of '{name}' by {array.unit}, for codes by {array.per}: no multiple")
-        elif array.unit.by not in ("all", "tensor"):
-            raise BadInput(f"units of '{name}' by {array.unit}: all, tensor or block are possible")
+        elif array.unit.by not in ("global", "layer"):
+            raise BadInput(f"units of '{name}' by {array.unit}: global, layer or group are possible")
     if not 1 <= structure.dimension <= 1 << 16:
         raise BadInput(f"a symbol of {structure.dimension} weights; 1 to 2^16 are possible")

@@ -51,8 +51,8 @@ Header
     ``int`` block of the transform (a power of two, 2 to 2^15), of tiles of a rows (such a power, too) plus 2^16 a, or
     0, after a block ``int`` seed; ``int`` number of declared arrays; each: ``u8`` which (0 scale, 1 step, 2 zero, 3
     shift, 4 equalize), its granularity, ``int`` codes (0, or their number, at most 2^16) and for codes the granularity
-    of their units. A granularity: ``u8`` 0 all, 1 tensor, 2 axis, 3 column, 4 block; after 2 ``int`` the axis,
-    after 4 ``int`` the weights of a block.
+    of their units. A granularity: ``u8`` 0 global, 1 layer, 2 channel, 3 column, 4 group; after 2 ``int`` the
+    axis of the channels, after 4 ``int`` the number of weights in a group.
 5.  ``u8`` stream mode (0 one stream for all groups, 1 one a group, 2 one a quantized tensor), ``int`` number of
     streams, for each ``int`` bytes of its table, ``int`` bytes of its payload. A codec has one stream without a table.
 6.  ``u8`` 1 if there is a stream of positions, and then ``int`` its number of symbols, ``int`` alphabet, ``int``
@@ -68,8 +68,8 @@ Sections
   int32, which the type in the header says. Each: ``u8`` 0 and its entries, or 1 and its streams, one after another: for
   codes one, of their alphabet; for floats one for each of their bytes, the most significant first, of the alphabet 256.
   Each stream: ``int`` bytes of its table, ``int`` bytes of its payload, both; the coder is the file's, and is told of
-  the group's tensors, unless the granularity is all: their names, and in place of their shapes (entries,), or where it
-  is block (R, entries / R).
+  the group's tensors, unless the granularity is global: their names, and in place of their shapes (entries,), or for
+  group (R, entries / R).
 - ``coder_table``, ``symbols``: tables and payloads of the streams, one after another; what they mean is the coder's
   own specification (``nqbench show coder NAME``). A codec's bytes are in ``symbols``.
 - ``positions``: table and payload of the positions' stream, through their own coder or else the file's. It holds the
@@ -120,11 +120,11 @@ With a structure, of the same forms::
 
 - ``scale``, ``step`` (the grids' scale), ``zero``, ``shift``, ``equalize``: the arrays that the structure declares, one
   entry a weight by its granularity; what is not declared is left out, with its operation. Entries lie tensor by tensor:
-  all: one for the group; and for a tensor (if it has a place at all): tensor: one; axis: one an index of that axis;
-  column: L, a weight's by its place in its row; block of g: R ceil(L / g), a row's g places each, the last perhaps
-  fewer. A weight's place counts pruned neighbours. An entry of codes is unit * code, the unit that of the codes' first
-  weight; units are of all or of tensor, or of a block that is a multiple of the codes' block. float16 and bfloat16
-  count as float32 of the same value.
+  global: one for all tensors of the file's group; and for each tensor with at least one place: layer: one; channel: one
+  for each index along that axis; column: L, the weight's by its place in its row; group of g: R ceil(L / g), for g
+  places of a row each, the last perhaps for fewer. Pruned weights have places, too. An entry of codes is unit * code,
+  with the unit of the codes' first weight; units are global, layer, or a group whose g is a multiple of the codes' g.
+  float16 and bfloat16 count as float32 of the same value.
 - The table is ``codebook``, (k,) where d = 1, (k, d), or (m, k, d), m from 2 to 64: the j-th symbol of a row, from 0,
   is of the codebook j mod m, and if codewords are summed they are added in that order. Or it is the rule's that is
   named (``nqbench.api.tables`` specifies them): nf4, fp4, e4m3, e5m2, int, laplace, zd, d4, e8; at most 2^16 points,

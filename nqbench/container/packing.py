@@ -143,5 +143,5 @@ def _put_structure(out: bytearray, structure: StructureEntry | None) -> None:
 
 def _put_per(out: bytearray, per: Per) -> None:
     out.append(BYS.index(per.by))
-    if per.by in ("axis", "block"):
+    if per.by in ("channel", "group"):
         put_int(out, per.size)

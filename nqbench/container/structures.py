@@ -105,10 +105,10 @@ def array_spec(structure: Structure, name: str, names: Sequence[str]) -> StreamS
     count = structure.entries(name)
     per = array.per if array is not None else structure.arrays[name.removesuffix("_unit")].unit
     tensors, at = [], 0
-    if per.by != "all":
+    if per.by != "global":
         for tensor, shape in zip(names, structure.shapes, strict=True):
             entries = per.entries(shape)
-            own = (rows_of(shape)[0], entries // rows_of(shape)[0]) if per.by == "block" and entries else (entries,)
+            own = (rows_of(shape)[0], entries // rows_of(shape)[0]) if per.by == "group" and entries else (entries,)
             tensors.append(StreamTensor(tensor, own, at, at + entries))
             at += entries
     return StreamSpec(count, codes or 256, ordered=True, tensors=tuple(tensors))

@@ -184,8 +184,8 @@ def _structure(fields: Fields) -> StructureEntry:
 
 def _per(fields: Fields) -> Per:
     start, by = fields.at, BYS[fields.uint(len(BYS) - 1, "a granularity")]
-    size = fields.uint(MAX_ELEMENTS, "a granularity") if by in ("axis", "block") else 0
-    if by == "block" and not size:
+    size = fields.uint(MAX_ELEMENTS, "a granularity") if by in ("channel", "group") else 0
+    if by == "group" and not size:
         raise fields.corrupt("blocks of no weight", start)
     return Per(by, size)
 

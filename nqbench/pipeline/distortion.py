@@ -46,7 +46,7 @@ def against_bound(
     spectra: Mapping[str, Spectrum],
 ) -> dict[str, float]:  # fmt: skip
     """``layer_error``: the error of all layers' outputs, each as a share of its power, their mean by weights.
-    ``bound_bits``: the bits a weight that Gaussian weights would need for just these errors
+    ``bound_bits``: the bits per weight that Gaussian weights would need for the same errors
     (``nqbench.api.toolkit.bound``). Nothing where a layer has no power or no error."""
     bits, share, n = 0.0, 0.0, 0
     for name, weight in weights.items():

@@ -164,7 +164,7 @@ class _Channels:
         """The array's entries of this tensor."""
         if not math.prod(tensor.shape):
             return factors[:0]
-        if per.by == "axis" and per.size == self.axis:
+        if per.by == "channel" and per.size == self.axis:
             return factors
         if per.by == "column" and self.axis == 1:
             length = rows_of(tensor.shape)[1]
@@ -183,7 +183,7 @@ def _common(tensors: Sequence[SourceTensor], channels: Sequence[_Channels]) -> P
     """One granularity for all of a group's tensors: the axis of the inputs where they share one."""
     axes = {own.axis for own in channels}
     if len(axes) == 1 and None not in axes:
-        return Per("axis", axes.pop() or 0)
+        return Per("channel", axes.pop() or 0)
     if all(len(t.shape) > 1 for t in tensors):
-        return Per("axis", 1)
+        return Per("channel", 1)
     return Per("column")

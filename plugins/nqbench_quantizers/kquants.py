@@ -46,7 +46,7 @@ class _KQuant(Quantizer):
     """Rounds of least squares after the range."""
 
     def quantize(self, source: Source) -> Quantized:
-        blocks = Blocks(source, Per("block", self.block))
+        blocks = Blocks(source, Per("group", self.block))
         matrices = blocks.matrices()
         # 0 where there is no weight
         h = blocks.matrices(torch.ones_like(source.weights) if source.h is None else source.h)
@@ -143,7 +143,7 @@ def _least_squares(w: Tensor, v: Tensor, q: Tensor, minimum: bool) -> tuple[Tens
 def _coded(name: str, values: Tensor, blocks: Blocks, codes: int, sign: float) -> Entries:
     """Codes against a float16 a super-block: the unit is its blocks' largest value over codes - 1."""
     each = SUPER // blocks.per.size
-    supers = Per("block", SUPER)
+    supers = Per("group", SUPER)
     units, rounded, read = [], [], []
     for part, shape in zip(blocks.split(values), blocks.shapes, strict=True):
         if not part.numel():

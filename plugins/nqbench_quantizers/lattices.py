@@ -8,7 +8,7 @@ D4 where the integers have 1/12 = 0.0833: at equal rate 0.65 and 0.37 dB less er
 Nearest points: D_n's by rounding all coordinates and, where their sum is odd, the one that is off most the other way;
 E8 = D8 or D8 + (1/2, ..., 1/2), whichever is nearer [Conway and Sloane 1982, sections 4 and 5].
 
-Symbols number the points by their norm (``nqbench.api.tables``: no bytes), 2^16 at most: up to 2 bits a weight in E8,
+Symbols number the points by their norm (``nqbench.api.tables``: no bytes), 2^16 at most: up to 2 bits per weight in E8,
 4 in D4, before entropy coding. A vector beyond the last of them goes to the nearest of them. ``zn``, the integers, is a
 grid with an entropy code and nothing else, what the others are measured against: its symbols are the coordinates.
 """

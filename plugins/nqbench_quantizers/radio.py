@@ -1,6 +1,6 @@
 """Bits by group where a bit serves best: equal slopes of rate and distortion [Radio, 2505.03031; 2009.01174].
 
-A group n of weights with deviation S_n about its mean mu_n and mean sensitivity G_n costs, at b bits a weight, about
+A group n of weights with deviation S_n about its mean mu_n and mean sensitivity G_n costs, at b bits per weight, about
 
     D_n(b) = G_n S_n^2 2^(-2b)
 

@@ -72,11 +72,18 @@ def test_the_largest_tables_are_made_at_once():
 SHAPES = [(), (5,), (3, 7), (4, 2, 3), (2, 3, 2, 2), (0, 4), (3, 0)]
 
 
+@pytest.mark.parametrize(
+    ("former", "today"), [("all", "global"), ("tensor", "layer"), ("axis", "channel"), ("block", "group")]
+)
+def test_a_granularity_by_its_former_word_is_that_of_today(former, today):
+    assert Per(former, 1) == Per(today, 1)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("per", [Per("all"), Per("tensor"), Per("axis"), Per("axis", 1), Per("column"), Per("block", 2),
-                                 Per("block", 4), Per("block", 100)], ids=str)  # fmt: skip
+@pytest.mark.parametrize("per", [Per("global"), Per("layer"), Per("channel"), Per("channel", 1), Per("column"),
+                                 Per("group", 2), Per("group", 4), Per("group", 100)], ids=str)  # fmt: skip
 def test_a_granularity_by_the_place_of_each_weight(per, shape):
-    if per.by == "axis" and per.size >= len(shape):
+    if per.by == "channel" and per.size >= len(shape):
         with pytest.raises(BadInput, match="has no axis"):
             per.entries(shape)
         return
@@ -86,14 +93,14 @@ def test_a_granularity_by_the_place_of_each_weight(per, shape):
     expected = []
     for place, index in enumerate(np.ndindex(shape)):
         row, column = divmod(place, length)
-        each = -(-length // per.size) if per.by == "block" else 0
-        expected.append({"all": 0, "tensor": 0, "column": column}.get(per.by, -1))
-        if per.by == "axis":
+        each = -(-length // per.size) if per.by == "group" else 0
+        expected.append({"global": 0, "layer": 0, "column": column}.get(per.by, -1))
+        if per.by == "channel":
             expected[-1] = index[per.size]
-        if per.by == "block":
+        if per.by == "group":
             expected[-1] = row * each + column // per.size
     count = per.entries(shape)
-    assert count == (max(expected) + 1 if expected else per.by == "all")
+    assert count == (max(expected) + 1 if expected else per.by == "global")
     entries = torch.arange(max(count, 1), dtype=torch.float32)[:count]
     assert per.spread(entries, shape).tolist() == expected
     places = torch.arange(numel, dtype=torch.float32) + 1

@@ -76,36 +76,38 @@ RECIPES = {
     ),
     "streams-joint": Recipe((T(group=0), T(group=1)), (G(), G(alphabet=9)), streams="joint"),
     "streams-per-tensor": Recipe(PRUNED, streams="per-tensor", coder="huffman"),
-    "structure-channel": Recipe(NET, (_S("lookup", scale=("axis", 0)),)),
+    "structure-channel": Recipe(NET, (_S("lookup", scale=("channel", 0)),)),
     "structure-blocks": Recipe(
-        PRUNED, (_S("grid", step=("block", 4), zero=("block", 4), stored=HALF),), positions="gaps"
+        PRUNED, (_S("grid", step=("group", 4), zero=("group", 4), stored=HALF),), positions="gaps"
     ),
-    "structure-blocks-merged": Recipe(PRUNED, (_S("grid", step=("block", 3), zero_level=True),)),
-    "structure-shift": Recipe(PRUNED, (_S("lookup", scale=("column", 0), shift=("tensor", 0)),)),
+    "structure-blocks-merged": Recipe(PRUNED, (_S("grid", step=("group", 3), zero_level=True),)),
+    "structure-shift": Recipe(PRUNED, (_S("lookup", scale=("column", 0), shift=("layer", 0)),)),
     "structure-codes": Recipe(
         (T((4, 40)), T((3, 7, 5))),
-        (_S("lookup", scale=("block", 4, 64, "block", 16), shift=("block", 8, 256, "tensor", 0), stored=HALF),),
+        (_S("lookup", scale=("group", 4, 64, "group", 16), shift=("group", 8, 256, "layer", 0), stored=HALF),),
     ),
     "structure-coded-scales": Recipe(
-        (T((30, 40)),), (_S("lookup", scale=("block", 2, 4, "all", 0), equalize=("axis", 1)),), coder="rans"
+        (T((30, 40)),), (_S("lookup", scale=("group", 2, 4, "global", 0), equalize=("channel", 1)),), coder="rans"
     ),
     "structure-product": Recipe(PRUNED, (_S("lookup", d=2, books=3),), positions="kit-bitmap", streams="per-tensor"),
     "structure-residual": Recipe(
-        NET, (_S("lookup", d=3, books=2, summed=True, scale=("axis", 0), stored=torch.bfloat16),)
+        NET, (_S("lookup", d=3, books=2, summed=True, scale=("channel", 0), stored=torch.bfloat16),)
     ),
-    **{f"structure-table-{n}": Recipe(NET, (_S("lookup", k=k, scale=("block", 2), table=n),)) for n, k in SCALAR_RULES},
+    **{f"structure-table-{n}": Recipe(NET, (_S("lookup", k=k, scale=("group", 2), table=n),)) for n, k in SCALAR_RULES},
     "structure-table-zd": Recipe(NET, (_S("lookup", k=60, d=3, table="zd"),)),
-    "structure-table-d4": Recipe(NET, (_S("lookup", k=200, d=4, table="d4", scale=("tensor", 0)),)),
-    "structure-table-e8": Recipe(NET, (_S("lookup", k=400, d=8, table="e8", scale=("all", 0)),)),
+    "structure-table-d4": Recipe(NET, (_S("lookup", k=200, d=4, table="d4", scale=("layer", 0)),)),
+    "structure-table-e8": Recipe(NET, (_S("lookup", k=400, d=8, table="e8", scale=("global", 0)),)),
     "structure-hadamard": Recipe(
-        PRUNED, (_S("dithered-grid", step=("axis", 0), equalize=("column", 0), hadamard=4),), positions="gaps"
+        PRUNED, (_S("dithered-grid", step=("channel", 0), equalize=("column", 0), hadamard=4),), positions="gaps"
     ),
     "structure-tiles": Recipe(
-        (T((6, 10)), T((3, 4), mask=0.5)), (_S("lookup", scale=("axis", 0), hadamard=4, tile=4),), positions="gaps"
+        (T((6, 10)), T((3, 4), mask=0.5)), (_S("lookup", scale=("channel", 0), hadamard=4, tile=4),), positions="gaps"
     ),
-    "structure-dithered-vectors": Recipe(NET, (_S("dithered", d=2, k=9, scale=("axis", 1)),)),
-    "structure-plugin": Recipe(NET, (_S("plugin", scale=("axis", 0)),)),
-    "structure-beside-plain": Recipe((T(group=0), T(group=1)), (_S("lookup", scale=("axis", 0)), G()), streams="joint"),
+    "structure-dithered-vectors": Recipe(NET, (_S("dithered", d=2, k=9, scale=("channel", 1)),)),
+    "structure-plugin": Recipe(NET, (_S("plugin", scale=("channel", 0)),)),
+    "structure-beside-plain": Recipe(
+        (T(group=0), T(group=1)), (_S("lookup", scale=("channel", 0)), G()), streams="joint"
+    ),
     "state-others-codes": Recipe(
         (T((4, 6)), T((9,), None), T((3,), None), T((2, 4), None, torch.float64), T((7,), None, trainable=False)),
         unquantized="uint8-all",

@@ -309,8 +309,8 @@ def structured(
     for name, (by, size, *coded) in s.arrays:
         per = [_entry_of(by, size, shape) for shape in shapes]
         counts = [int(p.max()) + 1 if p.size else 0 for p in per]
-        offsets = [0] * len(per) if by == "all" else np.cumsum([0, *counts[:-1]]).tolist()
-        total = max([1, *counts]) if by == "all" else sum(counts)
+        offsets = [0] * len(per) if by == "global" else np.cumsum([0, *counts[:-1]]).tolist()
+        total = max([1, *counts]) if by == "global" else sum(counts)
         if coded:
             codes, unit_by, unit_size = coded
             arrays[name] = Array(Per(by, size), codes, Per(unit_by, unit_size))
@@ -318,8 +318,8 @@ def structured(
             side[name] = torch.from_numpy(code).to(torch.uint8 if codes <= 256 else torch.int32)
             units = [_entry_of(unit_by, unit_size, shape) for shape in shapes]
             unit_counts = [int(p.max()) + 1 if p.size else 0 for p in units]
-            unit_at = [0] * len(units) if unit_by == "all" else np.cumsum([0, *unit_counts[:-1]]).tolist()
-            unit_total = 1 if unit_by == "all" else sum(unit_counts)
+            unit_at = [0] * len(units) if unit_by == "global" else np.cumsum([0, *unit_counts[:-1]]).tolist()
+            unit_total = 1 if unit_by == "global" else sum(unit_counts)
             unit = torch.from_numpy(rng.uniform(-0.1, 0.1, unit_total).astype(f32))
             parameters[f"{name}_unit"] = unit
             if s.stored != torch.float32:
@@ -431,9 +431,9 @@ def structured(
 def _entry_of(by: str, size: int, shape: tuple[int, ...]) -> np.ndarray:
     """(numel,) each place's entry, counted from 0 in its tensor."""
     numel = int(np.prod(shape, dtype=np.int64))
-    if by in ("all", "tensor"):
+    if by in ("global", "layer"):
         return np.zeros(numel, dtype=np.int64)
-    if by == "axis":
+    if by == "channel":
         return np.indices(shape)[size].reshape(-1)
     rows = shape[0] if len(shape) > 1 else 1
     length = numel // rows if rows else 0

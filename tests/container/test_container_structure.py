@@ -17,7 +17,7 @@ from nqbench.container import decode, encode, sections_of
 from nqbench.container.packing import crc, pack
 from nqbench.pipeline.artifacts import first_difference, load_quantized, save_quantized
 
-BY = (("all", 0), ("tensor", 0), ("axis", 0), ("axis", 1), ("column", 0), ("block", 4), ("block", 3))
+BY = (("global", 0), ("layer", 0), ("channel", 0), ("channel", 1), ("column", 0), ("group", 4), ("group", 3))
 RULES = (("nf4", 16, 1), ("fp4", 15, 1), ("e4m3", 253, 1), ("e5m2", 247, 1), ("int", 9, 1),
          ("laplace", 63, 1), ("zd", 40, 3), ("d4", 100, 4), ("e8", 300, 8))  # fmt: skip
 
@@ -25,8 +25,8 @@ RULES = (("nf4", 16, 1), ("fp4", 15, 1), ("e4m3", 253, 1), ("e5m2", 247, 1), ("i
 def granularity(rng):
     if rng.random() < 0.7:
         return rng.choice(BY)
-    per = rng.choice((("block", 4), ("block", 2), ("axis", 0), ("tensor", 0)))
-    units = [("all", 0), ("tensor", 0), *([("block", 8)] if per[0] == "block" else [])]
+    per = rng.choice((("group", 4), ("group", 2), ("channel", 0), ("layer", 0)))
+    units = [("global", 0), ("layer", 0), *([("group", 8)] if per[0] == "group" else [])]
     return (*per, rng.choice((2, 16, 256, 300)), *rng.choice(units))
 
 
@@ -86,7 +86,7 @@ def test_a_decoder_written_from_the_specification_alone_reads_every_mixture(regi
 
 def test_scales_are_a_part_of_their_own_and_coded_where_that_is_shorter(registry):
     """4 x 4096 / 64 float16 scales, drawn from 16 values: half a byte each at best, and never more than two."""
-    recipe = Recipe((T((64, 4096)),), (G(structure=S((("scale", ("block", 64)),), torch.float16)),), coder="rans")
+    recipe = Recipe((T((64, 4096)),), (G(structure=S((("scale", ("group", 64)),), torch.float16)),), coder="rans")
     contents, _ = build(recipe)
     (group,) = contents.groups
     few = torch.linspace(0.5, 2, 16)[torch.randint(16, (4096,), generator=torch.Generator().manual_seed(0))]
@@ -116,7 +116,7 @@ def test_a_cached_result_keeps_its_structure(registry, tmp_path):
 def test_the_gradient_of_a_scale_is_the_sum_over_its_weights(registry):
     """value = scale * table[symbol]: d sum(value) / d scale_b is the sum of the block's table entries, whatever the
     dtype in which the scale is stored."""
-    recipe = Recipe((T((4, 12)),), (G(structure=S((("scale", ("block", 4)),), torch.float16)),))
+    recipe = Recipe((T((4, 12)),), (G(structure=S((("scale", ("group", 4)),), torch.float16)),))
     q = build(recipe)[0].groups[0].quantized
     scale = q.parameters["scale"].clone().requires_grad_()
     q.reconstruct({**q.parameters, "scale": scale}).sum().backward()
@@ -136,17 +136,21 @@ WRONG = {
     "another dimension": lambda q: replace(q, structure=replace(q.structure, dimension=2)),
     "a table beside a codebook": lambda q: replace(q, structure=replace(q.structure, table="nf4")),
     "a transform of 12": lambda q: replace(q, structure=replace(q.structure, hadamard=12)),
-    "an axis too many": lambda q: replace(q, structure=replace(q.structure, arrays={"scale": Array(Per("axis", 2))})),
-    "codes of floats": lambda q: replace(q, structure=replace(q.structure, arrays={"scale": Array(Per("axis"), 16)})),
+    "an axis too many": lambda q: replace(
+        q, structure=replace(q.structure, arrays={"scale": Array(Per("channel", 2))})
+    ),
+    "codes of floats": lambda q: replace(
+        q, structure=replace(q.structure, arrays={"scale": Array(Per("channel"), 16)})
+    ),
     "a step of a table": lambda q: replace(
-        q, side={"step": torch.ones(4)}, structure=replace(q.structure, arrays={"step": Array(Per("axis"))})
+        q, side={"step": torch.ones(4)}, structure=replace(q.structure, arrays={"step": Array(Per("channel"))})
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_no_decoder_could_read_is_not_written(registry, what):
-    contents, _ = build(Recipe((T((4, 6)),), (G(structure=S((("scale", ("axis", 0)),))),)))
+    contents, _ = build(Recipe((T((4, 6)),), (G(structure=S((("scale", ("channel", 0)),))),)))
     (group,) = contents.groups
     wrong = replace(group, quantized=WRONG[what](group.quantized))
     with pytest.raises(BadInput):
@@ -161,8 +165,8 @@ def test_vectors_are_not_merged(registry):
 
 LIES = {
     "other entries": lambda s: replace(s, arrays=(("scale", Array(Per("column"))),)),
-    "codes": lambda s: replace(s, arrays=(("scale", Array(Per("axis"), 16)),)),
-    "an axis too many": lambda s: replace(s, arrays=(("scale", Array(Per("axis", 9))),)),
+    "codes": lambda s: replace(s, arrays=(("scale", Array(Per("channel"), 16)),)),
+    "an axis too many": lambda s: replace(s, arrays=(("scale", Array(Per("channel", 9))),)),
     "a dimension": lambda s: replace(s, dimension=3),
     "no dimension": lambda s: replace(s, dimension=0),
     "a transform": lambda s: replace(s, hadamard=6),
@@ -175,7 +179,7 @@ LIES = {
 
 @pytest.mark.parametrize("what", LIES)
 def test_a_header_that_lies_of_a_structure_is_refused(registry, what):
-    data, _ = encode(build(Recipe((T((4, 6)),), (G(structure=S((("scale", ("axis", 0)),))),)))[0], registry)
+    data, _ = encode(build(Recipe((T((4, 6)),), (G(structure=S((("scale", ("channel", 0)),))),)))[0], registry)
     whole = sections_of(data)
     group = replace(whole.header.groups[0], structure=LIES[what](whole.header.groups[0].structure))
     lying = pack(replace(whole.header, groups=(group,)))

@@ -30,16 +30,16 @@ def per_of(granularity: Granularity, group: int) -> Per:
     """``global``: one entry for all tensors; ``layer``: one a tensor; ``channel``: one an output channel; ``group``:
     one for each ``group`` consecutive weights of a channel."""
     if granularity == "group":
-        return Per("block", group)
-    return {"global": Per("all"), "layer": Per("tensor"), "channel": Per("axis", 0)}[granularity]
+        return Per("group", group)
+    return {"global": Per("global"), "layer": Per("layer"), "channel": Per("channel", 0)}[granularity]
 
 
 class Blocks:
     """A source's weights, arranged by the entries of a granularity; a tensor of no axis counts as of one entry."""
 
     def __init__(self, source: Source, per: Per) -> None:
-        if per.by == "axis" and any(len(t.shape) <= per.size for t in source.tensors):
-            per = Per("tensor")
+        if per.by == "channel" and any(len(t.shape) <= per.size for t in source.tensors):
+            per = Per("layer")
         self.source = source
         self.per = per
         self.shapes = tuple(tuple(t.shape) for t in source.tensors)
@@ -54,7 +54,7 @@ class Blocks:
             if mask is not None:
                 part = torch.zeros(mask.shape, dtype=part.dtype, device=part.device).masked_scatter_(mask, part)
             dense.append(part)
-        if self.per.by == "all":
+        if self.per.by == "global":
             return [torch.cat(dense).reshape(1, -1)]
         return [self.per.gathered(part, shape, 0.0) for part, shape in zip(dense, self.shapes, strict=True)]
 
@@ -65,7 +65,7 @@ class Blocks:
 
     def kept(self, matrices: Sequence[Tensor]) -> Tensor:
         """(n,): the inverse of ``matrices``."""
-        if self.per.by == "all":
+        if self.per.by == "global":
             dense = list(torch.split(matrices[0].reshape(-1), [math.prod(shape) for shape in self.shapes]))
         else:
             dense = [self.per.scattered(m, shape) for m, shape in zip(matrices, self.shapes, strict=True)]
@@ -74,7 +74,7 @@ class Blocks:
 
     def split(self, entries: Tensor) -> list[Tensor]:
         """(E,) entries of all tensors -> those of each matrix."""
-        return [entries] if self.per.by == "all" else self.per.split(entries, self.shapes)
+        return [entries] if self.per.by == "global" else self.per.split(entries, self.shapes)
 
     def structure(self, *arrays: Entries, **fields: Any) -> Structure:
         """Of the source's tensors, with these arrays."""
@@ -120,7 +120,7 @@ class Entries:
             rounded.append(code)
             if part.numel():
                 units.append(unit)
-        unit_per = Per("all") if blocks.per.by == "all" else Per("tensor")
+        unit_per = Per("global") if blocks.per.by == "global" else Per("layer")
         dtype = torch.uint8 if codes <= 256 else torch.int32
         return Entries(
             name,
@@ -135,7 +135,7 @@ class Entries:
         """Whole numbers in [0, codes), as they are."""
         one = torch.ones(1, device=values.device)
         dtype = torch.uint8 if codes <= 256 else torch.int32
-        array = Array(blocks.per, codes, Per("all"))
+        array = Array(blocks.per, codes, Per("global"))
         return Entries(name, values, array, {}, {name: values.to(dtype), name + UNIT: one})
 
 

@@ -115,7 +115,7 @@ def test_awq_is_the_best_exponent_of_all_that_are_tried() -> None:
     assert cost(source.weights - q.reconstruct(), h) == pytest.approx(min(errors), rel=1e-5)
     assert min(errors) < 0.95 * errors[0], "no exponent is better than none: the test tells nothing"
     assert q.structure is not None
-    assert q.structure.arrays["equalize"].per.by == "axis"
+    assert q.structure.arrays["equalize"].per.by == "channel"
 
 
 def test_awq_finds_the_input_channels_of_every_layout() -> None:
