@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -48,3 +49,14 @@ def test_a_circle_that_only_a_type_checker_walks_would_be_found() -> None:
     late = "def f():\n    from p import a\n"
     with pytest.raises(CycleError):
         TopologicalSorter(_imports({"p": "", "p.a": typed, "p.b": late})).prepare()
+
+
+def test_the_walk_through_the_code_names_files_that_there_are() -> None:
+    """A file in a section is of the folder in its heading; paths with a folder are from nqbench/, or from the root."""
+    missing = []
+    for section in re.split(r"^## ", (ROOT / "docs" / "one-trial.md").read_text(), flags=re.MULTILINE):
+        folders = [ROOT / name for name in re.findall(r"`(nqbench/[\w/]*?)(?:\w+\.py)?`", section.partition("\n")[0])]
+        for name in set(re.findall(r"`([\w/]+\.(?:py|yaml))`", section)):
+            if not any((folder / name).is_file() for folder in (*folders, ROOT, ROOT / "nqbench")):
+                missing.append(name)
+    assert not missing

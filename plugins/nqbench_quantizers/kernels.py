@@ -159,7 +159,7 @@ def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float
 
 @jit
 def _nearest(w: float, edges: Array, low: float, scale: float, lut: Array) -> Any:
-    """Number of edges below w; the table is that of ``nqbench.api.toolkit.passes.lookup``."""
+    """Number of edges below w; the table is that of ``nqbench.api.toolkit.passes.edge_table``."""
     size = lut.size - 1
     c = (w - low) * scale
     cell = 0 if not c > 0.0 else (size - 1 if c >= size else int(c))

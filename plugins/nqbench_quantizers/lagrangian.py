@@ -144,4 +144,4 @@ def _blocks(n: int, k: int) -> list[slice]:
 def _tables(codebook: Tensor, price: Tensor) -> tuple[Array, Array, tuple[Array, float, float, Array]]:
     """Codewords and prices as arrays, and the look-up table of the nearest codeword."""
     middles = scalar.floor32(scalar.midpoints(codebook)).numpy()
-    return codebook.numpy(), price.numpy(), scalar.lookup(middles)
+    return codebook.numpy(), price.numpy(), scalar.edge_table(middles)

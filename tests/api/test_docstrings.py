@@ -12,16 +12,16 @@ import pytest
 from nqbench import api
 from nqbench.api import Plugin
 
-PUBLIC = [
-    name
-    for name in api.__all__
-    if getattr(getattr(api, name), "__module__", "").startswith("nqbench.") and callable(getattr(api, name))
-]
+NAMED = {name: getattr(api, name) for name in api.__all__}
+NAMED |= {f"scalar.{name}": getattr(api.scalar, name) for name in api.scalar.__all__}
+PUBLIC = {
+    name: obj for name, obj in NAMED.items() if getattr(obj, "__module__", "").startswith("nqbench.") and callable(obj)
+}
 CONTRACTS = [
     (name, method)
-    for name in PUBLIC
-    if inspect.isclass(getattr(api, name))
-    for method, value in vars(getattr(api, name)).items()
+    for name, obj in PUBLIC.items()
+    if inspect.isclass(obj)
+    for method, value in vars(obj).items()
     if inspect.isfunction(value)
     and not value.__name__.startswith("_")
     and "NotImplementedError" in value.__code__.co_names
@@ -53,7 +53,7 @@ def parameters(obj: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_has_a_summary_its_arguments_and_an_example(name: str) -> None:
-    obj = getattr(api, name)
+    obj = PUBLIC[name]
     said = sections(obj.__doc__ or "")
     summary = said[""].strip().partition("\n\n")[0]
     assert summary.endswith((".", "``.")), summary
@@ -67,7 +67,7 @@ def test_a_public_name_has_a_summary_its_arguments_and_an_example(name: str) -> 
 
 @pytest.mark.parametrize(("name", "method"), CONTRACTS, ids=".".join)
 def test_a_method_that_an_author_writes_says_what_it_takes_and_gives(name: str, method: str) -> None:
-    function = vars(getattr(api, name))[method]
+    function = vars(PUBLIC[name])[method]
     said = sections(function.__doc__ or "")
     assert parameters(function) <= entries(said.get("Args", ""))
     assert not parameters(function) or "Returns" in said
@@ -75,7 +75,7 @@ def test_a_method_that_an_author_writes_says_what_it_takes_and_gives(name: str, 
 
 
 def test_the_form_is_asked_of_every_kind() -> None:
-    assert len(PUBLIC) > 40
+    assert len(PUBLIC) > 60
     assert {name for name, _ in CONTRACTS} >= {
         "Codec", "Coder", "Model", "Positions", "Pruner", "Quantizer", "Sensitivity", "Training",
     }  # fmt: skip

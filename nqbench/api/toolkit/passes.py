@@ -23,38 +23,87 @@ Array = np.ndarray[Any, Any]
 
 
 def floor32(x: Tensor) -> Tensor:
-    """float64 -> the largest float32 that is not above: for float32 w, w <= x and w <= floor32(x) say the same."""
+    """Round down to float32: for every float32 number w, w <= x if and only if w <= floor32(x).
+
+    Args:
+        x: float64.
+
+    Returns:
+        float32 of the same shape, the largest numbers that are not above x.
+
+    Example:
+        >>> bool(floor32(torch.tensor(0.1, dtype=torch.float64)) <= 0.1)
+        True
+    """
     f = x.to(torch.float32)
     return torch.where(f.double() > x, torch.nextafter(f, torch.full_like(f, -torch.inf)), f)
 
 
 def midpoints(codebook: Tensor) -> Tensor:
-    """(k - 1,) float64: the edges of the nearest-codeword cells of an ascending codebook; a tie goes down."""
+    """The edges between the cells of weights that are nearest to each codeword.
+
+    Args:
+        codebook: (k,) ascending.
+
+    Returns:
+        (k - 1,) float64.
+
+    Example:
+        >>> midpoints(torch.tensor([0.0, 1.0, 4.0])).tolist()
+        [0.5, 2.5]
+    """
     c = codebook.double()
     return (c[1:] + c[:-1]) / 2
 
 
 def assign(weights: Tensor, edges: Tensor) -> Tensor:
-    """(n,) int32: how many of (k - 1,) ascending float64 edges lie below each float32 weight."""
+    """Assign weights to the cells between edges. A weight equal to an edge belongs to the cell below.
+
+    Args:
+        weights: (n,) float32.
+        edges: (k - 1,) float64, ascending.
+
+    Returns:
+        (n,) int32 in [0, k): the number of edges below each weight.
+
+    Example:
+        >>> assign(torch.tensor([-1.0, 0.5, 2.0]), torch.tensor([0.5, 1.0], dtype=torch.float64)).tolist()
+        [0, 0, 2]
+    """
     cuts = floor32(edges).to(weights.device)
     if chunks.on_torch(weights) or weights.numel() < _FEW:
         return torch.bucketize(weights, cuts, out_int32=True)
     from nqbench.api.toolkit import passes_kernels as kernels
 
-    table = lookup(cuts.numpy())
+    table = edge_table(cuts.numpy())
     w, out = weights.numpy(), np.empty(weights.numel(), dtype=np.int32)
     in_chunks(w.size, lambda at: kernels.assign(w[at], *table, out[at]))
     return torch.from_numpy(out)
 
 
 def assign_and_sum(weights: Tensor, h: Tensor | None, edges: Tensor, shift: float = 0.0) -> tuple[Tensor, Tensor]:
-    """``assign`` and the ``symbol_sums`` of what it gives, in one pass."""
+    """``assign``, and the ``symbol_sums`` of its result, in one pass over the weights.
+
+    Args:
+        weights: (n,) float32.
+        h: (n,) float32 sensitivities; None: all 1.
+        edges: (k - 1,) float64, ascending.
+        shift: subtracted from the weights before they are summed.
+
+    Returns:
+        (n,) int32 symbols, and (4, k) float64 sums.
+
+    Example:
+        >>> symbols, sums = assign_and_sum(torch.tensor([0.0, 2.0]), None, torch.tensor([1.0], dtype=torch.float64))
+        >>> symbols.tolist(), sums[0].tolist()
+        ([0, 1], [1.0, 1.0])
+    """
     if chunks.on_torch(weights):
         symbols = assign(weights, edges)
         return symbols, symbol_sums(weights, h, symbols, edges.numel() + 1, shift)
     from nqbench.api.toolkit import passes_kernels as kernels
 
-    cuts, low, scale, lut = lookup(floor32(edges).numpy())
+    cuts, low, scale, lut = edge_table(floor32(edges).numpy())
     w, g, out = weights.numpy(), _optional(h), np.empty(weights.numel(), dtype=np.int32)
 
     def part(at: slice) -> Array:
@@ -66,12 +115,26 @@ def assign_and_sum(weights: Tensor, h: Tensor | None, edges: Tensor, shift: floa
 
 
 def interval_sums(weights: Tensor, h: Tensor | None, edges: Tensor, shift: float) -> Tensor:
-    """``symbol_sums`` of what ``assign`` would give, without the symbols."""
+    """The ``symbol_sums`` of the result of ``assign``, without making the symbols.
+
+    Args:
+        weights: (n,) float32.
+        h: (n,) float32 sensitivities; None: all 1.
+        edges: (k - 1,) float64, ascending.
+        shift: subtracted from the weights before they are summed.
+
+    Returns:
+        (4, k) float64 sums.
+
+    Example:
+        >>> interval_sums(torch.tensor([0.0, 2.0, 3.0]), None, torch.ones(1).double(), 0.0)[2].tolist()
+        [0.0, 5.0]
+    """
     if chunks.on_torch(weights):
         return segment_sums(weights, h, floor32(edges), shift)
     from nqbench.api.toolkit import passes_kernels as kernels
 
-    cuts, low, scale, lut = lookup(floor32(edges).numpy())
+    cuts, low, scale, lut = edge_table(floor32(edges).numpy())
     w, g = weights.numpy(), _optional(h)
 
     def part(at: slice) -> Array:
@@ -83,7 +146,22 @@ def interval_sums(weights: Tensor, h: Tensor | None, edges: Tensor, shift: float
 
 
 def symbol_sums(weights: Tensor, h: Tensor | None, symbols: Tensor, k: int, shift: float = 0.0) -> Tensor:
-    """(4, k) float64: count, sum h, sum h (w - shift), sum h (w - shift)^2 over the members of each symbol."""
+    """Sums over the weights of each symbol.
+
+    Args:
+        weights: (n,) float32.
+        h: (n,) float32 sensitivities; None: all 1.
+        symbols: (n,) int32 in [0, k).
+        k: number of symbols.
+        shift: subtracted from the weights before they are summed.
+
+    Returns:
+        (4, k) float64: the count, and the sums of h, h (w - shift) and h (w - shift)^2.
+
+    Example:
+        >>> symbol_sums(torch.tensor([1.0, 2.0, 3.0]), None, torch.tensor([1, 0, 1], dtype=torch.int32), 2).tolist()
+        [[1.0, 2.0], [1.0, 2.0], [2.0, 4.0], [4.0, 10.0]]
+    """
     if chunks.on_torch(weights):
         return _torch_symbol_sums(weights, h, symbols, k, shift)
     from nqbench.api.toolkit import passes_kernels as kernels
@@ -116,8 +194,22 @@ def _optional(h: Tensor | None) -> Array:
     return np.empty(0, dtype=np.float32) if h is None else h.numpy()
 
 
-def lookup(edges: Array) -> tuple[Array, float, float, Array]:
-    """``views_kernels.assign``'s arguments for ascending float32 edges: a uniform grid from first to last edge."""
+def edge_table(edges: Array) -> tuple[Array, float, float, Array]:
+    """The arguments of the compiled ``assign`` for edges: a uniform grid from the first to the last edge, in which a
+    weight finds its cell in constant time.
+
+    Args:
+        edges: (k - 1,) float32, ascending.
+
+    Returns:
+        The edges, the grid's start and its steps per unit, and (size + 1,) int32: the first edge at each step.
+
+    Example:
+        >>> import numpy as np
+        >>> _, low, scale, first = edge_table(np.float32([0.0, 2.0]))
+        >>> low, scale * 2.0 + 1 == first.size
+        (0.0, True)
+    """
     from nqbench.api.toolkit import passes_kernels as kernels
 
     size = 1 << int(np.clip(np.ceil(np.log2(edges.size + 1)) + 6, 12, 19))
@@ -129,7 +221,18 @@ def lookup(edges: Array) -> tuple[Array, float, float, Array]:
 
 
 def prefix(values: Tensor) -> Tensor:
-    """(m + 1,) float64 running sums from 0. Rows are scanned apart, since one long scan on a GPU is not repeatable."""
+    """Running sums. On a GPU, rows are summed separately, since a single long scan is not repeatable there.
+
+    Args:
+        values: (m,) float64.
+
+    Returns:
+        (m + 1,) float64, beginning with 0.
+
+    Example:
+        >>> prefix(torch.tensor([1.0, 2.0])).tolist()
+        [0.0, 1.0, 3.0]
+    """
     if values.device.type == "cpu":
         rows = values.cumsum(0)
     else:

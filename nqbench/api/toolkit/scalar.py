@@ -1,4 +1,4 @@
-"""What a scalar quantizer is written with: the source's sorted line with prefix sums, assignment, codebooks.
+"""Tools for scalar quantizers: the sorted line of a source with prefix sums, assignment, codebooks.
 
 from nqbench.api import scalar
 
@@ -23,9 +23,9 @@ from nqbench.api.toolkit.codebooks import (
 from nqbench.api.toolkit.passes import (
     assign,
     assign_and_sum,
+    edge_table,
     floor32,
     interval_sums,
-    lookup,
     midpoints,
     prefix,
     symbol_sums,
@@ -40,6 +40,7 @@ __all__ = [
     "check_alphabet",
     "dense",
     "distortion",
+    "edge_table",
     "entropy",
     "extremes",
     "floor32",
@@ -48,7 +49,6 @@ __all__ = [
     "interval_sums",
     "line",
     "look_up",
-    "lookup",
     "midpoints",
     "moments",
     "nearest",

@@ -1,4 +1,4 @@
-"""A source in ascending order, with prefix sums: what makes many trials on the same weights cheap.
+"""A source in ascending order with prefix sums, which makes many trials on the same weights fast.
 
 A scalar quantizer whose cells are intervals needs, of n weights, only sums over intervals. ``line`` gives them: the
 source's points in ascending order with prefix sums of count, h, h (w - shift) and h (w - shift)^2, so that an
@@ -29,9 +29,23 @@ HALF_BINS = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A source in ascending order. points: (m,) float32 weights (``exact``) or float64 bin means. count, h, hw, hww:
-    (m + 1,) float64 prefix sums over the points of 1, h, h (w - shift), h (w - shift)^2; h is count where the source
-    is not weighted. shift: see ``offset``."""
+    """A source in ascending order, with prefix sums.
+
+    Args:
+        points: (m,) float32 weights (``exact``), or float64 means of the bins of a histogram.
+        count: (m + 1,) float64 prefix sums of the number of weights.
+        h: (m + 1,) of their sensitivities; ``count`` itself where the source has none.
+        hw: (m + 1,) of h (w - shift).
+        hww: (m + 1,) of h (w - shift)^2.
+        shift: see ``offset``.
+        exact: whether the points are the weights themselves.
+
+    Example:
+        >>> made = line(Source(torch.tensor([3.0, 1.0, 2.0])))
+        >>> positions = made.cut(torch.tensor([1.5], dtype=torch.float64))
+        >>> made.points.tolist(), positions.tolist(), made.sums(positions)[0].tolist()
+        ([1.0, 2.0, 3.0], [0, 1, 3], [1.0, 2.0])
+    """
 
     points: Tensor
     count: Tensor
@@ -76,7 +90,18 @@ class Line:
 
 
 def line(source: Source) -> Line:
-    """The source's ``Line``, weighted by its diagonal sensitivity where it has one; computed once."""
+    """The ``Line`` of a source, weighted by its diagonal sensitivity if it has one. Computed once per source.
+
+    Args:
+        source: the weights.
+
+    Returns:
+        The line, shared by all trials on these weights.
+
+    Example:
+        >>> line(Source(torch.tensor([3.0, 1.0]))).n
+        2.0
+    """
     return source.view(("line", source.h is not None, EXACT_BELOW), _line)
 
 
@@ -85,18 +110,51 @@ def _line(source: Source) -> Line:
 
 
 def extremes(source: Source) -> tuple[float, float]:
-    """Smallest and largest weight; computed once."""
+    """The smallest and the largest weight. Computed once per source.
+
+    Args:
+        source: the weights.
+
+    Returns:
+        Both, as floats.
+
+    Example:
+        >>> extremes(Source(torch.tensor([3.0, -1.0])))
+        (-1.0, 3.0)
+    """
     return source.view("summary", _summary)[:2]
 
 
 def moments(source: Source) -> tuple[float, float]:
-    """Unweighted mean and standard deviation; computed once, in float64, chunk by chunk."""
+    """Mean and standard deviation of the weights, without sensitivities. Computed once per source, in float64.
+
+    Args:
+        source: the weights.
+
+    Returns:
+        Mean and standard deviation.
+
+    Example:
+        >>> moments(Source(torch.tensor([3.0, -1.0])))
+        (1.0, 2.0)
+    """
     return source.view("summary", _summary)[2:]
 
 
 def offset(source: Source) -> float:
-    """What is taken off the weights before they are squared and summed: their mean where it is large beside their
-    spread, so that sums do not cancel; else 0, so that a cell of zeros has a mean of exactly 0."""
+    """The shift of a source's sums: its mean if that is large compared to the standard deviation, so that sums of
+    squares do not cancel; else 0, so that a cell of zeros has a mean of exactly 0.
+
+    Args:
+        source: the weights.
+
+    Returns:
+        The shift.
+
+    Example:
+        >>> offset(Source(torch.tensor([3.0, -1.0]))), offset(Source(torch.tensor([100.0, 101.0])))
+        (0.0, 100.5)
+    """
     mean, deviation = moments(source)
     return mean if abs(mean) > 4 * deviation else 0.0
 
