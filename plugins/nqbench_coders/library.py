@@ -94,7 +94,7 @@ class Zlib(ByteCoder, name="zlib", paper="RFC 1951"):
     """Effort."""
 
     strategy: Literal["default", "filtered", "huffman-only", "rle"] = "default"
-    """``huffman-only`` looks for no matches."""
+    """``huffman-only`` uses Huffman codes without searching for repetitions."""
 
     def compress(self, data: bytes) -> bytes:
         strategy = {
@@ -126,7 +126,7 @@ class Xz(ByteCoder, name="xz"):
     """Effort."""
 
     extreme: bool = False
-    """Twice the time for a little less."""
+    """Slightly smaller output in twice the time."""
 
     def compress(self, data: bytes) -> bytes:
         return lzma.compress(data, lzma.FORMAT_RAW, filters=self._filters(len(data)))

@@ -107,7 +107,7 @@ class Lossless(Codec, name="lossless"):
     """Every float tensor bit for bit: levels of a grid through an entropy coder, the bits below it as they are."""
 
     coder: Literal["context", "rans"] = "context"
-    """What levels and exponents go through: ``context`` for the fewest bytes, ``rans`` for speed."""
+    """The entropy coder of levels and exponents: ``context`` for the smallest files, ``rans`` for speed."""
 
     exact: ClassVar[bool] = True
 

@@ -54,10 +54,10 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
     """Lempel-Ziv-Welch with codes that widen as the dictionary grows."""
 
     dictionary_bits: int = Field(16, ge=9, le=20)
-    """The dictionary has at most 2^dictionary_bits entries (or one a symbol, if those are more)."""
+    """The dictionary has at most 2^dictionary_bits entries (or one per symbol, if there are more symbols)."""
 
     when_full: Literal["freeze", "reset"] = "freeze"
-    """A full dictionary stays; or it is emptied, then and whenever it stops paying."""
+    """What to do when the dictionary is full: keep it, or empty it, and again whenever compression gets worse."""
 
     def encode(self, stream: Stream) -> Encoded:
         from nqbench_coders.kernels.lzw import WINDOW

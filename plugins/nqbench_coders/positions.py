@@ -93,7 +93,7 @@ class Bitmap(Positions, name="bitmap"):
     """One bit a place, several places a symbol."""
 
     bits: int = Field(8, ge=1, le=16)
-    """Places a symbol."""
+    """Places per symbol."""
 
     def to_stream(self, masks: Sequence[np.ndarray]) -> Stream:
         places = _joined(masks)

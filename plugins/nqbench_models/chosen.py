@@ -13,9 +13,9 @@ class Chosen(Model):
     """A model whose tensors can be chosen: ``encoder.*``, ``*.weight``."""
 
     include: tuple[str, ...] = ()
-    """Patterns of the tensors to compress; none: all that can be."""
+    """Name patterns of the tensors to compress; none: all that can be compressed."""
     exclude: tuple[str, ...] = ()
-    """Patterns of the tensors to leave as they are."""
+    """Name patterns of the tensors not to compress."""
 
     def candidates(self, module: nn.Module) -> tuple[str, ...]:
         """What the patterns choose from."""

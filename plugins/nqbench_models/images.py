@@ -50,7 +50,7 @@ class ImageModel(Model):
     holdout: int = Field(0, ge=0)
     """Training images (the last ones) that are left out of training and serve as the validation split."""
     train_seed: int = Field(0, ge=0)
-    """What initial weights and order are drawn from."""
+    """Seed of the initial weights and of the order of the images."""
 
     # -- what a subclass says ------------------------------------------------------------------------------------
     def build(self) -> nn.Module:

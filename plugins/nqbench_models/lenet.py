@@ -38,7 +38,7 @@ class LeNet300(GreyDigits, name="lenet300", paper="arXiv:1707.04319, section 5.3
     """A multilayer perceptron with hidden layers of 300 and 100 units, LeNet-300-100: 266,610 parameters on MNIST."""
 
     activation: Literal["tanh", "relu"] = "tanh"
-    """What follows each hidden layer."""
+    """Activation function after each hidden layer."""
 
     def build(self) -> nn.Module:
         unit = nn.Tanh if self.activation == "tanh" else nn.ReLU

@@ -87,35 +87,37 @@ class Module(Chosen, name="module"):
     """Your own network: a function or an exported file that builds it, a checkpoint, functions for data and metric."""
 
     network: str
-    """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file. All
-    are code that runs here, and a TorchScript file can write files: take none from those you do not trust."""
+    """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file. All of
+    these are code that is run, and a TorchScript file can write files: use none from a source that you do not trust."""
     checkpoint: str | None = None
     """A state dict: .safetensors, .gguf, a PyTorch file of tensors, an index of shards, or a folder of Hugging Face's.
     None: the network comes with its weights."""
     entry: str | None = None
-    """Which entry of a checkpoint of several networks: ``ema``, ``params_ema``. None: the one that is not averaged."""
+    """Which entry of a checkpoint of several networks: ``ema``, ``params_ema``. None: the one without averaged
+    weights."""
     data: Function | None = None
     """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
     score: Function | None = None
     """``package.module:function`` (module, batches) -> {name: value}, the headline first. None: top-1 accuracy in %."""
     metric_name: str = "accuracy"
-    """The headline's name among what the metric function gives."""
+    """The name of the headline metric among those that ``score`` returns."""
     higher_is_better: bool = True
-    """Which way the headline goes."""
+    """Whether higher values of the headline metric are better."""
     loss: Function | None = None
     """``package.module:function`` (outputs, batch) -> (B,) losses. None: cross-entropy with the labels."""
     loss_is: Literal["categorical", "gaussian", "other"] = "categorical"
-    """What the loss is the negative log-likelihood of."""
+    """The distribution of which the loss is the negative log-likelihood."""
     outputs: Function | None = None
     """``package.module:function`` (module, batch) -> outputs. None: the network's, for a batch's inputs."""
     splits: tuple[Split, ...] = ("train", "test")
-    """What the batches function knows."""
+    """The splits that the function ``data`` can give."""
     tensors: tuple[str, ...] = ()
     """Parameters to compress; none: every one of two or more dimensions."""
     folder: str = ""
     """A folder to import from and to look for files in, relative to the suite's file; none: the suite's own."""
     version: str = ""
-    """Any text; change it when data or an imported module behind your functions changed, and nothing is reused."""
+    """Any text. Change it if your data or a module that your functions import changed: then no cached result is
+    reused."""
 
     # -- the contract -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:

@@ -90,15 +90,15 @@ class ResNet(ImageModel):
     """``bfloat16``: trained under autocast, twice as fast or better on GPUs and CPUs that compute in it; slower on
     others."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What the trained weights are rounded to, as networks are shipped, and what the network computes in."""
+    """The dtype that the trained weights are rounded to, and in which the network computes."""
     data: Literal["cifar10", "none"] = "cifar10"
-    """``none``: no data and no metric, for what is asked of the weights alone."""
+    """``none``: no data and no metric, for suites about rate and distortion only."""
     teachers: int = Field(0, ge=0)
-    """Networks ``resnet9``, trained here on the same images from seeds that differ, whose mean logits are the teacher
-    where a training distils; 0: the network itself, as trained."""
+    """Number of ``resnet9`` networks, trained on the same images with different seeds, whose mean logits are the
+    teacher for distillation; 0: the trained network itself is the teacher."""
     compared: int = Field(0, ge=0, le=10000)
-    """So many test images, the first ones, are looked at in place of all, and the network's outputs on them compared
-    with the float network's (``divergence``, ``agreement``), which is far less noisy than counting right answers."""
+    """Evaluate only this many test images, the first ones, and also compare the outputs on them with those of the float
+    network (``divergence``, ``agreement``), which is far less noisy than accuracy."""
 
     def build(self) -> nn.Module:
         return CifarResNet(self.blocks)

@@ -33,9 +33,9 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     """
 
     window: int = Field(512, ge=2)
-    """Tokens a window."""
+    """Number of tokens in a window."""
     tokens: int = Field(8192, ge=2)
-    """Tokens of the text's beginning that are judged."""
+    """Number of tokens at the beginning of the text that are evaluated."""
     calibration: int = Field(32, ge=1)
     """Windows of the end of ``valid.txt`` to calibrate with."""
 

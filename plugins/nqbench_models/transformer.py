@@ -58,7 +58,7 @@ class Transformer(GreyDigits, name="transformer", paper="arXiv:2010.11929"):
     """A vision transformer of a few blocks on MNIST (7 x 7 patches) or the bundled digits (2 x 2)."""
 
     width: int = Field(64, ge=8, multiple_of=4)
-    """Numbers a token."""
+    """Dimension of a token's vector."""
     depth: int = Field(3, ge=1)
     """Blocks."""
     heads: int = Field(4, ge=1)

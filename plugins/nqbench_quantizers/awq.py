@@ -54,15 +54,16 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
     symmetric: bool = False
     """Whether the grid is symmetric about 0, else it has a zero point."""
     granularity: Granularity = "group"
-    """What a scale is for: all tensors (``global``), a tensor (``layer``), an output channel, or a group of weights."""
+    """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
+    group."""
     group: int = Field(128, ge=1)
     """Consecutive weights of a channel that share a scale (``granularity: group``)."""
     scales: Kept = "float16"
-    """How scales are stored; ``codes``: in 8 bits against a float a tensor."""
+    """How scales are stored; ``codes``: as 8-bit multiples of one float per tensor."""
     exponent: float | None = Field(None, ge=0, le=1)
-    """alpha; None: searched, for each tensor its own."""
+    """alpha; None: searched for each tensor."""
     tries: int = Field(20, ge=1, le=1000)
-    """Values of alpha that a search looks at."""
+    """Number of values of alpha that are tried."""
 
     def quantize(self, source: Source) -> Quantized:
         moments = self.needs(source, SecondMoments)

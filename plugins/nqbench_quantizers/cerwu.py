@@ -35,7 +35,7 @@ class CERWU(GPTQ, name="cerwu", paper="arXiv:2505.18758"):
     lam: float = Field(0.1, gt=0, validation_alias=AliasChoices("lam", "lambda"))
     """The price lambda of a bit. In a suite it may be written ``lambda``."""
     gamma: float = Field(1.0, ge=0)
-    """The share of the quadratic rate; 0: none."""
+    """Weight of the quadratic rate; 0: none."""
 
     @model_validator(mode="after")
     def _entropy_coded(self) -> CERWU:

@@ -42,7 +42,7 @@ class _Lagrangian(Quantizer):
     lam: float = Field(gt=0, validation_alias=AliasChoices("lam", "lambda"), examples=[0.01])
     """The price lambda of a bit, in units of J's distortion. In a suite it may be written ``lambda``."""
     unit: Literal["absolute", "variance"] = "absolute"
-    """What lambda is a multiple of: 1, or the weights' variance times their mean sensitivity."""
+    """Unit of lambda: 1, or the variance of the weights times their mean sensitivity."""
 
     def price(self, source: Source) -> float:
         """lambda in absolute units. A source without variance has no distortion to trade: any price will do."""
@@ -115,7 +115,7 @@ class ECSQOptimal(_Lagrangian, name="ecsq-optimal", paper="Muresan and Effros 20
     """The global minimum of distortion plus lambda times entropy over a histogram's bins, unweighted."""
 
     bins: int = Field(4096, ge=2, le=1 << 16)
-    """Bins of the histogram; a source of at most so many distinct values is solved exactly."""
+    """Number of bins of the histogram; with at most this many distinct weights, the solution is exact."""
 
     def quantize(self, source: Source) -> Quantized:
         source = unweighted(source)

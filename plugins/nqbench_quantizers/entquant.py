@@ -33,13 +33,14 @@ class EntQuant(Quantizer, name="entquant", paper="arXiv:2601.22787"):
     lam: float = Field(0.02, ge=0, validation_alias=AliasChoices("lam", "lambda"))
     """Price of a code's magnitude, in shares of the channel's power. In a suite it may be written ``lambda``."""
     granularity: Granularity = "channel"
-    """What a scale is for: all tensors (``global``), a tensor (``layer``), an output channel, or a group of weights."""
+    """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
+    group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share a scale (``granularity: group``)."""
     scales: Kept = "float16"
     """How scales are stored."""
     tries: int = Field(40, ge=2, le=1000)
-    """Scales that are looked at."""
+    """Number of scales that are tried."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))

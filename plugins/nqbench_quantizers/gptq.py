@@ -85,42 +85,44 @@ class GPTQ(
     }
 
     step: float = Field(0.05, gt=0)
-    """Distance of the grid's points, in the weights' unit (for ``granularity: layer``, in standard deviations).
-    Zero is one."""
+    """Distance of the grid's points, in the weights' unit (for ``granularity: layer``, in standard deviations). Zero is
+    on the grid."""
     bits: int | None = Field(None, ge=2, le=16)
     """Bits of a weight, in place of a step: a grid with a scale for each tensor, channel or group."""
     granularity: Granularity = "global"
     """``global``: one step for all tensors; ``layer``: one per tensor, proportional to the standard deviation of its
-    kept weights. With ``bits``: what has a scale of its own, which may be a ``channel`` or a ``group`` as well."""
+    kept weights. With ``bits``: which weights share a scale; also ``channel`` and ``group``."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share a scale (``granularity: group``)."""
     symmetric: bool = True
     """Whether the grids of ``bits`` are symmetric about 0, else they have zero points."""
     scales: Kept = "float32"
-    """How the scales of ``bits`` are stored; ``codes``: in 8 bits against a float a tensor."""
+    """How the scales of ``bits`` are stored; ``codes``: as 8-bit multiples of one float per tensor."""
     fit: Literal["max", "search"] = "max"
-    """The scales of ``bits``: those that reach the largest weight, or those of the least squared error."""
+    """How the scales of ``bits`` are chosen: to reach the largest weight, or for the least squared error."""
     lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
     """The price lambda of a bit; 0: every target goes to its nearest point. In a suite it may be written ``lambda``."""
     unit: Literal["step", "absolute"] = "step"
-    """What lambda is a multiple of: step^2 times the mean gain of the layer's columns, or 1 (squared output)."""
+    """Unit of lambda: step^2 times the mean gain of the layer's columns, or 1 (squared output)."""
     sweeps: int = Field(2, ge=1)
-    """Passes over a layer where bits have a price: static prices in the first, adaptive ones in the others."""
+    """Passes over a layer if bits have a price: with static prices in the first, adaptive ones in the others."""
     reach: int = Field(1, ge=0)
-    """Points on each side of the nearest one that are looked at, beside zero, where bits have a price or the beam is
-    wider than 1."""
+    """Number of points tried on each side of the nearest one, besides zero, if bits have a price or the beam is wider
+    than 1."""
     beam_width: int = Field(1, ge=1, le=256)
-    """Beginnings of a row that are kept from column to column (K-best search); 1 is GPTQ's greedy choice. A wider beam
-    leaves smaller errors and takes this many times the time. Prices then stay as they are within a sweep."""
+    """Number of candidates for the beginning of a row that are kept from column to column (K-best search); 1 is GPTQ's
+    greedy choice. A wider beam gives smaller errors and takes this many times as long. Prices then do not change within
+    a sweep."""
     damping: float = Field(0.01, ge=0)
-    """What is added to H's diagonal, as a share of its mean."""
+    """Added to the diagonal of H, as a share of its mean."""
     descents: int = Field(0, ge=0)
-    """Passes of coordinate descent after the feedback: each weight again, now that all others are known."""
+    """Passes of coordinate descent after the feedback, which choose each weight again with all others fixed."""
     act_order: bool = False
-    """Whether a layer's columns are taken by decreasing H_jj, else as stored (``act-order`` of GPTQ's code)."""
+    """Whether the columns of a layer are quantized by decreasing H_jj instead of in stored order (``act-order`` of
+    GPTQ's code)."""
     dither: bool = False
     """Universal quantization (Ziv 1985; arXiv:1802.02271): each weight's grid is shifted by a dither that the decoder
-    redraws from the seed in the file; errors are then uniform whatever the weights are."""
+    redraws from the seed in the file; errors are then uniform and independent of the weights."""
 
     @model_validator(mode="after")
     def _fixed(self) -> GPTQ:

@@ -30,7 +30,8 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
     bits: int = Field(4, ge=1, le=8)
     """Bits per weight, before entropy coding."""
     granularity: Granularity = "group"
-    """What has a scale and a zero point: all tensors (``global``), a tensor (``layer``), a channel, a group."""
+    """Which weights share a scale and zero point: those of all tensors (``global``), of a tensor (``layer``), a
+    channel, a group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share them (``granularity: group``)."""
     scales: Kept = "float16"

@@ -33,7 +33,7 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
     k: int = Field(16, ge=1, le=65536)
     """Number of codewords, fixed ones included; fewer where the source has fewer distinct values."""
     init: Literal["linear", "kmeans++", "quantile"] = "linear"
-    """Where Lloyd starts: evenly between the extremes (Han's), at random with far ones likelier, at quantiles."""
+    """Start of Lloyd's iteration: evenly between the extremes (Han et al.), k-means++, or at quantiles."""
     optimal: bool = False
     """Find the global minimum by dynamic programming instead of starting Lloyd from ``init``."""
     fixed: tuple[float, ...] = ()

@@ -43,11 +43,11 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
     step: float = Field(gt=0, examples=[0.1])
     """Distance of neighbouring lattice points in each coordinate."""
     d: int = Field(1, ge=1, le=64)
-    """Weights a vector."""
+    """Number of weights in a vector."""
     zero: Literal["center", "edge"] = "center"
     """Whether zero lies in the middle of a cell or on a boundary."""
     unit: Literal["absolute", "std"] = "absolute"
-    """What the step is a multiple of: 1, or the weights' standard deviation."""
+    """Unit of the step: 1, or the standard deviation of the weights."""
 
     def quantize(self, source: Source) -> Quantized:
         return self._quantize(source, None)

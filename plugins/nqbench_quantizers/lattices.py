@@ -43,12 +43,13 @@ class _Rotated(Quantizer):
     step: float = Field(1.0, gt=0)
     """Scale of the lattice, in root mean squares of the rotated weights."""
     granularity: Literal["global", "layer", "channel"] = "layer"
-    """What a scale is for: all tensors (``global``), a tensor (``layer``), or an output channel."""
+    """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), or of an output
+    channel."""
     block: int = Field(256, ge=0)
-    """Weights of a Hadamard transform, a power of two; 0: none."""
+    """Size of the Hadamard transform, a power of two; 0: no transform."""
 
     tile: int = Field(0, ge=0)
-    """Rows of a tile, which are transformed together, a power of two; 0: rows by themselves. Needs ``block``."""
+    """Number of rows that are transformed together, a power of two; 0: each row separately. Needs ``block``."""
 
     @model_validator(mode="after")
     def _tiles(self) -> _Rotated:

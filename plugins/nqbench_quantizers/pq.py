@@ -45,17 +45,17 @@ class _Vectors(Quantizer):
     takes = frozenset({"none", "diagonal", "second-moments"})
 
     k: int = Field(256, ge=1, le=65536)
-    """Codewords of a codebook."""
+    """Number of codewords in a codebook."""
     d: int = Field(4, ge=1, le=64)
-    """Weights of a vector."""
+    """Number of weights in a vector."""
     books: int = Field(1, ge=1, le=16)
     """Codebooks, m."""
     iterations: int = Field(15, ge=0, le=1000)
     """Rounds of Lloyd's method."""
     refinements: int = Field(4, ge=0, le=100)
-    """Rounds under the layer's whole second moments, where they are given."""
+    """Rounds of refinement under the full second moments of the layer, if they are given."""
     damping: float = Field(0.01, ge=0)
-    """What is added to second moments' diagonals, as a share of their mean."""
+    """Added to the diagonals of the second moments, as a share of their mean."""
     half: bool = True
     """Store codewords as float16, else as float32."""
 

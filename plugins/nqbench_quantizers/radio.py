@@ -60,13 +60,14 @@ class Radio(Quantizer, name="radio", paper="arXiv:2505.03031; arXiv:2009.01174")
     companding: bool = True
     """Whether groups have whole numbers of bits and companded levels; else a step each."""
     granularity: Granularity = "group"
-    """What has bits or a step of its own: all tensors (``global``), a tensor (``layer``), a channel, a group."""
+    """Which weights share bits or a step: those of all tensors (``global``), of a tensor (``layer``), a channel, a
+    group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share them (``granularity: group``)."""
     scales: Kept = "float16"
-    """How deviations or steps are stored; ``codes``: in 8 bits against a float a tensor."""
+    """How deviations or steps are stored; ``codes``: as 8-bit multiples of one float per tensor."""
     most: int = Field(8, ge=1, le=12)
-    """The most bits of a group, where they are companded."""
+    """The largest number of bits of a group, with companding."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))

@@ -47,17 +47,18 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
     symmetric: bool = True
     """Whether the grid is symmetric about 0, else it has a zero point."""
     granularity: Granularity = "channel"
-    """What a scale is for: all tensors (``global``), a tensor (``layer``), an output channel, or a group of weights."""
+    """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
+    group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share a scale (``granularity: group``)."""
     scales: Kept = "float32"
-    """How scales are stored; ``codes``: in 8 bits against a float a tensor."""
+    """How scales are stored; ``codes``: as 8-bit multiples of one float per tensor."""
     fit: Literal["max", "search"] = "max"
-    """The scale that reaches the largest weight, or the one of the least (sensitivity-weighted) squared error."""
+    """How the scale is chosen: to reach the largest weight, or for the least (sensitivity-weighted) squared error."""
     shrink: float = Field(0.4, gt=0, le=1)
-    """The smallest share of the range that a search looks at."""
+    """The smallest share of the range that is tried."""
     tries: int = Field(20, ge=1, le=1000)
-    """Shares that a search looks at."""
+    """Number of shares that are tried."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))

@@ -26,11 +26,12 @@ class _Tabled(Quantizer):
     """A table by rule, and a scale for each block."""
 
     granularity: Granularity = "group"
-    """What a scale is for: all tensors (``global``), a tensor (``layer``), an output channel, or a group of weights."""
+    """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
+    group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share a scale (``granularity: group``)."""
     scales: Kept = "codes"
-    """How scales are stored; ``codes``: in 8 bits against a float a tensor (double quantization)."""
+    """How scales are stored; ``codes``: as 8-bit multiples of one float per tensor (double quantization)."""
 
     def rule(self) -> tuple[str, int]:
         """The table's name, and its number of entries."""
@@ -113,9 +114,10 @@ class FP8(_Float, name="fp8", paper="OCP 8-bit Floating Point 1.0"):
     )
 
     granularity: Granularity = "channel"
-    """What a scale is for: all tensors (``global``), a tensor (``layer``), an output channel, or a group of weights."""
+    """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
+    group."""
     scales: Kept = "float32"
-    """How scales are stored; ``codes``: in 8 bits against a float a tensor (double quantization)."""
+    """How scales are stored; ``codes``: as 8-bit multiples of one float per tensor (double quantization)."""
     layout: Literal["e4m3", "e5m2"] = "e4m3"
     """Bits of exponent and mantissa."""
 

@@ -39,15 +39,15 @@ class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
     step: float | None = Field(None, gt=0)
     """Distance of the thresholds, in the weights' unit (for ``granularity: layer``, in standard deviations)."""
     k: int | None = Field(None, ge=2, le=65536)
-    """At most this many cells between the extreme weights, instead of a step; 16 where neither is given."""
+    """Largest number of cells between the extreme weights, instead of a step; 16 if neither is given."""
     zero: Literal["center", "edge"] = "center"
     """Whether zero lies in the middle of a cell or on a threshold."""
     centroids: Literal["mean", "middle"] = "mean"
-    """What a cell deploys as: its members' (sensitivity-weighted) mean, or its middle."""
+    """The value of a cell: the (sensitivity-weighted) mean of its weights, or its middle."""
     granularity: Literal["global", "layer"] = "global"
     """One step for all tensors, or one per tensor proportional to its standard deviation."""
     fixed_zero: bool = False
-    """Deploy the cell around zero as exactly 0 (``zero: center``, ``centroids: mean``)."""
+    """Decode the cell around zero as exactly 0 (``zero: center``, ``centroids: mean``)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -61,8 +61,8 @@ class Alternating(Optimised):
     """What both share beside the loop's recipe."""
 
     resense: bool = False
-    """Whether the sensitivity is sensed anew before each quantization, on the network as it stands then; else it stays
-    that of the network before the first. Costs what the sensitivity costs, each time."""
+    """Whether the sensitivity is estimated again before each quantization, for the current weights, instead of only
+    once before the first. This takes the time of the sensitivity every time."""
 
     def sensed(self, task: Task) -> Mapping[str, Tensor] | None:
         """The sensitivity of the network as it stands; None: the trial's own serves."""
@@ -75,7 +75,7 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
     iterations: int = Field(10, ge=1)
     """Passes of training and quantizing; ``epochs`` is the length of one."""
     decay: float = Field(1.0, gt=0, le=1)
-    """What the learning rate is multiplied by from one iteration to the next."""
+    """Factor of the learning rate from one iteration to the next."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         state = Alternation(task, begin(task, start).groups)
@@ -103,17 +103,17 @@ class Penalized(Alternating):
     lr: float = Field(0.09, gt=0)
     """Learning rate of the first L step, clipped at 1/mu in each."""
     decay: float = Field(0.98, gt=0, le=1)
-    """What the learning rate is multiplied by from one L step to the next."""
+    """Factor of the learning rate from one L step to the next."""
     epochs: int = Field(20, ge=1)
     """Passes over the training data in an L step."""
     first_epochs: int = Field(40, ge=1)
-    """The same in the first L step."""
+    """Epochs of the first L step."""
     batch_size: int = Field(256, ge=1)
-    """Examples a step."""
+    """Batch size."""
     mu0: float = Field(9e-5, gt=0)
     """The first penalty."""
     growth: float = Field(1.1, ge=1)
-    """What the penalty is multiplied by from one iteration to the next."""
+    """Factor of the penalty from one iteration to the next."""
     iterations: int = Field(40, ge=1)
     """L and C steps."""
     multipliers: bool = True

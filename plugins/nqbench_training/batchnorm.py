@@ -22,7 +22,7 @@ class BatchNorm(Training, name="batchnorm"):
     samples: int = Field(5000, ge=2)
     """Training samples, the first in stored order."""
     batch_size: int = Field(250, ge=2)
-    """Samples a batch; a smaller last one is left out, unless it is the only one."""
+    """Batch size; a smaller last batch is left out, unless it is the only one."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         start = begin(task, start)

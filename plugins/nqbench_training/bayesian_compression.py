@@ -49,8 +49,8 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     prior: Literal["jeffreys", "horseshoe"] = "jeffreys"
     """Normal-Jeffreys, or the horseshoe."""
     threshold: float | None = None
-    """The score above which a unit goes; none: -3 for ``jeffreys``, 0 for ``horseshoe``. The paper sets one a layer
-    by looking at the histogram; ``keep`` asks for a share instead."""
+    """The score above which a unit is pruned; none: -3 for ``jeffreys``, 0 for ``horseshoe``. The paper sets one a
+    layer by looking at the histogram; ``keep`` asks for a share instead."""
     tau: float = Field(1e-5, gt=0)
     """The horseshoe's global scale tau_0; smaller is sparser."""
     log_variance: float = -9.0

@@ -37,9 +37,9 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     epochs: int = Field(0, ge=0)
     """Passes over the training data; 0: masks by the trained weights, which stay as they are."""
     keep: float | None = Field(None, gt=0, le=1)
-    """The share of weights that stays; none: what comes of ``c``."""
+    """Share of weights to keep; none: it follows from ``c``."""
     c: float | None = None
-    """Where no share is said: deviations above the mean at which a layer's threshold lies; none: 1."""
+    """Without ``keep``: a layer's threshold, in standard deviations above the mean; none: 1."""
     threshold: Literal["global", "layer", "lamp"] = "global"
     """Where ``keep`` is said: one threshold for all tensors; or the share holds in each; or one for all tensors'
     scores, w^2 over the sum of the squares in its tensor that are not smaller (arXiv:2010.07611): a layer before a
@@ -51,9 +51,9 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     decay: float = Field(0.0, ge=0)
     """How fast that probability falls."""
     ramp: float = Field(0.5, ge=0, le=1)
-    """The part of the epochs over which the kept share falls to ``keep``."""
+    """Share of the epochs in which the kept share falls to ``keep``."""
     settled: float = Field(0.75, ge=0, le=1)
-    """The part of the epochs after which masks stay as they are; not before the ramp's end."""
+    """Share of the epochs after which masks do not change any more; not before the end of ``ramp``."""
 
     @model_validator(mode="after")
     def _said(self) -> DynamicSurgery:

@@ -33,7 +33,7 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
     momentum: float = Field(0.0, ge=0, lt=1)
     """SGD's momentum; the papers use none."""
     unquantized: bool = False
-    """Whether the unquantized parameters (biases, batch-norm weights) move too."""
+    """Whether the unquantized parameters (biases, batch-norm weights) are trained too."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         start = begin(task, start)

@@ -28,7 +28,7 @@ class InformationBottleneck(Variational, Pruner, name="information-bottleneck", 
     )
 
     threshold: float = 0.0
-    """The log(sigma^2 / mu^2) above which an input goes."""
+    """The log(sigma^2 / mu^2) above which an input is pruned."""
     log_variance: float = -6.0
     """log sigma^2 at the start."""
 

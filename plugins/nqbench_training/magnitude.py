@@ -22,7 +22,7 @@ class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
     """
 
     keep: float = Field(gt=0, le=1, examples=[0.1])
-    """The share of weights that stays, over all tensors that ``layers`` does not name."""
+    """Share of weights to keep, over all tensors that ``layers`` does not name."""
     threshold: Literal["global", "layer"] = "global"
     """``global``: one threshold for all tensors; ``layer``: the share holds in each."""
     layers: tuple[tuple[str, float], ...] = ()

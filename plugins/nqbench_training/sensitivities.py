@@ -37,7 +37,7 @@ class Hessian(Sampled, name="hessian", paper="arXiv:1612.01543, sections 3.1 and
     labels: Literal["exact", "drawn"] = "exact"
     """``exact``: every class, weighted by its probability. ``drawn``: an unbiased estimate."""
     draws: int = Field(1, ge=1)
-    """Labels drawn a sample, with ``drawn``."""
+    """Labels drawn per sample, with ``drawn``."""
 
     def uses_seed(self) -> bool:
         return self.labels == "drawn"
@@ -90,11 +90,11 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
     """
 
     batches: int = Field(200, ge=1)
-    """Mini-batches of the recurrence, where training kept no moments."""
+    """Number of mini-batches to estimate from, if training kept no moments."""
     batch_size: int = Field(128, ge=1)
-    """Samples a mini-batch."""
+    """Size of a mini-batch."""
     beta: float = Field(0.999, ge=0, lt=1)
-    """The recurrence's memory."""
+    """Decay rate of the moving average."""
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         if task.moments is not None and all(name in task.moments for name in names):

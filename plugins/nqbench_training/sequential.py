@@ -43,10 +43,11 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     from the inputs that the quantized network gives it: 0 not at all, 1 all the way. Only in one pass, with second
     moments, and where samples come first in every layer's input; elsewhere there is none."""
     fallback: bool = False
-    """Whether a tensor that the quantizer cannot take is rounded to a plain grid, which the record tells, and does not
-    fail the file."""
+    """Whether a tensor that the quantizer cannot handle is rounded to a uniform grid (the record says so) instead of
+    making the trial fail."""
     ridge: float = Field(0.1, gt=0)
-    """What keeps the correction from fitting the samples' noise: a share of the second moments' mean diagonal."""
+    """Regularization of the correction against noise of the samples, as a share of the mean diagonal of the second
+    moments."""
     columns: int | None = Field(64, ge=1)
     """A convolution's second moments are means over at most so many input vectors for each row of their matrix, from
     samples spread evenly over all, 128 at least; None: over all. On large images a convolution sees thousands of times

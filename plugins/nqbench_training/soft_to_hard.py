@@ -26,11 +26,11 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
     """
 
     codewords: int = Field(256, ge=2)
-    """The most values, where the result has no codebook."""
+    """Largest number of codewords, if the quantizer's result has no codebook."""
     hardness: float = Field(2.0, gt=0)
     """sigma in the first epoch, over the mean squared distance of the codewords to their nearest other one."""
     growth: float = Field(1.5, ge=1)
-    """What it is multiplied by from one epoch to the next."""
+    """Factor of lambda from one epoch to the next."""
     beta: float = Field(0.0, ge=0)
     """The price of a bit, in nats of the whole training loss."""
 

@@ -29,13 +29,13 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
     optimizer: Literal["sgd", "adam"] = "adam"
     """``adam`` decouples its weight decay (AdamW)."""
     components: int = Field(17, ge=2)
-    """The most components: of more values, so many by rank."""
+    """Largest number of components; if there are more values, this many quantiles are used."""
     tau: float = Field(0.003, ge=0)
-    """What the prior's negative log-likelihood is multiplied by."""
+    """Factor of the prior's negative log-likelihood."""
     zero: float = Field(0.99, gt=0, lt=1)
     """pi_0, the share of the component at 0, which stays."""
     means_rate: float = Field(0.2, ge=0)
-    """The means' learning rate, in rates of the weights."""
+    """Learning rate of the means, relative to that of the weights."""
     mixture_rate: float = Field(6.0, ge=0)
     """The same of precisions and shares, which are learned as logarithms."""
     shape: float = Field(250.0, gt=1)

@@ -26,7 +26,7 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
     """
 
     every: int = Field(1, ge=1)
-    """Steps between quantizations; the weights' quantized values stay what they are in between."""
+    """Steps between quantizations; the quantized values do not change in between."""
     clip: float | None = Field(None, gt=0)
     """Real weights are clipped to [-clip, clip] after each step (BinaryConnect: 1); none: not at all."""
 
@@ -129,11 +129,11 @@ class BinaryRelax(StraightThrough, name="binary-relax", paper="arXiv:1801.06313"
     """
 
     lam: float = Field(1.0, gt=0)
-    """The pull in the first epoch."""
+    """lambda in the first epoch."""
     growth: float = Field(1.2, ge=1)
-    """What it is multiplied by from one epoch to the next."""
+    """Factor of lambda from one epoch to the next."""
     exact: float = Field(0.25, ge=0, le=1)
-    """The part of the epochs, the last, in which the loss is taken at the quantized weights."""
+    """Share of the epochs, at the end, in which the loss is computed at the quantized weights."""
 
     def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
         if epoch >= (1 - self.exact) * self.epochs:
@@ -150,7 +150,7 @@ class ProxQuant(StraightThrough, name="prox-quant", paper="arXiv:1810.00861"):
     """
 
     lam: float = Field(1e-3, gt=0)
-    """How fast the factor of R grows, a step."""
+    """Growth of the factor of R per step."""
     norm: Literal["l1", "l2"] = "l1"
     """R: the distance to the quantized weights, or half its square."""
 
@@ -177,9 +177,9 @@ class QuantNoise(StraightThrough, name="quant-noise", paper="arXiv:2004.07320"):
     share: float = Field(0.1, gt=0, le=1)
     """The probability that a block is quantized in a step."""
     block: int = Field(8, ge=1)
-    """Consecutive weights that are drawn together."""
+    """Number of consecutive weights that are drawn together."""
     proxy: bool = False
-    """Whether a drawn block is 0, not quantized."""
+    """Whether a drawn block is set to 0 instead of quantized."""
 
     def uses_seed(self) -> bool:
         return True

@@ -47,7 +47,7 @@ class Surgeon(
     """Raised when the code changes what it gives."""
 
     keep: float = Field(gt=0, le=1, examples=[0.1])
-    """The share of weights that stays, over all tensors."""
+    """Share of weights to keep, over all tensors."""
     through: tuple[float, ...] = ()
     """Shares at which the network is fine-tuned on the way, none below the next: [0.2, 0.1]. One that is named twice,
     or is ``keep`` itself, is fine-tuned twice: its learning rate starts anew (warm restarts, arXiv:1608.03983)."""

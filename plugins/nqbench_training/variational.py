@@ -60,11 +60,11 @@ class Variational(Distilled):
     optimizer: Literal["sgd", "adam"] = "adam"
     """``adam`` decouples its weight decay (AdamW)."""
     weight: float = Field(1.0, ge=0)
-    """What the divergence is multiplied by; 1: the evidence lower bound."""
+    """Factor of the divergence; 1 gives the evidence lower bound."""
     warmup: float = Field(0.3, ge=0, le=1)
-    """The part of the epochs over which that factor rises from 0, in a line."""
+    """Share of the epochs in which that factor rises linearly from 0."""
     keep: float | None = Field(None, gt=0, le=1)
-    """The share of weights that stays, those of the lowest scores; none: those below ``threshold``."""
+    """Share of weights to keep, those with the lowest scores; none: all below ``threshold``."""
     tune: int = Field(0, ge=0)
     """Epochs of fine-tuning without noise after pruning, at the same rate and schedule."""
 

@@ -25,7 +25,7 @@ class VariationalDropout(Variational, Pruner, name="variational-dropout", paper=
     model_config = ConfigDict(json_schema_extra={"examples": [{"epochs": 4}, {"epochs": 2, "keep": 0.3, "tune": 1}]})
 
     threshold: float = Field(3.0)
-    """The log alpha above which a weight goes (3: 95 % of the multiplicative noise is dropped by it)."""
+    """The log alpha above which a weight is pruned (3: 95 % of the multiplicative noise is dropped by it)."""
     log_variance: float = Field(-10.0)
     """log sigma^2 of all weights at the start."""
 

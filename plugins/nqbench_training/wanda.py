@@ -20,9 +20,9 @@ class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
     takes = frozenset({"second-moments"})
 
     keep: float = Field(0.5, gt=0, le=1)
-    """The share of weights that stays in every row, rounded to whole weights, at least one."""
+    """Share of weights to keep in every row, rounded to whole weights, at least one."""
     sensitivity: str = "second-moments"
-    """The sensitivity whose second moments of the inputs are asked for."""
+    """The sensitivity that gives the second moments of the inputs."""
 
     def prune(self, task: Task) -> Pruned:
         sensed = task.sense()
