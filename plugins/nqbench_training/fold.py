@@ -107,7 +107,7 @@ def _by_rows(group: Group, factors: Tensor) -> Group | None:
     array = q.structure.arrays.get(name)
     if array is None or array.codes or q.structure.arrays.keys() & {"shift"} or name not in q.parameters:
         return None
-    if array.per.by != "block" and (array.per.by, array.per.size) != ("axis", 0):
+    if array.per.by != "group" and (array.per.by, array.per.size) != ("channel", 0):
         return None
     scale = q.parameters[name]
     scaled = (scale.reshape(len(factors), -1) * factors[:, None]).reshape(scale.shape)
