@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docutils.core import publish_doctree
 from generate import api, commands, faq, fileformat, notebook, plugins, published, rst, suites
 from generate.reading import read
 
@@ -113,6 +112,11 @@ def test_links_of_published_pages_lead_to_the_repository() -> None:
     assert published._linked("[a](b.md) [c](#d) [e](https://f) ![g](h.png)", "x/", "y/") == (
         "[a](repo:x/b.md) [c](#d) [e](https://f) ![g](y/x/h.png)"
     )
+
+
+def publish_doctree(text: str, **options: Any) -> Any:
+    """As docutils reads it, which comes with the extra ``docs``."""
+    return pytest.importorskip("docutils.core").publish_doctree(text, **options)
 
 
 def warnings_of(text: str) -> str:
