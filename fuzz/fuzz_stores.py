@@ -19,19 +19,23 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from nqbench.api.errors import NqbenchError
-from nqbench.engine import run_suite
+from nqbench.engine import RunResult, inline, run_suite
+from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.workbench import Workbench
 from nqbench.results.record import Record
 from nqbench.results.store import Store
 
@@ -52,8 +56,12 @@ coders: [huffman, bzip2]
 SAYS = ("key", "file_bytes", "parts", "ratio", "mse", "entropy", "metric", "metric_float", "metrics", "decoded_sha256",
         "weights", "kept")  # fmt: skip
 """Fields of a record that no damage may change."""
-BATCH = 12
-"""Faults before each run: a run takes seconds, whatever it has to make anew."""
+KEPT = (".json", ".data", ".js")
+"""Files of the cache that are damaged, networks aside."""
+BATCH = 6
+"""Faults before each run: of many, one may hide another."""
+WORKERS = 8
+"""Every how manyth run has a worker process, which takes seconds to start; the others do all in this process."""
 
 
 # -- faults: each damages files of one folder, and says how ---------------------------------------------------------
@@ -94,9 +102,10 @@ def half(path: Path, draw: random.Random) -> None:
 def version(path: Path, draw: random.Random) -> None:
     """A sound file of another version, as far as its form goes."""
     if path.suffix == ".sqlite":
-        with sqlite3.connect(path) as connection:
-            connection.execute(f"PRAGMA user_version = {draw.choice((0, 1, 99))}")
-        connection.close()
+        data = bytearray(path.read_bytes())
+        # its user_version; SQLite itself is not asked, for it may be damaged
+        data[60:64] = draw.choice((0, 1, 99)).to_bytes(4, "big")
+        path.write_bytes(data)
     elif path.suffix == ".json":
         other: Any = draw.choice([{"result": {}, "data": None}, {"result": None, "data": None}, {"version": 9}, [], 7])
         stored = json.dumps(other).encode()
@@ -111,15 +120,22 @@ FAULTS: tuple[Callable[[Path, random.Random], None], ...] = (flip, flip, truncat
 class Sound:
     """A sound run: its cache, its output folder, and what its records say."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, workers: bool = True) -> None:
+        """workers: whether some of the runs have one."""
         self.root, self.suite = root, root / "fuzz.yaml"
         self.suite.write_text(SUITE)
         self.pristine, self.cache = root / "pristine", root / "cache"
+        self.decoder = Decoder()  # one for all runs without workers: to start it takes longer than most of them
         os.environ["NQBENCH_CACHE"] = str(self.pristine / "cache")
-        result = run_suite(self.suite, self.pristine / "out")
+        result = self._run(self.pristine / "out")
         assert result.outcome == "ok", [record.error for record in result.records]
         self.says = {record.trial: said(record) for record in result.records}
         self.files = {record.trial: self._file(self.pristine / "out", record) for record in result.records}
+        self.runs, self.workers = 0, workers
+
+    def _run(self, out: Path, jobs: int = 0) -> RunResult:
+        with mock.patch.object(inline, "Workbench", partial(Workbench, decoder=self.decoder)):
+            return run_suite(self.suite, out, jobs=jobs)
 
     @staticmethod
     def _file(out: Path, record: Record) -> bytes:
@@ -141,8 +157,12 @@ class Sound:
         return done, self._outcome(out)
 
     def _fault(self, draw: random.Random, out: Path) -> str:
-        groups = [sorted(path for path in (self.cache / "stages").rglob("*") if path.suffix in (".json", ".data"))]
-        groups.append(sorted((self.cache / "trained").glob("*.safetensors")))
+        groups = [
+            [path for folder in folders for path in sorted((self.cache / folder).rglob("*")) if path.suffix in KEPT]
+            for folders in (("stages",), ("code", "report"))
+        ]
+        if draw.random() < 0.3 or not groups[0]:  # to train it again takes most of a run's time
+            groups.append(sorted((self.cache / "trained").glob("*.safetensors")))
         if out.exists():
             groups += [[path] for path in (out / "records.sqlite",) if path.exists()]
             groups.append(sorted((out / "files").glob("*.nqz")))
@@ -153,14 +173,18 @@ class Sound:
 
     def _outcome(self, out: Path) -> str:
         try:
-            result = run_suite(self.suite, out)
+            self.runs += 1
+            result = self._run(out, jobs=int(self.workers and self.runs % WORKERS == 0))
         except NqbenchError as error:
             return "refused" if "\n" not in str(error) else f"WRONG: more than a line: {error}"
-        except Exception as error:  # noqa: BLE001 - what a fault brings to light may be of any kind
-            return f"CRASH: {type(error).__name__}: {error}"
+        except Exception:  # noqa: BLE001 - what a fault brings to light may be of any kind
+            return f"CRASH: {traceback.format_exc()}"
         failed = 0
         for record in result.records:
             if not record.ok:
+                told = str(record.error).partition("\n")[0]
+                if "Error" in told:
+                    return f"CRASH: {record.error}"
                 failed += 1
             elif said(record) != self.says[record.trial]:
                 return f"WRONG: {differences(said(record), self.says[record.trial])}"
@@ -181,20 +205,21 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 def fuzz(
-    root: Path, faults: int, seed: int, *, batch: int = BATCH, told: Callable[[str], None] = print
+    root: Path, faults: int, seed: int, *, told: Callable[[str], None] = print, workers: bool = True
 ) -> Counter[str]:
     """As many faults, some at a time. Returns how many runs ended how."""
-    sound, draw = Sound(root), random.Random(seed)
+    sound, draw = Sound(root, workers), random.Random(seed)
     ended: Counter[str] = Counter()
     done = 0
     while done < faults:
-        made, outcome = sound.damaged(draw, min(batch, faults - done))
+        made, outcome = sound.damaged(draw, min(BATCH, faults - done))
         done += len(made)
         ended[outcome.partition(":")[0]] += 1
         if outcome.startswith(("WRONG", "CRASH")):
             told(f"{outcome}\n  after {'; '.join(made)}")
         if sum(ended.values()) % 10 == 0:
             told(f"{done} faults: {dict(ended)}")
+    sound.decoder.close()
     return ended
 
 

@@ -14,6 +14,7 @@ import torch
 from nqbench.api.errors import BadInput, CorruptFile, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import set_suite_folder
 from nqbench.container import read_sections
 from nqbench.engine.devices import resolve_device
@@ -106,6 +107,8 @@ class _Checker:
             content = content_hash(tensors)
             if content != record.decoded_sha256:
                 return f"{path}: decodes to other tensors ({content[:12]}) than recorded ({record.decoded_sha256})"
+            if record.file_sha256 not in (None, digest_of(path, "sha256")):
+                return f"{path}: is another file than was written, if one of the same tensors"
             return self._network_fault(record) or self._metric_fault(record, content, tensors)
         except FileNotFoundError:
             return f"{path}: is missing"

@@ -2,9 +2,10 @@
 result that is not JSON, ``<key>.data``.
 
 An entry appears at once (the data is written first, then the JSON is renamed into place) and is never changed. The JSON
-has the size and CRC-32 of the data and of itself, so that a damaged entry is noticed, removed and computed again. The
-mtime of the JSON is the time of last use, by which pruning selects what to remove. Failures are not stored. An entry
-needs few files and system calls, since creating a file costs more than writing most results.
+has the stage and key of the entry, the size and CRC-32 of the data and the CRC-32 of itself, so that an entry that is
+damaged, belongs to another key or has another form is noticed, removed and computed again. The mtime of the JSON is the
+time of last use, by which pruning selects what to remove. Failures are not stored. An entry needs few files and system
+calls, since creating a file costs more than writing most results.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Cache:
                 save(Path(new))
                 data = _checksum(new)
                 os.replace(new, place + _DATA)
-            stored = json.dumps({"result": dict(meta), "data": data}).encode()
+            stored = json.dumps({"of": _of(place), "result": dict(meta), "data": data}).encode()
             with open(new, "wb") as file:
                 file.write(b"%08x\n" % zlib.crc32(stored) + stored)
             os.replace(new, place + _META)
@@ -271,13 +272,21 @@ class Cache:
 
 
 def _told(place: str) -> dict[str, Any]:
-    """The JSON of an entry. Raises ValueError if it is damaged."""
+    """The JSON of an entry. Raises ValueError if it is damaged or belongs to another entry."""
     with open(place + _META, "rb") as file:
         crc, _, stored = file.read().partition(b"\n")
     if int(crc, 16) != zlib.crc32(stored):
         raise ValueError("not what was written")
-    told: dict[str, Any] = json.loads(stored)
+    told: Any = json.loads(stored)
+    if not isinstance(told, dict) or told.get("of") != _of(place):  # moved here, or of another version of this cache
+        raise ValueError("not what was written there")
     return told
+
+
+def _of(place: str) -> str:
+    """Whose an entry is: stage and key."""
+    stage, _, key = place.rsplit("/", 2)
+    return f"{stage}/{key}"
 
 
 def _make(folder: str | Path) -> None:

@@ -52,6 +52,7 @@ CHAIN = (
         "load",
         preparation.load,
         plugins=("model",),
+        options=("nonfinite",),
         content=True,
         hashed=preparation.content_of_network,
         memory=1,

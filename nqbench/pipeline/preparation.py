@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 
 def load(context: Context) -> Network:
-    """The trained network, on the device."""
+    """The trained network, on the device. Raises BadInput for what cannot be compressed."""
     with context.watch.stage("load"):
-        return Network.load(context.model, context.bench.device)
+        network = Network.load(context.model, context.bench.device)
+    check_numbers(context.model.name, network.odd, context.trial.nonfinite)
+    return network
 
 
 def content_of_network(network: Network) -> str:
@@ -59,7 +61,6 @@ def sense(context: Context) -> dict[str, Tensor]:
 def network_of(context: Context) -> Network:
     found = context.result("load")
     assert isinstance(found, Network)
-    check_numbers(context.model.name, found.odd, context.trial.nonfinite)
     return found
 
 

@@ -7,6 +7,7 @@ Parsing every file of a project takes most of a second, so what was found is kep
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import sys
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nqbench.api.toolkit.paths import cache_dir, written_whole
+from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.sealed import seal_text, unseal_text
 
 _FORM = f"2 {sys.version_info.major}.{sys.version_info.minor}"
 """Of what is kept; a syntax tree prints otherwise in another Python."""
@@ -43,19 +45,19 @@ def _code_in(path: Path, _mtime: int, _size: int) -> Code:
     found = _kept(kept)
     if found is None:
         found = parse(data)
-        try:
-            with written_whole(kept) as temporary:
-                temporary.write_text(json.dumps([found.code, found.imports]))
-        except OSError:  # it is parsed again next time, that is all
-            pass
+        with contextlib.suppress(OSError):  # it is parsed again next time, that is all
+            seal_text(kept, json.dumps([found.code, found.imports]))
     return found
 
 
 def _kept(path: Path) -> Code | None:
+    text = unseal_text(path)
+    if text is None:
+        return None
     try:
-        code, imports = json.loads(path.read_bytes())
+        code, imports = json.loads(text)
         return Code(str(code), tuple((int(level), str(name), tuple(names)) for level, name, names in imports))
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):  # of another form
         return None
 
 

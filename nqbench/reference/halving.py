@@ -13,13 +13,14 @@ import torch
 
 from nqbench.api import BadInput
 from nqbench.api.toolkit.content import content_hash
-from nqbench.api.toolkit.store import HALVED, load_trained, metadata_of
+from nqbench.api.toolkit.sealed import said_of
+from nqbench.api.toolkit.store import HALVED, load_trained
 
 
 def halve(path: Path) -> bytes:
     """The half of a file of a store of trained networks, the same bytes each time. Raises BadInput where a value does
     not fit into float16."""
-    found, metadata = load_trained(path), metadata_of(path)
+    found, metadata = load_trained(path), said_of(path)
     state = {}
     for name, tensor in sorted(found.state.items()):
         small = tensor.to(torch.float16) if tensor.dtype == torch.float32 else tensor

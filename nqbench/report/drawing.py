@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nqbench.api.toolkit.paths import cache_dir, written_whole
+from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.sealed import seal_text, unseal_text
 from nqbench.report import figures as drawing
 from nqbench.report.data import ReportData
 from nqbench.report.figures import Figure, figures
@@ -32,14 +33,13 @@ def drawn(data: ReportData, datasets: dict[str, list[dict[str, Any]]]) -> list[F
     if len(data.rows) > _ROWS:
         return figures(data, datasets)
     kept = cache_dir() / "report" / f"figures-{_digest(data, datasets)}.json"
-    try:
-        told = json.loads(kept.read_bytes())["figures"]
+    text = unseal_text(kept)
+    if text is not None:
+        told = json.loads(text)["figures"]
         return [Figure(**{**figure, "columns": tuple(figure["columns"])}) for figure in told]
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
     found = figures(data, datasets)
-    with contextlib.suppress(OSError), written_whole(kept) as temporary:
-        temporary.write_text(json.dumps({"figures": [asdict(figure) for figure in found]}))
+    with contextlib.suppress(OSError):
+        seal_text(kept, json.dumps({"figures": [asdict(figure) for figure in found]}))
     _tidy(kept.parent)
     return found
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.sealed import seal_text, unseal_text
 
 VEGA_LITE = "6.4"
 
@@ -19,22 +20,16 @@ def javascript() -> str:
     """
     version = importlib.metadata.version("vl-convert-python")
     kept = cache_dir() / "report" / f"vega-{version}-{VEGA_LITE}.js"
-    try:
-        return kept.read_text(encoding="utf-8")
-    except OSError:
-        pass
+    found = unseal_text(kept)
+    if found is not None:
+        return found
     import vl_convert
 
     text = str(vl_convert.javascript_bundle(None, VEGA_LITE))  # type: ignore[arg-type]
     if "</script" in text.lower():  # it would end the element that it is inlined in
         text = text.replace("</script", "<\\/script")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, kept)
-    except OSError:
-        pass  # a cache that cannot be written costs seconds next time, nothing else
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds next time, nothing else
+        seal_text(kept, text)
     return text
 
 

@@ -251,8 +251,8 @@ class Store:
 
     def _columns(self, connection: sa.Connection, table: sa.Table) -> list[sa.ColumnElement[Any]]:
         """A table's columns; an older store, opened for reading, has no checksums."""
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-        if version is not None and version >= 2:
+        there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+        if "crc" in there:
             return list(table.c)
         return [column if column.name != "crc" else sa.null().label("crc") for column in table.c]
 

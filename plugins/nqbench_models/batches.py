@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,12 +40,13 @@ def fresh(function: str, returned: object, split: str) -> Iterator[Batch]:
         )
 
 
-def applied(module: nn.Module, batch: Batch) -> Any:
-    """What the network returns for a batch: ``module(x)``, ``module(*x)`` for a tuple x, ``module(**x)`` for a dict."""
+def called(module: nn.Module, batch: Batch) -> Callable[[], Any]:
+    """The call of a network that a batch asks for: ``module(x)``, ``module(*x)`` for a tuple x, ``module(**x)`` for a
+    dict."""
     inputs, _ = parts(batch)
     if isinstance(inputs, Mapping):
-        return module(**inputs)
-    return module(*inputs) if isinstance(inputs, tuple | list) else module(inputs)
+        return partial(module, **inputs)
+    return partial(module, *inputs) if isinstance(inputs, tuple | list) else partial(module, inputs)
 
 
 def parts(batch: Batch) -> tuple[Any, Any]:
@@ -64,7 +66,8 @@ def parts(batch: Batch) -> tuple[Any, Any]:
 
 @contextmanager
 def told(what: str, batch: Batch, module: nn.Module | None = None) -> Iterator[None]:
-    """An error inside the block becomes one line: what could not be done, with which batch, and where."""
+    """An error inside the block becomes one line: what could not be done, with which batch, and where. Only a user's
+    own function or network belongs into the block: an error of ours is none of a batch."""
     try:
         yield
     except NqbenchError:
@@ -91,16 +94,24 @@ def described(value: object) -> str:
 
 def _dtypes(batch: Batch, module: nn.Module | None) -> str:
     """A hint where numbers of one width meet a network of another."""
-    if module is None or isinstance(batch, Mapping | Tensor):
+    if module is None:
         return ""
-    inputs = batch[0] if batch else None
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if weight is None or not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    floats = [tensor for tensor in _tensors(inputs) if tensor.is_floating_point()]
+    if weight is None or not floats or floats[0].dtype == weight.dtype:
         return ""
-    if inputs.dtype == weight.dtype:
-        return ""
-    given, own = (str(dtype).removeprefix("torch.") for dtype in (inputs.dtype, weight.dtype))
+    given, own = (str(dtype).removeprefix("torch.") for dtype in (floats[0].dtype, weight.dtype))
     return f"; the network is {own} and the data are {given}: give data as {own}, or build the network as {given}"
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors of a batch's part, whatever they are packed in."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(inner)
 
 
 def labels_of(function: str, batch: Batch) -> Tensor:

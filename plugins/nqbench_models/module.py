@@ -46,7 +46,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,7 +68,7 @@ from nqbench.api import (
 )
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import in_suite_folder
-from nqbench_models.batches import applied, fresh, labels_of, told
+from nqbench_models.batches import called, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
@@ -172,22 +172,22 @@ class Module(Chosen, name="module"):
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         if self.data is None:
             raise BadInput(f"model '{self.name}' was given no data: name a function that gives batches")
+        give = self._function(self.data)
         with told(f"model '{self.name}': {self.data}", (split, batch_size, shuffle)):
-            returned = self._function(self.data)(split, batch_size, shuffle)
+            returned = give(split, batch_size, shuffle)
         yield from fresh(self.data, returned, split)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        call = called(module, batch) if self.outputs is None else partial(self._function(self.outputs), module, batch)
         with told(f"model '{self.name}': {self.outputs or self.network}", batch, module):
-            return as_outputs(
-                applied(module, batch) if self.outputs is None else self._function(self.outputs)(module, batch)
-            )
+            returned = call()
+        return as_outputs(returned)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        call = super().losses if self.loss is None else self._function(self.loss)
         with told(f"model '{self.name}': {self.loss or 'cross-entropy'}", (outputs, batch)):
-            if self.loss is None:
-                return super().losses(outputs, batch)
-            result: Tensor = self._function(self.loss)(outputs, batch)
-            return result
+            result: Tensor = call(outputs, batch)
+        return result
 
     def labels(self, batch: Batch) -> Tensor:
         return labels_of(str(self.data), batch)
@@ -203,10 +203,10 @@ class Module(Chosen, name="module"):
         device = device_of(module)
         batches = (to_device(batch, device) for batch in self.examined(split))
         with torch.no_grad():
-            return Evaluation(self._scores(module, batches))
+            return Evaluation(self._scores(self._function(self.score)(module, batches)))
 
-    def _scores(self, module: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
-        values = self._function(str(self.score))(module, batches)
+    def _scores(self, values: object) -> dict[str, float]:
+        """What a ``score`` gave, as metrics."""
         if not isinstance(values, Mapping) or self.metric_name not in values:
             given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise BadInput(
@@ -226,8 +226,10 @@ class Module(Chosen, name="module"):
             if self.score is None:
                 self.losses(outputs, batch)
             else:
+                judge = self._function(self.score)
                 with told(f"model '{self.name}': {self.score}", first, module):
-                    self._scores(module, iter([batch]))
+                    values = judge(module, iter([batch]))
+                self._scores(values)
 
     # -- names to things ----------------------------------------------------------------------------------------------
     def _build(self) -> nn.Module:

@@ -7,6 +7,7 @@ task's workdir, and inside a pass of training the loop keeps its own checkpoint.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ class Alternation:
         self.multipliers = {name: torch.zeros_like(task.parameter(name)) for name in task.names}
         path = workfile(task, FILE)
         if path is not None and path.exists():
-            self._restore()
+            self._restore(path)
 
     @property
     def deployed(self) -> dict[str, Tensor]:
@@ -46,10 +47,12 @@ class Alternation:
             state |= {f"multipliers/{k}": v for k, v in self.multipliers.items()}
             save_groups(path, self.groups, state, {"iteration": self.iteration})
 
-    def _restore(self) -> None:
-        path = workfile(self.task, FILE)
-        assert path is not None
-        self.groups, tensors, notes = load_groups(path, self.task.device)
+    def _restore(self, path: Path) -> None:
+        try:
+            self.groups, tensors, notes = load_groups(path, self.task.device)
+        except BadInput as error:
+            warnings.warn(f"{error}; the training begins anew", stacklevel=3)
+            return
         self.iteration = notes["iteration"]
         with torch.no_grad():
             for name, tensor in self.task.module.state_dict().items():

@@ -113,6 +113,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(optimizer: str, tmp_path: Pat
     assert torch.equal(whole[1]["w"], resumed[1]["w"])
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_checkpoint_is_told_and_not_gone_on_from(damage: str, tmp_path: Path) -> None:
+    recipe, path = Recipe(epochs=3, lr=0.03), tmp_path / "c"
+
+    def stop(epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, checkpoint=path, before_epoch=stop)
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 64
+    path.write_bytes({"flipped": bytes(data), "cut": bytes(data[:-9]), "empty": b""}[damage])
+    with pytest.warns(UserWarning, match="c: .*damaged.*begins anew"):
+        resumed = run(recipe, checkpoint=path)
+    assert torch.equal(resumed[0], run(recipe)[0])
+
+
 def test_a_checkpoint_of_another_recipe_is_ignored(tmp_path: Path) -> None:
     run(Recipe(epochs=2, lr=0.03), checkpoint=tmp_path / "c")
     other = Recipe(epochs=2, lr=0.02)

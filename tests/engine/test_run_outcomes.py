@@ -91,8 +91,11 @@ def test_a_run_leaves_records_files_and_reports_and_the_same_again_computes_noth
         same = ("key", "trial", "file_bytes", "parts", "metric", "mse", "entropy", "decoded_sha256")
         assert {n: getattr(one, n) for n in same} == {n: getattr(other, n) for n in same}
     (out / str(result.records[0].file)).unlink()
+    written = (out / str(result.records[1].file)).read_bytes()
+    (out / str(result.records[1].file)).write_bytes(bytes([written[0] ^ 1]) + written[1:])  # of the same length
     healed = run_suite(path, out)
     assert (out / str(healed.records[0].file)).stat().st_size == healed.records[0].file_bytes
+    assert (out / str(healed.records[1].file)).read_bytes() == written
     assert probe.counts() == {}
     frame = nqbench.run(path, out)
     assert list(frame["file_bytes"]) == [record.file_bytes for record in result.records]

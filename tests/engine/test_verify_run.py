@@ -18,6 +18,7 @@ from probe_distribution import Log, install, installed, suite
 from nqbench.cli.verify import command
 from nqbench.container import read_sections
 from nqbench.engine import run_suite
+from nqbench.registry import registry
 from nqbench.results.store import Store
 
 SUITE = """
@@ -116,6 +117,36 @@ def test_in_another_environment_a_metric_may_differ_by_the_tolerance(out: Path) 
     assert verify(out).exit_code == 0
     change(out, metric=record.metric + 0.11, environment=elsewhere)
     assert verify(out).exit_code == 3
+
+
+def test_a_network_that_is_not_the_record_s_is_told_though_its_files_decode_to_the_same(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight is another one: what is decoded, and so every metric, is as it was."""
+    probe = registry().get("model", "probe")
+    load = probe.load  # type: ignore[attr-defined]
+
+    def other(self: Any, device: torch.device) -> torch.nn.Module:
+        module: torch.nn.Module = load(self, device)
+        with torch.no_grad():
+            next(module.parameters()).view(-1)[0] += 0.5
+        return module
+
+    monkeypatch.setattr(probe, "load", other)
+    result = verify(out)
+    assert result.exit_code == 3
+    assert result.output.count("was made of another network") == 2
+    change(out, network_sha256=None)  # a record of before they said it
+    assert verify(out).output.count("was made of another network") == 1
+
+
+def test_a_file_of_the_same_tensors_in_other_bytes_is_told(out: Path) -> None:
+    change(out, file_sha256="0" * 64)
+    result = verify(out)
+    assert result.exit_code == 3
+    assert "is another file than was written" in result.output
+    change(out, file_sha256=None)
+    assert verify(out).exit_code == 0
 
 
 def test_a_missing_file_and_one_of_another_length_are_found(out: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_networks import BUILDERS, CLASSES, INPUTS, own_trial, run
+from own_networks import BUILDERS, CLASSES, INPUTS, own_trial, run, with_own
 from torch import Tensor, nn
 
 from nqbench.api import BadInput
 from nqbench.container import read
+from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import registry
 
 
@@ -83,6 +85,20 @@ def test_nan_and_inf_that_are_only_stored_stay_what_they_are_where_that_is_asked
         odd = ~torch.isfinite(own[key])
         assert torch.equal(tensor[odd].nan_to_num(7.0), own[key][odd].nan_to_num(7.0))
         assert bool(torch.isfinite(tensor[~odd]).all())
+
+
+def test_what_was_stored_on_request_is_refused_without_it_whatever_is_cached(decoder: Decoder, tmp_path: Path) -> None:
+    def bench() -> Workbench:
+        return Workbench(with_own(), Cache(tmp_path / "cache"), torch.device("cpu"), decoder=decoder)
+
+    asked, plain = (own_trial("0.bias, inf", nonfinite=word) for word in ("store", "refuse"))
+    bench().run(asked, tmp_path)
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"'0\.bias' has inf"):
+            bench().stage(plain, "prune")
+        with pytest.raises(BadInput, match=r"'0\.bias' has inf"):
+            bench().run(plain, tmp_path)
+    assert bench().run(asked, tmp_path)["cached"]
 
 
 def test_a_large_number_that_is_only_stored_is_stored(decoder: Decoder, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from probe_distribution import Log, install, installed
 from trials import choice, trial
 
 from nqbench.api import BadInput
+from nqbench.api.toolkit.sealed import seal_text
 from nqbench.pipeline import syntax
 from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
 from nqbench.pipeline.files import restore
@@ -162,6 +165,27 @@ def test_no_lock_and_no_checkpoint_is_left_behind(bench: Bench, tmp_path: Path) 
     assert list((tmp_path / "cache" / "work").iterdir()) == []
 
 
+def test_an_entry_that_lies_under_another_key_is_none(tmp_path: Path) -> None:
+    """Two whole entries that changed places, one of another stage, one of another form: none is given out."""
+    cache = Cache(tmp_path)
+    for stage, key in (("file", "aa1"), ("file", "aa2"), ("quantize", "aa1")):
+        cache.put(stage, key, {"of": stage, "key": key}, lambda path: path.write_bytes(b"data"))
+    places = [tmp_path / "file" / "a" / f"aa{n}.json" for n in (1, 2)]
+    texts = [place.read_bytes() for place in places]
+    for place, text in zip(places, reversed(texts), strict=True):
+        place.write_bytes(text)
+    assert [cache.peek("file", key) for key in ("aa1", "aa2")] == [None, None]
+    assert [cache.get("file", key) for key in ("aa1", "aa2")] == [None, None]
+    found = cache.get("quantize", "aa1")
+    assert found is not None
+    for told in ([], 7, {"version": 9}, {"result": {}, "data": None}):
+        stored = json.dumps(told).encode()
+        found.path.with_suffix(".json").write_bytes(b"%08x\n" % zlib.crc32(stored) + stored)
+        assert cache.peek("quantize", "aa1") is None
+        assert cache.get("quantize", "aa1") is None
+        cache.put("quantize", "aa1", {"made": "again"}, lambda path: path.write_bytes(b"data"))
+
+
 # -- the store itself ------------------------------------------------------------------------------------------------
 def entry(cache: Cache, stage: str, key: str, size: int, used: float) -> Path:
     cache.put(stage, key, {"n": size}, lambda path: path.write_bytes(bytes(size)))
@@ -270,6 +294,37 @@ def test_what_is_no_size_is_refused_by_the_variable_s_name(monkeypatch: pytest.M
         limit_from_environment()
 
 
+def test_whatever_of_a_trial_may_change_a_result_changes_its_key() -> None:
+    """Every field of a trial, each on its own: a result under another setting is never taken for this one's."""
+    base = trial(pruner={}, positions="zero", sensitivity="squares", quantizer=("gptq", {"step": 0.1}))
+    others: dict[str, object] = {
+        "model": choice("model", "probe", version=2),
+        "quantizer": choice("quantizer", "levels"),
+        "coder": choice("coder", "bytewise"),
+        "codec": choice("codec", "halves"),
+        "pruner": None,
+        "sensitivity": None,
+        "granularity": "layer",
+        "training": (choice("training", "shifted"),),
+        "positions": None,
+        "streams": "joint",
+        "unquantized": "float16",
+        "fold_batchnorm": True,
+        "loss_increase": True,
+        "nonfinite": "store",
+        "selected_on": "validation",
+        "tested": False,
+        "seed": 3,
+    }
+    assert set(others) == {field.name for field in fields(base)}
+    maker = KeyMaker(registry(), "cpu", Cache(None))
+    key = maker.keys(base).trial
+    same = [name for name, value in others.items() if maker.keys(replace(base, **{name: value})).trial == key]
+    assert same == ["seed"]  # none of these plugins draws
+    drawn = replace(base, quantizer=choice("quantizer", "randomized-lattice", step=0.1))
+    assert maker.keys(drawn).trial != maker.keys(replace(drawn, seed=3)).trial
+
+
 # -- code ------------------------------------------------------------------------------------------------------------
 def test_what_is_remembered_of_a_file_is_what_parsing_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
@@ -279,11 +334,16 @@ def test_what_is_remembered_of_a_file_is_what_parsing_it_says(tmp_path: Path, mo
         syntax._code_in.cache_clear()
         assert syntax.code_in(file) == fresh
     (kept,) = (tmp_path / "cache" / "code").iterdir()
-    for damage in (b"", b"[1]", b"{}", b'["x", [[1]]]'):
+    flipped = bytearray(kept.read_bytes())
+    flipped[12] ^= 1
+    for damage in (b"", b"[1]", b"{}", b'["x", [[1]]]', bytes(flipped)):
         kept.write_bytes(damage)
         syntax._code_in.cache_clear()
         assert syntax.code_in(file) == fresh
-    kept.write_text('["0", []]')
+    seal_text(kept, '["x", [[1]]]')
+    syntax._code_in.cache_clear()
+    assert syntax.code_in(file) == fresh
+    seal_text(kept, '["0", []]')
     syntax._code_in.cache_clear()
     assert syntax.code_in(file).code == "0"  # so it is indeed not parsed again
     syntax._code_in.cache_clear()

@@ -74,6 +74,20 @@ def test_an_edited_cell_is_noticed(sound: Path, tmp_path: Path, table: str, colu
         says(tmp_path)
 
 
+def test_a_store_that_says_to_be_of_before_there_were_checksums_is_checked_all_the_same(
+    sound: Path, tmp_path: Path
+) -> None:
+    data = bytearray((sound / FILE).read_bytes())
+    data[60:64] = (1).to_bytes(4, "big")  # its user_version
+    (tmp_path / FILE).write_bytes(data)
+    assert says(tmp_path) == says(sound)
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("UPDATE records SET status = 'okay'")
+    connection.close()
+    with pytest.raises(StoreError, match="is damaged"):
+        says(tmp_path)
+
+
 def test_a_store_without_checksums_is_read_and_goes_on(sound: Path, tmp_path: Path) -> None:
     """As the first version wrote it."""
     written = says(sound)

@@ -149,8 +149,7 @@ def gauss_newton_product(task: Network, direction: Mapping[str, Tensor], samples
     """d^T G d: the mean over samples of (J d)^T A (J d), by forward-mode products."""
     at = {name: task.parameter(name).detach() for name in direction}
     total, seen = 0.0, 0
-    # fused attention has no forward mode
-    with evaluating(task.module), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with evaluating(task.module), torch.no_grad(), _without_fused_attention():
         for batch, size in first_samples(task, samples):
             pair = jvp(lambda t, b=batch: task.predict(b, tensors=t), (at,), (dict(direction),))
             outputs, moved = pair[0], pair[1]
@@ -158,6 +157,19 @@ def gauss_newton_product(task: Network, direction: Mapping[str, Tensor], samples
                 total += float((factor * moved).double().sum(1).square().sum())
             seen += size
     return total / seen
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Inside the block attention is made of plain products: what is fused, scaled products and the whole layers that
+    take a fast path in evaluation mode, has no forward mode."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @dataclass(frozen=True, eq=False)

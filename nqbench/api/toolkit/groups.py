@@ -13,15 +13,13 @@ from torch import Tensor
 from nqbench.api.quantized import Quantized
 from nqbench.api.quantized_model import Group
 from nqbench.api.structure import Structure
-from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.sealed import seal, unseal
 
 
 def save_groups(
     path: Path, groups: Sequence[Group], tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
 ) -> None:
     """Write groups, further tensors and notes (anything JSON can say), whole or not at all."""
-    from safetensors.torch import save_file
-
     stored = {f"tensor/{name}": value for name, value in tensors.items()}
     described = []
     for index, group in enumerate(groups):
@@ -42,19 +40,14 @@ def save_groups(
                 "structure": None if q.structure is None else q.structure.about(),
             }
         )
-    metadata = {"groups": json.dumps(described), "notes": json.dumps(dict(notes or {}))}
-    with written_whole(path) as temporary:
-        # clones: safetensors refuses tensors that share storage
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in stored.items()}, temporary, metadata=metadata)
+    seal(path, stored, {"groups": json.dumps(described), "notes": json.dumps(dict(notes or {}))})
 
 
 def load_groups(path: Path, device: torch.device) -> tuple[tuple[Group, ...], dict[str, Tensor], dict[str, Any]]:
-    """(groups, tensors, notes) that ``save_groups`` wrote, on a device."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        stored = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    """(groups, tensors, notes) that ``save_groups`` wrote, on a device. Raises FileNotFoundError; BadInput where it is
+    not what was written."""
+    found, metadata = unseal(path)
+    stored = {key: tensor.to(device) for key, tensor in found.items()}
     groups = []
     for index, said in enumerate(json.loads(metadata["groups"])):
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -20,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.paths import written_whole
 from nqbench.api.toolkit.replayed import Replayed
+from nqbench.api.toolkit.sealed import seal, unseal
 
 
 class Steps(BaseModel):
@@ -243,18 +244,12 @@ def _save(
     parameters: Mapping[str, Tensor],
     tracker: _Moments,
 ) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {k: v.detach().cpu().contiguous() for k, v in keep.items()}
-    tensors |= {f"moments/{k}": v.cpu().contiguous() for k, v in tracker.values.items()}
+    tensors = {**keep, **{f"moments/{k}": v for k, v in tracker.values.items()}}
     for name, p in parameters.items():
         for part, value in optimizer.state[p].items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{name}/{part}"] = value.detach().cpu().contiguous()
-    metadata = {"recipe": recipe.model_dump_json(), "epoch": str(epoch), "steps": str(tracker.steps)}
-    # clones: two names may share storage, which safetensors refuses
-    with written_whole(path) as temporary:
-        save_file({k: v.clone() for k, v in tensors.items()}, temporary, metadata=metadata)
+                tensors[f"optimizer/{name}/{part}"] = value
+    seal(path, tensors, {"recipe": recipe.model_dump_json(), "epoch": str(epoch), "steps": str(tracker.steps)})
 
 
 def _resume(
@@ -265,26 +260,26 @@ def _resume(
     parameters: Mapping[str, Tensor],
     tracker: _Moments,
 ) -> int:
-    """Restore everything in place; the epoch to go on with, 0 where the checkpoint is of another recipe."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        names = set(file.keys())
-        needed = {*keep, *(f"moments/{name}" for name in tracker.values)}
-        if json.loads(metadata.get("recipe", "{}")) != recipe.model_dump(mode="json") or not names >= needed:
-            return 0
-        with torch.no_grad():
-            for name, tensor in keep.items():
-                tensor.copy_(file.get_tensor(name))
-            for name, value in tracker.values.items():
-                value.copy_(file.get_tensor(f"moments/{name}"))
-        for key in names:
-            if key.startswith("optimizer/"):
-                name, _, part = key.removeprefix("optimizer/").rpartition("/")
-                p, value = parameters[name], file.get_tensor(key)
-                # Adam's step counter stays on the CPU, but for steps that a GPU repeats by itself
-                away = part == "step" and not optimizer.defaults.get("capturable", False)
-                optimizer.state[p][part] = value if away else value.to(p.device)
-        tracker.steps = int(metadata["steps"])
-        return int(metadata["epoch"])
+    """Restore everything in place; the epoch to go on with, 0 where the checkpoint is of another recipe, or damaged."""
+    try:
+        kept, about = unseal(path)
+    except BadInput as error:
+        warnings.warn(f"{error}; the training begins anew", stacklevel=3)
+        return 0
+    needed = {*keep, *(f"moments/{name}" for name in tracker.values)}
+    if json.loads(about.get("recipe", "{}")) != recipe.model_dump(mode="json") or not set(kept) >= needed:
+        return 0
+    with torch.no_grad():
+        for name, tensor in keep.items():
+            tensor.copy_(kept[name])
+        for name, value in tracker.values.items():
+            value.copy_(kept[f"moments/{name}"])
+    for key, value in kept.items():
+        if key.startswith("optimizer/"):
+            name, _, part = key.removeprefix("optimizer/").rpartition("/")
+            p = parameters[name]
+            # Adam's step counter stays on the CPU, but for steps that a GPU repeats by itself
+            away = part == "step" and not optimizer.defaults.get("capturable", False)
+            optimizer.state[p][part] = value if away else value.to(p.device)
+    tracker.steps = int(about["steps"])
+    return int(about["epoch"])

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
-from nqbench.api.plain import apart
 from nqbench.api.toolkit.content import content_hash
-from nqbench.api.toolkit.paths import cache_dir, written_whole
+from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.sealed import CONTENT, contents, line, said_of, seal, unseal
 
 HALVED = "halved"
 """Metadata of a file whose floats were rounded to float16: the SHA-256 of the tensors before."""
@@ -44,7 +44,7 @@ class Trained:
     def tensors(self) -> dict[str, Tensor]:
         """All of them under the names that they have in a file, sorted: safetensors keeps no order."""
         parts = {"state": self.state, "moments": self.moments}
-        return apart(dict(sorted((f"{part}/{name}", t) for part, found in parts.items() for name, t in found.items())))
+        return contents({f"{part}/{name}": t for part, found in parts.items() for name, t in found.items()})
 
     @property
     def sha256(self) -> str:
@@ -138,7 +138,7 @@ def adopt(source: Path) -> Path:
     """
     wanted = "expected a file of a store of trained networks, <name>-<digest of its recipe>.safetensors"
     try:
-        metadata = metadata_of(source)
+        metadata = said_of(source)
         recipe = json.loads(metadata["recipe"])
         found = _widened(load_trained(source)) if HALVED in metadata else load_trained(source)
     except (OSError, KeyError, ValueError, BadInput) as error:
@@ -170,53 +170,25 @@ def _listed(path: Path) -> dict[str, str]:
 
 def save_trained(path: Path, result: Trained, recipe: Mapping[str, Any]) -> None:
     """Write a network whole or not at all, with the SHA-256 of its tensors."""
-    from safetensors.torch import save_file
-
-    metadata = {"recipe": json.dumps(recipe), "notes": json.dumps(result.notes), "sha256": result.sha256}
-    with written_whole(path) as temporary:
-        save_file(result.tensors, temporary, metadata=metadata)
+    seal(path, result.tensors, {"recipe": json.dumps(recipe), "notes": json.dumps(result.notes)})
 
 
 def load_trained(path: Path) -> Trained:
     """A file's network. Raises FileNotFoundError; BadInput, with the file's name, where it is not what was written."""
-    from safetensors import SafetensorError, safe_open
-
     parts: dict[str, dict[str, Tensor]] = {"state": {}, "moments": {}}
-    metadata = metadata_of(path)
+    tensors, about = unseal(path, open_too=True)  # a file of before files said it is taken at its word
     try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
-                part, _, name = key.partition("/")
-                parts[part][name] = file.get_tensor(key)
-        found = Trained(parts["state"], parts["moments"], json.loads(metadata.get("notes", "{}")))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise BadInput(f"{path}: is no network of a store, or a damaged one: {_line(error)}") from None
-    # a file of before files said it is taken at its word
-    if metadata.get("sha256") not in (None, found.sha256):
-        raise BadInput(f"{path}: is damaged: its tensors are not those that were written")
-    return found
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
+        return Trained(parts["state"], parts["moments"], json.loads(about.get("notes", "{}")))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"{path}: is no network of a store, or a damaged one: {line(error)}") from None
 
 
 def content_of(path: Path) -> str | None:
     """The SHA-256 of a file's tensors as the file says; None where it does not, or there is no such file."""
     try:
-        return metadata_of(path).get("sha256")
+        return said_of(path).get(CONTENT)
     except (OSError, BadInput):
         return None
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    """What a file says of itself. Raises FileNotFoundError, or BadInput where it is no safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path}: is no network of a store, or a damaged one: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

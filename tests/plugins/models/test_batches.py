@@ -54,6 +54,7 @@ def inputs_pair(split, batch_size, shuffle): yield (x, x), y
 def inputs_dict(split, batch_size, shuffle): yield {"x": x, "b": x}, y
 def dictionary(split, batch_size, shuffle): yield {"x": x, "labels": y}
 def without(split, batch_size, shuffle): yield {"x": x}
+def keyed(split, batch_size, shuffle): yield {"x": x}, y
 def three(split, batch_size, shuffle): yield x, x, y
 def floats(split, batch_size, shuffle): yield x, y.float()
 def wide(split, batch_size, shuffle): yield torch.randn(6, 5), y
@@ -115,6 +116,7 @@ def test_inputs_and_labels_of_every_make(make, data: str) -> None:  # type: igno
         ("network", "short", "cross-entropy cannot take a batch"),
         ("network", "wide", r"network cannot take a batch of \(float32 \(6, 5\), int64 \(6,\)\): RuntimeError"),
         ("half", "batches", "the network is float16 and the data are float32: give data as float16"),
+        ("half", "keyed", "the network is float16 and the data are float32: give data as float16"),
         ("network", "broken", "broken cannot take a batch of .*TypeError"),
     ],
 )
@@ -124,6 +126,21 @@ def test_what_does_not_fit_is_told_before_anything_runs(  # type: ignore[no-unty
     with pytest.raises(BadInput, match=text) as caught:
         make(network, data).prepare()
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_our_own_code_is_not_blamed_on_a_batch(make, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def broken(*_: object) -> None:
+        raise KeyError("ours")
+
+    model = make()
+    module, batch = model.load(torch.device("cpu")), next(model.batches("train"))
+    outputs = model.predict(module, batch)
+    for where in ("nqbench_models.module.as_outputs", "nqbench_models.module.called", "Module._function"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where.replace("Module.", "nqbench_models.module.Module."), broken)
+            with pytest.raises(KeyError, match="ours"):
+                next(model.batches("train")) if "_function" in where else model.predict(module, batch)
+    assert model.losses(outputs, batch).shape == (6,)
 
 
 def test_one_iterator_twice_is_told(make) -> None:  # type: ignore[no-untyped-def]
