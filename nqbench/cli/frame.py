@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 
+from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.version import __version__
 
 OK, WRONG_USE, TRIALS_FAILED, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 130
@@ -101,7 +102,8 @@ def invoke(args: Sequence[str]) -> int:
     """Run a command in this process. Returns the exit code; errors are one line on stderr, and so are notes."""
     warnings.showwarning = _show
     try:
-        result = cli.main(list(args), prog_name="nqbench", standalone_mode=False)
+        with terminated_as_interrupted():
+            result = cli.main(list(args), prog_name="nqbench", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return WRONG_USE

@@ -7,7 +7,6 @@ process has such a worker below it, too: a method that crashes never costs the s
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import signal
 import threading
@@ -25,6 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 from nqbench.api.engine import Ended, Event, Joined, Outcome, Slots, Task
 from nqbench.engine.deadlines import Deadlines
 from nqbench.engine.memory import below, held
+from nqbench.engine.spawning import Spawning
 from nqbench.engine.worker import WorkerSettings, begun, noted, perform, start
 
 _LOOK = 0.1
@@ -128,7 +128,7 @@ class Processes(Slots):
             Path(settings.stage_file).unlink(missing_ok=True)
             pool = self._pools[slot] = ProcessPool(
                 max_workers=1,
-                context=multiprocessing.get_context("spawn"),
+                context=Spawning(),
                 initializer=start,
                 initargs=(settings,),
             )

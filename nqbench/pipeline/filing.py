@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +56,6 @@ def file(context: Context) -> Filed:
         raise BadInput(f"what was decoded is not what was encoded: {difference}")
     figures |= _sizes(contents, written, decoded, network)
     figures |= {"decoded_sha256": deployed.sha256, "network_sha256": network.sha256}
-    figures["file_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return Filed(figures, path, decoded.tensors)
 
 

@@ -118,8 +118,6 @@ class Record(_Part):
     file: str | None = None
     """The .nqz file, relative to the output folder."""
     file_bytes: int | None = Field(None, ge=0)
-    file_sha256: str | None = None
-    """Of the file's bytes."""
     parts: Parts | None = None
     weights: int | None = None
     """Entries of the compressible tensors, pruned ones too."""

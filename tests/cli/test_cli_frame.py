@@ -1,7 +1,10 @@
 """The command's frame: which commands there are, what each exit code means, and that errors are one line."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 import types
 
 import click
@@ -108,3 +111,17 @@ def test_main_leaves_with_the_exit_code():
     with pytest.raises(SystemExit) as left:
         cli.main(["nonesuch"])
     assert left.value.code == cli.WRONG_USE
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does(command, capsys):
+    """Whatever it is at: a compression, a nightly's comparison, a report."""
+
+    @command
+    def body():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.invoke(["plan"]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is before
