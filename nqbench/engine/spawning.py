@@ -23,13 +23,13 @@ class _Process(SpawnProcess):
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
         with _without_a_script():
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return SpawnProcess._Popen(process_obj)
 
 
 class Spawning(SpawnContext):
     """multiprocessing's context ``spawn``, but for that."""
 
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 @contextmanager

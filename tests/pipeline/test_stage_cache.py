@@ -22,6 +22,7 @@ from nqbench.api import BadInput
 from nqbench.api.toolkit.sealed import seal_text
 from nqbench.pipeline import syntax
 from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
+from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.files import restore
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.workbench import Workbench
@@ -294,7 +295,7 @@ def test_what_is_no_size_is_refused_by_the_variable_s_name(monkeypatch: pytest.M
         limit_from_environment()
 
 
-def test_whatever_of_a_trial_may_change_a_result_changes_its_key() -> None:
+def test_whatever_of_a_trial_may_change_a_result_changes_its_key(decoder: Decoder) -> None:
     """Every field of a trial, each on its own: a result under another setting is never taken for this one's."""
     base = trial(pruner={}, positions="zero", sensitivity="squares", quantizer=("gptq", {"step": 0.1}))
     others: dict[str, object] = {
