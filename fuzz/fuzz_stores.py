@@ -14,6 +14,7 @@ record whose line was printed has to be in the store, as it was.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -29,12 +30,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 from nqbench.api.errors import NqbenchError
-from nqbench.engine import RunResult, inline, run_suite
-from nqbench.pipeline.decoder import Decoder
+from nqbench.engine import RunResult, Silent, inline, run_suite
+from nqbench.pipeline.decoder import Decoder, serve
 from nqbench.pipeline.workbench import Workbench
 from nqbench.results.record import Record
 from nqbench.results.store import Store
@@ -56,6 +58,8 @@ coders: [huffman, bzip2]
 SAYS = ("key", "file_bytes", "parts", "ratio", "mse", "entropy", "metric", "metric_float", "metrics", "decoded_sha256",
         "weights", "kept")  # fmt: skip
 """Fields of a record that no damage may change."""
+COMMANDS = 25
+"""Every how manyth kill is of the whole command with its worker process; the others are of forks of this process."""
 KEPT = (".json", ".data", ".js")
 """Files of the cache that are damaged, networks aside."""
 BATCH = 6
@@ -225,36 +229,96 @@ def fuzz(
 
 # -- kills ----------------------------------------------------------------------------------------------------------
 def kills(root: Path, count: int, seed: int, *, told: Callable[[str], None] = print) -> Counter[str]:
-    """Runs killed after their first record. Returns how many kills lost nothing, and how many records they left."""
+    """Runs killed after their first record. Returns how many there were, how many records they left, and how many of
+    them lost one, or its file."""
     draw, ended = random.Random(seed), Counter[str]()
     suite, out = root / "many.yaml", root / "killed"
     suite.write_text(MANY)
     os.environ["NQBENCH_CACHE"] = str(root / "cache")
+    run_suite(suite, root / "whole", jobs=0, cached=False)  # all is imported, compiled and trained before it is forked
     before: dict[str, str] = {}
     while ended["kills"] < count:
-        printed = killed(suite, out, draw)
-        if printed is None:  # it ended first: from the start
+        kill = _command if ended["kills"] % COMMANDS == COMMANDS - 1 else _forked
+        printed = kill(suite, out, draw)
+        if not printed:  # it ended first: from the start
             shutil.rmtree(out, ignore_errors=True)
             before = {}
             continue
         with Store.read(out) as store:
-            found = {record.key: record.to_json() for record in store.records("all")}
+            records = {record.key: record for record in store.records("all")}
+        found = {key: record.to_json() for key, record in records.items()}
         lost = [key for key, text in before.items() if found.get(key) != text]
-        missing = len(before) + printed - len(found)
+        lost += [key for key in printed if key and (key not in records or not _whole(out, records[key]))]
+        missing = len(before) + len(printed) - len(found)
         ended["kills"] += 1
-        ended["records printed before a kill"] += printed
+        ended["records printed before a kill"] += len(printed)
         if lost or missing > 0:
             ended["LOST"] += 1
-            told(f"LOST: {len(lost)} changed, {missing} missing of {len(before) + printed}")
+            told(f"LOST: {len(lost)} changed or without its file, {missing} missing of {len(before) + len(printed)}")
         before = found
         if ended["kills"] % 10 == 0:
             told(str(dict(ended)))
     return ended
 
 
-def killed(suite: Path, out: Path, draw: random.Random) -> int | None:
-    """Run, and kill at a random moment after the first new record. How many lines of records were printed; None where
-    the run was over first."""
+def _whole(out: Path, record: Record) -> bool:
+    return hashlib.sha256((out / str(record.file)).read_bytes()).hexdigest() == record.file_sha256
+
+
+def _forked(suite: Path, out: Path, draw: random.Random) -> list[str]:
+    """Run in a fork of this process, and kill it at a random moment after its first new record. The keys that it told;
+    none where it was over first."""
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.setsid()
+        with mock.patch.object(Decoder, "start", _start_forked):
+            run_suite(suite, out, jobs=0, cached=False, progress=_Told(write))
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        keys = told.readline()
+        if keys:
+            time.sleep(draw.expovariate(1.0))
+            os.killpg(process, signal.SIGKILL)
+            keys += told.read()
+    os.waitpid(process, 0)
+    return keys.split("\n")[:-1]
+
+
+class _Told(Silent):
+    """Writes the key of each record, once it is said to be kept."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def ended(self, record: Record, label: str, *, again: bool = False) -> None:
+        os.write(self.descriptor, f"{record.key}\n".encode())
+
+
+def _start_forked(self: Decoder) -> None:
+    """The decoder as a fork, which needs no start."""
+    if self._process is not None:
+        return
+    requests, answers = os.pipe(), os.pipe()
+    parent, process = os.getpid(), os.fork()
+    if process == 0:
+        os.dup2(requests[0], 0)
+        os.dup2(answers[1], 1)
+        for end in (*requests, *answers):
+            os.close(end)
+        serve(parent, self._shared.fileno())
+        os._exit(0)
+    os.close(requests[0])
+    os.close(answers[1])
+    ends = {"stdin": os.fdopen(requests[1], "w"), "stdout": os.fdopen(answers[0])}
+    self._process = SimpleNamespace(  # type: ignore[assignment]
+        **ends, kill=lambda: os.kill(process, signal.SIGKILL), wait=lambda: os.waitpid(process, 0)[1]
+    )
+
+
+def _command(suite: Path, out: Path, draw: random.Random) -> list[str]:
+    """The same of the command, with its worker. Its lines tell no keys: an empty text for each."""
     command = [sys.executable, "-m", "nqbench", "run", str(suite), "--output", str(out), "--no-cache"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -265,14 +329,12 @@ def killed(suite: Path, out: Path, draw: random.Random) -> int | None:
         if line.startswith("[") and " B" in line:
             printed += 1
             break
-    if not printed:
-        process.wait()
-        return None
-    time.sleep(draw.expovariate(1.0))
-    os.killpg(process.pid, signal.SIGKILL)
-    printed += sum(line.startswith("[") and line.endswith("\n") for line in process.stderr)
+    if printed:
+        time.sleep(draw.expovariate(1.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        printed += sum(line.startswith("[") and line.endswith("\n") for line in process.stderr)
     process.wait()
-    return printed
+    return [""] * printed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

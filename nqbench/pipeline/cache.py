@@ -176,7 +176,10 @@ class Cache:
                 return found, True
             workdir = self.root / WORK / f"{stage}-{key}" if checkpoints else None
             if workdir is not None:
-                workdir.mkdir(parents=True, exist_ok=True)
+                try:
+                    workdir.mkdir(parents=True, exist_ok=True)
+                except OSError:
+                    workdir = None
             value = make(workdir)
             self.put(stage, key, meta(value), None if save is None else lambda path: save(value, path))
             if workdir is not None:
@@ -189,10 +192,14 @@ class Cache:
         lock and ``wait`` is not set. The lock is released when its process dies."""
         assert self.root is not None
         path = self.root / _LOCKS / f"{stage}-{key}.lock"
-        _make(path.parent)
-        held = _acquire(path, wait=wait)
+        try:
+            _make(path.parent)
+            held = _acquire(path, wait=wait)
+            free = held is not None
+        except OSError:  # a cache that cannot be written has no locks: two workers may compute the same result
+            held, free = None, True
         if held is None:
-            yield False
+            yield free
             return
         try:
             yield True
@@ -262,7 +269,8 @@ class Cache:
 
     def _drop_abandoned(self) -> None:
         """Remove entries that killed processes left partly written, and those of earlier versions of the cache."""
-        assert self.root is not None
+        if self.root is None:
+            return
         for stage in self._stages():
             for folder in (self.root / stage).glob("*"):
                 whole = {place for place, _, _ in _kept(folder)} if len(folder.name) == 1 else set()

@@ -163,3 +163,12 @@ def test_a_damaged_file_is_not_taken_from_elsewhere(
     with pytest.raises(BadInput, match=path.name) as caught:
         adopt(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match=r"cannot be written \(Not a directory\); name .* NQBENCH_CACHE"):
+        trained("net", {}, lambda _: pytest.fail("trained"))

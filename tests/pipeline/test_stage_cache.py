@@ -160,6 +160,20 @@ def test_a_full_disk_costs_the_entry_and_not_the_result(
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.startswith(".new-")]
 
 
+def test_a_cache_that_cannot_be_written_keeps_nothing_and_costs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    cache = Cache(tmp_path / "file" / "stages")
+    with pytest.warns(UserWarning, match="not cached"):
+        found = cache.once("file", "aa1", load=lambda _: 1, make=lambda _: 2, meta=lambda _: {}, checkpoints=True)
+    assert found == (2, False)
+
+
+def test_no_cache_has_nothing_to_prune_and_nothing_to_clear() -> None:
+    assert Cache(None).prune(0) == (0, 0)
+    assert Cache(None).clear() == (0, 0)
+    assert Cache(None).info() == {}
+
+
 def test_no_lock_and_no_checkpoint_is_left_behind(bench: Bench, tmp_path: Path) -> None:
     bench().run(trial(pruner={}, positions="zero", sensitivity="squares", training=({},)), tmp_path)
     assert list((tmp_path / "cache" / "locks").iterdir()) == []

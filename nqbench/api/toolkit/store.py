@@ -90,10 +90,7 @@ def trained(name: str, recipe: Mapping[str, Any], train: Callable[[Path], Traine
 
 def _settled(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained:
     """The file's network, by one process at a time: sealed if it was not, made if it is missing or damaged."""
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with _alone(path):
         try:  # another worker may have trained it while this one waited
             found = load_trained(path)
             if content_of(path) is None:  # of before files said it
@@ -109,6 +106,25 @@ def _settled(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trai
         save_trained(path, train(workdir), recipe)
         shutil.rmtree(workdir)
         return load_trained(path)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a file of the store alone. Raises BadInput where there can be none."""
+    from filelock import FileLock
+
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise BadInput(
+            f"{path.parent}: cannot be written ({error.strerror or error}); name a folder of yours with NQBENCH_CACHE"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
