@@ -1,4 +1,4 @@
-"""Reads a ``.nqz`` file from nothing but its bytes, believing none of them before it has checked."""
+"""Reads a ``.nqz`` file. Every value from the file is checked before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports: terminal, Markdown, CSV, JSON, HTML. All are derived from the records and say their numbers."""
+"""Reports: terminal, Markdown, CSV, JSON, HTML. All are made from the records and show the same figures."""
 
 from nqbench.report.data import ReportData, load
 from nqbench.report.files import rebuild, write_reports

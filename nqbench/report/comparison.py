@@ -25,7 +25,7 @@ def summary(comparison: Comparison) -> str:
 
 
 def notable(comparison: Comparison) -> list[Change]:
-    """What is not the same, gravest first, then by how much."""
+    """All changes, the worst first, and by size."""
     found = [change for change in comparison.changes if change.verdict != "same"]
     return sorted(found, key=lambda change: (ORDER.index(change.verdict), -abs(change.change or 0.0)))
 

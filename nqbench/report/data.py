@@ -1,4 +1,4 @@
-"""What a report is made from: the records of one run, ranked once, and all that the formats share."""
+"""The input of a report: the records of one run, ranked, and everything that the formats share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReportData:
 
     @property
     def goal(self) -> str:
-        """What a file has to do to be ranked by its size, after "that"."""
+        """The condition for a file to be ranked by its size, as the rest of a sentence after "that"."""
         return f"lose at most {self.drop:g} points" if self.metric is None else f"reach {self.metric:g}"
 
     @cached_property

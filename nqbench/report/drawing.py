@@ -1,4 +1,4 @@
-"""The figures of a report, kept from one report to the next.
+"""Draws the figures of a report, and keeps them for the next report with the same rows.
 
 altair takes half a second to import, and a report is made after every run: where the same rows were drawn before, its
 specifications come from ``<NQBENCH_CACHE>/report``, whose files can vanish at any time.

@@ -1,4 +1,4 @@
-"""Text of others - names, parameters, errors - in each format as text alone, never as markup.
+"""Escapes names, parameters and errors for each format, so that they are shown as text and never act as markup.
 
 Suites, plugins and records come from other people: a name may hold HTML, a link, an end of a cell or of a line, or the
 control codes of a terminal.

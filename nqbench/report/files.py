@@ -1,4 +1,4 @@
-"""The files of a report, all derived from the records: ``write_reports`` makes them, again and again the same."""
+"""The files of a report. ``write_reports`` makes them from the records; the same records give the same files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page's script gets: the rows and the figures' data, as plain values, once."""
+"""The data that the page's script gets: the rows and the data of the figures, as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conformance checks: the same ones for this project's plugins and for a stranger's.
+"""Conformance checks: the same for this project's plugins and for yours.
 
 In a test file of a plugin package::
 
@@ -12,9 +12,9 @@ In a test file of a plugin package::
 or on the command line, once the package is installed: ``nqbench check NAME``.
 
 A class is checked with its default parameters and with each of the parameter sets that it lists as
-``model_config = ConfigDict(json_schema_extra={"examples": [{"bits": 2}, ...]})``; an instance is checked as it is. A
-check that a method cannot pass by its nature is excused with a reason, by ``expected_failures={"check": "reason"}``
-given to ``parametrize`` or stated as a class variable; if it passes after all, that is a failure.
+``model_config = ConfigDict(json_schema_extra={"examples": [{"bits": 2}, ...]})``; an instance is checked as it is. If a
+method cannot pass a check by its nature, state the reason, by ``expected_failures={"check": "reason"}``
+given to ``parametrize`` or stated as a class variable; if the check passes nevertheless, that is a failure.
 """
 
 # each of these modules adds its checks to the list

@@ -1,8 +1,8 @@
-"""What a conformance check is, and how a list of them is run: the frame around the checks themselves.
+"""Defines conformance checks and runs them; the checks themselves are in the other modules.
 
-A check is a function of one plugin instance that returns nothing, or raises. Its name is its stable id and the first
-line of its docstring says what it holds a plugin to. Whatever it raises is a failure; ``DataMissing`` alone means that
-the check could not be made here.
+A check is a function of one plugin instance that returns nothing, or raises. Its name is its stable id, and the first
+line of its docstring says what it requires of a plugin. Any exception is a failure, except ``DataMissing``: then the
+check could not be run here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHECKS: dict[str, list[Check]] = {}
 
 
 class Failed(AssertionError):
-    """A plugin does not keep its contract: one line that says what was wrong."""
+    """A plugin violates its contract; one line says how."""
 
 
 def require(condition: object, reason: str) -> None:
@@ -33,7 +33,7 @@ def require(condition: object, reason: str) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one kind of plugin. ``when`` says which instances it concerns."""
+    """One check of one kind of plugin. ``when`` says to which instances it applies."""
 
     id: str
     run: Callable[[Any], None]
@@ -41,7 +41,7 @@ class Check:
 
     @property
     def about(self) -> str:
-        """What it holds a plugin to, in a line."""
+        """What it requires, in one line."""
         return (inspect.getdoc(self.run) or "").partition("\n")[0]
 
 
@@ -107,7 +107,7 @@ class BoundCheck:
 
 
 def checks_for(target: type[Plugin] | Plugin, expected_failures: Mapping[str, str] | None = None) -> list[BoundCheck]:
-    """Every check that concerns a plugin: an instance, or a class in each of its ``configurations``.
+    """Every check that applies to a plugin: to an instance, or to a class with each of its ``configurations``.
 
     expected_failures: check id -> reason, beside those the class itself states in a class variable of that name.
     Raises BadInput for an unknown id, so that a reason cannot outlive its check.

@@ -1,4 +1,4 @@
-"""Checks of coders: lossless on every stream, pure, and unharmed by any bytes.
+"""Checks of coders: lossless for every stream, pure functions, and robust against any bytes.
 
 Damaged bytes are decoded in the other process: a library in C may answer them by ending the process that it runs in.
 """
@@ -55,7 +55,7 @@ def _is_sound(symbols: object, spec: StreamSpec, name: str) -> None:
 
 @check("coder")
 def encoding_is_bytes(coder: Coder) -> None:
-    """Table and payload are bytes, and an empty stream costs next to nothing."""
+    """Table and payload are bytes, and an empty stream takes only a few bytes."""
     for name, stream, encoded in encoded_streams(coder):
         require(isinstance(encoded, Encoded), f"{name}: encode returns {type(encoded).__name__}, not Encoded")
         good = isinstance(encoded.table, bytes) and isinstance(encoded.payload, bytes)
@@ -77,7 +77,7 @@ def encoding_is_pure(coder: Coder) -> None:
 
 @check("coder")
 def encodes_read_only_symbols(coder: Coder) -> None:
-    """Symbols in memory that must not be written to are encoded and decoded all the same."""
+    """Symbols in read-only memory can be encoded and decoded."""
     symbols = streams()["skewed"].symbols.copy()
     symbols.flags.writeable = False
     stream = Stream.of(symbols, 32)
@@ -87,7 +87,7 @@ def encodes_read_only_symbols(coder: Coder) -> None:
 
 @check("coder")
 def decoding_is_pure(coder: Coder) -> None:
-    """Decoding twice gives the same symbols, and streams in between leave no trace."""
+    """Decoding twice gives the same symbols, also after other streams in between."""
     chosen = list(encoded_streams(coder, small=True))
     first = [coder.decode(encoded, stream.spec).copy() for _, stream, encoded in chosen]
     for (name, stream, encoded), before in zip(reversed(chosen), reversed(first), strict=True):

@@ -1,4 +1,4 @@
-"""Checks that every plugin is held to, whatever its kind."""
+"""Checks for plugins of every kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nqbench.testing.other_process import call_in_other_process
 
 @check("")
 def described(plugin: Plugin) -> None:
-    """Its class has a docstring, and each parameter a description."""
+    """The class has a docstring, and every parameter has a description."""
     require((type(plugin).__doc__ or "").strip(), "its class has no docstring")
     bare = [name for name, meaning in type(plugin).meanings().items() if not meaning]
     require(not bare, f"no docstring below the parameter {', '.join(repr(name) for name in bare)}")
@@ -21,7 +21,7 @@ def described(plugin: Plugin) -> None:
 
 @check("")
 def json_round_trip(plugin: Plugin) -> None:
-    """Its canonical JSON makes an equal instance."""
+    """An instance made from its canonical JSON is equal to it."""
     again = type(plugin).model_validate_json(plugin.canonical_json())
     require(again == plugin, f"comes back from its JSON as {again}")
     require(again.canonical_json() == plugin.canonical_json(), "its canonical JSON changes on the way through JSON")
@@ -29,7 +29,7 @@ def json_round_trip(plugin: Plugin) -> None:
 
 @check("")
 def frozen(plugin: Plugin) -> None:
-    """Its parameters cannot be changed, and unknown ones are refused."""
+    """Parameters cannot be changed, and unknown parameters are refused."""
     for name in type(plugin).model_fields:
         try:
             setattr(plugin, name, getattr(plugin, name))
@@ -45,7 +45,7 @@ def frozen(plugin: Plugin) -> None:
 
 @check("")
 def pickles_to_a_worker(plugin: Plugin) -> None:
-    """Pickles, and is the same configuration in another process."""
+    """It can be pickled, and has the same configuration in another process."""
     require(pickle.loads(pickle.dumps(plugin)) == plugin, "comes back from pickle as another configuration")
     kind, name, text = call_in_other_process(_identity, plugin)
     require((kind, name) == (plugin.kind, plugin.name), f"is {kind} '{name}' in another process")

@@ -1,4 +1,4 @@
-"""Checks of engines: slots join, do what they are sent, and leave nothing behind.
+"""Checks of engines: slots join, run the tasks that they are sent, and leave no processes behind.
 
 They run with a host that does its tasks in a thread of the slot's process: what an engine carries is what counts here,
 not what is in it.

@@ -1,4 +1,4 @@
-"""Checks of what may move in a quantizer's result, of how it is read back, and of its knob."""
+"""Checks of a quantizer's movable parameters, of its reconstruction, and of its knob."""
 
 from __future__ import annotations
 

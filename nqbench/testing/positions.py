@@ -1,4 +1,4 @@
-"""Checks of positions: masks come back exactly, and from no symbols whatever comes anything but masks."""
+"""Checks of positions: masks are restored exactly, and any symbols give masks or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of quantizers: what comes out, and that it comes out the same whatever is around it."""
+"""Checks of quantizers: that results are valid, and that they depend only on the source and the parameters."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def deterministic(quantizer: Quantizer) -> None:
 
 @check("quantizer", when=lambda quantizer: not quantizer.uses_seed())
 def seed_declared(quantizer: Quantizer) -> None:
-    """Who says that no seed is used gives the same result under any."""
+    """If the quantizer says that it uses no seed, the result is the same for every seed."""
     first = quantizer.quantize(source_of(quantizer, typical(), seed=1))
     difference = same(first, quantizer.quantize(source_of(quantizer, typical(), seed=2)))
     require(not difference, f"uses_seed() says no, yet another seed gives another result: {difference}")
@@ -211,7 +211,7 @@ def seed_declared(quantizer: Quantizer) -> None:
 
 @check("quantizer")
 def inputs_untouched(quantizer: Quantizer) -> None:
-    """Weights, masks, sensitivities and the previous result are left as they were."""
+    """Weights, masks, sensitivities and the previous result are not changed."""
     for form in sorted(quantizer.takes):
         source = source_of(quantizer, pruned(), form=form)
         # the first run too: what it changes, a second may leave alone
@@ -284,7 +284,7 @@ def sensitivity_forms(quantizer: Quantizer) -> None:
 
 @check("quantizer", when=lambda quantizer: "diagonal" in quantizer.takes)
 def skewed_sensitivity(quantizer: Quantizer) -> None:
-    """Sensitivities that are zero, negative or nan in places, or all zero, break nothing."""
+    """Sensitivities that are zero, negative or nan in places, or all zero, give a valid result."""
     source = source_of(quantizer, typical())
     h = torch.rand(source.n, generator=torch.Generator().manual_seed(5))
     h[::7], h[1::7], h[2::7] = 0.0, -1.0, math.nan
@@ -295,7 +295,7 @@ def skewed_sensitivity(quantizer: Quantizer) -> None:
 
 @check("quantizer", when=lambda quantizer: {"none", "diagonal"} <= quantizer.takes)
 def unit_sensitivity(quantizer: Quantizer) -> None:
-    """h = 1 gives what no sensitivity gives, but for rounding."""
+    """With h = 1 the result is that without a sensitivity, up to rounding."""
     source = source_of(quantizer, typical(), form="none")
     plain = sound(quantizer, source)[1]
     unit = sound(quantizer, source.with_(sensitivity=Diagonal(torch.ones(source.n))), "h = 1")[1]
@@ -328,7 +328,7 @@ def same_elsewhere(quantizer: Quantizer) -> None:
 
 
 def portable(q: Quantized) -> Mapping[str, Any]:
-    """A result as a decoder gets it: nothing but what the file holds."""
+    """A result as a decoder gets it, with only what a file holds."""
     return {
         "symbols": q.symbols.cpu(), "alphabet": q.alphabet, "sizes": tuple(q.sizes), "form": q.form,
         "parameters": {name: value.cpu() for name, value in q.parameters.items()}, "side": dict(q.side),

@@ -1,4 +1,4 @@
-"""Checks of what stands around quantization: pruners, sensitivities, trainings; and of quantizers inside a task."""
+"""Checks of pruners, sensitivities and trainings, and of quantizers inside a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what a quantizer returns can be written to a file, and what is read back from there is what it deploys."""
+"""Checks that the result of a quantizer can be written to a file and decodes to the quantizer's own reconstruction."""
 
 from __future__ import annotations
 
