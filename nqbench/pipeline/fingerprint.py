@@ -29,7 +29,7 @@ def digest(*parts: object) -> str:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """The versions on which numbers may depend, read without importing anything."""
+    """Versions of the libraries that may change numbers, found without importing them."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -59,7 +59,8 @@ def closure(module: str, packages: Sequence[str]) -> dict[str, Path]:
 
 @cache
 def packages_of(distribution: str, module: str) -> tuple[str, ...]:
-    """The core's top-level package, a module's own, and all others of a plugin's distribution."""
+    """The top-level packages whose code counts: the core's, the module's own, and all others of the plugin's
+    distribution."""
     found = {"nqbench", module.partition(".")[0]}
     try:
         files = metadata.files(distribution) or []
@@ -72,7 +73,8 @@ def packages_of(distribution: str, module: str) -> tuple[str, ...]:
 def _source(module: str) -> Path | None:
     """The module's file; None where there is no Python source (built in, compiled, or not a module but a name).
 
-    Found beside its top-level package's file: to ask the import system would import every package on the way.
+    It is searched for in the folder of its top-level package, because the import system would import all parent
+    packages.
     """
     loaded = sys.modules.get(module)
     origin = getattr(loaded, "__file__", None)
@@ -111,9 +113,9 @@ def _imports(code: Code, module: str, package: bool, packages: tuple[str, ...]) 
 
 
 def _taken_from(name: str, parts: Sequence[str]) -> set[str]:
-    """The modules that ``from name import parts`` takes something from.
+    """The modules that ``from name import parts`` depends on.
 
-    ``from package import module`` takes nothing from the package's own file, which may import all there is.
+    ``from package import module`` does not depend on the package's own file, which may import many other modules.
     """
     path = _source(name)
     if path is None or path.name != "__init__.py":

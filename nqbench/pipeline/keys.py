@@ -1,5 +1,5 @@
-"""The content keys of a trial's stages: from names, parameters, code, and the contents of networks as far as they are
-known. Nothing is loaded or computed."""
+"""Makes the content keys of a trial's stages from names, parameters, code, and the contents of networks as far as they
+are known. Nothing is loaded or computed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from nqbench.registry import Registry
 
 @dataclass(frozen=True)
 class Keys:
-    """stages: a key each, without those that the trial skips. stands: what stands for each stage's result in the keys
-    of those that take it. trial: names the record. waits: the key of the first stage whose result's content is not
-    known yet; until then the keys behind it are provisional."""
+    """stages: the key of each stage that the trial does not skip. stands: the text that represents each stage's result
+    in the keys of later stages. trial: the key of the record. waits: the key of the first stage whose result's content
+    is not known yet; until it is, the keys of later stages are provisional."""
 
     stages: Mapping[str, str]
     stands: Mapping[str, str]
@@ -35,18 +35,18 @@ class Keys:
 
     @property
     def affinity(self) -> tuple[str, ...]:
-        """What trials stay with a worker for, where they share it: the most shared first."""
+        """Trials with equal values should run on the same worker; the most shared value is first."""
         return tuple(self.stands[stage.name] for stage in CHAIN if stage.stays)
 
 
 class KeyMaker:
-    """Keys of many trials on one device type; every plugin is made and fingerprinted once."""
+    """Makes the keys of many trials for one type of device. Each plugin is made and fingerprinted once."""
 
     def __init__(self, registry: Registry, device_type: str, cache: Cache) -> None:
         self.registry = registry
         self.cache = cache
         self.contents: dict[str, str] = {}
-        # what the core computes with, and how it computes
+        # the versions and the code that the core computes with
         base = [library_versions(), device_type]
         self._stages = {
             name: digest(stage.place, base, code_of(stage.make.__module__, ("nqbench",)))
@@ -63,11 +63,11 @@ class KeyMaker:
         return self._plugins[choice]
 
     def recipe(self, trial: Trial) -> str:
-        """Of names, parameters and code alone, as if no network were known: what two processes must agree on."""
+        """A hash of names, parameters and code only. Two processes that run the same trial must agree on it."""
         return digest(walk(trial, lambda stage, inputs: self.key(stage, trial, inputs), lambda stage, key, _: key)[0])
 
     def knob(self, trial: Trial) -> Knob | Literal["unknown"] | None:
-        """What the cache says of the knob of a trial's method, if it is known."""
+        """The knob of a trial's method, if the cache has it."""
         key = self.keys(trial)
         found = self.cache.peek(KNOB.place, self.key(KNOB, trial, [key.stands[name] for name in KNOB.inputs]))
         return "unknown" if found is None else from_json(found["result"])
@@ -76,7 +76,7 @@ class KeyMaker:
         unknown = []
 
         def content(stage: Stage, key: str, _: list[str]) -> str:
-            if stage.measured:  # not what a file decodes to is part of a trial's key: how to get there is
+            if stage.measured:  # a trial's key contains how its file is made, not what it decodes to
                 return key
             found = self.content(stage, key)
             if found is None:
@@ -87,7 +87,7 @@ class KeyMaker:
         return Keys(keys, stands, digest(TRIAL, keys), unknown[0] if unknown else None)
 
     def key(self, stage: Stage, trial: Trial, inputs: list[str]) -> str:
-        """The key of a stage. inputs: what stands for the results that it takes."""
+        """The key of a stage. inputs: the texts that represent its inputs."""
         own = (stage.name, *stage.fields(trial))
         if own not in self._own:
             choices, options = reads(stage, trial, self.registry)
@@ -98,8 +98,8 @@ class KeyMaker:
         return hashlib.sha256(" ".join([self._own[own], *inputs]).encode()).hexdigest()
 
     def content(self, stage: Stage, key: str) -> str | None:
-        """The content of a stage's result, where it is known: made here, or kept and made of networks that are still
-        those of the store."""
+        """The hash of a stage's result, if it is known: it was made here, or the cache has it and the stored networks
+        that it was made from have not changed."""
         if key not in self.contents:
             meta = self.cache.peek(stage.place, key)
             if meta is None or not unchanged(meta.get("networks", {})):
@@ -108,7 +108,8 @@ class KeyMaker:
         return self.contents[key]
 
     def _say(self, choice: Choice, seed: int | None) -> str:
-        """A plugin in a key: name, parameters, code, what a model is of, and the seed if it uses one."""
+        """A digest of a plugin for a key: name, parameters, code, the fingerprint of a model, and the seed if it is
+        used."""
         if (choice, seed) not in self._said:
             plugin = self.plugin(choice)
             beside = plugin.fingerprint() if isinstance(plugin, Model) else ""
@@ -121,7 +122,7 @@ class KeyMaker:
         return self._said[choice, seed]
 
     def _code(self, cls: type[Plugin]) -> str:
-        """A plugin class's code: its module's, and those of its bases."""
+        """A digest of the code of a plugin class: of its module and those of its base classes."""
         if cls not in self._codes:
             distribution = self.registry.distribution_of(cls)[0]
             modules = sorted({base.__module__ for base in cls.__mro__ if issubclass(base, Plugin)})

@@ -1,4 +1,4 @@
-"""A loaded network as the pipeline sees it: its state, which tensors are quantized, and what is done to the rest."""
+"""A loaded network: its state, which tensors are quantized, and how the others are stored."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Network:
 
     @cached_property
     def spare(self) -> nn.Module:
-        """A second network, whose weights come and go."""
+        """A second copy of the network, into which decoded weights are copied."""
         return copied(self.module)
 
     @cached_property
@@ -129,8 +129,8 @@ class Network:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A network of its own. What layers keep of their last forward pass (``torch.nn.utils.weight_norm`` keeps a whole
-    weight) is let go of its graph, which cannot be copied."""
+    """A copy of a network. Tensors that layers keep from their last forward pass (``torch.nn.utils.weight_norm`` keeps
+    a whole weight) are detached first, since tensors with a graph cannot be copied."""
     for layer in module.modules():
         for name, value in vars(layer).items():
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -178,7 +178,7 @@ def raw_as_deployed(network: Network, plain: Mapping[str, Tensor], others: str) 
 
 
 def values_of(quantizer: Quantizer, model: QuantizedModel) -> list[Tensor]:
-    """Each group's weights as deployed: (n,) float32 on its device, -0 nowhere."""
+    """The reconstructed weights of each group: (n,) float32 on its device, without -0."""
     return [deployed(quantizer, group.quantized).detach().to(torch.float32) + 0.0 for group in model.groups]
 
 

@@ -1,4 +1,4 @@
-"""Sums in float32 while a network is evaluated, whatever a device would rather do."""
+"""Makes sure that a network is evaluated in float32, even if the device would use a shorter format by default."""
 
 from __future__ import annotations
 

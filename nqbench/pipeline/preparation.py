@@ -1,4 +1,4 @@
-"""The stages before quantization: load, prune, sense; and what a trial's plugins are given of them."""
+"""The stages before quantization: load, prune and sense; and their results in the form that plugins are given."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(context: Context) -> Network:
 
 
 def content_of_network(network: Network) -> str:
-    """Of the state, of what is compressible, tied or trained in it, and of the moments."""
+    """A hash of the state, of the names of compressible, tied and trained tensors, and of the moments."""
     parts = (network.sha256, network.names, sorted(network.aliases.items()), sorted(network.parameters))
     text = f"{parts} {content_hash(network.moments or {})}"
     return hashlib.sha256(text.encode()).hexdigest()
@@ -81,7 +81,7 @@ def sensed_of(context: Context) -> Mapping[str, Tensor] | None:
 
 
 class _Sensed(Mapping[str, Tensor]):
-    """A sensitivity, sensed when a value is first asked for: a training that senses by itself never asks."""
+    """A sensitivity that is computed when the first value is read."""
 
     def __init__(self, names: tuple[str, ...], sense: Callable[[], Mapping[str, Tensor]]) -> None:
         self.names = names
@@ -119,7 +119,7 @@ def quantizing_task(context: Context, module: torch.nn.Module, **fields: Any) ->
 
 
 def untouched(context: Context) -> torch.nn.Module:
-    """The pruned network, one for all: whoever gets it sees copies of its weights and changes nothing."""
+    """The pruned network, shared by all trials, which only read it."""
     network = network_of(context)
     if context.trial.pruner is None:
         return network.module

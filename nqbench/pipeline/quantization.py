@@ -1,4 +1,4 @@
-"""The stage that quantizes, inside the trial's trainings, and what the result cost in distortion."""
+"""The stage that quantizes, by the trial's trainings, and computes the distortion of the result."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Result = tuple[QuantizedModel, dict[str, Any]]
 
 
 def quantize(context: Context) -> Result:
-    """The network through the trial's quantizer, inside its trainings."""
+    """Quantize the network by the trial's quantizer and trainings."""
     fresh: dict[str, Any] = {}
     if context.bench.measure is not None:
-        # every repeat starts from nothing, no shared view of the source, but what was sensed before the clock starts
+        # every repeat starts without shared views of the source; only the sensitivity is computed before
         sensed = sensed_of(context)
         fresh = {"sensed": None if sensed is None else dict(sensed)}
 
@@ -55,7 +55,7 @@ def quantize(context: Context) -> Result:
 def values(context: Context, model: QuantizedModel) -> list[Tensor]:
     """``values_of`` the trial's result, computed once: for its distortion, and for what is deployed."""
     quantizer = context.plugin(context.trial.quantizer, Quantizer)
-    # what is deployed is never computed on a GPU
+    # the deployed weights are always computed on the CPU
     if context.bench.device.type != "cpu":
         return values_of(quantizer, model)
     return context.kept("values", "quantize", lambda: values_of(quantizer, model))
@@ -120,7 +120,7 @@ def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None
 
 
 def train(context: Context, task: Task) -> QuantizedModel:
-    """The trial's chain of trainings. Raises BadInput where what came out does not cover the network."""
+    """Run the trial's trainings. Raises BadInput if the result does not cover the network."""
     model = None
     for choice in context.trial.training:
         model = context.plugin(choice, Training).train(task, model)

@@ -1,7 +1,7 @@
-"""What a source file says, formatting, comments and docstrings aside: a hash of its code, and what it imports.
+"""The code of a source file without formatting, comments and docstrings, as a hash, and the modules that it imports.
 
-Parsing every file of a project takes most of a second, so what was found is kept under the hash of the file's bytes in
-``<NQBENCH_CACHE>/code``; those files can vanish at any time.
+Parsing every file of a project takes most of a second, so results are cached in ``<NQBENCH_CACHE>/code`` under the hash
+of the file's bytes. These files may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def parse(source: bytes) -> Code:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes out what computes nothing."""
+    """Removes everything that does not compute."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         """Docstrings of modules, classes, functions and fields."""
@@ -81,7 +81,7 @@ class _Bare(ast.NodeTransformer):
         return None if isinstance(value, ast.Constant) and isinstance(value.value, str) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """What a ``Field`` says to people: examples, description and title."""
+        """Remove the documentation in a ``Field``: examples, description and title."""
         if isinstance(node.func, ast.Name) and node.func.id == "Field":
             node.keywords = [k for k in node.keywords if k.arg not in ("examples", "description", "title")]
         return self.generic_visit(node)

@@ -1,4 +1,5 @@
-"""A trial: one point of a suite, as names and JSON only, so that it crosses process borders and hashes stably."""
+"""A trial: one point of a suite. It consists of names and JSON, so that it can be sent to other processes and
+hashed."""
 
 from __future__ import annotations
 
@@ -42,10 +43,10 @@ class Trial:
     """model x pruner x sensitivity x granularity x quantizer x training x positions x coder x seed; or a codec in place
     of sensitivity, granularity, quantizer, positions and coder.
 
-    A place that has nothing to say is None: pruner (nothing pruned), sensitivity (none used), positions (nothing
-    pruned, so nothing to write), quantizer and coder (a codec trial), codec (every other). training is a chain, () for
-    direct compression. seed is None where no plugin of the trial uses one. nonfinite: what becomes of nan and inf in
-    tensors that are only stored; it changes no figure, and is no part of the configuration. selected_on: the split that
+    A field is None if it does not apply: pruner (nothing pruned), sensitivity (none used), positions (nothing pruned,
+    so nothing to write), quantizer and coder (a codec trial), codec (every other). training is a chain, () for direct
+    compression. seed is None where no plugin of the trial uses one. nonfinite: what to do with nan and inf in tensors
+    that are not quantized; it changes no figure and does not belong to the configuration. selected_on: the split that
     the search which asked for the trial looks at; None: no search.
     """
 
@@ -66,7 +67,7 @@ class Trial:
     nonfinite: Nonfinite = "refuse"
     selected_on: Literal["train", "validation", "test"] | None = None
     tested: bool = True
-    """Whether the test split is evaluated: a search that keeps it for the end does without until then."""
+    """Whether the test split is evaluated. False in a search that uses the test split only at the end."""
 
     @property
     def looked_at(self) -> Literal["train", "validation"] | None:
@@ -96,5 +97,5 @@ class Trial:
     @property
     def trial(self) -> str:
         """16 hex digits that name the configuration, whatever code and versions run it, and whether a suite or a search
-        asked for it: what nights are compared by."""
+        asked for it: runs with different code are compared by it."""
         return configuration_digest(self.config())

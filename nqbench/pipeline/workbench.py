@@ -1,5 +1,5 @@
-"""What runs trials, whole or a stage at a time, on one device, and a trial on its way through the chain: each stage's
-result comes from the worker's memory, from the cache, or is made."""
+"""Runs trials on one device, whole or a stage at a time. The result of each stage comes from the worker's memory or
+from the cache, or is made."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from nqbench.registry import Registry
 
 T = TypeVar("T")
 _TRIES = 3
-"""How often a trial starts again because its network turned out to be another."""
+"""How often a trial is started again if its network differs from the one that its keys were made for."""
 
 
 class Moved(Exception):
-    """A network is another than was known when keys were made of it: they are made again, of what it is."""
+    """A network differs from the one that keys were made for, so that they must be made again."""
 
 
 class Work(Context):
-    """One trial. Inputs and outputs of its stages are keys and results, nothing else."""
+    """One trial on its way through the chain. Its stages communicate only by keys and results."""
 
     def __init__(self, trial: Trial, bench: Bench, watch: Watch, maker: KeyMaker) -> None:
         super().__init__(trial, bench, watch)
@@ -48,7 +48,7 @@ class Work(Context):
         self._contents: dict[str, str] = {}
 
     def forward(self, goals: Iterable[str]) -> None:
-        """Obtain the results of some stages, and before them those that they are made from, in the chain's order."""
+        """Obtain the results of some stages, and before them the results that they need, in the order of the chain."""
         wanted = set(goals)
         for stage in reversed(STAGES.values()):
             if stage.name in wanted and not self._there(stage):
@@ -77,7 +77,7 @@ class Work(Context):
 
     # -- keys --------------------------------------------------------------------------------------------------------
     def key(self, stage: str) -> str:
-        """The key of a stage's result; what it takes is made where its content is not known."""
+        """The key of a stage's result. Inputs whose content is not known are made first."""
         found = STAGES[stage]
         if found.skipped(self.trial):
             return self.key(found.inputs[0])
@@ -95,12 +95,12 @@ class Work(Context):
         return found
 
     def contents(self) -> dict[str, str]:
-        """The contents that are known of stages on the way, by their keys."""
+        """The known content hashes of this trial's stages, by key."""
         known = self.maker.contents
         return {key: known[key] for key in self._keys.values() if key in known}
 
     def _known(self, name: str) -> str | None:
-        """``stands``, as far as that is known without making anything."""
+        """As ``stands``; None if something must be made to know it."""
         if name in self._stands:
             return self._stands[name]
         stage, contents = STAGES[name], self.maker.contents
@@ -115,7 +115,7 @@ class Work(Context):
         found: str | None = self._keys[name]
         if stage.content:
             key = self._keys[name]
-            # the cache is asked once: what it lacks is made here
+            # the cache is asked only once, since a missing result is then made here
             found = contents.get(key) if name in self._missing else self.maker.content(stage, key)
         if found is None:
             self._missing.add(name)
@@ -128,7 +128,7 @@ class Work(Context):
         return self.bench.measure is not None and stage.measured
 
     def _there(self, stage: Stage) -> bool:
-        """Whether the result need not be made, as far as can be told without looking into it."""
+        """Whether the result is in memory or in the cache, without checking whether it can be loaded."""
         self._known(stage.name)
         key = self._keys.get(stage.name)
         if key is None or self._anew(stage) or stage.skipped(self.trial):
@@ -151,7 +151,7 @@ class Work(Context):
         return found
 
     def _looked_up(self, stage: Stage, key: str) -> Any:
-        """From the cache, or made and kept there."""
+        """The result from the cache; or it is made and stored there."""
         cache, networks = self.bench.cache, {}
 
         def load(entry: Entry) -> Any:
@@ -176,7 +176,7 @@ class Work(Context):
             stage.save(*found, path)
 
         save = None if stage.save is None else write
-        if stage.load is None:  # the cache has what is said of it, no more
+        if stage.load is None:  # only its JSON is cached
             found, hit = make(None), False
             if cache.peek(stage.place, key) != meta(found):
                 cache.drop(stage.place, key)
@@ -211,7 +211,7 @@ class Workbench(Bench):
         on_stage: Callable[[str, float], None] | None = None,
         decoder: Decoder | None = None,
     ) -> None:
-        """decoder: one that was started already, and is closed by who started it. on_stage: see ``Watch``."""
+        """decoder: a running one, which the caller closes; None: start one. on_stage: see ``Watch``."""
         self._closing = contextlib.ExitStack()
         folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="nqbench-file-"))
         if decoder is None:

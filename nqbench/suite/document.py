@@ -1,4 +1,4 @@
-"""A suite file as plain values, each with the place it came from, so that every error names file, line and key."""
+"""A suite file as plain values, each with its position in the file, so that every error names file, line and key."""
 
 from __future__ import annotations
 

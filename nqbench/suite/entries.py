@@ -36,7 +36,8 @@ class Reader:
     registry: Registry
 
     def choices(self, kind: str, path: KeyPath, entries: Sequence[Any]) -> list[Choice | None]:
-        """Every choice that the entries of an axis stand for, in order, each once. None: no plugin of that kind."""
+        """All plugins with parameters that the entries of an axis describe, in order, each once. None: no plugin of
+        that kind."""
         found: list[Choice | None] = []
         for where, entry in self._located(path, entries):
             found += self._entry(kind, where, entry)
@@ -69,7 +70,7 @@ class Reader:
         return [None if is_absence(plugin) else Choice.of(plugin) for plugin in instances]
 
     def _check_sensed(self, pruner: Pruner, path: KeyPath) -> None:
-        """Whether the sensitivity that a pruner asks is there, and of a form that it takes."""
+        """Raises SuiteError unless the sensitivity that a pruner uses exists and has a form that it takes."""
         named = pruner.sensed_by()
         if named is None:
             return
