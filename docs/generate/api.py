@@ -25,7 +25,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "networks": (
         "What models, pruners and trainings are given, and give",
         ("Network", "Task", "Pruned", "QuantizedModel", "Group", "Moments", "Metric", "Evaluation", "as_outputs",
-         "device_of", "to_device", "begin"),
+         "hits", "device_of", "to_device", "begin"),
     ),
     "errors": ("Errors", ("NqbenchError", "BadInput", "CorruptFile", "DataMissing", "NotRegistered", "Note")),
 }  # fmt: skip

@@ -42,7 +42,7 @@ from nqbench.api.hooks import hookimpl
 from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.moments import Moments
 from nqbench.api.network import Network
-from nqbench.api.outputs import as_outputs
+from nqbench.api.outputs import as_outputs, hits
 from nqbench.api.philox import dither
 from nqbench.api.plugin import API_VERSION, Former, Plugin
 from nqbench.api.pruner import Pruned, Pruner
@@ -111,6 +111,7 @@ __all__ = [
     "device_of",
     "dither",
     "gaussian_step",
+    "hits",
     "hookimpl",
     "scalar",
     "to_device",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.outputs import as_outputs
+from nqbench.api.outputs import as_outputs, hits
 from nqbench.api.plugin import Plugin
 from nqbench.api.prefetch import prefetched
 
@@ -231,13 +231,13 @@ class Model(Plugin):
         device = device_of(module)
         was_training = module.training
         module.eval()
-        hits = []
+        found = []
         with torch.inference_mode():
             for batch in self.examined(split):
                 batch = to_device(batch, device)
-                hits.append((self.predict(module, batch).argmax(-1) == self.labels(batch)).cpu())
+                found.append(hits(self.predict(module, batch), self.labels(batch)).cpu())
         module.train(was_training)
-        correct = torch.cat(hits)
+        correct = torch.cat(found)
         return Evaluation({"accuracy": 100.0 * float(correct.double().mean())}, correct)
 
 

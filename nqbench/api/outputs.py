@@ -50,3 +50,21 @@ def _told(returned: object) -> str:
     if isinstance(returned, Mapping):
         return f"{kind} with {', '.join(map(str, returned)) or 'nothing'}"
     return f"{kind} of {len(returned)}" if isinstance(returned, tuple | list) else kind
+
+
+def hits(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest output is that of the label. Outputs with a nan choose no class, so they are wrong.
+
+    Args:
+        outputs: (B, C) logits.
+        labels: (B,) classes.
+
+    Returns:
+        (B,) bool.
+
+    Example:
+        >>> import torch
+        >>> hits(torch.tensor([[2.0, 1.0], [float("nan"), 1.0]]), torch.tensor([0, 0]))
+        tensor([ True, False])
+    """
+    return (outputs.argmax(-1) == labels) & ~outputs.isnan().any(-1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nqbench.api import Batch, Evaluation, Metric, Split
+from nqbench.api import Batch, Evaluation, Metric, Split, hits
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
@@ -177,7 +177,7 @@ class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
         mine, batches = outputs_of(self, module, split)
         wanted = torch.cat([labels for _, labels in batches])
         metrics, agrees = compared(mine, float_outputs(self, split))
-        accuracy = 100 * float((mine.argmax(1) == wanted).double().mean())
+        accuracy = 100 * float(hits(mine, wanted).double().mean())
         return Evaluation({**metrics, "sample accuracy": accuracy}, agrees)
 
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Split, as_outputs
+from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Split, as_outputs, hits
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.bert import mean_of_words
@@ -154,7 +154,7 @@ class HuggingFace(Chosen, name="hf"):
         wanted = torch.cat([labels for _, labels in batches])
         if self.task == "sentence-similarity":
             return ranked(found[:, 0], wanted)
-        correct = found.argmax(1) == wanted
+        correct = hits(found, wanted)
         figures, _ = compared(found, float_outputs(self, split))
         return Evaluation({"accuracy": 100 * float(correct.double().mean()), **figures}, correct)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import DataMissing, Evaluation, Metric, Split
+from nqbench.api import DataMissing, Evaluation, Metric, Split, hits
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.optimise import Recipe
 from nqbench.api.toolkit.paths import data_dir, find_data
@@ -189,7 +189,7 @@ class ResNet(ImageModel):
         if not self.compared:
             return super().evaluate(module, split)
         outputs, batches = outputs_of(self, module, split)
-        right = outputs.argmax(1) == torch.cat([labels for _, labels in batches])
+        right = hits(outputs, torch.cat([labels for _, labels in batches]))
         apart, _ = compared(outputs.float(), float_outputs(self, split).float())
         return Evaluation({metric.name: 100 * float(right.double().mean()), **apart}, right)
 

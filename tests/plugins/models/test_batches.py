@@ -42,6 +42,7 @@ def pair(): return Returning(lambda out: (out, out + 1))
 def two(): return Returning(lambda out: {"a": out, "b": out})
 def nothing(): return Returning(lambda out: None)
 def half(): return network().half()
+def nowhere(): return Returning(lambda out: out * float("nan"))
 
 def batches(split, batch_size, shuffle): yield x, y
 def mean(split, batch_size, shuffle): return [[x, y]]
@@ -87,6 +88,12 @@ def test_outputs_are_found_in_whatever_the_network_returns(make, network: str) -
     batch = next(model.batches("test"))
     assert torch.equal(model.predict(module, batch), module.fc(batch[0]))
     assert 0 <= model.evaluate(module).metrics["accuracy"] <= 100
+
+
+def test_outputs_that_are_nan_are_never_right(make) -> None:  # type: ignore[no-untyped-def]
+    """The largest of nothing but nan would be the first class, and every label of it a hit."""
+    model = make("nowhere")
+    assert model.evaluate(model.load(torch.device("cpu"))).metrics["accuracy"] == 0
 
 
 @pytest.mark.parametrize("data", ["batches", "mean", "inputs_pair", "inputs_dict", "dictionary"])
