@@ -47,7 +47,7 @@ class _Peer(Quantizer):
             "grid", structure=blocks.structure(scale, offset),
         )  # fmt: skip
 
-    def knob(self, source: Source) -> Knob:
+    def knob(self, source: Source) -> Knob | None:
         return Knob("bits", 2, 8, "linear", integer=True, more_bytes="up")
 
     def _guarded(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,6 +81,9 @@ class HQQPackage(_Peer, name="hqq-package", requires="hqq", paper="https://pypi.
     bits: Literal[2, 3, 4, 5, 6, 8] = 4
     """Bits per weight, before entropy coding."""
 
+    def knob(self, source: Source) -> Knob:
+        return Knob("bits", 2, 6, "linear", integer=True, more_bytes="up")
+
     def _by_library(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from hqq.core.quantize import Quantizer as Library
 
@@ -98,6 +101,9 @@ class Quanto(_Peer, name="quanto", requires="optimum-quanto", paper="https://pyp
 
     bits: Literal[2, 4] = 4
     """Bits per weight, before entropy coding."""
+
+    def knob(self, source: Source) -> None:
+        return None
 
     def _by_library(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from optimum.quanto import MaxOptimizer, qint2, qint4
