@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from nqbench.cli.options import PLACE
+
 
 @click.command(name="compare")
-@click.argument("baseline", type=click.Path(path_type=Path))
-@click.argument("candidate", type=click.Path(path_type=Path))
+@click.argument("baseline", type=PLACE)
+@click.argument("candidate", type=PLACE)
 @click.option("--baseline-run", default="latest", show_default=True, help="Id of the baseline's run.")
 @click.option("--run", default="latest", show_default=True, help="Id of the candidate's run.")
 @click.option("--tolerance", multiple=True, metavar="FIGURE=SHARE", help="Count a relative change up to this as none.")
@@ -17,8 +19,8 @@ import click
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every change as JSON.")
 def command(
-    baseline: Path,
-    candidate: Path,
+    baseline: str | Path,
+    candidate: str | Path,
     baseline_run: str,
     run: str,
     tolerance: tuple[str, ...],
@@ -26,7 +28,8 @@ def command(
     junit: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Compare CANDIDATE with BASELINE: output folders, records.sqlite, records.json or exports.
+    """Compare CANDIDATE with BASELINE: output folders, records.sqlite, records.json, exports, or stores that a
+    team shares (postgresql://...).
 
     Ends with exit code 3 if anything is worse, 2 if trials failed.
     """

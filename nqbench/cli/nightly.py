@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nqbench.cli.options import engine_options, suite_options
+from nqbench.cli.options import PLACE, engine_options, store_option, suite_options
 
 if TYPE_CHECKING:
     from nqbench.results.compare import Comparison
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 @click.command(name="nightly")
 @suite_options
 @click.option(
-    "--baseline",
-    type=click.Path(path_type=Path),
-    help="What to compare with: output folder or export.  [default: the last night]",
+    "--baseline", type=PLACE, help="What to compare with: folder, export or store.  [default: the last night]"
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of all nights.  [default: nightly/SUITE]")
+@store_option
 @engine_options
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a trial is stopped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -32,8 +31,9 @@ def command(
     profile: str | None,
     sets: tuple[str, ...],
     only: tuple[str, ...],
-    baseline: Path | None,
+    baseline: str | Path | None,
     output: Path | None,
+    store: str | None,
     jobs: int | None,
     engine: str | None,
     timeout: float | None,
@@ -55,7 +55,8 @@ def command(
 
     loaded = load(suite, profile=profile, sets=sets)
     folder = output or Path("nightly") / loaded.name
-    before = read_side(baseline) if baseline else last_night(folder)  # read before the run becomes the last night
+    # read before the run becomes the last night
+    before = read_side(baseline) if baseline else last_night(store or folder, loaded.name)
     result = run_suite(
         loaded,
         folder,
@@ -66,6 +67,7 @@ def command(
         only=only,
         cached=cached,
         progress=Silent(),
+        store=store,
     )
     if result.outcome == "interrupted":
         click.echo("interrupted: the same command resumes", err=True)
@@ -73,51 +75,63 @@ def command(
     code = TRIALS_FAILED if result.outcome == "failed" else 0
     if before is None:
         click.echo(f"{folder}: the first night; there is nothing yet to compare it with")
-        write_history(folder, tolerance)
+        write_history(folder, tolerance, store)
     else:
-        comparison = compare_night(folder, before, tolerance)
+        comparison = compare_night(folder, before, tolerance, store, result.report.run)
         click.echo(shown.terminal(comparison), nl=False)
         code = comparison.exit_code or code
     click.echo(f"history: {folder / 'history.html'}")
     click.get_current_context().exit(code)
 
 
-def last_night(folder: Path) -> Side | None:
-    """What the last finished run in the folder says; None where there was none."""
+def last_night(place: str | Path, suite: str) -> Side | None:
+    """What the suite's last finished run in a folder or a server's store says; None where there was none."""
     from nqbench.results.exports import read_side
     from nqbench.results.store import FILE, Store
 
-    if not (folder / FILE).is_file():
+    if isinstance(place, Path) and not (place / FILE).is_file():
         return None
-    with Store.read(folder) as store:
-        finished = [run for run in store.runs() if run.outcome in ("ok", "failed")]
-    return read_side(folder, finished[-1].run) if finished else None
+    # a server's store may have to be made yet
+    with Store.read(place) if isinstance(place, Path) else Store.write(None, place) as store:
+        finished = [run for run in store.runs() if run.outcome in ("ok", "failed") and run.suite == suite]
+    return read_side(place, finished[-1].run) if finished else None
 
 
-def compare_night(folder: Path, before: Side, tolerance: tuple[str, ...] = ()) -> Comparison:
-    """Compare the folder's latest run with ``before`` and write the comparison and the history beside it."""
+def compare_night(
+    folder: Path,
+    before: Side,
+    tolerance: tuple[str, ...] = (),
+    store: str | None = None,
+    run: str = "latest",
+) -> Comparison:
+    """Compare a run of the folder's, or of a server's store, with ``before`` and write the comparison and the history
+    into the folder."""
     from nqbench.report import comparison as shown
     from nqbench.report.files import write_text
     from nqbench.results.compare import Thresholds, compare
     from nqbench.results.exports import read_side
 
-    now = read_side(folder)
+    now = read_side(store or folder, run)
     result = compare(before, now, Thresholds.of(now.settings).with_tolerances(tolerance))
     for name, text in (("compare.md", shown.markdown), ("compare.json", shown.as_json), ("junit.xml", shown.junit)):
         write_text(folder / name, text(result))
-    write_history(folder, tolerance)
+    write_history(folder, tolerance, store, now.suite)
     return result
 
 
-def write_history(folder: Path, tolerance: tuple[str, ...] = ()) -> None:
+def write_history(
+    folder: Path, tolerance: tuple[str, ...] = (), store: str | None = None, suite: str | None = None
+) -> None:
+    """The history of a suite: by default of the last run's."""
     from nqbench.report.files import write_text
     from nqbench.report.history import history_page
     from nqbench.results.compare import Thresholds
     from nqbench.results.history import history
     from nqbench.results.store import Store
 
-    with Store.read(folder) as store:
-        last = store.latest()
+    with Store.read(store or folder) as opened:
+        nights = [run for run in opened.runs() if suite in (None, run.suite)]
+        last = nights[-1] if nights else None
         limits = Thresholds.of(last.settings if last else None).with_tolerances(tolerance)
-        found = history(store, limits)
+        found = history(opened, limits, suite=last.suite if last else None)
     write_text(folder / "history.html", history_page(last.suite if last else "", found))

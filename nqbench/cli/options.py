@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Place(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+    """Where records are: a path, or the URL of a server's store, which stays as it is."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        return value if isinstance(value, Path) or "://" in value else Path(value)
+
+
+PLACE = Place()
+
+store_option = click.option(
+    "--store",
+    envvar="NQBENCH_STORE",
+    metavar="URL",
+    help="Records go to (or are in) this server's store, not the folder's own: postgresql://USER@HOST/DATABASE.  "
+    "[default: NQBENCH_STORE, if set]",
+)
 
 
 def suite_options(command: Command) -> Command:

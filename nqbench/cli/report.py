@@ -6,20 +6,25 @@ from pathlib import Path
 
 import click
 
+from nqbench.cli.options import PLACE
+
 
 @click.command(name="report")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PLACE)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the reports.  [default: SOURCE; for an export, a folder with its name]",
+    help="Folder for the reports.  [default: SOURCE; for an export, a folder with its name; for a URL, reports/SUITE]",
 )
 @click.option("--run", default="latest", show_default=True, help="Id of the run to report.")
 @click.option("--drop", type=click.FloatRange(min=0), help="Rank files whose metric falls by at most this many points.")
 @click.option("--images", is_flag=True, help="Also write each model's main figure as PNG and SVG.")
 @click.option("--quiet", is_flag=True, help="Print only the path of the page.")
-def command(source: Path, output: Path | None, run: str, drop: float | None, images: bool, quiet: bool) -> None:
-    """Rebuild the leaderboards and the page of a run from the records in SOURCE, an output folder or an export."""
+def command(source: str | Path, output: Path | None, run: str, drop: float | None, images: bool, quiet: bool) -> None:
+    """Rebuild the leaderboards and the page of a run from the records in SOURCE.
+
+    SOURCE is an output folder, an export, or the URL of a store that a team shares (postgresql://...).
+    """
     from nqbench.report import rebuild, terminal
 
     data, paths = rebuild(source, output, run=run, drop=drop, images=images)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nqbench.cli.options import engine_options, suite_options
+from nqbench.cli.options import engine_options, store_option, suite_options
 
 if TYPE_CHECKING:
     from nqbench.report import ReportData
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command(name="run")
 @suite_options
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: reports/<suite>]")
+@store_option
 @engine_options
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a trial is stopped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -28,6 +29,7 @@ def command(
     sets: tuple[str, ...],
     only: tuple[str, ...],
     output: Path | None,
+    store: str | None,
     jobs: int | None,
     engine: str | None,
     timeout: float | None,
@@ -58,6 +60,7 @@ def command(
         profile=profile,
         cached=cached,
         progress=shown(quiet),
+        store=store,
     )
     click.echo(terminal(result.report))
     for line in violations(result.report):

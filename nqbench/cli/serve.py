@@ -4,26 +4,59 @@ from __future__ import annotations
 
 import functools
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nqbench.cli.options import PLACE
+
 
 @click.command(name="serve")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=PLACE)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
-def command(folder: Path, port: int) -> None:
-    """Serve FOLDER at http://127.0.0.1:PORT until interrupted. Only this machine can connect."""
+def command(folder: str | Path, port: int) -> None:
+    """Serve FOLDER at http://127.0.0.1:PORT until interrupted. Only this machine can connect.
+
+    FOLDER can be the URL of a store that a team shares (postgresql://...): the last run of each of its suites is shown.
+    """
+    if isinstance(folder, Path) and not folder.is_dir():
+        raise click.BadParameter(f"Directory '{folder}' does not exist.", param_hint="'FOLDER'")
     try:
-        with server(folder, port) as found:
+        with _reports(folder) as reports, server(reports, port) as found:
             click.echo(f"http://127.0.0.1:{found.server_port}/ (Ctrl-C ends it)")
             found.serve_forever()
     except KeyboardInterrupt:
         pass
     except OSError as error:
         raise click.ClickException(f"port {port} cannot be used ({error.strerror}); give --port another") from None
+
+
+@contextmanager
+def _reports(place: str | Path) -> Iterator[Path]:
+    """A folder of reports: as it is or, of a server's store, one that is gone afterwards."""
+    if isinstance(place, Path):
+        yield place
+        return
+    from html import escape
+
+    from nqbench.report import rebuild
+    from nqbench.results.store import Store
+
+    with Store.read(place) as store:
+        last = {run.suite: run.run for run in store.runs()}
+    with tempfile.TemporaryDirectory(prefix="nqbench-serve-") as name:
+        links = []
+        for number, (suite, run) in enumerate(sorted(last.items())):
+            rebuild(place, Path(name) / str(number), run=run)
+            links.append(f'<li><a href="{number}/index.html">{escape(suite)}</a> <small>{escape(run)}</small></li>')
+        page = f"<!doctype html><meta charset=utf-8><title>nqbench</title><h1>Suites</h1><ul>{''.join(links)}</ul>"
+        (Path(name) / "index.html").write_text(page, encoding="utf-8")
+        yield Path(name)
 
 
 def server(folder: Path, port: int) -> ThreadingHTTPServer:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from nqbench.cli.options import store_option
+
 
 @click.command("verify")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -16,8 +18,9 @@ import click
     metavar="SIZE",
     help="Refuse files whose tensors take more memory than this, such as 4G.  [default: a tenth of the memory]",
 )
+@store_option
 @click.option("--allow-code", is_flag=True, help="Run Python functions and TorchScript files that records name.")
-def command(folder: Path, run: str, device: str, limit: str | None, allow_code: bool) -> None:
+def command(folder: Path, run: str, device: str, limit: str | None, allow_code: bool, store: str | None) -> None:
     """Decode every file in FOLDER in a fresh process and evaluate it again.
 
     The decoded tensors must match the record bit for bit. Metrics must match exactly in the environment that made the
@@ -30,9 +33,8 @@ def command(folder: Path, run: str, device: str, limit: str | None, allow_code: 
     from nqbench.pipeline.cache import parse_size
 
     checked = faults = 0
-    for verdict in verify(
-        folder, run=run, device=device, allow_code=allow_code, limit=None if limit is None else parse_size(limit)
-    ):
+    most = None if limit is None else parse_size(limit)
+    for verdict in verify(folder, run=run, device=device, allow_code=allow_code, limit=most, store=store):
         checked += 1
         if verdict.fault is not None:
             faults += 1

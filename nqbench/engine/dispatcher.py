@@ -74,6 +74,10 @@ class Dispatcher(Generic[J]):
         """Work to do, when a slot is ready."""
         self._queue.add([job])
 
+    def later(self, job: J) -> None:
+        """As ``add``, of a job that waits for what another process makes: all other work comes first."""
+        self._queue.later(job)
+
     def withdraw(self, which: Callable[[J], bool]) -> list[J]:
         """Take back jobs that no slot has begun."""
         return self._queue.withdraw(which)

@@ -33,7 +33,7 @@ class TrialHost:
         common = replace(self.settings, parent=os.getpid())
         if away:
             # another machine has a cache of its own, and no output folder
-            cache = None if common.cache is None else str(Cache.default().root)
+            cache = None if common.cache is None else str(Cache.folder())
             common = replace(common, cache=cache, files=str((scratch / "files").absolute()), carried=True)
         settings = {
             shape.name: replace(

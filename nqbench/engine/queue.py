@@ -35,6 +35,16 @@ class AffinityQueue(Generic[J]):
         self._source(job).appendleft(job)
         self._length += 1
 
+    def later(self, job: J) -> None:
+        """A job that waits for what another process makes: its source comes behind all others, and is nobody's."""
+        source = job.affinity[0]
+        owner = self._owner.pop(source, None)
+        if owner is not None:
+            self._owned.get(owner, OrderedDict()).pop(source, None)
+        self.add([job])
+        self._free[source] = None
+        self._free.move_to_end(source)
+
     def __len__(self) -> int:
         return self._length
 

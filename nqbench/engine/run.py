@@ -28,7 +28,7 @@ from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
 from nqbench.engine.protocol import Done, TrialJob
 from nqbench.engine.signals import terminated_as_interrupted
-from nqbench.engine.worker import WorkerSettings
+from nqbench.engine.worker import BUSY, WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.chain import KNOB
 from nqbench.pipeline.context import Measure
@@ -44,6 +44,7 @@ from nqbench.results.labels import Labels
 from nqbench.results.portable import Portable
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
+from nqbench.shared import tier
 from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
 
 _SCRATCH = ".scratch"
@@ -77,12 +78,14 @@ def run_suite(
     cached: bool = True,
     progress: Progress | None = None,
     budget: float | None = None,
+    store: str | None = None,
 ) -> RunResult:
     """Run a suite into ``output`` (default: ``reports/<suite>``), resuming and reusing what is there.
 
     jobs: worker processes (default: 1; on a cluster, all that there are); 0: none, all is done in this process, without
     deadlines. engine: where they are, ``local`` or as ``dask:tcp://HOST:PORT``. device: auto, cpu, cuda or cuda:N.
     timeout: seconds a trial may take, or seconds by stage (default: the suite's).
+    store: URL of a server's store for the records, instead of one in ``output``.
     budget: seconds after which a search ends with the best file so far, and no further trial is started.
     Raises SuiteError, DataMissing (before the first trial), RunInProgress, StoreError, BadInput, NotRegistered. Ctrl-C,
     SIGTERM, or the loss of the engine ends the run with the outcome 'interrupted'; nothing that was finished is lost.
@@ -96,7 +99,7 @@ def run_suite(
     trials = loaded.trials(only)
     schedule = loaded.schedule(only)
     folder = Path(output) if output is not None else Path("reports") / loaded.name
-    run = _Run(loaded, folder, chosen, jobs, where, timeout, cached, progress or Silent(), budget)
+    run = _Run(loaded, folder, chosen, jobs, where, timeout, cached, progress or Silent(), budget, store)
     return run.run(schedule, trials)
 
 
@@ -112,8 +115,10 @@ class _Run:
         cached: bool,
         progress: Progress,
         budget: float | None = None,
+        server: str | None = None,
     ) -> None:
         self.suite, self.folder, self.device, self.progress = suite, folder, device, progress
+        self.server = server
         self.registry: Registry = registry()
         self.engine = engine
         self.measure, self.rounds = None, 1
@@ -124,6 +129,8 @@ class _Run:
         given = timeout if isinstance(timeout, Mapping) else {} if timeout is None else {TRIAL: timeout}
         self.deadlines = Deadlines({**suite.timeout, **given})
         self.cache = Cache.default() if cached else Cache(None)
+        if self.cache.shared is not None:
+            self.cache.shared.check()
         self.limit = limit_from_environment()
         self.maker = KeyMaker(self.registry, device.partition(":")[0], self.cache)
         self.threads = suite.resources.cpus or threads_each(jobs or 1) if jobs != 0 else threads()
@@ -136,12 +143,13 @@ class _Run:
         self._refused: dict[str, dict[str, Any]] = {}  # what came of networks that cannot be used, by what waits
         self._told: set[str | None] = set()
         self._shown = 0.0
+        self._heard: set[str] = set()
         self._alone = False
         self._distributions: tuple[str, ...] = ()
         self.portable = Portable(suite_folder() or Path.cwd())
 
     def run(self, schedule: Schedule, trials: Sequence[Trial]) -> RunResult:
-        with Store.write(self.folder) as store:
+        with Store.write(self.folder, self.server) as store:
             self._distributions = self._distributions_of(trials)
             self._prepare(models := list(dict.fromkeys(trial.model for trial in trials)))
             self._alone = len(models) == 1
@@ -154,6 +162,8 @@ class _Run:
                 keys=[job.keys.trial for job in first if job.question is None],
                 settings=self._settings(),
             )
+            store.note_run(self.id)
+            tier.listen()
             try:
                 with terminated_as_interrupted():
                     write_text(self.folder / "suite.yaml", self.suite.text)
@@ -172,9 +182,10 @@ class _Run:
                     "once it can be, the same command resumes the run"
                 ) from error
             finally:
+                tier.listen(False)
                 self.progress.finished()
             store.end_run(self.id, outcome)
-        report, paths = rebuild(self.folder)
+        report, paths = rebuild(self.server or self.folder, self.folder, run=self.id)
         self._notify("nqbench_run_ended", records=[r.to_dict() for r in report.records])
         chosen = {trial.trial: trial for trial in schedule.chosen()}
         answers = [r for r in report.records if r.trial in chosen and r.ok]
@@ -268,9 +279,13 @@ class _Run:
                 # reused results may have led to more jobs
                 ended = [] if jobs else engine.step()
                 jobs = []
+                self._hear(tier.heard())
                 for job, how in ended:
                     outcome = self._received(how.outcome)
-                    if job.keys.waits is not None and outcome["status"] == "ok":
+                    self._hear(outcome.pop("heard", ()))
+                    if outcome["status"] == BUSY:
+                        engine.later(job)
+                    elif job.keys.waits is not None and outcome["status"] == "ok":
                         jobs += self._settled(store, engine, job, outcome)
                     elif self._again(job, outcome):
                         engine.add(job)
@@ -284,6 +299,13 @@ class _Run:
         if engine.started:
             self.cache.prune(self.limit)
         return failed
+
+    def _hear(self, told: Iterable[tuple[str, str]]) -> None:
+        """Each thing is told once a run, whichever process found it."""
+        for about, text in told:
+            if about not in self._heard:
+                self._heard.add(about)
+                self.progress.warning(text)
 
     def _show(self, engine: Dispatcher[TrialJob]) -> None:
         """Tell what runs now; seldom enough that it takes little of the time where many slots are at work."""
@@ -387,6 +409,7 @@ class _Run:
             files=str(self.folder / FILES),
             suite_folder=None if suite_folder() is None else str(suite_folder()),
             measure=None if self.measure is None else (self.measure.repeats, self.measure.warmup),
+            shared=os.environ.get(tier.VARIABLE) or None,
         )
         host = TrialHost(settings, self.deadlines, self._distributions)
         needs = self.suite.resources

@@ -25,7 +25,8 @@ from nqbench.pipeline.trial import Choice
 from nqbench.registry import registry
 from nqbench.results.environment import environment
 from nqbench.results.record import Record
-from nqbench.results.store import Store
+from nqbench.results.store import Store, run_in
+from nqbench.shared.tier import attached
 
 TOLERANCE = 0.1
 """How much a metric may differ from its record, in its unit, if versions or processor differ from those of the record.
@@ -49,21 +50,26 @@ def verify(
     device: str = "auto",
     limit: int | None = None,
     allow_code: bool = False,
+    store: str | None = None,
 ) -> Iterator[Verdict]:
     """Check every ok record of a run: file present, its size and parts, decoded bytes, network, metrics.
 
+    store: URL of a server's store that has the folder's records; 'latest' is then the last run into the folder.
     run: its id, 'latest', or 'all': the last record of every key. limit: bytes of tensors that a file may stand for;
     None: what fits into the memory of this machine. allow_code: run code that the records name: functions to import,
     TorchScript files. Yields a verdict a record, in their order. Raises StoreError where there are no records, BadInput
     for code that was not allowed.
     """
     folder = Path(folder)
-    with Store.read(folder) as store:
-        records = [record for record in store.records(run) if record.ok]
-        runs = store.runs()
+    if store is not None and run == "latest":
+        run = run_in(folder) or run
+    with Store.read(store or folder) as opened:
+        records = [record for record in opened.records(run) if record.ok]
+        last = opened.latest() if run in ("latest", "all") else opened.run(run)
     if not allow_code:
         _refuse_code(folder, records)
-    where = runs[-1].settings.get("suite_folder", runs[-1].settings.get("beside")) if runs else None
+    where = last.settings.get("suite_folder", last.settings.get("beside")) if last else None
+    attached()
     set_suite_folder(None if where is None else folder / where)
     checker = _Checker(folder, resolve_device(device), limit)
     try:

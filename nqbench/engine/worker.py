@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 STARTING = "start"
 """The stage of a trial before its first stage begins."""
+BUSY = "busy"
+PATIENCE = 2.0
+"""Seconds that a job waits for the work of another process before the slot does something else."""
 _NOTE = 160
 """Bytes of the note of a worker's step, and of what is told of it."""
 _PROCESS = "process"
@@ -58,6 +61,8 @@ class WorkerSettings:
     """Of the GPUs that the parent sees, those that the worker sees; None: all."""
     carried: bool = False
     """Whether a trial's file is part of its outcome, instead of staying in ``files``."""
+    shared: str | None = None
+    """URL of the tier of the cache that machines share; credentials are this machine's own"""
 
 
 @dataclass
@@ -128,13 +133,17 @@ def _made(settings: WorkerSettings, decoder: Decoder) -> Worker:
     from nqbench.pipeline.decoder import die_with_parent
     from nqbench.pipeline.workbench import Workbench
     from nqbench.registry import registry
+    from nqbench.shared import tier
 
     die_with_parent(settings.parent)
     set_suite_folder(None if settings.suite_folder is None else Path(settings.suite_folder))
+    os.environ[tier.VARIABLE] = settings.shared or ""
+    tier.listen()
     torch.set_num_threads(settings.threads)
     _note = note = _Note(settings.stage_file)
     note.stage(STARTING, time.monotonic())
-    cache, device = Cache(Path(settings.cache) if settings.cache else None), torch.device(settings.device)
+    cache = Cache(Path(settings.cache) if settings.cache else None, tier.attached())
+    device = torch.device(settings.device)
     measure = None if settings.measure is None else Measure(*settings.measure)
     bench = Workbench(registry(), cache, device, measure=measure, on_stage=note.stage, decoder=decoder)
     return Worker(bench, settings)
@@ -186,11 +195,14 @@ def begun(settings: WorkerSettings) -> int | None:
 def perform(task: Task) -> Outcome:
     """Do a task in this worker process."""
     from nqbench.api.toolkit.progress import telling
+    from nqbench.shared.tier import heard
 
     assert _worker is not None
     assert _note is not None
     with telling(_note.tell):
-        return task.done_by(_worker)
+        outcome = task.done_by(_worker)
+    told = heard()
+    return outcome | ({"heard": told} if told else {})
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,8 @@ class TrialTask:
         """``{"status": "ok", ...}`` or ``{"status": "failed", "error": traceback}``, with ``unusable`` set where this
         process cannot be relied on any more, and ``told``, the error's own line, where it is one for the user. ok: for
         the goal ``trial`` its figures and ``key``; for ``knob`` the knob or None; for a stage what ``Workbench.stage``
-        says."""
+        says. ``{"status": "busy"}`` where another process is making what the trial needs: it is to be done again, and
+        anything else first. ``heard``: what is to be told once a run."""
         bench = worker.bench
         bench.on_stage(STARTING, time.monotonic())
         if bench.maker.recipe(self.trial) != self.recipe:
@@ -235,9 +248,13 @@ class TrialTask:
 def attempted(worker: Worker, do: Callable[[], Outcome]) -> Outcome:
     """``do``'s outcome, or that of what it raised."""
     from nqbench.api.errors import NqbenchError
+    from nqbench.api.toolkit.waiting import Busy, patience
 
     try:
-        return {"status": "ok", **do()}
+        with patience(PATIENCE):
+            return {"status": "ok", **do()}
+    except Busy as error:
+        return {"status": BUSY, "error": str(error)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
         text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
         # the line for the user first, the place for the plugin's author below it

@@ -6,16 +6,17 @@ has the stage and key of the entry, the size and CRC-32 of the data and the CRC-
 damaged, belongs to another key or has another form is noticed, removed and computed again. The mtime of the JSON is the
 time of last use, by which pruning selects what to remove. Failures are not stored. An entry needs few files and system
 calls, since creating a file costs more than writing most results.
+
+Behind this folder there may be a tier that machines share (``nqbench.shared``). A result that is not in the folder is
+looked up there and copied into the folder; a result that is computed here is written there too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,22 @@ from typing import Any, TypeVar
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.waiting import Waiting
+from nqbench.pipeline.entries import (
+    DATA,
+    META,
+    NEW,
+    acquire,
+    checksum,
+    drop_old,
+    kept_in,
+    make_folder,
+    of,
+    remove,
+    told_in,
+)
+from nqbench.shared.lease import Lease
+from nqbench.shared.tier import Shared, attached
 
 T = TypeVar("T")
 
@@ -34,11 +51,6 @@ DEFAULT_LIMIT = 20 << 30
 WORK = "work"
 """Checkpoints of stages that were interrupted."""
 _LOCKS = "locks"
-_META = ".json"
-_DATA = ".data"
-_NEW = ".new-"
-_ABANDONED = 3600.0
-"""Seconds after which a partly written entry counts as left over by a process that died."""
 
 
 @dataclass(frozen=True)
@@ -54,97 +66,159 @@ class Entry:
 
 
 class Cache:
-    """A folder of cached results. ``Cache(None)`` stores and finds nothing."""
+    """A folder of cached results, and the shared tier behind it. ``Cache(None)`` stores and finds nothing."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, shared: Shared | None = None) -> None:
         self.root = root
+        self.shared = None if root is None else shared
+
+    @staticmethod
+    def folder() -> Path:
+        """This machine's."""
+        return cache_dir() / "stages"
 
     @staticmethod
     def default() -> Cache:
-        """NQBENCH_CACHE, or the user's cache folder."""
-        return Cache(cache_dir() / "stages")
+        """NQBENCH_CACHE, or the user's cache folder, and behind it NQBENCH_SHARED_CACHE, where from now on trained
+        networks are shared, too. Raises BadInput."""
+        return Cache(Cache.folder(), attached())
 
     def _place(self, stage: str, key: str) -> str:
         """The entry's path without its suffix."""
         return f"{self.root}/{stage}/{key[:1]}/{key}"
 
     # -- looking up and keeping --------------------------------------------------------------------------------------
-    def get(self, stage: str, key: str) -> Entry | None:
-        """The entry, whose time of last use is updated; None if there is none, or it is damaged (then it is
-        removed)."""
+    def get(self, stage: str, key: str, *, fresh: bool = False) -> Entry | None:
+        """The entry, whose time of last use is updated; None if there is none, or it is damaged (then it is removed).
+
+        fresh: ask the shared tier even if the entry was not there a moment ago.
+        """
+        found = self._own(stage, key)
+        return self._own(stage, key) if found is None and self.pull(stage, key, fresh=fresh) else found
+
+    def _own(self, stage: str, key: str) -> Entry | None:
+        """The entry of this folder."""
         if self.root is None:
             return None
         place = self._place(stage, key)
-        if not os.path.exists(place + _META):
+        if not os.path.exists(place + META):
             return None
         try:
-            told = _told(place)
-            if told["data"] is not None and _checksum(place + _DATA) != tuple(told["data"]):
+            told = told_in(place)
+            if told["data"] is not None and checksum(place + DATA) != tuple(told["data"]):
                 raise ValueError("not what was written")
-            os.utime(place + _META)
+            os.utime(place + META)
         except (OSError, ValueError):
-            self.drop(stage, key)
+            remove(place)
             return None
-        return Entry(told["result"], Path(place + _DATA))
+        return Entry(told["result"], Path(place + DATA))
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether there is an entry, sound or not."""
-        return self.root is not None and os.path.exists(self._place(stage, key) + _META)
+        """Whether there is an entry, sound or not; one of the shared tier is here then."""
+        return self.here(stage, key) or self.pull(stage, key)
+
+    def here(self, stage: str, key: str) -> bool:
+        """Whether this folder has an entry, sound or not."""
+        return self.root is not None and os.path.exists(self._place(stage, key) + META)
 
     def peek(self, stage: str, key: str) -> dict[str, Any] | None:
         """The JSON of an entry, without checking its data; None if there is no entry, or the JSON is damaged."""
         if self.root is None:
             return None
-        try:
-            found: dict[str, Any] = _told(self._place(stage, key))["result"]
-        except (OSError, ValueError):
-            return None
-        return found
+        for _ in range(2):
+            try:
+                found: dict[str, Any] = told_in(self._place(stage, key))["result"]
+                return found
+            except (OSError, ValueError):
+                if not self.pull(stage, key):
+                    break
+        return None
 
     def drop(self, stage: str, key: str) -> None:
+        """An entry does not do: it goes, and that of the shared tier will be replaced."""
         if self.root is not None:
-            _remove(self._place(stage, key))
+            remove(self._place(stage, key))
+        if self.shared is not None:
+            self.shared.stale(stage, key)
 
-    def recall(self, stage: str, key: str, load: Callable[[Entry], T]) -> T | None:
+    def recall(self, stage: str, key: str, load: Callable[[Entry], T], *, fresh: bool = False) -> T | None:
         """The entry loaded by ``load``; None if there is none, or it cannot be loaded."""
-        entry = self.get(stage, key)
+        entry = self.get(stage, key, fresh=fresh)
         if entry is None:
             return None
         try:
             return load(entry)
-        except (OSError, ValueError, KeyError):  # dropped by another process meanwhile, or written by other code
+        except OSError:  # dropped by another process meanwhile
+            remove(self._place(stage, key))
+        except (ValueError, KeyError):  # written by other code, made of other networks
             self.drop(stage, key)
-            return None
+        return None
 
     def put(self, stage: str, key: str, meta: Mapping[str, Any], save: Callable[[Path], object] | None = None) -> None:
         """Store a result. save: writes the part that is not JSON into a file.
 
         If writing fails (a full disk, a read-only folder), the result is not cached and a warning says so.
         """
-        if self.root is None:
+        if self.root is None or self.here(stage, key):  # another worker was faster: its entry is as good as this one
             return
-        place = self._place(stage, key)
-        if os.path.exists(place + _META):  # another worker was faster: its entry is as good as this one
-            return
-        folder, name = os.path.split(place)
-        new = f"{folder}/{_NEW}{os.getpid()}-{name}"
-        try:
-            _make(folder)
+        with self._writing(stage, key) as new:
             data = None
             if save is not None:
-                save(Path(new))
-                data = _checksum(new)
-                os.replace(new, place + _DATA)
-            stored = json.dumps({"of": _of(place), "result": dict(meta), "data": data}).encode()
-            with open(new, "wb") as file:
-                file.write(b"%08x\n" % zlib.crc32(stored) + stored)
-            os.replace(new, place + _META)
-        except BaseException as error:
+                save(new)
+                data = checksum(str(new))
+            told = json.dumps({"of": of(stage, key), "result": dict(meta), "data": data}).encode()
+            self._keep(stage, key, told, None if save is None else new)
+        self.push(stage, key)
+
+    @contextlib.contextmanager
+    def _writing(self, stage: str, key: str) -> Iterator[Path]:
+        """A path for what becomes an entry, or its data. An OSError inside is a warning."""
+        folder, name = os.path.split(self._place(stage, key))
+        new = Path(f"{folder}/{NEW}{os.getpid()}-{name}")
+        try:
+            make_folder(folder)
+            yield new
+        except OSError as error:
+            warnings.warn(f"{folder}: a result is not cached: {error}", stacklevel=4)
+        finally:
             with contextlib.suppress(OSError):
                 os.unlink(new)
-            if not isinstance(error, OSError):
-                raise
-            warnings.warn(f"{folder}: a result is not cached: {error}", stacklevel=3)
+
+    def _keep(self, stage: str, key: str, told: bytes, data: Path | None) -> None:
+        """Put a whole entry in place. told: what its JSON says. data: a file that becomes its own."""
+        place = self._place(stage, key)
+        if data is not None:
+            os.replace(data, place + DATA)
+        folder, name = os.path.split(place)
+        new = f"{folder}/{NEW}{os.getpid()}-{name}"
+        with open(new, "wb") as file:
+            file.write(b"%08x\n" % zlib.crc32(told) + told)
+        os.replace(new, place + META)
+
+    def pull(self, stage: str, key: str, *, fresh: bool = False) -> bool:
+        """Take an entry from the shared tier, where it is there and sound. Whether it is here now."""
+        if self.shared is None:
+            return False
+        with self._writing(stage, key) as new:
+            told = self.shared.fetch(stage, key, new, fresh=fresh)
+            if told is not None and json.loads(told).get("of") == of(stage, key):
+                self._keep(stage, key, told, new if json.loads(told)["data"] is not None else None)
+                return True
+        return False
+
+    def push(self, stage: str, key: str) -> bool:
+        """Write an entry of this folder to the shared tier, unless it has it. Whether it is there now."""
+        place = self._place(stage, key)
+        if self.shared is None or not self.here(stage, key):
+            return False
+        try:
+            with open(place + META, "rb") as file:
+                told = file.read().partition(b"\n")[2]
+            data = None if json.loads(told)["data"] is None else Path(place + DATA)
+            return self.shared.publish(stage, key, told, data)
+        except (OSError, ValueError) as error:  # dropped by another process meanwhile, or a full disk
+            warnings.warn(f"{place}{META}: a result is not shared: {error}", stacklevel=3)
+            return False
 
     def once(
         self,
@@ -160,20 +234,19 @@ class Cache:
     ) -> tuple[T, bool]:
         """A stage's result, and whether it came from the cache.
 
-        If it is not in the cache, ``make(workdir)`` computes it; with ``alone``, other processes wait for that.
-        workdir: a folder for checkpoints, if ``checkpoints`` is set. It survives an interruption and is removed on
-        success.
+        Made by ``make(workdir)`` where the cache has none, if ``alone`` by one process of all machines at a time;
+        workdir: a folder for the stage's own checkpoints that outlives an interruption and is removed on success, where
+        ``checkpoints`` asks for one. Raises Busy where another process is at it for longer than one waits
+        (``nqbench.api.toolkit.waiting``).
         """
         if self.root is None:
             return make(None), False
         found = self.recall(stage, key, load)
         if found is not None:
             return found, True
-        with self.lock(stage, key) if alone else contextlib.nullcontext():
-            # another worker may have made it while this one waited
-            found = self.recall(stage, key, load) if alone else None
-            if found is not None:
-                return found, True
+
+        def made() -> T:
+            assert self.root is not None
             workdir = self.root / WORK / f"{stage}-{key}" if checkpoints else None
             if workdir is not None:
                 try:
@@ -184,17 +257,38 @@ class Cache:
             self.put(stage, key, meta(value), None if save is None else lambda path: save(value, path))
             if workdir is not None:
                 shutil.rmtree(workdir, ignore_errors=True)
-        return value, False
+            return value
+
+        if not alone:
+            return made(), False
+        waiting = Waiting(f"the stage '{stage}'")
+        while True:
+            with self.turn(stage, key) as ours:
+                if ours:
+                    # another process may have made it while this one waited
+                    found = self.recall(stage, key, load, fresh=True)
+                    return (made(), False) if found is None else (found, True)
+            waiting.pause()
 
     @contextlib.contextmanager
-    def lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[bool]:
-        """Lock a key, so that two workers do not compute the same result. Yields False if another process holds the
-        lock and ``wait`` is not set. The lock is released when its process dies."""
+    def turn(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold a key alone, among the processes of this machine and, as well as can be, of all that share the tier
+        behind. Yields False where another holds it."""
+        with self.lock(stage, key) as free, contextlib.ExitStack() as stack:
+            lease = None if not free else Lease() if self.shared is None else self.shared.lease(stage, key)
+            if lease is not None:
+                stack.enter_context(lease)
+            yield lease is not None
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold a key alone among the processes of this machine. Yields False where another holds it. Released when its
+        process dies; its file goes with it."""
         assert self.root is not None
         path = self.root / _LOCKS / f"{stage}-{key}.lock"
         try:
-            _make(path.parent)
-            held = _acquire(path, wait=wait)
+            make_folder(path.parent)
+            held = acquire(path)
             free = held is not None
         except OSError:  # a cache that cannot be written has no locks: two workers may compute the same result
             held, free = None, True
@@ -204,8 +298,7 @@ class Cache:
         try:
             yield True
         finally:
-            # while the lock is held: a process that waits for it notices that, and starts again
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and starts again
             os.close(held)
 
     # -- upkeep --------------------------------------------------------------------------------------------------
@@ -215,8 +308,8 @@ class Cache:
             return
         for stage in self._stages():
             for folder in (self.root / stage).glob("?"):
-                for place, size, used in _kept(folder):
-                    yield stage, Path(place + _META), size, used
+                for place, size, used in kept_in(folder):
+                    yield stage, Path(place + META), size, used
         for work in (self.root / WORK).glob("*"):
             try:
                 stats = [path.stat() for path in (work, *work.rglob("*"))]
@@ -258,12 +351,12 @@ class Cache:
         for stage, path, bytes_, _ in entries:
             if stage == WORK:
                 of, _, key = path.name.partition("-")
-                with self.lock(of, key, wait=False) as free:
+                with self.lock(of, key) as free:
                     if not free:  # a training is at it
                         continue
                     shutil.rmtree(path, ignore_errors=True)
             else:
-                _remove(str(path).removesuffix(_META))
+                remove(str(path).removesuffix(META))
             dropped, size = dropped + 1, size + bytes_
         return dropped, size
 
@@ -273,92 +366,10 @@ class Cache:
             return
         for stage in self._stages():
             for folder in (self.root / stage).glob("*"):
-                whole = {place for place, _, _ in _kept(folder)} if len(folder.name) == 1 else set()
+                whole = {place for place, _, _ in kept_in(folder)} if len(folder.name) == 1 else set()
                 for path in folder.iterdir():
-                    if path.name.startswith(_NEW) or str(path).removesuffix(_DATA).removesuffix(_META) not in whole:
-                        _drop_old(path)
-
-
-def _told(place: str) -> dict[str, Any]:
-    """The JSON of an entry. Raises ValueError if it is damaged or belongs to another entry."""
-    with open(place + _META, "rb") as file:
-        crc, _, stored = file.read().partition(b"\n")
-    if int(crc, 16) != zlib.crc32(stored):
-        raise ValueError("not what was written")
-    told: Any = json.loads(stored)
-    if not isinstance(told, dict) or told.get("of") != _of(place):  # moved here, or of another version of this cache
-        raise ValueError("not what was written there")
-    return told
-
-
-def _of(place: str) -> str:
-    """Whose an entry is: stage and key."""
-    stage, _, key = place.rsplit("/", 2)
-    return f"{stage}/{key}"
-
-
-def _make(folder: str | Path) -> None:
-    if not os.path.isdir(folder):  # makedirs takes four times as long if the folder exists
-        os.makedirs(folder, exist_ok=True)
-
-
-def _kept(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """(path without its suffix, bytes, last use) of every whole entry in a folder."""
-    try:
-        found = {file.name: file.stat() for file in os.scandir(folder)}
-    except OSError:  # another process is dropping it
-        return
-    for name, stat in found.items():
-        if name.endswith(_META) and not name.startswith(_NEW):
-            place = name.removesuffix(_META)
-            data = found.get(place + _DATA)
-            yield f"{folder}/{place}", stat.st_size + (data.st_size if data else 0), stat.st_mtime
-
-
-def _remove(place: str) -> None:
-    """Remove an entry. Its JSON first: without it, the entry does not exist."""
-    for suffix in (_META, _DATA):
-        with contextlib.suppress(OSError):
-            os.unlink(place + suffix)
-
-
-def _drop_old(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if time.time() - path.stat().st_mtime <= _ABANDONED:
-            return
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
-
-
-def _acquire(path: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock; None if another process holds it and ``wait`` is not set."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:  # whoever held it removed it when done
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _checksum(path: str) -> tuple[int, int]:
-    """(bytes, CRC-32) of a file."""
-    size = crc = 0
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            size += len(block)
-            crc = zlib.crc32(block, crc)
-    return size, crc
+                    if path.name.startswith(NEW) or str(path).removesuffix(DATA).removesuffix(META) not in whole:
+                        drop_old(path)
 
 
 def limit_from_environment() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ def put_file(data: bytes, path: Path) -> None:
 
 def restore(cache: Cache, trial_key: str, file_key: str, folder: Path) -> dict[str, Any] | None:
     """A whole trial from the cache: its figures, its file put in place; None unless all of it is there."""
-    entry, file = cache.get(TRIAL, trial_key), cache.get("file", file_key)
+    entry = cache.get(TRIAL, trial_key)
+    file = None if entry is None else cache.get("file", file_key)
     if entry is None or file is None:
         return None
     try:
-        put_file(file.data, file_of(trial_key, folder))
+        data = file.data
+        # two machines may have made the file at once, from a method that is not the same twice
+        if entry.meta.get("file_sha256") not in (None, hashlib.sha256(data).hexdigest()):
+            return None
+        put_file(data, file_of(trial_key, folder))
     except FileNotFoundError:  # dropped by another process meanwhile
         return None
     return {**entry.meta, "cached": [TRIAL], "seconds": {}, "measured": False}

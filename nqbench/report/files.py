@@ -25,6 +25,7 @@ from nqbench.report.vega import png, svg
 from nqbench.results.database import refuse_links
 from nqbench.results.frame import columns, flat
 from nqbench.results.record import SCHEMA_VERSION, Record
+from nqbench.results.server import is_server
 from nqbench.results.store import StoreError
 
 
@@ -36,14 +37,19 @@ def rebuild(
     drop: float | None = None,
     images: bool = False,
 ) -> tuple[ReportData, dict[str, Path]]:
-    """Read a run and write every report. source: an output folder, a store, or an export as JSON. output: where the
-    reports go; beside the store or, of an export, into a folder of the export's name."""
-    path = Path(source)
-    if output is None:
-        output = path if path.is_dir() else path.with_suffix("") if path.suffix == ".json" else path.parent
+    """Read a run and write every report. source: an output folder, a store, a server's too, or an export as JSON.
+    output: where the reports go; beside the store; of an export, into a folder of the export's name; of a server's
+    store, into ``reports/<suite>``."""
     with _no_collection():
-        data = load(path, run=run, drop=drop)
-        return data, write_reports(output, data, images=images)
+        data = load(source, run=run, drop=drop)
+        return data, write_reports(output or _beside(source, data.suite), data, images=images)
+
+
+def _beside(source: str | Path, suite: str) -> Path:
+    if is_server(source):
+        return Path("reports") / suite
+    path = Path(source)
+    return path if path.is_dir() else path.with_suffix("") if path.suffix == ".json" else path.parent
 
 
 @contextmanager

@@ -1,15 +1,14 @@
-"""The store's SQLite side: its tables, how a file is opened and recognised, the lock on its folder, its errors.
+"""The store's SQLite side: how a file is opened and recognised, the lock on its folder, and the errors of any store.
 
-SQLite does not notice a flipped bit in a row. So every row of ``runs`` and ``records`` has the CRC-32 of what it says
-(of store version 2 on; an older store's rows have none and get none), and what rows are found by, which the tables and
-their indexes both hold, is compared when a store is opened (``PRAGMA integrity_check``).
+What rows are found by, which the tables and their indexes both hold, is compared when a store is opened (``PRAGMA
+integrity_check``); what else they say has a checksum of its own (``schema``). A file of an older version is brought to
+today's when it is written to; to read it, a copy of it in memory is.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,59 +17,18 @@ import filelock
 import sqlalchemy as sa
 
 from nqbench.api.errors import NqbenchError
+from nqbench.results.schema import STORE_VERSION, make, metadata, migrate, stamp
+from nqbench.secret import masked
 
 FILE = "records.sqlite"
 FILES = "files"
 """Folder of the compressed files, beside the store."""
 LOCK = ".nqbench.lock"
+ELSEWHERE = "store.json"
+"""In an output folder whose records are in a server's store: which store, and which run."""
 WRITTEN = (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal", LOCK, ".scratch", FILES, "figures")
 """What is written in an output folder by its own name. All else is replaced as a whole, whatever it was."""
 APPLICATION_ID = 0x6E71626E  # 'nqbn', in the SQLite header: tells our file from a stranger's
-STORE_VERSION = 2
-
-metadata = sa.MetaData()
-runs = sa.Table(
-    "runs",
-    metadata,
-    sa.Column("run", sa.String, primary_key=True),
-    sa.Column("suite", sa.String, nullable=False),
-    sa.Column("suite_text", sa.Text, nullable=False),
-    sa.Column("settings", sa.Text, nullable=False),
-    sa.Column("argv", sa.Text, nullable=False),
-    sa.Column("environment", sa.Text, nullable=False),
-    sa.Column("started", sa.String, nullable=False),
-    sa.Column("ended", sa.String),
-    sa.Column("outcome", sa.String),
-    sa.Column("crc", sa.Integer),
-)
-covers = sa.Table(
-    "covers",
-    metadata,
-    sa.Column("run", sa.String, sa.ForeignKey("runs.run"), primary_key=True),
-    sa.Column("key", sa.String, primary_key=True),
-)
-records = sa.Table(
-    "records",
-    metadata,
-    sa.Column("run", sa.String, sa.ForeignKey("runs.run"), primary_key=True),
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("trial", sa.String, nullable=False, index=True),
-    sa.Column("status", sa.String, nullable=False),
-    sa.Column("time", sa.String, nullable=False),
-    sa.Column("data", sa.Text, nullable=False),
-    sa.Column("crc", sa.Integer),
-    sa.Index("records_by_key", "key", "time"),
-)
-
-
-def crc_of(row: Mapping[str, Any]) -> int:
-    """CRC-32 of a row's columns, in the order of their names, less the checksum itself."""
-    crc = 0
-    for name in sorted(row):
-        if name != "crc":
-            value = row[name]
-            crc = zlib.crc32(f"{name}\0{'' if value is None else value}\0".encode("utf-8", "surrogatepass"), crc)
-    return crc
 
 
 class StoreError(NqbenchError):
@@ -81,83 +39,149 @@ class RunInProgress(StoreError):
     """Another run holds the output folder."""
 
 
-def open_engine(path: Path, mode: str) -> sa.Engine:
+def open_to_write(path: Path) -> sa.Engine:
+    """A file of today's version: made, or brought to it. Raises StoreError for a stranger's file or a newer one's."""
+    engine = _engine(path, "rwc")
+    with guard(path), engine.connect() as connection:
+        own = connection.connection.driver_connection
+        found = _check(own, path, new=True)
+        # only now: a stranger's file was not touched
+        own.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
+        if found < STORE_VERSION:
+            _upgrade(connection, found)
+    return engine
+
+
+def open_to_read(path: Path) -> sa.Engine:
+    """Raises StoreError for what is no store of a version that we read."""
+    with guard(path):
+        engine = _engine(path, "ro")
+        try:
+            found = _version(engine, path)
+        except sa.exc.OperationalError:
+            # a read-only medium cannot make the WAL's index; without a WAL the file alone is the whole truth
+            if path.with_name(path.name + "-wal").exists():
+                raise
+            engine = _engine(path, "ro&immutable=1")
+            found = _version(engine, path)
+        if found < STORE_VERSION:
+            older, engine = engine, _copy(engine)
+            older.dispose()
+            with engine.connect() as connection:
+                _upgrade(connection, found)
+        return engine
+
+
+def _engine(path: Path, mode: str) -> sa.Engine:
     """mode: SQLite's own: 'rwc' makes the file, 'ro' only reads."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False, isolation_level=None)
         connection.execute("PRAGMA foreign_keys = ON")
         if mode == "rwc":
             connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    return sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool, pool_size=1)
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool, pool_size=1)
+    # Python's sqlite3 would begin a transaction of its own accord, but not before what makes or changes tables
+    begin = "BEGIN IMMEDIATE" if mode == "rwc" else "BEGIN"
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
 
 
-def check(connection: Any, path: Path, *, new: bool = False) -> None:
-    """Refuse a file that is not a store of a version we read. new: an empty file will do, it becomes one."""
+def _copy(engine: sa.Engine) -> sa.Engine:
+    """All of a database, in memory."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    with engine.connect() as connection:
+        connection.connection.driver_connection.backup(memory)  # type: ignore[union-attr]
+    copy = sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.pool.StaticPool)
+    sa.event.listen(copy, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return copy
+
+
+def _version(engine: sa.Engine, path: Path) -> int:
+    with engine.connect() as connection:
+        return _check(connection.connection.driver_connection, path)
+
+
+def _check(connection: Any, path: Path, *, new: bool = False) -> int:
+    """Refuse a file that is not a store of a version we read. new: an empty file will do, it becomes one. Its version;
+    0 where it is empty."""
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     identity = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if tables == 0:
         if new:
-            return
+            return 0
         raise StoreError(f"{path}: has no records yet: the run was stopped before its first trial ended")
     if identity != APPLICATION_ID:
         if new and version == 0 and _half_made(connection):
-            return
+            return 0
         raise StoreError(f"{path}: is an SQLite file, but not one that nqbench wrote")
     if version > STORE_VERSION:
-        raise StoreError(
-            f"{path}: was written by a newer nqbench (store version {version}; this one reads {STORE_VERSION})"
-        )
+        raise newer(path, version)
     if (found := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
         raise damaged(path, found)
+    return _made_as(connection)
 
 
-def damaged(path: Path, reason: object) -> StoreError:
+def _made_as(connection: Any) -> int:
+    """The version of the tables, by their columns: the number in the header has no checksum."""
+
+    def has(table: str, column: str) -> bool:
+        return column in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+    return 3 if has("covers", "place") else 2 if has("records", "crc") else 1
+
+
+def _upgrade(connection: sa.Connection, version: int) -> None:
+    """Make the tables, or bring those of an older store to today's; all of it or nothing."""
+    with connection.begin():
+        if version:
+            stamp(connection, version)
+            migrate(connection)
+        else:
+            metadata.drop_all(connection)  # empty ones, if any: they were not signed
+            make(connection)
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.exec_driver_sql(f"PRAGMA user_version = {STORE_VERSION}")
+
+
+def _half_made(connection: Any) -> bool:
+    """Whether every table is ours, and empty: a first run was killed between making them and signing the file."""
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    ours = names <= set(metadata.tables)
+    return ours and not any(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names)
+
+
+def newer(name: object, version: int) -> StoreError:
+    """What a store of a later version is refused with."""
+    return StoreError(
+        f"{name}: was written by a newer nqbench (store version {version}; this one reads {STORE_VERSION})"
+    )
+
+
+def damaged(name: object, reason: object) -> StoreError:
     """What a store that says something else than was written is refused with."""
     reason = " ".join(str(reason).split())
     return StoreError(
-        f"{path}: is damaged ({reason}); restore it from a copy, or move it away and run again: "
+        f"{name}: is damaged ({reason}); restore it from a copy, or move it away and run again: "
         "what the cache holds is not computed anew"
     )
 
 
-def upgrade(connection: sa.Connection) -> None:
-    """Make the tables, or give those of an older store the columns that they lack."""
-    metadata.create_all(connection)
-    for table in (runs, records):
-        there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
-        if "crc" not in there:
-            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN crc INTEGER")
-    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.exec_driver_sql(f"PRAGMA user_version = {STORE_VERSION}")
-
-
-def _half_made(connection: Any) -> bool:
-    """Whether every table is ours: a first run was killed between making them and signing the file."""
-    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return names <= set(metadata.tables)
-
-
 @contextmanager
-def guard(path: Path) -> Iterator[None]:
-    """SQLite's own errors, and what is no text, as one line that names the file."""
+def guard(name: object) -> Iterator[None]:
+    """A database's own errors, and what is no text, as one line that names the store."""
     try:
         yield
     except UnicodeDecodeError as error:
-        raise damaged(path, error) from None
-    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        raise damaged(name, error) from None
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        raise StoreError(f"{path}: cannot be used as a store of records: {reason}") from None
-
-
-@contextmanager
-def transaction(path: Path, engine: sa.Engine) -> Iterator[sa.Connection]:
-    with guard(path), engine.begin() as connection:
-        yield connection
+        text = " ".join(masked(str(reason)).split())
+        raise StoreError(f"{name}: cannot be used as a store of records: {text}") from None
 
 
 def hold(folder: Path) -> filelock.BaseFileLock:

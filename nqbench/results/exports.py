@@ -18,7 +18,9 @@ from nqbench.api.toolkit.parsing import parse_json
 from nqbench.api.toolkit.paths import written_whole
 from nqbench.results.database import FILES
 from nqbench.results.record import SCHEMA_VERSION, Record
+from nqbench.results.server import is_server
 from nqbench.results.store import Run, Store, StoreError
+from nqbench.secret import masked
 
 
 @dataclass(frozen=True)
@@ -42,26 +44,24 @@ class Whole:
 
 
 def read_side(path: str | Path, run: str = "latest") -> Side:
-    """An output folder, a records.sqlite, a records.json or an export; ``run``: which of its runs.
+    """An output folder, a records.sqlite, a server's store, a records.json or an export; ``run``: which of its runs.
 
     Raises StoreError or BadInput with one line that names the file.
     """
     found, records = read_run(path, run)
-    return Side(str(path), found.suite, records, found.run, found.settings)
+    return Side(masked(str(path)), found.suite, records, found.run, found.settings)
 
 
 def read_run(path: str | Path, run: str = "latest") -> tuple[Run, list[Record]]:
     """A run and what it says, from whatever ``read_side`` reads."""
-    path = Path(path)
-    if path.suffix == ".json":
-        whole = read_json(path)
-        chosen = _choose(whole, run, path)
+    if not is_server(path) and Path(path).suffix == ".json":
+        whole = read_json(Path(path))
+        chosen = _choose(whole, run, Path(path))
         return chosen, _says(whole, chosen)
     with Store.read(path) as store:
-        runs = store.runs()
-        found = runs[-1] if runs and run == "latest" else next((r for r in runs if r.run == run), None)
+        found = store.latest() if run == "latest" else store.run(run)
         if found is None:
-            raise StoreError(f"{store.path}: no run '{run}'" if runs else f"{store.path}: holds no run yet")
+            raise StoreError(f"{store.name}: holds no run yet")
         return found, store.records(found.run)
 
 
@@ -150,36 +150,36 @@ def export_json(store: Store) -> str:
 
 
 def merge(target: Store, source: str | Path) -> int:
-    """Take every run of ``source`` (folder, store or JSON) into ``target``. Returns how many runs were new to it.
+    """Take every run of ``source`` (folder, store, a server's too, or JSON) into ``target``.
 
-    Again gives the same store: runs are told by their id, records by run and key. The compressed files that the records
-    name are copied along where the source is a folder that has them.
+    Returns how many runs were new to it. Again gives the same store: runs are told by their id, records by run and key.
+    The compressed files that the records name are copied along where both sides have folders for them.
     """
-    path = Path(source)
-    if path.suffix == ".json":
-        whole = read_json(path)
+    folder = None
+    if not is_server(source) and Path(source).suffix == ".json":
+        whole = read_json(Path(source))
     else:
-        with Store.read(path) as store:
-            whole = whole_store(store)
+        with Store.read(source) as store:
+            whole, folder = whole_store(store), store.folder
     known = {run.run for run in target.runs()}
     by_run: dict[str, list[Record]] = {run.run: [] for run in whole.runs}
     for record in whole.records:
         by_run.setdefault(record.run, []).append(record)
     for run in whole.runs:
         target.take(run, whole.covers.get(run.run, ()), by_run[run.run])
-    if path.suffix != ".json":
-        _take_files(target, path if path.is_dir() else path.parent, whole.records)
+    if folder is not None and target.folder is not None:
+        _take_files(target, folder, target.folder, whole.records)
     return len({run.run for run in whole.runs} - known)
 
 
-def _take_files(target: Store, folder: Path, records: Sequence[Record]) -> None:
+def _take_files(target: Store, folder: Path, into: Path, records: Sequence[Record]) -> None:
     """Copy the files of those records that are the last word on their keys."""
     last = {key: record.run for key, record in target.done(record.key for record in records if record.file).items()}
     for record in records:
         if record.file is None or last.get(record.key) != record.run:
             continue
         # a name that somebody else's record gives is no path to follow
-        source, copy = (at / FILES / Path(record.file).name for at in (folder, target.path.parent))
+        source, copy = (at / FILES / Path(record.file).name for at in (folder, into))
         if source.is_file() and not copy.is_symlink() and source.resolve() != copy.resolve():
             with written_whole(copy) as temporary:
                 shutil.copyfile(source, temporary)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nqbench.secret import masked
+
 _PATH = re.compile(r"(?<![\w/.~-])/(?:[^\s'\"<>|:;,()\[\]{}=/]+/)+[^\s'\"<>|:;,()\[\]{}=/]*")
 """An absolute path of two parts or more inside a text."""
 
@@ -23,8 +25,8 @@ class Portable:
         self._roots = [str(self.base), os.getcwd(), *sorted(imported - {"/"}, key=len, reverse=True)]
 
     def text(self, text: str) -> str:
-        """A message, a traceback or an argument, its absolute paths cut short."""
-        return _PATH.sub(lambda found: self._short(found.group()), text)
+        """A message, a traceback or an argument, its absolute paths cut short, and without credentials."""
+        return _PATH.sub(lambda found: self._short(found.group()), masked(text))
 
     def parameters(self, value: Any) -> Any:
         """Parameters of plugins: what is an absolute path is given from ``base``, where it can be found again."""

@@ -1,46 +1,51 @@
-"""The store: ``records.sqlite`` in the output folder. One process writes; any number of processes can read meanwhile.
+"""The store of records: ``records.sqlite`` in the output folder, or a PostgreSQL database that many runs write to.
 
-SQLite in WAL mode with ``synchronous = NORMAL``, one commit per record: a killed run loses no record that was added,
-and readers never wait. A row with a wrong checksum is not read. A run *covers* trial keys: those that it ran, and those
-that it reused from earlier runs. The record of a run for a key is its own or, if it has none, the last one before it
-ended.
+SQLite: one process writes; any number of processes can read meanwhile. WAL mode with ``synchronous = NORMAL``, one
+commit per record: a killed run loses no record that was added, and readers never wait. PostgreSQL: any number of
+drivers write the records of their own runs to the same tables; after a lost connection the transaction is repeated.
+
+A row with a wrong checksum is not read. A run *covers* trial keys: those that it ran, and those that it reused from
+earlier runs. The record of a run for a key is its own or, if it has none, the last one before it ended.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import filelock
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.parsing import parse_json
+from nqbench.api.toolkit.paths import written_whole
 from nqbench.results.database import (
+    ELSEWHERE,
     FILE,
     RunInProgress,
     StoreError,
-    check,
-    covers,
-    crc_of,
     damaged,
     guard,
     hold,
-    open_engine,
-    records,
-    runs,
-    transaction,
-    upgrade,
+    open_to_read,
+    open_to_write,
 )
 from nqbench.results.environment import environment as describe
 from nqbench.results.record import Record, utc_now
+from nqbench.results.schema import covers, crc_of, records, runs
+from nqbench.results.server import connect, is_server
+from nqbench.results.statements import FORGET, IN_ORDER, LAST_PLACE, RENAME, last_records, statements
+from nqbench.secret import masked
+
+T = TypeVar("T")
+_PAUSES = (0.2, 1.0, 3.0, 8.0)
+"""Seconds before a transaction is tried again whose connection was lost."""
 
 
 @dataclass(frozen=True)
@@ -60,58 +65,59 @@ class Run:
 
 
 class Store:
-    """Use as a context manager. ``Store.write(folder)`` for the one writer, ``Store.read(path)`` for the others."""
+    """Use as a context manager. ``Store.write`` for who writes records, ``Store.read`` for the others."""
 
-    def __init__(self, path: Path, engine: sa.Engine, lock: filelock.BaseFileLock | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, name: str, engine: sa.Engine, folder: Path | None, lock: filelock.BaseFileLock | None = None
+    ) -> None:
+        """name: as messages say it. folder: where the compressed files of its records lie, as far as they do."""
+        self.name = name
+        self.folder = folder
         self._engine = engine
         self._lock = lock
         self._covered: set[tuple[str, str]] = set()  # what this process has said already
+        self._places: dict[str, int] = {}  # of the next key that a run covers
+        self._sql = statements(engine.dialect.name)
 
     # -- opening -------------------------------------------------------------------------------------------------
     @classmethod
-    def write(cls, folder: str | Path) -> Store:
-        """Make the folder and the store if need be, and hold both alone until closed.
+    def write(cls, folder: str | Path | None, server: str | None = None) -> Store:
+        """Make the folder and the store if need be, and hold the folder alone until closed. server: the URL of a store
+        that is not in the folder; then it may be None.
 
         Raises RunInProgress where another process holds the folder, StoreError where it cannot be written.
         """
-        folder = Path(folder)
-        lock = hold(folder)
+        folder = None if folder is None else Path(folder)
+        lock = None if folder is None else hold(folder)
         try:
+            if server is not None:
+                return cls(masked(server), connect(server, write=True), folder, lock)
+            assert folder is not None
             path = folder / FILE
-            engine = open_engine(path, "rwc")
-            with guard(path), engine.connect() as connection:
-                check(connection.connection.driver_connection, path, new=True)
-                # only now: a stranger's file was not touched
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-                upgrade(connection)
-                connection.commit()
+            return cls(str(path), open_to_write(path), folder, lock)
         except BaseException:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
-        return cls(path, engine, lock)
 
     @classmethod
-    def read(cls, path: str | Path) -> Store:
-        """Open for reading: an output folder or its records.sqlite. Raises StoreError with one line."""
-        path = Path(path)
+    def read(cls, place: str | Path) -> Store:
+        """Open for reading: an output folder, its records.sqlite, or the URL of a server's store. Raises StoreError
+        with one line."""
+        if isinstance(place, str) and is_server(place):
+            return cls(masked(place), connect(place, write=False), None)
+        path = Path(place)
         if path.is_dir():
             path = path / FILE
         if not path.is_file():
-            raise StoreError(f"{path}: no such file; expected a folder that `nqbench run --output` wrote")
-        engine = open_engine(path, "ro")
-        with guard(path):
-            try:
-                with engine.connect() as connection:
-                    check(connection.connection.driver_connection, path)
-            except sa.exc.OperationalError:
-                # a read-only medium cannot make the WAL's index; without a WAL the file alone is the whole truth
-                if path.with_name(path.name + "-wal").exists():
-                    raise
-                engine = open_engine(path, "ro&immutable=1")
-                with engine.connect() as connection:
-                    check(connection.connection.driver_connection, path)
-        return cls(path, engine)
+            there = _elsewhere(path.parent)
+            told = (
+                f"its records are in {there['store']}: give that instead"
+                if there
+                else ("no such file; expected a folder that `nqbench run --output` wrote")
+            )
+            raise StoreError(f"{path}: {told}")
+        return cls(str(path), open_to_read(path), path.parent)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -123,6 +129,12 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def note_run(self, run: str) -> None:
+        """Where the store is a server's: say so in the folder, for who looks for the folder's records."""
+        if self.folder is not None and not (self.folder / FILE).exists():
+            with written_whole(self.folder / ELSEWHERE) as temporary:
+                temporary.write_text(json.dumps({"store": self.name, "run": run}) + "\n", encoding="utf-8")
 
     # -- writing -------------------------------------------------------------------------------------------------
     def start_run(
@@ -138,70 +150,89 @@ class Store:
         """The new run's id. keys: the trials it covers, as far as they are known; ``add`` and ``reuse`` add theirs."""
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         told = describe() if environment is None else environment
+        keys = list(keys)
         begun = Run(run, suite, suite_text, dict(settings or {}), tuple(argv), dict(told), utc_now())
-        with self._begin() as connection:
-            connection.execute(runs.insert().values(**_row(begun)))
+
+        def insert(connection: sa.Connection) -> None:
+            connection.execute(self._sql.run, _row(begun))
             self._cover(connection, run, keys)
+
+        self._do(insert)
         return run
 
     def add(self, record: Record) -> None:
         """Write one record, at once and durably. One of the same run and key is replaced."""
-        with self._begin() as connection:
+        row = _record_row(record)
+
+        def insert(connection: sa.Connection) -> None:
             self._cover(connection, record.run, [record.key])
-            _put(connection, [record])
+            connection.execute(self._sql.record, row)
+
+        self._do(insert)
 
     def reuse(self, run: str, keys: Iterable[str]) -> None:
         """This run takes over the records that earlier runs left under these keys."""
-        with self._begin() as connection:
-            self._cover(connection, run, keys)
+        found = list(keys)
+        self._do(lambda connection: self._cover(connection, run, found))
 
     def rename(self, run: str, keys: Mapping[str, str]) -> None:
         """Trials that this run covers have other keys, now that their networks are known; they keep their places."""
-        with self._begin() as connection:
-            for old, new in keys.items():
-                if old != new:
-                    values = {"run": run, "old": old, "new": new}
-                    connection.execute(
-                        sa.text("UPDATE OR IGNORE covers SET key = :new WHERE run = :run AND key = :old"), values
-                    )
-                    connection.execute(sa.text("DELETE FROM covers WHERE run = :run AND key = :old"), values)
-                    self._covered = self._covered - {(run, old)} | {(run, new)}
+        changed = {old: new for old, new in keys.items() if old != new}
+
+        def update(connection: sa.Connection) -> None:
+            for old, new in changed.items():
+                values = {"of": run, "old": old, "new": new}
+                connection.execute(RENAME, values)
+                connection.execute(FORGET, values)
+
+        self._do(update)
+        self._covered -= {(run, old) for old in changed}
+        self._covered |= {(run, new) for new in changed.values()}
 
     def end_run(self, run: str, outcome: str = "ok") -> None:
-        with self._begin() as connection:
+        def update(connection: sa.Connection) -> None:
             chosen = runs.c.run == run
             connection.execute(runs.update().where(chosen).values(ended=utc_now(), outcome=outcome))
             row = connection.execute(sa.select(runs).where(chosen)).mappings().one()
             connection.execute(runs.update().where(chosen).values(crc=crc_of(dict(row))))
 
+        self._do(update)
+
     def take(self, run: Run, keys: Iterable[str], found: Iterable[Record]) -> None:
         """Copy a run from another store, whole; what is here already stays as it is (merging is idempotent)."""
-        with self._begin() as connection:
-            statement = insert(runs).values(**_row(run))
-            # an end that came after the last merge is news; everything else of a run never changes
-            news = {name: statement.excluded[name] for name in ("ended", "outcome", "crc")}
-            connection.execute(statement.on_conflict_do_update(["run"], set_=news, where=runs.c.ended.is_(None)))
-            self._cover(connection, run.run, keys)
-            _put(connection, found)
+        covered, rows = list(keys), [_record_row(record) for record in found]
+
+        def insert(connection: sa.Connection) -> None:
+            connection.execute(self._sql.taken, _row(run))
+            self._cover(connection, run.run, covered)
+            if rows:
+                connection.execute(self._sql.record, rows)
+
+        self._do(insert)
 
     # -- reading -------------------------------------------------------------------------------------------------
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
-        with self._begin() as connection:
-            query = sa.select(*self._columns(connection, runs)).order_by(runs.c.started, runs.c.run)
-            rows = connection.execute(query).mappings().all()
-        return [self._run(row) for row in rows]
+        query = sa.select(runs).order_by(runs.c.started, runs.c.run)
+        return [self._run(row) for row in self._rows(query)]
 
     def latest(self) -> Run | None:
         """The run that started last, or None."""
-        found = self.runs()
-        return found[-1] if found else None
+        found = self._rows(sa.select(runs).order_by(runs.c.started.desc(), runs.c.run.desc()).limit(1))
+        return self._run(found[0]) if found else None
+
+    def run(self, run: str) -> Run:
+        """A run by its id. Raises StoreError."""
+        found = self._rows(sa.select(runs).where(runs.c.run == run))
+        if not found:
+            raise StoreError(f"{self.name}: no run '{run}'")
+        return self._run(found[0])
 
     def keys(self, run: str) -> list[str]:
         """The trial keys that a run covers, in the order they were named."""
-        with self._begin() as connection:
-            query = sa.select(covers.c.key).where(covers.c.run == run).order_by(sa.text("rowid"))
-            return list(connection.execute(query).scalars())
+        return [
+            row["key"] for row in self._rows(sa.select(covers.c.key).where(covers.c.run == run).order_by(*IN_ORDER))
+        ]
 
     def done(self, keys: Iterable[str] | None = None) -> dict[str, Record]:
         """key -> its last record, for keys whose last record is ok: what need not run again."""
@@ -215,9 +246,7 @@ class Store:
         if run == "latest":
             last = self.latest()
             return self.records(last.run) if last else []
-        chosen = next((r for r in self.runs() if r.run == run), None)
-        if chosen is None:
-            raise StoreError(f"{self.path}: no run '{run}'")
+        chosen = self.run(run)
         keys = self.keys(run)
         own = {r.key: r for r in self.own(run)}
         taken = self._last([key for key in keys if key not in own], before=chosen.ended)
@@ -225,45 +254,29 @@ class Store:
 
     def own(self, run: str) -> list[Record]:
         """The records that a run wrote itself."""
-        with self._begin() as connection:
-            columns = self._columns(connection, records)
-            query = sa.select(*columns).where(records.c.run == run).order_by(records.c.time)
-            rows = connection.execute(query).mappings().all()
-        return [self._record(row) for row in rows]
+        query = sa.select(records).where(records.c.run == run).order_by(records.c.time, records.c.key)
+        return [self._record(row) for row in self._rows(query)]
 
     def _last(self, keys: Iterable[str] | None, before: str | None = None) -> dict[str, Record]:
-        """key -> its record of latest time (SQLite fills bare columns from the row that has the maximum)."""
+        """key -> its record of latest time, in the order of the keys' first records."""
+        parts: list[list[str] | None] = [None]
+        if keys is not None:
+            wanted = list(keys)
+            # below SQLite's limit of variables
+            parts = [wanted[at : at + 500] for at in range(0, len(wanted), 500)]
         found: dict[str, sa.RowMapping] = {}
-        with self._begin() as connection:
-            columns = self._columns(connection, records)
-            query = sa.select(*columns, sa.func.max(records.c.time).label("last")).group_by(records.c.key)
-            if before is not None:
-                query = query.where(records.c.time <= before)
-            if keys is None:
-                rows = connection.execute(query.order_by(sa.func.min(records.c.time)))
-                found = {row["key"]: row for row in rows.mappings()}
-            else:
-                wanted = list(keys)
-                for at in range(0, len(wanted), 500):  # below SQLite's limit of variables
-                    part = query.where(records.c.key.in_(wanted[at : at + 500]))
-                    found |= {row["key"]: row for row in connection.execute(part).mappings()}
+        for part in parts:
+            found |= {row["key"]: row for row in self._rows(last_records(part, before))}
         return {key: self._record(row) for key, row in found.items()}
-
-    def _columns(self, connection: sa.Connection, table: sa.Table) -> list[sa.ColumnElement[Any]]:
-        """A table's columns; an older store, opened for reading, has no checksums."""
-        there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
-        if "crc" in there:
-            return list(table.c)
-        return [column if column.name != "crc" else sa.null().label("crc") for column in table.c]
 
     def _record(self, row: sa.RowMapping) -> Record:
         self._verify(row, records)
         try:
             record = Record.from_json(row["data"])
         except BadInput as error:
-            raise StoreError(f"{self.path}: {error}") from None
+            raise StoreError(f"{self.name}: {error}") from None
         if (record.run, record.key) != (row["run"], row["key"]):
-            raise damaged(self.path, f"the record of {row['key'][:12]} is another's")
+            raise damaged(self.name, f"the record of {row['key'][:12]} is another's")
         return record
 
     def _run(self, row: sa.RowMapping) -> Run:
@@ -273,43 +286,75 @@ class Store:
             fields = {name: value for name, value in row.items() if name != "crc"}
             return Run(**{**fields, **told, "argv": tuple(told["argv"])})
         except (ValueError, TypeError) as error:
-            raise damaged(self.path, f"the run {row['run']}: {error}") from None
+            raise damaged(self.name, f"the run {row['run']}: {error}") from None
 
     def _verify(self, row: sa.RowMapping, table: sa.Table) -> None:
         """Raises StoreError where a row is not what was written."""
         if row["crc"] is not None and row["crc"] != crc_of({column.name: row[column.name] for column in table.c}):
-            raise damaged(self.path, f"a row of the table {table.name} is not what was written")
+            raise damaged(self.name, f"a row of the table {table.name} is not what was written")
 
     def _cover(self, connection: sa.Connection, run: str, keys: Iterable[str]) -> None:
-        new = [(run, key) for key in keys if (run, key) not in self._covered]
+        new = [key for key in dict.fromkeys(keys) if (run, key) not in self._covered]
         if new:
-            connection.execute(_COVER, [{"run": run, "key": key} for run, key in new])
-            self._covered.update(new)
+            if run not in self._places:
+                self._places[run] = connection.execute(LAST_PLACE, {"of": run}).scalar_one() + 1
+            first = self._places[run]
+            self._places[run] += len(new)
+            rows = [{"run": run, "key": key, "place": first + at} for at, key in enumerate(new)]
+            connection.execute(self._sql.cover, rows)
+            self._covered.update((run, key) for key in new)
 
-    def _begin(self) -> AbstractContextManager[sa.Connection]:
-        return transaction(self.path, self._engine)
+    def _rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+        return self._do(lambda connection: connection.execute(query).mappings().all())
+
+    def _do(self, work: Callable[[sa.Connection], T]) -> T:
+        """One transaction. Where a server's connection is lost, again: all that is done here may be done twice."""
+        pauses = _PAUSES if self._engine.dialect.name == "postgresql" else ()
+        with guard(self.name):
+            for pause in pauses:
+                try:
+                    with self._engine.begin() as connection:
+                        return work(connection)
+                except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+                    if not _passing(error):
+                        raise
+                self._forget()
+                time.sleep(pause)
+            with self._engine.begin() as connection:
+                return work(connection)
+
+    def _forget(self) -> None:
+        """What was under way when a connection was lost may not have come to be."""
+        self._covered.clear()
+        self._places.clear()
 
 
-def _put_statement() -> sa.Executable:
-    statement = insert(records)
-    changed = {name: statement.excluded[name] for name in ("trial", "status", "time", "data", "crc")}
-    # of two records of the same run and key the later one counts, whichever comes first
-    newer = records.c.time <= statement.excluded.time
-    return statement.on_conflict_do_update(["run", "key"], set_=changed, where=newer)
+def _passing(error: sa.exc.DBAPIError) -> bool:
+    """Whether it may be over in a moment: a server that restarts, a lost connection, a deadlock."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state[:2] in ("08", "40", "53", "57")
 
 
-# to build and compile a statement takes longer than to execute it
-_PUT = _put_statement()
-_COVER = insert(covers).on_conflict_do_nothing()
+def _elsewhere(folder: Path) -> dict[str, str] | None:
+    """What an output folder says of a server's store that has its records: its name, and the run."""
+    try:
+        told = parse_json((folder / ELSEWHERE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    sound = isinstance(told, dict) and all(isinstance(told.get(name), str) for name in ("store", "run"))
+    return told if sound else None
 
 
-def _put(connection: sa.Connection, found: Iterable[Record]) -> None:
-    rows = [
-        {"run": r.run, "key": r.key, "trial": r.trial, "status": r.status, "time": r.time, "data": r.to_json()}
-        for r in found
-    ]
-    if rows:
-        connection.execute(_PUT, [row | {"crc": crc_of(row)} for row in rows])
+def run_in(folder: Path) -> str | None:
+    """The last run into an output folder whose records are in a server's store."""
+    found = _elsewhere(folder)
+    return None if found is None else found["run"]
+
+
+def _record_row(record: Record) -> dict[str, Any]:
+    names = ("run", "key", "trial", "status", "time")
+    row = {**{name: getattr(record, name) for name in names}, "data": record.to_json()}
+    return row | {"crc": crc_of(row)}
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -319,4 +364,4 @@ def _row(run: Run) -> dict[str, Any]:
     return row | {"crc": crc_of(row)}
 
 
-__all__ = ["FILE", "Run", "RunInProgress", "Store", "StoreError"]
+__all__ = ["FILE", "Run", "RunInProgress", "Store", "StoreError", "run_in"]

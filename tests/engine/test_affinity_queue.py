@@ -87,3 +87,19 @@ def test_every_trial_is_taken_exactly_once_whoever_asks(
         taken.append(one)
     assert Counter(one.trial for one in taken) == Counter(one.trial for one in all_jobs)
     assert queue.take("0") is None
+
+
+def test_a_job_that_waits_for_another_process_makes_room_for_all_other_work() -> None:
+    queue = AffinityQueue[TrialJob]()
+    a, b, c = ([job(source, number=n) for n in range(2)] for source in "abc")
+    queue.add([*a, *b, *c])
+    first = queue.take("0")
+    assert first is a[0]
+    queue.later(first)
+    assert len(queue) == 6
+    assert [queue.take("0") for _ in range(4)] == [*b, *c]
+    assert queue.take("1") is a[1]  # nobody owns it any more
+    assert queue.take("0") is a[0]
+    queue.later(a[0])  # with nothing else to do
+    assert queue.take("0") is a[0]
+    assert len(queue) == 0

@@ -152,7 +152,7 @@ def test_a_full_disk_costs_the_entry_and_not_the_result(
         raise OSError(28, "No space left on device")
 
     one = bench()
-    monkeypatch.setattr("nqbench.pipeline.cache._checksum", full)
+    monkeypatch.setattr("nqbench.pipeline.cache.checksum", full)
     with pytest.warns(UserWarning, match="not cached: .*No space left"):
         figures = one.run(trial(), tmp_path / "files")
     assert figures["file_bytes"] == next((tmp_path / "files").iterdir()).stat().st_size
@@ -286,11 +286,11 @@ def test_a_key_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> 
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with cache.lock("quantize", "k", wait=False) as free:
+        with cache.lock("quantize", "k") as free:
             assert not free
         other.kill()
         other.wait()
-        with cache.lock("quantize", "k", wait=False) as free:
+        with cache.lock("quantize", "k") as free:
             assert free
     assert not list((tmp_path / "locks").iterdir())
 

@@ -148,7 +148,7 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path, content: bytes) -> N
 
 def test_an_empty_file_is_a_run_that_never_began(tmp_path: Path) -> None:
     (tmp_path / "records.sqlite").write_bytes(b"")
-    assert "stopped before the first trial" in one_line(tmp_path)
+    assert "stopped before its first trial ended" in one_line(tmp_path)
     Store.write(tmp_path).close()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from record_factory import failed, make
 
-from nqbench.results.database import metadata
 from nqbench.results.exports import export_json
+from nqbench.results.schema import metadata
 from nqbench.results.store import FILE, Store, StoreError
 
 
@@ -88,16 +88,22 @@ def test_a_store_that_says_to_be_of_before_there_were_checksums_is_checked_all_t
         says(tmp_path)
 
 
-def test_a_store_without_checksums_is_read_and_goes_on(sound: Path, tmp_path: Path) -> None:
-    """As the first version wrote it."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_store_is_read_and_goes_on(sound: Path, tmp_path: Path, version: int) -> None:
+    """As the first version wrote it, without checksums, and the second."""
     written = says(sound)
     shutil.copy(sound / FILE, tmp_path / FILE)
     with sqlite3.connect(tmp_path / FILE) as connection:
-        for table in ("runs", "records"):
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN crc")
-        connection.execute("PRAGMA user_version = 1")
+        if version == 1:
+            for table in ("runs", "records"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN crc")
+        connection.execute("ALTER TABLE covers DROP COLUMN place")
+        connection.execute("DROP TABLE nqbench_version")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
+    before = (tmp_path / FILE).read_bytes()
     assert says(tmp_path) == written
+    assert (tmp_path / FILE).read_bytes() == before  # reading changes nothing
     with Store.write(tmp_path) as store:
         run = store.start_run("synthetic")
         store.add(make(run=run, k=11))

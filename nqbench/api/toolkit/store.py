@@ -4,20 +4,23 @@ A file is ``<NQBENCH_CACHE>/trained/<name>-<16 hex digits of the recipe>.safeten
 second moments of the gradients under ``moments/``; in the metadata the recipe as JSON, and the SHA-256 of the tensors
 (``sha256``). It is written whole or not at all, checked whenever it is read, and dropped and made again where it is not
 what was written; a lock beside it keeps two workers from training the same network at once.
+
+Behind the folder there may be a place where machines share what they trained (``set_behind``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,11 +29,36 @@ from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.paths import cache_dir
 from nqbench.api.toolkit.sealed import CONTENT, contents, line, said_of, seal, unseal
+from nqbench.api.toolkit.waiting import Waiting
 
 HALVED = "halved"
 """Metadata of a file whose floats were rounded to float16: the SHA-256 of the tensors before."""
 SUMS = "SHA256SUMS"
 """A list as ``sha256sum`` writes it, beside files of a store that are handed on."""
+
+SHARED = "trained"
+"""What networks are called where machines share them."""
+
+
+class Behind(Protocol):
+    """Where machines share what they trained; see ``nqbench.shared.tier``. None of it raises."""
+
+    def fetch(self, stage: str, key: str, path: Path, *, fresh: bool = False) -> bytes | None: ...
+
+    def publish(self, stage: str, key: str, told: bytes, data: Path | None) -> bool: ...
+
+    def stale(self, stage: str, key: str) -> None: ...
+
+    def lease(self, stage: str, key: str) -> AbstractContextManager[object] | None: ...
+
+
+_behind: list[Behind] = []
+
+
+def set_behind(behind: Behind | None) -> None:
+    """From now on, in this process, networks are shared there; None: with nobody."""
+    _behind[:] = [] if behind is None else [behind]
+
 
 _read: ContextVar[dict[str, str] | None] = ContextVar("networks read", default=None)
 
@@ -90,39 +118,108 @@ def trained(name: str, recipe: Mapping[str, Any], train: Callable[[Path], Traine
 
 def _settled(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained:
     """The file's network, by one process at a time: sealed if it was not, made if it is missing or damaged."""
-    with _alone(path):
-        try:  # another worker may have trained it while this one waited
-            found = load_trained(path)
-            if content_of(path) is None:  # of before files said it
-                save_trained(path, found, recipe)
+    waiting = Waiting(f"the training of {path.stem}")
+    while True:
+        with _alone(path) as ours:
+            found = _obtained(path, recipe, train) if ours else None
+        if found is not None:
             return found
-        except BadInput as error:
-            warnings.warn(f"{error}; it is dropped and trained again", stacklevel=3)
-            path.unlink()
-        except FileNotFoundError:
-            pass
-        workdir = path.with_suffix(".work")
-        workdir.mkdir(exist_ok=True)
-        save_trained(path, train(workdir), recipe)
-        shutil.rmtree(workdir)
-        return load_trained(path)
+        waiting.pause()
+
+
+def _obtained(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained | None:
+    """The file's network: that which is there, or other machines', or trained; None where another machine is at it."""
+    found = _present(path, recipe)
+    if found is not None:
+        return found
+    with ExitStack() as stack:
+        lease = _behind[0].lease(SHARED, path.name) if _behind else nullcontext()
+        if lease is not None:
+            stack.enter_context(lease)
+        if pull(path):  # also where another holds the lease: it may just have been done
+            return load_trained(path)
+        return None if lease is None else _made(path, recipe, train)
+
+
+def _present(path: Path, recipe: Mapping[str, Any]) -> Trained | None:
+    """The file's network. None where there is none, or a damaged one, which is dropped with a warning."""
+    try:
+        found = load_trained(path)
+        if content_of(path) is None:  # of before files said it
+            save_trained(path, found, recipe)
+        return found
+    except BadInput as error:
+        warnings.warn(f"{error}; it is dropped and trained again", stacklevel=4)
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _made(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained:
+    workdir = path.with_suffix(".work")
+    workdir.mkdir(exist_ok=True)
+    save_trained(path, train(workdir), recipe)
+    shutil.rmtree(workdir)
+    push(path)
+    return load_trained(path)
+
+
+def pull(path: Path) -> bool:
+    """Take a file of the store from where machines share theirs, if it is there and sound. Whether it was."""
+    if not _behind:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fetched = path.with_name(f".{path.name}.{os.getpid()}.pulled")
+    if _behind[0].fetch(SHARED, path.name, fetched, fresh=True) is None:
+        return False
+    try:
+        recipe = json.loads(said_of(fetched)["recipe"])
+        if not path.stem.endswith(f"-{recipe_digest(recipe)}"):
+            raise BadInput(f"{path.name}: its name or content says another recipe")
+        load_trained(fetched)
+        os.replace(fetched, path)
+        return True
+    except (OSError, KeyError, ValueError):
+        _behind[0].stale(SHARED, path.name)
+        return False
+    finally:
+        fetched.unlink(missing_ok=True)
+
+
+def sound(path: Path) -> bool:
+    """Whether a file is a network of the store, as it was written."""
+    try:
+        load_trained(path)
+    except (OSError, BadInput):
+        return False
+    return True
+
+
+def push(path: Path) -> bool:
+    """Give a file of the store to where machines share theirs. Whether it is there now."""
+    return bool(_behind) and _behind[0].publish(SHARED, path.name, b"{}", path)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a file of the store alone. Raises BadInput where there can be none."""
-    from filelock import FileLock
+def _alone(path: Path) -> Iterator[bool]:
+    """Hold a file of the store alone; yields False where another process does. Raises BadInput where there can be
+    none."""
+    from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
     except OSError as error:
         raise BadInput(
             f"{path.parent}: cannot be written ({error.strerror or error}); name a folder of yours with NQBENCH_CACHE"
         ) from None
     try:
-        yield
+        yield True
     finally:
         lock.release()
 
