@@ -161,28 +161,33 @@ class Cache:
         """
         if self.root is None or self.here(stage, key):  # another worker was faster: its entry is as good as this one
             return
-        with self._writing(stage, key) as new:
-            data = None
-            if save is not None:
-                save(new)
-                data = checksum(str(new))
-            told = json.dumps({"of": of(stage, key), "result": dict(meta), "data": data}).encode()
-            self._keep(stage, key, told, None if save is None else new)
+        try:
+            with self._new(stage, key) as new:
+                data = None
+                if save is not None:
+                    save(new)
+                    data = checksum(str(new))
+                told = json.dumps({"of": of(stage, key), "result": dict(meta), "data": data}).encode()
+                self._keep(stage, key, told, None if save is None else new)
+        except OSError as error:
+            self._not_kept(stage, error)
+            return
         self.push(stage, key)
 
     @contextlib.contextmanager
-    def _writing(self, stage: str, key: str) -> Iterator[Path]:
-        """A path for what becomes an entry, or its data. An OSError inside is a warning."""
+    def _new(self, stage: str, key: str) -> Iterator[Path]:
+        """A path in the folder of an entry for its data. Raises OSError."""
         folder, name = os.path.split(self._place(stage, key))
         new = Path(f"{folder}/{NEW}{os.getpid()}-{name}")
+        make_folder(folder)
         try:
-            make_folder(folder)
             yield new
-        except OSError as error:
-            warnings.warn(f"{folder}: a result is not cached: {error}", stacklevel=4)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(new)
+
+    def _not_kept(self, stage: str, error: OSError) -> None:
+        warnings.warn(f"{self.root}/{stage}: a result is not cached: {error}", stacklevel=4)
 
     def _keep(self, stage: str, key: str, told: bytes, data: Path | None) -> None:
         """Put a whole entry in place. told: what its JSON says. data: a file that becomes its own."""
@@ -199,11 +204,14 @@ class Cache:
         """Take an entry from the shared tier, where it is there and sound. Whether it is here now."""
         if self.shared is None:
             return False
-        with self._writing(stage, key) as new:
-            told = self.shared.fetch(stage, key, new, fresh=fresh)
-            if told is not None and json.loads(told).get("of") == of(stage, key):
-                self._keep(stage, key, told, new if json.loads(told)["data"] is not None else None)
-                return True
+        try:
+            with self._new(stage, key) as new:
+                told = self.shared.fetch(stage, key, new, fresh=fresh)
+                if told is not None and json.loads(told).get("of") == of(stage, key):
+                    self._keep(stage, key, told, new if json.loads(told)["data"] is not None else None)
+                    return True
+        except OSError as error:
+            self._not_kept(stage, error)
         return False
 
     def push(self, stage: str, key: str) -> bool:
