@@ -49,6 +49,8 @@ COMMANDS = {
     "decompress": "Write an .nqz file's tensors as safetensors.",
     "cache": "Show, prune or clear the cache of stages.",
     "reference": "Get the published pages and trained networks.",
+    "submit": "Write rows of a run as a submission for a board.",
+    "board": "A leaderboard that anyone can add to and anyone can check.",
     "serve": "Serve a folder of reports over HTTP.",
 }
 """Every command in the order of ``--help``; one whose file is not there yet is not shown."""

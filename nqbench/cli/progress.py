@@ -1,7 +1,9 @@
-"""How a run's progress looks: a bar on a terminal, lines in a log."""
+"""How a run's progress looks: on a terminal a line for each worker under the trials that ended, lines in a log."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ def shown(quiet: bool = False) -> Progress:
     """The progress for where standard error goes."""
     from nqbench.engine import Silent
 
-    return Silent() if quiet else Bar() if sys.stderr.isatty() else Lines()
+    return Silent() if quiet else Bars() if sys.stderr.isatty() else Lines()
 
 
 class Lines:
@@ -66,38 +68,119 @@ class Lines:
         self._last = time.monotonic()
 
 
-class Bar(Lines):
-    """tqdm on a terminal: trials done and time left, what the current trial is at, the best so far; each trial that
-    ended stands above it."""
+class Bars(Lines):
+    """On a terminal: each trial that ended on a line of its own; below these, which stay, how far the run is, and a
+    line for each worker: its stage, how far that is and what is left of it, and its trial."""
 
-    bar: Any = None
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole: Any = None
+        self._workers: list[_Worker] = []
 
     def started(self, total: int, reused: int, *, search: bool = False) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, initial=reused, unit="trial", dynamic_ncols=True)
+        self._whole = _tqdm(total=total, initial=reused, position=0, dynamic_ncols=True, bar_format=_WHOLE)
 
     def found(self, reused: int) -> None:
-        self.bar.update(reused)
+        self._whole.update(reused)
 
     def running(self, trials: Sequence[tuple[str, str]]) -> None:
-        # what it is at changes: it comes first where the line is short
-        now = " | ".join(_line(f"{doing} of {label}") for label, doing in trials[:2])
-        self.bar.set_description_str(now[:72], refresh=False)
-        self.bar.set_postfix_str(str(self.best))
+        labels = [label for label, _ in trials]
+        for worker in self._workers:
+            if worker.label not in labels:
+                worker.label = ""
+        for label, doing in trials:
+            worker = next((one for one in self._workers if one.label == label), None) or self._free()
+            worker.shows(label, doing)
+        for worker in self._workers:
+            worker.draw()
+        self._whole.set_postfix_str(str(self.best))
+
+    def _free(self) -> _Worker:
+        worker = next((one for one in self._workers if not one.label), None)
+        if worker is None:
+            self._workers.append(worker := _Worker(len(self._workers) + 1))
+        return worker
 
     def ended(self, record: Record, label: str, *, again: bool = False) -> None:
         self.best.see(record)
-        self.bar.update()
+        self._whole.update()
         if not again:
-            self.bar.write(_line(f"{label}: {outcome(record)}"), file=sys.stderr)
-
-    def warning(self, text: str) -> None:
-        self.bar.write(_line(f"warning: {text}"), file=sys.stderr)
+            self._say(f"{label}: {outcome(record)}")
 
     def finished(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        for worker in reversed(self._workers):
+            worker.bar.close()
+        if self._whole is not None:
+            self._whole.close()
+
+    def _say(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(_line(text), file=sys.stderr)
+
+
+_WHOLE = "{n_fmt} of {total_fmt} trials {bar:10} {remaining} left{postfix}"
+_COUNTED = re.compile(r"(\d+) of (\d+)")
+
+
+class _Worker:
+    """One worker's line. since: when what it counts now began."""
+
+    def __init__(self, position: int) -> None:
+        self.bar = _tqdm(total=0, position=position, leave=False, bar_format="{desc}")
+        self.label, self.stage = "", ""
+        self.done, self.total = 0, 0
+        self.since = time.monotonic()
+        self._drawn = ""
+
+    def shows(self, label: str, doing: str) -> None:
+        stage, _, detail = doing.partition(": ")
+        counted = _COUNTED.search(detail)
+        done, total = (int(counted[1]), int(counted[2])) if counted else (0, 0)
+        if (label, stage, total) != (self.label, self.stage, self.total) or done < self.done:
+            self.since = time.monotonic()
+        self.label, self.stage, self.done, self.total = label, stage, done, total
+
+    def draw(self) -> None:
+        columns = shutil.get_terminal_size().columns
+        seconds = time.monotonic() - self.since
+        text = worker_line(self.label, self.stage, self.done, self.total, seconds, columns) if self.label else ""
+        if text != self._drawn:  # calm: nothing is written where nothing changed
+            self.bar.set_description_str(text)
+            self._drawn = text
+
+
+def worker_line(label: str, stage: str, done: int, total: int, seconds: float, columns: int) -> str:
+    """What a worker is at, within ``columns``: ``  quantize ━━━━──────  0:34 left  lenet5 gptq(step=0.1) huffman``.
+
+    done, total: of what the stage counts, the one that it is at being ``done``; total 0: it counts nothing, and the
+    time that it has taken stands in place of what is left. seconds: since it began to count.
+    """
+    finished = max(done - 1, 0)
+    share = finished / total if total else 0.0
+    filled = round(_BAR * share)
+    bar = "━" * filled + "─" * (_BAR - filled) if total else " " * _BAR
+    left = f"{_clock(seconds * (1 - share) / share)} left" if share else _clock(seconds)
+    return _shortened(f"  {stage[:9]:<9} {bar} {left:>10}  {_line(label)}", columns - 1)
+
+
+_BAR = 10
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _shortened(text: str, columns: int) -> str:
+    return text if len(text) <= columns else f"{text[: max(columns - 1, 0)]}…"
+
+
+def _tqdm(**options: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(file=sys.stderr, mininterval=0.2, **options)
 
 
 class Best:

@@ -80,7 +80,7 @@ def verify(
 
 
 def _refuse_code(folder: Path, records: Sequence[Record]) -> None:
-    for choice in dict.fromkeys(_model(record) for record in records):
+    for choice in dict.fromkeys(model_of(record) for record in records):
         model = choice.make(registry())
         assert isinstance(model, Model)
         if code := model.foreign_code():
@@ -127,7 +127,7 @@ class _Checker:
         """Whether the trained network is the same as that of the record."""
         if record.network_sha256 is None:  # a record of before they said it
             return None
-        found = self._network(_model(record))[1].sha256
+        found = self._network(model_of(record))[1].sha256
         if found == record.network_sha256:
             return None
         return (
@@ -138,7 +138,7 @@ class _Checker:
     def _metric_fault(self, record: Record, content: str, tensors: Mapping[str, torch.Tensor]) -> str | None:
         if record.metric_name is None:
             return None
-        choice = _model(record)
+        choice = model_of(record)
         if (choice, content) not in self._metrics:
             model, network = self._network(choice)
             torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
@@ -146,10 +146,9 @@ class _Checker:
             self._metrics[choice, content] = evaluated(model, network.spare, "test")
         found = self._metrics[choice, content]["metrics"][record.metric_name]
         recorded = record.metric if record.metric is not None else float("nan")
-        same = all(record.environment.get(name) == self.here.get(name) for name in _SAME)
-        allowed = 0.0 if same else TOLERANCE
-        if not (abs(found - recorded) <= allowed or (math.isnan(found) and math.isnan(recorded))):
-            return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {allowed})"
+        within = allowed(record, self.here)
+        if not (abs(found - recorded) <= within or (math.isnan(found) and math.isnan(recorded))):
+            return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {within})"
         return None
 
     def _network(self, choice: Choice) -> tuple[Model, Network]:
@@ -161,5 +160,11 @@ class _Checker:
         return self._networks[choice]
 
 
-def _model(record: Record) -> Choice:
+def allowed(record: Record, here: Mapping[str, Any]) -> float:
+    """How far a metric may lie from the record's, in its unit. here: this environment."""
+    return 0.0 if all(record.environment.get(name) == here.get(name) for name in _SAME) else TOLERANCE
+
+
+def model_of(record: Record) -> Choice:
+    """The record's model, to be made."""
     return Choice("model", record.model, json.dumps(record.model_params or {}, sort_keys=True, separators=(",", ":")))

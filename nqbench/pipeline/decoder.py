@@ -6,6 +6,7 @@ file to a file of the process that asked.
 lists the state in its order as [name, number]; ``stored`` has for each number [dtype, shape, offset]: where its
 row-major bytes are in the unnamed file that both processes have open. Tied names have the same number. ``Decoder`` is
 the other side of this. The process is kept alive between trials and dies with its parent.
+The one that decodes files of strangers runs under the limits of ``nqbench.pipeline.cage``.
 
 This module imports nothing heavy, so that a worker can start the decoder before its own imports.
 """
@@ -17,6 +18,7 @@ import ctypes
 import json
 import math
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nqbench.api.errors import BadInput, CorruptFile, NotRegistered, NqbenchError
+from nqbench.pipeline.cage import Cage, isolate, kept_environment
+from nqbench.pipeline.cage import limit as limit_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +53,10 @@ class DecodedFile:
 class Decoder:
     """A decoder process, started on first use. ``close`` it, or let it die with this process."""
 
-    def __init__(self, limit: int | None = None) -> None:
-        """limit: bytes of tensors that a file may stand for; None: the container's own."""
+    def __init__(self, limit: int | None = None, cage: Cage | None = None) -> None:
+        """limit: bytes of tensors that a file may stand for; None: the container's own. cage: limits on the process."""
         self.limit = limit
+        self.cage = cage
         self._process: subprocess.Popen[str] | None = None
         self._shared = tempfile.TemporaryFile(prefix="nqbench-decoder-", buffering=0)  # noqa: SIM115 - closed in close
 
@@ -73,12 +78,14 @@ class Decoder:
             self._forget()
         if self._process is None:
             shared = self._shared.fileno()
+            caged = [] if self.cage is None else [json.dumps(vars(self.cage))]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid()), str(shared)],
+                [sys.executable, "-m", "nqbench.pipeline.decoder", str(os.getpid()), str(shared), *caged],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 pass_fds=(shared,),
+                env=None if self.cage is None else kept_environment(),
             )
 
     def _take(self, dtype: str, shape: Sequence[int], at: int) -> Tensor:
@@ -103,6 +110,7 @@ class Decoder:
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
+            self._await(process, request)
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -112,6 +120,18 @@ class Decoder:
             raise BadInput(f"the decoder process ended with {_ending(code)} while it decoded {request['path']}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _await(self, process: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
+        """Wait for the beginning of an answer, no longer than the cage allows. Raises BadInput after that."""
+        if self.cage is None:
+            return
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+            if not waiting.select(self.cage.seconds):
+                process.kill()
+                process.wait()
+                self._forget()
+                raise BadInput(f"{request['path']} was not decoded within {self.cage.seconds:g} seconds")
 
     def _forget(self) -> None:
         """Let go of a process that has ended."""
@@ -152,9 +172,11 @@ def _error(answer: Mapping[str, Any]) -> NqbenchError:
 
 
 # -- the process itself --------------------------------------------------------------------------------------------
-def serve(parent: int, shared: int) -> None:
+def serve(parent: int, shared: int, cage: Cage | None = None) -> None:
     """Answer requests until standard input ends. shared: a descriptor of the file for what was decoded."""
     die_with_parent(parent)
+    if cage is not None:
+        isolate()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a plugin prints must not look like an answer
@@ -163,6 +185,9 @@ def serve(parent: int, shared: int) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if cage is not None:
+        _load_all()
+        limit_process(cage)
     for line in requests:
         try:
             answer = _decode(json.loads(line), shared)
@@ -175,6 +200,15 @@ def serve(parent: int, shared: int) -> None:
             answer = {"kind": "NqbenchError", "error": f"decoding failed: {type(error).__name__}: {error}"}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
+
+
+def _load_all() -> None:
+    """What decoding imports at its first file: not the file's memory, nor its time."""
+    import numba  # noqa: F401
+
+    from nqbench.registry import registry
+
+    registry()
 
 
 def _decode(request: Mapping[str, Any], shared: int) -> dict[str, Any]:
@@ -216,4 +250,4 @@ def die_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]))
+    serve(int(sys.argv[1]), int(sys.argv[2]), Cage(**json.loads(sys.argv[3])) if len(sys.argv) > 3 else None)

@@ -189,18 +189,9 @@ def _in_order(network: Network, values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _sizes(contents: Contents, written: Written, decoded: DecodedFile, network: Network) -> dict[str, Any]:
     """Bytes, rates and speeds under the names of a record."""
-    parts, file_bytes = written.parts, written.file_bytes
-    weights = sum(network.state[name].numel() for name in network.names)
-    coded = file_bytes - parts["raw_parameters"] - parts["raw_buffers"]
+    parts = written.parts
     measured_bits = 8 * (parts["symbols"] + parts["coder_table"])
-    figures: dict[str, Any] = {
-        "file_bytes": file_bytes,
-        "parts": parts,
-        "ratio": 4 * network.parameter_count() / (file_bytes - parts["raw_buffers"]),
-        "file_ratio": network.float_bytes() / file_bytes,
-        "own_ratio": network.own_bytes() / file_bytes,
-        "bits_per_weight": 8 * coded / weights,
-    }
+    figures = rates(parts, network)
     if contents.codec is None and written.symbols:
         figures |= {
             "entropy": written.entropy_bits / written.symbols,
@@ -209,6 +200,21 @@ def _sizes(contents: Contents, written: Written, decoded: DecodedFile, network: 
             "decode_msym_s": _speed(written.symbols, decoded.seconds),
         }
     return figures
+
+
+def rates(parts: Mapping[str, int], network: Network) -> dict[str, Any]:
+    """What the sizes of a file's parts say beside the network that it stands for, under the names of a record."""
+    file_bytes = sum(parts.values())
+    weights = sum(network.state[name].numel() for name in network.names)
+    coded = file_bytes - parts["raw_parameters"] - parts["raw_buffers"]
+    return {
+        "file_bytes": file_bytes,
+        "parts": dict(parts),
+        "ratio": 4 * network.parameter_count() / (file_bytes - parts["raw_buffers"]),
+        "file_ratio": network.float_bytes() / file_bytes,
+        "own_ratio": network.own_bytes() / file_bytes,
+        "bits_per_weight": 8 * coded / weights,
+    }
 
 
 def _speed(symbols: int, seconds: float) -> float | None:

@@ -32,6 +32,8 @@ class ReportData:
     started: str = ""
     outcome: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    separate: bool = False
+    """Whether each record is a row of its own: two submitters' of one configuration are no repeats of one another."""
 
     @cached_property
     def labels(self) -> Labels:
@@ -39,7 +41,7 @@ class ReportData:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return leaderboard(self.records, drop=self.drop, metric=self.metric, labels=self.labels)
+        return leaderboard(self.records, drop=self.drop, metric=self.metric, labels=self.labels, separate=self.separate)
 
     @property
     def goal(self) -> str:

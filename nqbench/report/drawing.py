@@ -19,6 +19,7 @@ from typing import Any
 from nqbench.api.toolkit.paths import cache_dir
 from nqbench.api.toolkit.sealed import seal_text, unseal_text
 from nqbench.report import figures as drawing
+from nqbench.report import naming
 from nqbench.report.data import ReportData
 from nqbench.report.figures import Figure, figures
 
@@ -53,7 +54,7 @@ def _digest(data: ReportData, datasets: Mapping[str, Sequence[Mapping[str, Any]]
 
 @cache
 def _code() -> str:
-    source = Path(drawing.__file__).read_bytes()
+    source = b"".join(Path(str(module.__file__)).read_bytes() for module in (drawing, naming))
     return hashlib.sha256(source).hexdigest() + importlib.metadata.version("altair")
 
 

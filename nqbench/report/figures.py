@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nqbench.report.data import ReportData
-from nqbench.results.leaderboard import Row, reach
+from nqbench.report.naming import HEIGHT, OTHERS, prominent, span
+from nqbench.results.leaderboard import Row
 from nqbench.results.record import PARTS
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 MANY_BARS = 24
 """Methods in a stacked bar chart, best first."""
-MANY_METHODS = 10
-"""Above this a colour a method cannot be told apart: colour then says the quantizer alone."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f", "#9467bd", "#17becf")
-"""Okabe and Ito's colours, which colour-blind readers can tell apart, and four more."""
+"""Okabe and Ito's colours, which colour-blind readers can tell apart, and four more for parts of a bar."""
+SHAPES = ("circle", "square", "triangle-up", "cross", "diamond", "triangle-down")
+GREY = "#73787f"
+INK, SOFT = "#1b1f24", "#57606a"
+"""Of front and levels; the page exchanges them for its own scheme's."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Figure:
     data: str
     columns: tuple[str, ...]
     model: str = ""
+    scaled: str = ""
+    """The axis whose scale a reader may choose, logarithmic or linear: x, y, or neither."""
 
 
 _WHO = ("model", "configuration")
@@ -44,12 +49,11 @@ def figures(data: ReportData, datasets: dict[str, list[dict[str, Any]]]) -> list
     found: list[Figure] = []
     for index, (model, rows) in enumerate(data.by_model.items(), 1):
         if any(row.metric is not None for row in rows):
-            published = any(row["model"] == model for row in datasets["published"])
-            found.append(_rate_accuracy(f"{index}", model, rows, data, published))
+            found.append(_rate_accuracy(f"{index}", model, rows, data, datasets))
         if any(row.mse for row in rows):
-            found.append(_rate_distortion(f"{index}", model, rows))
+            found.append(_rate_distortion(f"{index}", model, data))
         if any(row["bound_bits"] is not None for row in datasets["rows"] if row["model"] == model):
-            found.append(_bound(f"{index}", model, rows))
+            found.append(_bound(f"{index}", model, data))
         found.append(_parts(f"{index}", model, min(MANY_BARS, len(data.methods[model]))))
     if any(row.get("bits_per_symbol") for row in datasets["rows"]):
         found.append(_efficiency())
@@ -80,106 +84,154 @@ def _spec(chart: Any, height: int = 320, *, bars: int = 0) -> dict[str, Any]:
         "range": {"category": list(COLOURS)},
         "axis": {"grid": True},
         "legend": {"labelLimit": 300, "symbolOpacity": 1},
+        "style": {"ink": {"color": INK}, "soft": {"color": SOFT}},
     }
     return spec
 
 
-def _colour(rows: Sequence[Row]) -> Any:
+def _named(data: ReportData, model: str) -> tuple[Any, Any]:
+    """Colour and shape by the names of a model's lines, best first."""
     import altair as alt
 
-    few = len({row.method for row in rows}) <= MANY_METHODS
-    title = "method" if few else "quantizer"
-    legend = alt.Legend(orient="bottom", columns=2 if few else 4, title=title)
-    return alt.Color("method:N" if few else "quantizer_name:N", sort=None, legend=legend)
+    lines = list(prominent(data, model).values())
+    domain = [*lines, OTHERS]
+    legend = alt.Legend(orient="bottom", columns=1, title=None)
+    colour = alt.Color("line:N", scale=alt.Scale(domain=domain, range=[*COLOURS[: len(lines)], GREY]), legend=legend)
+    shape = alt.Shape("line:N", scale=alt.Scale(domain=domain, range=[*SHAPES[: len(lines)], "circle"]), legend=legend)
+    return colour, shape
 
 
 def _tooltip(*names: str) -> list[Any]:
     import altair as alt
 
     formats = {"file_bytes": ",.0f", "metric": ".3f", "drop": ".3f", "ratio": ".2f", "mse": ".4g", "metric_std": ".3f"}
-    kinds = {"configuration": "N", "model": "N", "coder_name": "N", "part": "N", "method": "N", "predictor": "N"}
+    kinds = {
+        "configuration": "N",
+        "model": "N",
+        "line": "N",
+        "coder_name": "N",
+        "part": "N",
+        "method": "N",
+        "predictor": "N",
+    }
     return [
         alt.Tooltip(f"{name}:{kinds.get(name, 'Q')}", title=name.replace("_", " "), format=formats.get(name, ""))
         for name in names
     ]
 
 
-def _rate_accuracy(at: str, model: str, rows: Sequence[Row], data: ReportData, published: bool) -> Figure:
+def _rate_accuracy(
+    at: str, model: str, rows: Sequence[Row], data: ReportData, datasets: dict[str, list[dict[str, Any]]]
+) -> Figure:
     import altair as alt
 
     name = next((row.metric_name for row in rows if row.metric_name), "metric")
-    frame, caption = _frame(rows, data.drop)
+    frame = span(rows, data.drop)
+    colour, shape = _named(data, model)
     size = alt.X("file_bytes:Q", title="file, bytes", scale=alt.Scale(type="log", nice=False, padding=12))
-    quality = alt.Y("metric:Q", title=name, scale=alt.Scale(zero=False, nice=False, domain=frame or alt.Undefined))
-    base = (
-        _chart("rows", model).transform_filter("isValid(datum.metric)").encode(x=size, y=quality, color=_colour(rows))
+    scale = alt.Scale(zero=False, nice=False, domain=list(frame) if frame else alt.Undefined)
+    quality = alt.Y("metric:Q", title=name, scale=scale)
+    base = _chart("rows", model).transform_filter("isValid(datum.metric)").encode(x=size, y=quality)
+    tips = ("configuration", "file_bytes", "ratio", "metric", "metric_low", "metric_high", "metric_std", "drop", "rank")
+    strength = alt.condition(f"datum.line == '{OTHERS}'", alt.value(0.3), alt.value(0.9))
+    curves = base.mark_line(clip=True, strokeWidth=1.5).encode(
+        detail="method:N", order="file_bytes:Q", color=colour, opacity=strength
     )
-    tips = _tooltip("configuration", "file_bytes", "ratio", "metric", "metric_std", "drop", "n", "rank")
-    lines = base.mark_line(opacity=0.35, clip=True).encode(detail="method:N", order="file_bytes:Q")
-    points = base.mark_point(filled=True, size=55, clip=True, cursor="pointer").encode(
-        tooltip=tips,
-        opacity=alt.condition("datum.pareto", alt.value(1.0), alt.value(0.55)),
-        shape=alt.Shape("pareto:N", scale=alt.Scale(domain=[True, False], range=["diamond", "circle"]), legend=None),
+    front = (
+        base.transform_filter("datum.pareto")
+        .mark_line(clip=True, interpolate="step-after", strokeWidth=2.5, strokeDash=[1, 3], style="ink")
+        .encode(order="file_bytes:Q")
     )
-    bars = (
-        base.transform_filter("isValid(datum.metric_std)")
-        .transform_calculate(low="datum.metric - datum.metric_std", high="datum.metric + datum.metric_std")
-        .mark_rule(clip=True)
-        .encode(y=alt.Y("low:Q", title=name), y2="high:Q")
+    points = base.mark_point(filled=True, clip=True, cursor="pointer").encode(
+        tooltip=_tooltip(*tips),
+        color=colour,
+        shape=shape,
+        size=alt.condition("datum.pareto", alt.value(110), alt.value(45)),
+        opacity=alt.condition(f"datum.line == '{OTHERS}' && !datum.pareto", alt.value(0.35), alt.value(1.0)),
     )
-    layers = [_levels(rows, data.drop), lines, bars, points]
-    if published:
+    layers = [*_levels(rows, data.drop), _intervals(base, name), curves, front, points]
+    if any(row["model"] == model for row in datasets["published"]):
         layers.append(_quoted(model))
+    ends = [row for row in datasets["names"] if row["model"] == model]
+    if ends:
+        layers += _line_names(model, name, colour)
+    outside = [row for row in rows if frame and row.metric is not None and not frame[0] <= row.metric <= frame[1]]
+    hidden = f" {len(outside)} rows that lose more lie outside the frame." if outside else ""
     return Figure(
         f"{at}-rate-accuracy",
         f"{model}: {name} against file size",
-        "A line is one method over its knob; diamonds are on the Pareto front; bars are one standard deviation over "
-        f"seeds. Dashed: the float network, and {data.drop:g} points below it." + caption,
-        _spec(alt.layer(*layers), height=380),
+        "A line is one method over its knob, named where it ends; grey: the other methods. Dotted steps and large "
+        f"marks: the Pareto front. Upright bars on it: the 95 % interval of the {name} on other examples, or one "
+        f"standard deviation over seeds.{hidden}",
+        _spec(alt.layer(*layers), height=HEIGHT),
         "rows",
-        (*_WHO, "method", "file_bytes", "ratio", "metric", "metric_std", "drop", "n", "pareto"),
+        (
+            *_WHO, "method", "file_bytes", "ratio", "metric", "metric_low", "metric_high", "metric_std", "drop", "n",
+            "pareto",
+        ),
         model,
+        "x",
+    )  # fmt: skip
+
+
+def _intervals(base: Any, name: str) -> Any:
+    """Upright bars on the front: its 95 % interval, or a standard deviation either way."""
+    import altair as alt
+
+    spread = "isValid(datum.metric_std) ? datum.metric_std : 0"
+    ends = base.transform_filter("datum.pareto").transform_calculate(
+        low=f"isValid(datum.metric_low) ? datum.metric_low : datum.metric - ({spread})",
+        high=f"isValid(datum.metric_high) ? datum.metric_high : datum.metric + ({spread})",
     )
+    return ends.mark_rule(clip=True, opacity=0.55, style="ink").encode(y=alt.Y("low:Q", title=name), y2="high:Q")
 
 
-def _frame(rows: Sequence[Row], drop: float) -> tuple[list[float] | None, str]:
-    """The vertical range: without networks that lost nearly all, which would squeeze the rest into a line; and the
-    sentence that says so."""
-    known = [row for row in rows if row.metric is not None and row.drop is not None]
-    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach(drop)]
-    if len(shown) < 3:
-        shown = [row.metric or 0.0 for row in known]
-    hidden = len(known) - len(shown)
-    shown += [row.metric_float for row in known[:1] if row.metric_float is not None]
-    if not shown:
-        return None, ""
-    margin = 0.05 * ((max(shown) - min(shown)) or 1.0)
-    caption = f" {hidden} rows that lose more lie outside the frame." if hidden else ""
-    return [min(shown) - margin, max(shown) + margin], caption
+def _line_names(model: str, name: str, colour: Any) -> list[Any]:
+    """A name at the right edge for each line, and a thin rule to where that ends."""
+    import altair as alt
+
+    base = _chart("names", model)
+    leader = base.mark_rule(strokeDash=[2, 2], opacity=0.5).encode(
+        x="file_bytes:Q", x2=alt.value("width"), y=alt.Y("metric:Q", title=name), y2="at:Q", color=colour
+    )
+    text = base.mark_text(align="left", baseline="middle", dx=6, fontSize=12, fontWeight=600, clip=False).encode(
+        x=alt.value("width"), y=alt.Y("at:Q", title=name), text="line:N", color=colour
+    )
+    return [leader.properties(name="leaders"), text.properties(name="names")]
 
 
-def _levels(rows: Sequence[Row], drop: float) -> Any:
+def _levels(rows: Sequence[Row], drop: float) -> list[Any]:
+    """The float network's level and the one that ranked files hold, each with its name on it."""
     import altair as alt
 
     row = next((row for row in rows if row.metric_float is not None), None)
-    level = row.metric_float if row else None
-    sign = 1 if row and row.metric_higher_is_better else -1
-    values = [] if level is None else [{"y": level}, {"y": level - sign * drop}]
-    data = alt.Chart(alt.InlineData(values=values))
-    return data.mark_rule(strokeDash=[4, 4], color="#888", clip=True).encode(y="y:Q")
+    if row is None or row.metric_float is None:
+        return []
+    below = row.metric_float - (drop if row.metric_higher_is_better else -drop)
+    unit = f" {row.metric_unit}" if row.metric_unit else ""
+    whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
+    size = f", {whole:,.0f} bytes" if whole else ""
+    values = [
+        {"y": row.metric_float, "text": f"float network: {row.metric_float:.2f}{unit}{size}"},
+        {"y": below, "text": f"{drop:g} points worse"},
+    ]
+    base = alt.Chart(alt.InlineData(values=values)).encode(y="y:Q")
+    words = base.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11, clip=True, style="soft")
+    return [base.mark_rule(strokeDash=[6, 4], clip=True, style="soft"), words.encode(x=alt.value(0), text="text:N")]
 
 
 def _quoted(model: str) -> Any:
     import altair as alt
 
-    chart = _chart("published", model).mark_point(shape="cross", size=90, color="#888", filled=True, clip=True)
+    chart = _chart("published", model).mark_point(shape="cross", size=90, style="soft", filled=True, clip=True)
     tips = [alt.Tooltip("method:N", title="quoted"), "paper:N", "ratio:Q", "metric:Q"]
     return chart.encode(x="file_bytes:Q", y="metric:Q", tooltip=tips)
 
 
-def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
+def _rate_distortion(at: str, model: str, data: ReportData) -> Figure:
     import altair as alt
 
+    colour, shape = _named(data, model)
     base = (
         _chart("rows", model)
         .transform_filter("datum.mse > 0")
@@ -191,12 +243,12 @@ def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
                 scale=alt.Scale(type="log", nice=False, padding=12),
                 axis=alt.Axis(format=".0e", tickCount=6),
             ),
-            color=_colour(rows),
+            color=colour,
         )
     )
     lines = base.mark_line(opacity=0.35).encode(detail="method:N", order="bits_per_weight:Q")
     tips = _tooltip("configuration", "bits_per_weight", "mse", "entropy", "file_bytes", "metric")
-    points = base.mark_point(filled=True, size=45, cursor="pointer").encode(tooltip=tips)
+    points = base.mark_point(filled=True, size=45, cursor="pointer").encode(tooltip=tips, shape=shape)
     return Figure(
         f"{at}-rate-distortion",
         f"{model}: distortion against rate",
@@ -205,21 +257,23 @@ def _rate_distortion(at: str, model: str, rows: Sequence[Row]) -> Figure:
         "rows",
         (*_WHO, "method", "bits_per_weight", "mse", "weighted_mse", "entropy", "file_bytes"),
         model,
+        "y",
     )
 
 
-def _bound(at: str, model: str, rows: Sequence[Row]) -> Figure:
+def _bound(at: str, model: str, data: ReportData) -> Figure:
     import altair as alt
 
+    colour, shape = _named(data, model)
     base = _chart("rows", model).transform_filter("isValid(datum.bound_bits)")
     theirs = alt.X("bound_bits:Q", title="bits per weight, the bound at the same error", scale=alt.Scale(zero=False))
     mine = alt.Y("bits_per_weight:Q", title="bits per weight (whole file)", scale=alt.Scale(zero=False))
-    line = base.mark_line(color="#888", strokeDash=[4, 4]).encode(
+    line = base.mark_line(style="soft", strokeDash=[4, 4]).encode(
         x=theirs, y=alt.Y("bound_bits:Q"), order="bound_bits:Q"
     )
     tips = _tooltip("configuration", "bound_bits", "bits_per_weight", "layer_error", "file_bytes", "metric")
     points = base.mark_point(filled=True, size=45, cursor="pointer").encode(
-        x=theirs, y=mine, color=_colour(rows), tooltip=tips
+        x=theirs, y=mine, color=colour, shape=shape, tooltip=tips
     )
     return Figure(
         f"{at}-bound",
@@ -268,7 +322,7 @@ def _efficiency() -> Figure:
         color=alt.Color("coder_name:N", title="coder", legend=alt.Legend(orient="bottom")),
         tooltip=_tooltip("configuration", "entropy", "bits_per_symbol", "efficiency"),
     )
-    line = base.mark_line(color="#888", strokeDash=[4, 4]).encode(x="entropy:Q", y=alt.Y("entropy:Q", title=""))
+    line = base.mark_line(style="soft", strokeDash=[4, 4]).encode(x="entropy:Q", y=alt.Y("entropy:Q", title=""))
     return Figure(
         "coder-efficiency",
         "Coders against entropy",
@@ -291,7 +345,7 @@ def _loss() -> Figure:
         shape=alt.Shape("predictor:N"),
         tooltip=_tooltip("model", "configuration", "predictor", "predicted", "measured"),
     )
-    line = base.mark_line(color="#888", strokeDash=[4, 4]).encode(x="measured:Q", y="measured:Q")
+    line = base.mark_line(style="soft", strokeDash=[4, 4]).encode(x="measured:Q", y="measured:Q")
     return Figure(
         "loss-increase",
         "Predicted against measured loss increase",
@@ -326,4 +380,5 @@ def _speeds(coders: int, measured: bool) -> Figure:
         _spec(chart, bars=coders),
         "speeds",
         (*_WHO, "coder", "direction", "msym_s", "measured"),
+        scaled="x",
     )

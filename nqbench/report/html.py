@@ -20,21 +20,30 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     ("rank", "#", "text", "within the model; * on the Pareto front"),
-    ("model", "model", "text", ""),
-    ("configuration", "configuration", "text", "parameters that vary, and the knob; select for all"),
+    ("coding", "configuration", "text", "what quantizes and codes, with parameters that vary; select for all"),
     ("file_bytes", "bytes", "count", "of the whole file"),
     ("ratio", "ratio", "two", "4 bytes x every parameter / file without raw buffers"),
+    ("metric", "metric", "two", "of the decoded network"),
+    ("metric_delta", "delta", "signed", "against the float network"),
+    ("interval", "95 %", "text", "interval of the metric on other examples of the kind"),
+    ("holds", "holds", "flag", "the drop is within the tolerance"),
+    ("model", "model", "text", ""),
+    ("pruner", "pruner", "text", ""),
+    ("sensitivity", "sensitivity", "text", ""),
+    ("training", "training", "text", ""),
     ("file_ratio", "file ratio", "two", "float32 state / file"),
     ("own_ratio", "own ratio", "two", "state in its own dtypes / file"),
     ("bits_per_weight", "bits/weight", "three", ""),
     ("entropy", "entropy (bits/symbol)", "three", "zeroth order"),
     ("efficiency", "efficiency", "three", "entropy / measured"),
     ("mse", "mse", "significant", "of the quantized weights"),
-    ("metric", "metric", "two", "of the decoded network"),
-    ("metric_delta", "delta", "signed", "against the float network"),
-    ("holds", "holds", "flag", "the drop is within the tolerance"),
     ("repeats", "repeats", "text", ""),
 )
+"""Field, label, format and what it is: what a reader wants to know first comes first."""
+_FIXED = {"rank": "rank", "coding": "name"}
+"""What stays in sight when a table is moved sideways."""
+_TELLING = ("model", "pruner", "sensitivity", "training")
+SCRIPTS = ("table.js", "figure.js", "page.js")
 _DEVIATIONS = {"file_bytes": "file_bytes_std", "metric": "metric_std"}
 
 
@@ -62,9 +71,9 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
 
     payload = {
         "datasets": {name: table_of(rows) for name, rows in datasets.items()},
-        "columns": [_column(*column) for column in COLUMNS],
+        "columns": page_columns(COLUMNS, datasets["rows"]),
         "details": details(data),
-        "figures": [{"spec": figure.spec, "data": figure.data} for figure in figures],
+        "figures": figure_payload(figures),
     }
     return (
         templates()
@@ -80,14 +89,39 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             summary=summary(data),
             # our own files and escaped JSON: the only text that is not escaped again
             style=Markup(asset("style.css")),
-            script=Markup(asset("page.js")),
+            scripts=[Markup(asset(name)) for name in SCRIPTS],
             vega=Markup(javascript() if figures else "window.vegaEmbed = null;"),
             payload=Markup(script_json(payload)),
         )
     )
 
 
-def _column(field: str, label: str, form: str, title: str) -> dict[str, Any]:
-    numeric = form not in ("text", "flag") or field == "rank"
-    column = {"field": field, "label": label, "format": form, "title": title, "numeric": numeric}
-    return column | ({"deviation": _DEVIATIONS[field]} if field in _DEVIATIONS else {})
+def figure_payload(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """What ``figure.js`` gets."""
+    return [{"spec": figure.spec, "data": figure.data, "scaled": figure.scaled} for figure in figures]
+
+
+def page_columns(
+    columns: Sequence[tuple[str, str, str, str]], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What ``table.js`` gets. Hidden at first: model, pruner, sensitivity and training where they do not tell rows
+    apart, and the file's ratio where it is the ratio."""
+    found = []
+    metrics = {row["metric_name"] for row in rows if row["metric_name"]}
+    for field, label, form, title in columns:
+        numeric = form not in ("text", "flag") or field == "rank"
+        column = {"field": field, "label": label, "format": form, "title": title, "numeric": numeric}
+        if field == "metric" and len(metrics) == 1:
+            column["label"] = next(iter(metrics))
+        if field in _TELLING:
+            column["long"] = True
+        if field in _FIXED:
+            column["fixed"] = _FIXED[field]
+        if field in _DEVIATIONS:
+            column["deviation"] = _DEVIATIONS[field]
+        if field in _TELLING and len({row.get(field) for row in rows}) < 2:
+            column["hidden"] = True
+        if field == "file_ratio" and all(row["file_ratio"] == row["ratio"] for row in rows):
+            column["hidden"] = True
+        found.append(column)
+    return found

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nqbench.report.data import ReportData
 from nqbench.report.figures import MANY_BARS
+from nqbench.report.naming import OTHERS, names, prominent
 from nqbench.results.leaderboard import Row
-from nqbench.results.record import KINDS, PARTS, Record
+from nqbench.results.record import KINDS, PARTS
 
 FIELDS = (
     "rank", "model", "method", "configuration", "granularity", "knob_value", "n", "deterministic", "file_bytes",
     "file_bytes_std", "ratio", "file_ratio", "own_ratio", "bits_per_weight", "entropy", "efficiency", "mse",
-    "weighted_mse", "metric", "metric_std", "metric_delta", "drop", "holds", "pareto", "encode_msym_s", "decode_msym_s",
+    "weighted_mse", "metric", "metric_std", "metric_low", "metric_high", "metric_delta", "drop", "holds", "pareto",
+    "encode_msym_s", "decode_msym_s", "pruner", "sensitivity", "training", "metric_name",
 )  # fmt: skip
 
 
 def datasets(data: ReportData) -> dict[str, list[dict[str, Any]]]:
-    """Name -> rows: ``rows`` (one a leaderboard row), ``parts``, ``loss``, ``speeds``, ``published``."""
-    rows = [_row(index, row, data.by_key[row.keys[0]]) for index, row in enumerate(data.rows)]
+    """Name -> rows: ``rows`` (one a leaderboard row), ``parts``, ``loss``, ``speeds``, ``published``, ``names`` (of the
+    lines of a figure)."""
+    named = {model: prominent(data, model) for model in data.by_model}
+    rows = [_row(index, row, data, named[row.model]) for index, row in enumerate(data.rows)]
     return {
         "rows": rows,
+        "names": [name for model in data.by_model for name in names(data, model, named[model])],
         "parts": [part for model in data.by_model for part in _parts(data, model)],
         "loss": [point for index, row in enumerate(data.rows) for point in _loss(index, row, data)],
         "speeds": [speed for row in rows for speed in _speeds(row)],
@@ -31,8 +36,11 @@ def datasets(data: ReportData) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _row(index: int, row: Row, record: Record) -> dict[str, Any]:
+def _row(index: int, row: Row, data: ReportData, named: Mapping[str, str]) -> dict[str, Any]:
+    record = data.by_key[row.keys[0]]
     fields: dict[str, Any] = {"i": index} | {name: _finite(getattr(row, name)) for name in FIELDS}
+    fields["coding"] = data.labels.coding(record)
+    fields["line"] = named.get(row.method, OTHERS)
     fields["quantizer_name"] = record.quantizer or record.codec or ""
     fields["coder_name"] = record.coder or ""
     fields["training_name"] = record.training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from nqbench.results.record import KINDS, Record
@@ -61,14 +61,20 @@ class Labels:
         """Everything but model and seed, on one line."""
         return self._line(record, knob=True)
 
+    def coding(self, record: Record) -> str:
+        """What quantizes and writes the weights, on one line: ``configuration`` less pruner, sensitivity and training,
+        which tables show in columns of their own."""
+        return self._line(record, knob=True, without=("pruner", "sensitivity", "training"))
+
     def trial(self, record: Record) -> str:
         """Everything that tells a trial from the others of the set: model, configuration and, where they vary, seed."""
         seed = f"seed={record.seed}" if record.seed is not None and len(self._settings["seed"]) > 1 else ""
         words = (self.plugin(record, "model"), self.configuration(record), seed)
         return " ".join(word for word in words if word)
 
-    def _line(self, record: Record, *, knob: bool) -> str:
-        words = [self.plugin(record, kind, knob=knob) for kind in KINDS if kind != "model"]
+    def _line(self, record: Record, *, knob: bool, without: Collection[str] = ()) -> str:
+        kinds = [kind for kind in KINDS if kind != "model"]
+        words = ["" if kind in without else self.plugin(record, kind, knob=knob) for kind in kinds]
         words.insert(3, record.granularity or "")  # after pruner, sensitivity, quantizer
         varied = (field for field in _SETTINGS if len(self._settings[field]) > 1)
         words += [f"{field}={short(getattr(record, field))}" for field in varied]

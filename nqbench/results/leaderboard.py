@@ -8,6 +8,7 @@ which of them matter.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,9 +18,11 @@ from typing import Any
 
 from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.record import PARTS, Record
+from nqbench.results.stats import wilson
 
 DROP = 0.5
 """Default tolerance: points of the metric that a file may lose and still be ranked by its size."""
+_EQUAL = 1e-6  # two ways to count a share of right answers, in points
 _SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 
 
@@ -59,6 +62,10 @@ class Row:
     metric_float: float | None
     metric: float | None
     metric_std: float | None
+    metric_low: float | None
+    """A 95 % interval of the metric on other examples of the kind (Wilson's), where it is a share of right answers and
+    one network was evaluated; ``metric_low`` to ``metric_high``."""
+    metric_high: float | None
     metric_delta: float | None
     drop: float | None
     holds: bool | None
@@ -83,18 +90,25 @@ class Row:
 
 
 def leaderboard(
-    records: Iterable[Record], *, drop: float = DROP, metric: float | None = None, labels: Labels | None = None
+    records: Iterable[Record],
+    *,
+    drop: float = DROP,
+    metric: float | None = None,
+    labels: Labels | None = None,
+    separate: bool = False,
 ) -> list[Row]:
     """Ranked rows, model by model in the order the records name them. Records that are not ok have no row.
 
-    drop: how much a file may lose and hold, in points; metric: what it has to reach, in place of ``drop``. Both are
+    separate: a row is one record, told by its key; else all records of a configuration, its seeds. drop: how much a
+    file may lose and hold, in points; metric: what it has to reach, in place of ``drop``. Both are
     asked on the split that the records' search looked at; without a search, on the test's.
     """
     good = [record for record in records if record.ok]
     labels = labels or Labels(good)
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in good:
-        groups[labels.plugin(record, "model")][configuration_key(record)].append(record)
+        group = record.key if separate else configuration_key(record)
+        groups[labels.plugin(record, "model")][group].append(record)
     ranked: list[Row] = []
     for model, configurations in groups.items():
         rows = [_row(model, tested(group), labels, drop, metric) for group in configurations.values()]
@@ -172,6 +186,22 @@ def _holds(group: Sequence[Record], tolerance: float, wanted: float | None) -> b
     return reached is not None and sign * (wanted - reached) <= _SLACK
 
 
+def interval(record: Record) -> tuple[float | None, float | None]:
+    """Of ``metric_low`` and ``metric_high``: see there."""
+    if record.metric is None or not record.examples or record.metric_unit != "%" or record.correct is None:
+        return None, None
+    try:
+        hits = int.from_bytes(base64.b64decode(record.correct)).bit_count()
+    except ValueError:  # no base64: whoever needs the examples themselves says so
+        return None, None
+    share = 100 * hits / record.examples
+    right = abs(record.metric - share) < _EQUAL
+    if not right and abs(100 - record.metric - share) >= _EQUAL:
+        return None, None  # a metric of another kind
+    low, high = (100 * end for end in wilson(hits if right else record.examples - hits, record.examples))
+    return low, high
+
+
 def _parts(group: Sequence[Record]) -> dict[str, float]:
     """Mean bytes by part."""
     if len(group) == 1 and group[0].parts is not None:
@@ -192,6 +222,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         return mean(getattr(record, name) for record in group)
 
     drop = over("drop")
+    low, high = interval(first) if alone else (None, None)
     return Row(
         rank=0,
         model=model,
@@ -224,6 +255,8 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         metric_float=over("metric_float"),
         metric=over("metric"),
         metric_std=None if alone else deviation(record.metric for record in group),
+        metric_low=low,
+        metric_high=high,
         metric_delta=over("metric_delta"),
         drop=drop,
         holds=_holds(group, tolerance, wanted),

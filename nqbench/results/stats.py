@@ -49,6 +49,18 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Paired:
     return Paired(gained, lost, examples, difference, p, middle - half, middle + half)
 
 
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """A 95 % interval of the probability behind ``hits`` successes in n trials, as shares (Wilson 1927).
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), p = hits / n, z = 1.96: unlike Wald's it stays
+    within [0, 1] and has a width where p is 0 or 1.
+    """
+    z, p = 1.959963984540054, hits / n
+    middle, scale = p + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(max(0.0, p * (1 - p)) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
 @cache
 def _fair_tail(k: int, n: int) -> float:
     """P(X <= k) for X of Binomial(n, 1/2): counted in whole numbers, rounded once."""

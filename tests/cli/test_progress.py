@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,75 @@ def test_the_metric_where_the_search_looked_is_shown_with_its_split() -> None:
     record = Record.from_dict(fields)
     assert progress.outcome(record) == "1,234 B, 98.70 % (train)"
     assert progress.outcome(Record.from_dict({**fields, "metric": 97.0})) == "1,234 B, 97.00 %"
+
+
+@pytest.mark.parametrize("columns", [200, 100, 60, 40, 12, 1])
+@pytest.mark.parametrize(("done", "total"), [(0, 0), (1, 20), (11, 20), (20, 20)])
+def test_a_worker_s_line_fits_its_terminal_and_says_the_time_left(columns: int, done: int, total: int) -> None:
+    line = progress.worker_line("lenet5 gptq(step=0.1) huffman", "quantize", done, total, 50.0, columns)
+    assert len(line) < max(columns, 2)
+    if columns >= 60:
+        assert "quantize" in line
+        # ten of twenty took 50 s, so will the other ten; none done, or none counted: what it has taken so far
+        left = {(0, 0): "0:50", (1, 20): "0:50", (11, 20): "0:50 left", (20, 20): "0:03 left"}[done, total]
+        assert left in line
+        assert ("left" in line) is ("left" in left)
+
+
+class Screen:
+    """What a terminal shows of what is written to it: line feeds, carriage returns, and steps upwards."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.lines: list[str] = [""]
+        self.row = self.column = 0
+
+    def write(self, text: str) -> int:
+        for part in re.split("(\x1b\\[A|[\r\n])", text):
+            if part == "\x1b[A":
+                self.row = max(0, self.row - 1)
+            elif part == "\r":
+                self.column = 0
+            elif part == "\n":
+                self.row, self.column = self.row + 1, 0
+                self.lines += [""] * (self.row + 1 - len(self.lines))
+            else:
+                line = self.lines[self.row].ljust(self.column)
+                self.lines[self.row] = line[: self.column] + part + line[self.column + len(part) :]
+                self.column += len(part)
+                assert self.column <= self.columns, "a line is longer than the terminal is wide"
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    @property
+    def shown(self) -> list[str]:
+        return [line.rstrip() for line in self.lines if line.strip()]
+
+
+@pytest.mark.parametrize("columns", [100, 60])
+def test_a_terminal_shows_a_line_a_worker_and_ended_trials_above_them(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    screen = Screen(columns)
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bars = progress.Bars()
+    bars.started(3, 0)
+    bars.running([("a one", "quantize: tensor 3 of 20"), ("a two", "file")])
+    bars.running([("a two", "evaluate"), ("a three", "load: " + "long " * 40)])
+    assert [line.split()[:1] for line in screen.shown] == [["0"], ["load"], ["evaluate"]], "a line stays with its trial"
+    fields = {
+        "status": "ok", "run": "r", "suite": "s", "key": "k", "trial": "t", "model": "m", "device": "cpu",
+        "file_bytes": 1234, "parts": {"symbols": 1234},
+    }  # fmt: skip
+    bars.ended(Record.from_dict(fields), "a two")
+    bars.running([("a three", "quantize: tensor 3 of 20")])
+    assert screen.shown[0] == "a two: 1,234 B"
+    assert screen.shown[1].startswith("1 of 3 trials")
+    assert screen.shown[1].endswith("best 1,234 B")
+    assert [line.split()[-1] for line in screen.shown[2:]] == ["three"]
+    bars.warning("careful")
+    bars.finished()
+    assert screen.shown[:2] == ["a two: 1,234 B", "warning: careful"]
+    assert len(screen.shown) == 3, "the workers' lines are gone"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("quickstart", "your-method", "your-coder", "your-model", "your-metric", "nightly")
+PAGES = ("quickstart", "your-method", "your-coder", "your-model", "your-metric", "nightly", "leaderboard")
 BLOCK = re.compile(r"^```(?P<head>sh|\{code-block\} \w+\n:caption: (?P<file>\S+))\n(?P<text>.*?)^```$", re.M | re.S)
 PIP = """#!/usr/bin/env bash
 # pip, offline and beside the environment: what is installed lies in a folder of the test's

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Iterator
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import make
+from browser_kit import CONTRAST, click, complaints, draw_all, needed, requests, scheme, sized, unnamed
+from record_factory import digest, make
 from test_reports import fill
 
 from nqbench.cli.nightly import write_history
@@ -18,12 +16,7 @@ from nqbench.report import rebuild
 from nqbench.results.record import Record
 from nqbench.results.store import Store
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
-)
+pytestmark = needed
 
 
 @pytest.fixture(scope="module")
@@ -34,34 +27,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]
     return folder, records
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(browser: Any, report: tuple[Path, list[Record]]) -> Any:
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get((report[0] / "index.html").as_uri())
     return browser
-
-
-def wait(browser: Any, script: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not browser.execute_script(f"return {script}"):
-        assert time.monotonic() < deadline, f"never came true: {script}"
-        time.sleep(0.05)
 
 
 def column(browser: Any, field: str) -> list[str]:
@@ -74,39 +45,26 @@ def column(browser: Any, field: str) -> list[str]:
     return found
 
 
-def click(browser: Any, selector: str) -> None:
-    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
-
-
-def draw_all(browser: Any) -> None:
-    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
-    wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.dataset.ready)")
-
-
 def test_it_draws_every_figure_without_an_error_or_a_request(page: Any) -> None:
     draw_all(page)
     assert page.execute_script("return document.querySelectorAll('.plot').length") == 9
-    assert [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    requests = [
-        message["params"]["request"]["url"]
-        for entry in page.get_log("performance")
-        if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert len([url for url in requests if url.startswith("file:")]) == 1
+    assert complaints(page) == []
+    asked = requests(page)
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert len([url for url in asked if url.startswith("file:")]) == 1
 
 
 def test_the_numbers_shown_are_the_records(page: Any, report: tuple[Path, list[Record]]) -> None:
     records = [record for record in report[1] if record.ok]
     shown = page.execute_script(
-        """const fields = [...document.querySelectorAll('#all th')].map(th => th.dataset.field);
+        """const fields = [...document.querySelectorAll('#all thead th')].map(th => th.dataset.field);
         return [...document.querySelectorAll('#all tbody tr')].map(tr =>
             Object.fromEntries(fields.map((f, i) => [f, tr.children[i].textContent])))"""
     )
     expected = {(r.model, f"{r.quantizer}(k={(r.quantizer_params or {})['k']}) global {r.coder}"): r for r in records}
     assert len(shown) == len(expected) == 40
     for row in shown:
-        record = expected[row["model"], row["configuration"]]
+        record = expected[row["model"], row["coding"]]
         assert row["file_bytes"] == f"{record.file_bytes:,}"
         assert row["ratio"] == f"{record.ratio:,.2f}"
         assert row["bits_per_weight"] == f"{record.bits_per_weight:.3f}"
@@ -123,8 +81,8 @@ def test_a_column_sorts_both_ways(page: Any) -> None:
     assert page.execute_script("return document.querySelector('[aria-sort]').ariaSort") == "ascending"
     click(page, "#all th[data-field=file_bytes] button")
     assert [int(text.replace(",", "")) for text in column(page, "file_bytes")] == sizes[::-1]
-    click(page, "#all th[data-field=configuration] button")
-    names = column(page, "configuration")
+    click(page, "#all th[data-field=coding] button")
+    names = column(page, "coding")
     assert names.index("kmeans(k=4) global huffman") < names.index("kmeans(k=16) global huffman")
 
 
@@ -164,37 +122,104 @@ def test_it_works_by_keyboard_alone(page: Any) -> None:
 
 
 def test_it_fits_a_phone(page: Any) -> None:
-    page.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    )
-    try:
+    with sized(page, 390, mobile=True):
         page.refresh()
         draw_all(page)
         assert page.execute_script("return document.documentElement.scrollWidth") <= 390
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-CONTRAST = """
-const parse = (text) => text.match(/[\\d.]+/g).slice(0, 3).map((v) => {
-  const c = v / 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });
-const light = (rgb) => 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2];
-const back = light(parse(getComputedStyle(document.body).backgroundColor));
-return ["body", "a", ".soft", "td", ".bad"].map((selector) => {
-  const ink = light(parse(getComputedStyle(document.querySelector(selector)).color));
-  return (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05); })
-"""
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_text_has_the_contrast_that_wcag_asks_for_in_both_schemes(page: Any, colours: str) -> None:
+    with scheme(page, colours):
+        background = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") is (colours == "light")
+        assert min(page.execute_script(CONTRAST)) >= 4.5
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_that_wcag_asks_for_in_both_schemes(page: Any, scheme: str) -> None:
-    page.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    background = page.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(255, 255, 255)") is (scheme == "light")
-    assert min(page.execute_script(CONTRAST)) >= 4.5
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+def test_a_screen_reader_finds_a_name_for_everything(page: Any) -> None:
+    assert unnamed(page) == []
+
+
+def test_a_column_can_be_hidden_and_the_first_ones_stay_in_sight(page: Any) -> None:
+    fields = "return [...document.querySelectorAll('#all th[data-field]')].map(th => th.dataset.field)"
+    before = page.execute_script(fields)
+    assert before[:6] == ["rank", "coding", "file_bytes", "ratio", "metric", "metric_delta"]
+    click(page, "#columns input[data-field=mse]")
+    assert page.execute_script(fields) == [field for field in before if field != "mse"]
+    click(page, "#columns input[data-field=mse]")
+    assert page.execute_script(fields) == before
+    with sized(page, 700):
+        page.refresh()
+        places = """const box = document.querySelector('#all').parentElement; box.scrollLeft = arguments[0];
+            return ['.rank', '.name', 'td:nth-child(3)'].map(
+                (what) => document.querySelector('#all tbody ' + what).getBoundingClientRect().x)"""
+        still, moved = (page.execute_script(places, at) for at in (0, 200))
+        assert moved[:2] == still[:2]
+        assert moved[2] == pytest.approx(still[2] - 200)
+
+
+def test_what_matters_is_in_sight_at_1400_pixels_however_long_names_are(browser: Any, tmp_path: Path) -> None:
+    long = {"epochs": 24, "schedule": "cosine", "distill_from_the_trained_network": 0.9}
+    records = [
+        make(
+            k=k, pruner="a-pruner-with-a-long-name", pruner_params={**long, "keep": keep}, sensitivity="second-moments",
+            sensitivity_params={"samples": 1000 * k}, training="finetune+batchnorm-of-a-long-name",
+            training_params=[long | {"lr": keep}, {"batches": k}], key=digest([k, keep]),
+        )
+        for k in (4, 8) for keep in (0.1, 0.05)
+    ]  # fmt: skip
+    fill(tmp_path, records)
+    rebuild(tmp_path)
+    with sized(browser, 1400):
+        browser.get((tmp_path / "index.html").as_uri())
+        edges = browser.execute_script(
+            """return ['file_bytes', 'ratio', 'metric', 'metric_delta', 'pruner', 'training'].map(
+                (f) => document.querySelector(`#all th[data-field=${f}]`).getBoundingClientRect().right)"""
+        )
+        assert edges == sorted(edges)
+        assert edges[3] < 1360
+
+
+def test_a_figure_names_its_lines_and_the_float_network_and_no_name_covers_another(page: Any) -> None:
+    with sized(page, 1400):
+        page.refresh()
+        draw_all(page)
+        texts = page.execute_script(
+            """const texts = [...document.querySelector('.plot').querySelectorAll('svg .mark-text text')];
+            return texts.map((t) => { const r = t.getBoundingClientRect();
+              return [t.textContent, r.left, r.top, r.right, r.bottom]; })"""
+        )
+        named = {text[0]: text[1:] for text in texts}
+        assert {"kmeans huffman", "kmeans bzip2", "uniform huffman", "uniform bzip2"} <= set(named)
+        assert any(text.startswith("float network: 98.00 %") for text in named)
+        lines = [named[name] for name in named if name.startswith(("kmeans", "uniform"))]
+        for place, (left, top, right, bottom) in enumerate(lines):
+            assert right <= 1400
+            for other in lines[place + 1 :]:
+                assert bottom - 4 <= other[1] or other[3] - 4 <= top, (named, left)
+
+
+def test_an_axis_is_logarithmic_or_linear_at_a_click(page: Any) -> None:
+    marks = """const spots = [...document.querySelector('.plot').querySelectorAll('svg .mark-symbol path')];
+        return spots.map((s) => [s.__data__ ? s.__data__.datum.file_bytes : null,
+            +s.getAttribute('transform').match(/translate\\(([-\\d.]+)/)[1]])"""
+    draw_all(page)
+    shown: dict[str, list[list[float]]] = {}
+    for kind in ("linear", "log"):
+        page.execute_script(
+            "document.querySelector('.plot').dataset.ready = ''; "
+            "document.querySelector(`.scale button[value=${arguments[0]}]`).click()",
+            kind,
+        )
+        draw_all(page)
+        shown[kind] = page.execute_script(marks)
+        pressed = page.execute_script("return document.querySelector('.scale [aria-pressed=true]').value")
+        assert pressed == kind
+    for kind, law in (("linear", float), ("log", math.log)):
+        points = sorted((law(size), x) for size, x in shown[kind] if size)
+        (first, left), (last, right) = points[0], points[-1]
+        for size, x in points:
+            assert x == pytest.approx(left + (size - first) / (last - first) * (right - left), abs=1.0)
 
 
 def test_long_tables_are_shown_in_parts(browser: Any, tmp_path: Path) -> None:
@@ -242,13 +267,8 @@ def history(browser: Any, nights: Path) -> Any:
 
 def test_the_history_loads_without_an_error_or_a_request(history: Any) -> None:
     assert history.title.startswith("nights <of> tests over the nights")
-    assert [entry for entry in history.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    requests = [
-        message["params"]["request"]["url"]
-        for entry in history.get_log("performance")
-        if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in requests if not url.startswith("data:")] == [history.current_url]
+    assert complaints(history) == []
+    assert [url for url in requests(history) if not url.startswith("data:")] == [history.current_url]
 
 
 def test_the_history_marks_the_night_of_a_change_and_says_between_which_revisions(history: Any) -> None:
@@ -284,17 +304,9 @@ def test_what_never_moved_is_folded_away_and_opens_by_keyboard(history: Any) -> 
 
 
 def test_the_history_fits_a_phone_and_keeps_its_contrast_in_the_dark(history: Any) -> None:
-    history.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    )
-    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    history.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-    try:
+    with sized(history, 390, mobile=True), scheme(history, "dark"):
         history.refresh()
         history.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
         assert history.execute_script("return document.documentElement.scrollWidth") <= 390
         contrast = CONTRAST.replace('"body", "a", ', '"body", ')
         assert min(history.execute_script(contrast)) >= 4.5
-    finally:
-        history.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        history.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -1,0 +1,128 @@
+"""The lines of a figure, named where they end: which methods get a colour, what each is called, where its name stands.
+
+A reader tells six colours apart and reads a name beside a line faster than a legend. So the six methods that the
+ranking puts first are drawn in colour and named; the others are there in grey, with their names at a touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nqbench.report.data import ReportData
+from nqbench.results.labels import short
+from nqbench.results.leaderboard import Row, reach
+from nqbench.results.record import Record
+
+NAMED = 6
+OTHERS = "others"
+HEIGHT = 400
+"""Pixels of the whole figure."""
+_INNER = 330
+"""Of them, about, what lies between the axes."""
+_LINE = 15
+"""Pixels from name to name."""
+_LONGEST = 34
+"""Characters of a name."""
+
+
+def prominent(data: ReportData, model: str) -> dict[str, str]:
+    """Method -> what its line is called, of the ``NAMED`` methods ranked first: what tells them from one another, the
+    quantizer first. No two names are equal."""
+    ranked = data.methods[model][:NAMED]
+    words = _telling([data.by_key[row.best.keys[0]] for row in ranked])
+    found: dict[str, str] = {}
+    for row, own in zip(ranked, words, strict=True):
+        name = own if len(own) <= _LONGEST else f"{own[: _LONGEST - 1]}…"
+        taken = [other for other in found.values() if other.partition(" #")[0] == name]
+        found[row.method] = f"{name} #{len(taken) + 1}" if taken else name
+    return found
+
+
+def _telling(records: Sequence[Record]) -> list[str]:
+    """For each of these records of different methods, in a few words, how it differs from the others."""
+    parts = [_parts(record) for record in records]
+    names = [
+        [_named(kind, place, parts) for kind in (*_ORDER, *_SETTINGS) if len({repr(p.get(kind)) for p in parts}) > 1]
+        for place in range(len(parts))
+    ]
+    return [" ".join(filter(None, words)) or parts[i]["quantizer"][0] or "" for i, words in enumerate(names)]
+
+
+_ORDER = ("quantizer", "codec", "training", "coder", "granularity", "positions", "sensitivity", "pruner")
+_SETTINGS = ("streams", "unquantized", "fold_batchnorm", "device")
+
+
+def _parts(record: Record) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Kind -> name and parameters, without the knob."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for kind in _ORDER:
+        name, given = getattr(record, kind, None), getattr(record, f"{kind}_params", None) or {}
+        if kind == "training":
+            links = enumerate(given)
+            name, given = ("" if name == "none" else name), {f"{i}.{k}": v for i, one in links for k, v in one.items()}
+        found[kind] = name or "", {k: v for k, v in given.items() if k != record.knob}
+    return found | {name: (f"{name}={short(getattr(record, name))}", {}) for name in _SETTINGS}
+
+
+def _named(kind: str, place: int, parts: Sequence[Mapping[str, tuple[str, dict[str, Any]]]]) -> str:
+    """The plugin with the one parameter that tells it from those of its name, or with all that differ."""
+    name, own = parts[place][kind]
+    namesakes = [p[kind][1] for p in parts if p[kind][0] == name]
+    versions = {repr(given) for given in namesakes}
+    if len(versions) == 1:
+        return name
+    differing = [k for k in own if len({repr(given.get(k)) for given in namesakes}) > 1]
+    differing.sort(key=lambda k: not isinstance(own[k], float))  # a share or a step says more than a count
+    alone = next((k for k in differing if len({repr(given.get(k)) for given in namesakes}) == len(versions)), None)
+    shown = ", ".join(f"{k.partition('.')[2] or k}={short(own[k])}" for k in ([alone] if alone else differing))
+    return f"{name}({shown})"
+
+
+def span(rows: Sequence[Row], drop: float) -> tuple[float, float] | None:
+    """The vertical range of a figure of the metric: without networks that lost nearly all, which would squeeze the
+    rest into a line. None where no row has a metric."""
+    known = [row for row in rows if row.metric is not None and row.drop is not None]
+    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach(drop)]
+    if len(shown) < 3:
+        shown = [row.metric or 0.0 for row in known]
+    if not shown:
+        return None
+    shown += [row.metric_float for row in known[:1] if row.metric_float is not None]
+    margin = 0.06 * ((max(shown) - min(shown)) or 1.0)
+    return min(shown) - margin, max(shown) + margin
+
+
+def names(data: ReportData, model: str, named: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For each named line: where it ends (``file_bytes``, ``metric``), and at which height its name stands (``at``), so
+    that names do not cover one another."""
+    frame = span(data.by_model[model], data.drop)
+    if frame is None:
+        return []
+    low, high = frame
+    ends = []
+    for method, name in named.items():
+        inside = [
+            row
+            for row in data.by_model[model]
+            if row.method == method and row.metric is not None and low <= row.metric <= high
+        ]
+        if inside:
+            last = max(inside, key=lambda row: row.file_bytes)
+            ends.append({"model": model, "line": name, "file_bytes": last.file_bytes, "metric": last.metric})
+    ends.sort(key=lambda end: float(str(end["metric"])))
+    places = spread([float(str(end["metric"])) for end in ends], low, high, _LINE * (high - low) / _INNER)
+    return [{**end, "at": place} for end, place in zip(ends, places, strict=True)]
+
+
+def spread(wanted: Sequence[float], low: float, high: float, apart: float) -> list[float]:
+    """Rising places, each at least ``apart`` from the next and, where there is room, within [low, high]: pushed up from
+    below where they are too near, then down again from the top."""
+    places: list[float] = []
+    for value in wanted:
+        places.append(max(value, places[-1] + apart) if places else max(value, low))
+    top = high
+    for index in range(len(places) - 1, -1, -1):
+        places[index] = min(places[index], top)
+        top = places[index] - apart
+    return places

@@ -1,0 +1,120 @@
+"""Names of lines, intervals, and colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from record_factory import digest, make, sweep
+
+from nqbench.report import ReportData
+from nqbench.report.figures import COLOURS, GREY, SHAPES
+from nqbench.report.naming import NAMED, OTHERS, names, prominent, spread
+from nqbench.report.payload import datasets
+from nqbench.results.leaderboard import leaderboard
+from nqbench.results.stats import wilson
+
+DEFICIENCIES = {
+    # Machado, Oliveira and Fernandes 2009, severity 1, of linear RGB
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+}
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+
+def lab(colour: str, seen: str) -> np.ndarray:
+    """CIE L*a*b* under D65 of a colour as somebody sees it."""
+    srgb = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(DEFICIENCIES[seen]) @ linear, 0, 1)
+    x, y, z = (TO_XYZ @ linear) / (TO_XYZ @ np.ones(3))
+    f = [v ** (1 / 3) if v > (6 / 29) ** 3 else v / (3 * (6 / 29) ** 2) + 4 / 29 for v in (x, y, z)]
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("seen", list(DEFICIENCIES))
+def test_lines_differ_in_colour_to_every_reader_or_in_their_marks(seen: str) -> None:
+    lines = [*zip(COLOURS[:NAMED], SHAPES, strict=True), (GREY, "")]
+    for (one, mark), (other, its) in itertools.combinations(lines, 2):
+        apart = float(np.linalg.norm(lab(one, seen) - lab(other, seen)))  # 2.3 can just be told
+        assert apart > 9, (one, other, apart)
+        assert mark != its
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=9), st.floats(0.1, 9))
+def test_names_keep_their_order_and_their_distance_and_stay_inside_where_there_is_room(
+    wanted: list[float], apart: float
+) -> None:
+    wanted = sorted(wanted)
+    places = spread(wanted, 0.0, 100.0, apart)
+    for low, high in itertools.pairwise(places):
+        assert high - low >= apart - 1e-9
+    assert max(places) <= 100 + 1e-9
+    if apart * (len(wanted) - 1) <= 100:
+        assert min(places) >= -1e-9
+    free = all(b - a >= apart for a, b in itertools.pairwise(wanted))
+    if free:
+        assert places == pytest.approx(wanted)
+
+
+def test_a_line_is_called_by_what_tells_it_apart_and_no_two_alike() -> None:
+    data = ReportData("s", sweep())
+    found = prominent(data, "net")
+    assert sorted(found.values()) == ["kmeans bzip2", "kmeans huffman", "uniform bzip2", "uniform huffman"]
+    shares = [
+        make(
+            k=k,
+            pruner="p",
+            pruner_params={"epochs": round(100 * keep), "keep": keep, "lr": 0.1},
+            key=digest([k, keep]),
+        )
+        for keep in (0.1, 0.05, 0.02)
+        for k in (4, 8)
+    ]
+    # one parameter says it all; a share says more than a count
+    assert set(prominent(ReportData("s", shares), "net").values()) == {"p(keep=0.1)", "p(keep=0.05)", "p(keep=0.02)"}
+
+
+def test_of_many_methods_the_first_ranked_are_named_and_the_others_are_grey() -> None:
+    many = [make(quantizer=f"q{i:02}", k=k, symbols=1000 * i + 100 * k, wrong=20) for i in range(1, 12) for k in (4, 8)]
+    data = ReportData("s", many)
+    found = prominent(data, "net")
+    assert list(found.values()) == [f"q{i:02}" for i in range(1, NAMED + 1)]
+    lines = [row["line"] for row in datasets(data)["rows"]]
+    assert lines.count(OTHERS) == 2 * (11 - NAMED)
+    ends = {end["line"]: end for end in names(data, "net", found)}
+    assert ends["q01"]["file_bytes"] == max(record.file_bytes or 0 for record in many[:2])
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    # Newcombe 1998, table I, method 3
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.883, 1),
+    ],
+)
+def test_wilson_s_interval_is_the_published_one(hits: int, n: int, low: float, high: float) -> None:
+    assert wilson(hits, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_the_interval_is_of_the_share_of_right_answers_alone() -> None:
+    (right,) = leaderboard([make(k=4, wrong=100)])
+    assert (right.metric_low, right.metric_high) == pytest.approx([100 * end for end in wilson(900, 1000)])
+    wrong = {"metric_name": "error", "metric_higher_is_better": False, "metric_float": 2.0, "metric_delta": 8.0}
+    (error,) = leaderboard([make(k=4, wrong=100, **wrong, metric=10.0, metrics={"error": 10.0})])
+    assert (error.metric_low, error.metric_high) == pytest.approx([100 * end for end in wilson(100, 1000)])
+    (other,) = leaderboard([make(k=4, wrong=100, metric=77.0, metrics={"accuracy": 77.0})])
+    assert other.metric_low is None
+    seeds = leaderboard([make(k=4, wrong=100, seed=seed) for seed in (1, 2)])
+    assert seeds[0].metric_low is None
