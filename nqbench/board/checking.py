@@ -32,10 +32,10 @@ from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import evaluated
 from nqbench.pipeline.filing import rates
 from nqbench.pipeline.network import Network, fill
+from nqbench.pipeline.trial import Choice
 from nqbench.registry import GROUP, registry
 from nqbench.results.environment import cores, environment
 from nqbench.results.record import Record, utc_now
-from nqbench.suite.trial import Choice
 
 _ROOM = 2 << 30
 """Bytes that decoding may take beside ten times what the file stands for: compiled code, and an alphabet of 2^24."""
