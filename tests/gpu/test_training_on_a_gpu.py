@@ -83,12 +83,16 @@ def test_replayed_steps_are_the_steps(optimizer: str, precision: str) -> None:
         ends.append(({**module.state_dict()}, moments))
     assert bool((ends[1][0]["layer1.0.conv1.weight"].view(-1)[:7].abs() < 5e-3).all())
     assert int(ends[1][0]["bn1.num_batches_tracked"]) == 3 * 7
-    # Adam's steps are as long where a gradient is all but rounding: what the whole network moved is compared
-    limit = 0.3 if optimizer == "adam" or precision == "bfloat16" else 1e-3
+    # What the whole network moved is compared: sums come in another order each time. A gradient is so known to d of its
+    # size, 2^-8 in bfloat16 before layers add up. SGD moves by gradients, d apart. Adam's first steps have one length
+    # and the gradient's sign: of normal gradients a share of 0.8 d is all but rounding, half of these go the other way,
+    # two steps off, so that sqrt(1.6 d) of the way is between two sound trainings, 0.08 in bfloat16 and 0.16 where four
+    # roundings add up. A batch of before is 1 and more apart, a rate of before (cosine: 1, 0.75, 0.25) some 0.5.
+    limit = {"sgd float32": 1e-3, "adam float32": 0.1, "sgd bfloat16": 0.1, "adam bfloat16": 0.3}
     torch.manual_seed(0)
     start = CifarResNet(1).to(DEVICE).state_dict()
     once, again = (_moved(start, state) for state, _ in ends)
-    assert float((once - again).norm() / once.norm()) < limit
+    assert float((once - again).norm() / once.norm()) < limit[f"{optimizer} {precision}"]
     assert set(ends[0][1]) == set(ends[1][1])
 
 
