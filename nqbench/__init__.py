@@ -2,14 +2,14 @@
 
 ``nqbench.run("suites/quickstart.yaml")`` does what the command of that name does and returns a pandas DataFrame;
 ``nqbench.compress(module, batches)`` puts a network into a file, ``nqbench.load("x.nqz")`` gives a file's tensors, and
-``nqbench.load_into(module, "x.nqz")`` puts them in place.
+``nqbench.load_into(module, "x.nqz")`` puts them in place; ``nqbench.save(state, "x.nqz")`` needs no data.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nqbench.files import load, load_into
+from nqbench.files import load, load_into, save
 from nqbench.version import __version__
 
 if TYPE_CHECKING:
@@ -44,4 +44,4 @@ def compress(module: nn.Module, batches: Any, **options: Any) -> Compressed:
     return compress_in_memory(module, batches, **options)
 
 
-__all__ = ["__version__", "compress", "load", "load_into", "run"]
+__all__ = ["__version__", "compress", "load", "load_into", "run", "save"]

@@ -1,12 +1,133 @@
-"""A compressed file back in Python: its tensors, alone or in a network."""
+"""Tensors into a compressed file without any data, and back in Python: alone or in a network."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+
+    from nqbench.api import Coder, Group, Quantizer
+
+STEP = 0.1
+"""In standard deviations of each tensor: an error of D^2 / 12, 31 dB below the weights, in about 5.4 bits of a normal
+law."""
+_STATISTICS = ("running_mean", "running_var")
+
+
+def save(
+    state: Mapping[str, Tensor] | nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    step: float = STEP,
+    quantizer: str = "uniform",
+    parameters: Mapping[str, Any] | None = None,
+    coder: str = "context",
+    unquantized: str = "float16",
+    tensors: Sequence[str] | None = None,
+) -> int:
+    """Put a network's tensors into a ``.nqz`` file without looking at any data: rate alone, no metric is held.
+
+    Each tensor of two or more dimensions is quantized by itself and entropy-coded; the others are stored. With data,
+    ``nqbench.compress`` makes a far smaller file of the same quality, and knows what it costs.
+
+    Args:
+        state: name -> tensor, or a module; on any device. Tensors that share memory are stored once.
+        path: the file, replaced where there is one.
+        step: distance of the grid's points in standard deviations of a tensor, for ``uniform``.
+        quantizer: one that needs no data: ``uniform``, ``rtn``, ``nf4``, ``kmeans`` (``nqbench list quantizer``).
+        parameters: of the quantizer, in place of ``step``: ``{"bits": 4, "granularity": "group"}`` for ``rtn``.
+        coder: of the symbols (``nqbench list coder``).
+        unquantized: how the other parameters are stored: ``float16`` or ``float32``. Buffers keep every bit.
+        tensors: the names to quantize. None: every floating-point one of two or more dimensions.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        BadInput: a name or a parameter is unknown, the quantizer needs data, or a tensor holds nan or inf.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "layer.nqz"
+        >>> size = save({"weight": weight, "bias": torch.zeros(64)}, path, step=0.5)
+        >>> size == path.stat().st_size < 4 * weight.numel() / 8
+        True
+        >>> back = load(path)
+        >>> list(back), bool((back["weight"] - weight).abs().max() <= 0.5)
+        (['weight', 'bias'], True)
+    """
+    from nqbench.api import BadInput, Coder, Quantizer
+    from nqbench.container import Contents, write
+    from nqbench.registry import registry
+
+    known = registry()
+    options = dict(parameters or ({"granularity": "layer", "step": step} if quantizer == "uniform" else {}))
+    method, coding = known.make("quantizer", quantizer, options), known.make("coder", coder, {})
+    assert isinstance(method, Quantizer)
+    assert isinstance(coding, Coder)
+    if "none" not in method.takes:
+        raise BadInput(f"quantizer '{quantizer}' needs data to be sensitive to: use nqbench.compress, or uniform here")
+    whole, aliases, trained = _taken_apart(state)
+    chosen = [n for n, t in whole.items() if t.dim() >= 2 and t.is_floating_point() and t.numel()]
+    if tensors is not None:
+        unknown = [name for name in tensors if name not in whole]
+        if unknown:
+            raise BadInput(f"the state has no tensor '{unknown[0]}'; it has {', '.join(list(whole)[:5])} ...")
+        chosen = [name for name in whole if name in set(tensors)]
+    contents = Contents(
+        order=tuple(whole if not aliases else _names(state)),
+        shapes={name: tuple(whole[name].shape) for name in chosen},
+        dtypes={name: whole[name].dtype for name in chosen},
+        raw={name: tensor for name, tensor in whole.items() if name not in set(chosen)},
+        parameters=frozenset(trained),
+        groups=tuple(_quantized(method, coding, name, whole[name]) for name in chosen),
+        aliases=aliases,
+        quantizer=method,
+        coder=coding,
+        unquantized=unquantized,
+    )
+    return write(path, contents, known).file_bytes
+
+
+def _names(state: Mapping[str, Tensor] | nn.Module) -> list[str]:
+    return list(state if isinstance(state, Mapping) else state.state_dict())
+
+
+def _taken_apart(
+    state: Mapping[str, Tensor] | nn.Module,
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The tensors on the CPU, each once; name -> the first name of the same tensor; the names of parameters."""
+    given = state if isinstance(state, Mapping) else state.state_dict()
+    if isinstance(state, Mapping):
+        trained = [n for n, t in given.items() if t.is_floating_point() and n.rpartition(".")[2] not in _STATISTICS]
+    else:
+        trained = [name for name, _ in state.named_parameters(remove_duplicate=False)]
+    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in given.items():
+        place = (tensor.data_ptr(), tensor.shape, tuple(tensor.stride()))
+        if tensor.numel() and first.setdefault(place, name) != name:
+            aliases[name] = first[place]
+    whole = {name: tensor.detach().cpu() for name, tensor in given.items() if name not in aliases}
+    return whole, aliases, [name for name in trained if name in whole]
+
+
+def _quantized(quantizer: Quantizer, coder: Coder, name: str, tensor: Tensor) -> Group:
+    import torch
+
+    from nqbench.api import BadInput, Group, Source, SourceTensor
+
+    if not bool(torch.isfinite(tensor).all()):
+        raise BadInput(f"'{name}' holds nan or inf, which no grid stands for: leave it out of `tensors`")
+    values = tensor.to(torch.float32).reshape(-1)
+    rate = coder.rate if quantizer.uses_rate() else None
+    part = SourceTensor(name, tuple(tensor.shape), 0, values.numel(), None, 1)
+    return Group((name,), quantizer.quantize(Source(values, (part,), rate=rate)))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:

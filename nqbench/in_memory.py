@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.engine import FILES, run_suite
 from nqbench.files import load
 from nqbench.pipeline.files import file_of, put_file
@@ -43,6 +44,7 @@ def compress(
     batches: Batches,
     *,
     max_drop: float | str = 0.5,
+    max_divergence: float | None = None,
     score: Score | None = None,
     higher_is_better: bool = True,
     output: str | Path = "network.nqz",
@@ -59,6 +61,8 @@ def compress(
             read again and again; or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
             the validation or else the training data; or a function of the split's name.
         max_drop: points, or a share of the float network's metric as ``"1%"``.
+        max_divergence: in place of ``max_drop``: how far outputs may be from the network's own, mean KL divergence in
+            nats.
         score: ``(module, batches) -> value`` (or a dictionary, the one that decides first); by default top-1 accuracy
             in percent.
         higher_is_better: which way the score goes.
@@ -81,8 +85,10 @@ def compress(
     known = registry()
     known.found["model", InMemory.name] = Registered(InMemory, "nqbench", __version__)
     split = next((s for s in ("validation", "train") if s in names), "test")
-    goal = f"target.drop={json.dumps(max_drop)}"
-    sets = [f"models=[{json.dumps({InMemory.name: {'network': key}})}]", goal, f"target.split={split}"]
+    goal = [f"target.drop={json.dumps(max_drop)}"]
+    if max_divergence is not None:
+        goal = ["target.drop=null", f"target.metric={max_divergence}", "judged_by=divergence"]
+    sets = [f"models=[{json.dumps({InMemory.name: {'network': key}})}]", *goal, f"target.split={split}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
     sets += [] if split == "test" or "test" not in names else ["target.report=chosen"]
     target = Path(output)
@@ -93,7 +99,8 @@ def compress(
             best = min(result.chosen, key=lambda record: record.file_bytes or 0, default=None)
             if best is None:
                 errors = [record.error or "" for record in result.records if not record.ok]
-                why = errors[0].partition("\n")[0] if errors else f"no file stays within a drop of {max_drop}"
+                wanted = f"a drop of {max_drop}" if max_divergence is None else f"a divergence of {max_divergence}"
+                why = errors[0].partition("\n")[0] if errors else f"no file stays within {wanted}"
                 raise BadInput(f"nothing was compressed: {why}")
             put_file(file_of(best.key, Path(folder) / FILES).read_bytes(), target)
     finally:
@@ -162,9 +169,10 @@ class InMemory(Model, name="in-memory"):
         if self._held.score is None:
             return super().evaluate(module, split)
         device = device_of(module)
-        with torch.no_grad():
+        with torch.no_grad(), outputs_seen(self, module) as beside:
             found = self._held.score(module, (to_device(batch, device) for batch in self.examined(split)))
-        if not isinstance(found, Mapping):
-            return Evaluation({"score": float(found)})
-        values = {str(name): float(value) for name, value in found.items()}
-        return Evaluation({**values, "score": next(iter(values.values()))})
+        metrics, examples = named(found if isinstance(found, Mapping) else {"score": found})
+        first = next(iter(metrics))
+        metrics |= {"score": metrics[first]} | {n: part.metric() for n, part in beside.items() if n not in metrics}
+        examples |= {"score": examples[first]} if first in examples else {}
+        return Evaluation(metrics, None, {**beside, **examples})

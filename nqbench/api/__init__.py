@@ -25,6 +25,7 @@ The contracts were designed for the following methods; this is how each of them 
 * **A model without data** (rate and distortion only) has ``metric() -> None``.
 """
 
+from nqbench.api.batches import Batch, to_device
 from nqbench.api.codec import Codec
 from nqbench.api.coder import (
     Coder,
@@ -37,9 +38,10 @@ from nqbench.api.coder import (
 )
 from nqbench.api.engine import Engine
 from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegistered, NqbenchError
+from nqbench.api.evaluation import Evaluation, Metric, PerExample
 from nqbench.api.granularity import Per
 from nqbench.api.hooks import hookimpl
-from nqbench.api.model import Batch, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api.model import Model, Split, device_of
 from nqbench.api.moments import Moments
 from nqbench.api.network import Network
 from nqbench.api.outputs import as_outputs, hits
@@ -82,6 +84,7 @@ __all__ = [
     "Note",
     "NqbenchError",
     "Per",
+    "PerExample",
     "Placed",
     "Plugin",
     "Positions",

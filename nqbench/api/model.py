@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from nqbench.api.batches import Batch, between, to_device
+from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, Evaluation, Metric, PerExample
 from nqbench.api.outputs import as_outputs, hits
 from nqbench.api.plugin import Plugin
 from nqbench.api.prefetch import prefetched
 
 Split = Literal["train", "validation", "test"]
-Batch = Any
-"""A batch: whatever ``Model.batches`` yields and ``predict`` and ``losses`` accept. The core does not look inside."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """The metric by which a leaderboard ranks.
-
-    Args:
-        name: its name in tables.
-        unit: the unit of its values, printed after them.
-        higher_is_better: whether higher values are better.
-
-    Example:
-        >>> Metric("perplexity", "", higher_is_better=False).unit
-        ''
-    """
-
-    name: str = "accuracy"
-    unit: str = "%"
-    higher_is_better: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The result of evaluating a network on a split.
-
-    Args:
-        metrics: name -> value, in the unit of the metric.
-        correct: (examples,) bool, which examples were classified correctly, in the fixed order of the split; used for
-            paired tests between methods. None if the metric is not an accuracy.
-
-    Example:
-        >>> Evaluation({"accuracy": 99.1}).correct is None
-        True
-    """
-
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    correct: Tensor | None = None
-
-
-_CALIBRATED, _EXAMINED = 2048, 10_000
+_CALIBRATED, _EXAMINED = 2048, 10_240
 """Number of training examples that sensitivities may read, and that an evaluation on training data reads."""
 
 
@@ -81,7 +40,7 @@ class Model(Plugin):
 
     kind: ClassVar[str] = "model"
     evaluation_batch: ClassVar[int] = 512
-    """Batch size in ``evaluate``."""
+    """Batch size in ``evaluate``, unless another one is faster (``nqbench.api.toolkit.pace``)."""
     replays: ClassVar[bool] = False
     """Whether ``predict`` and ``losses`` do the same, kernel by kernel, for all batches of one shape, so that a GPU may
     record a training step and repeat it: nothing is decided in Python by a draw, a count or the data."""
@@ -200,26 +159,71 @@ class Model(Plugin):
         """The distribution of which ``losses`` is the negative log-likelihood; Gauss-Newton sensitivities need it."""
         return "categorical"
 
-    def examined(self, split: Split) -> Iterator[Batch]:
+    def metrics(self) -> tuple[Metric, ...]:
+        """What a search may hold and a leaderboard rank by, the headline metric first; nothing for a model without
+        data. Default: with agreement and divergence, where outputs are compared with the float network's."""
+        headline = self.metric()
+        if headline is None:
+            return ()
+        beside = {"categorical": (AGREEMENT, DIVERGENCE), "gaussian": (DIVERGENCE,), "other": ()}[self.outputs_are()]
+        return tuple({metric.name: metric for metric in (*reversed(beside), headline)}.values())[::-1]
+
+    def outputs_are(self) -> Literal["categorical", "gaussian", "other"]:
+        """What ``logits`` gives parameters of; agreement with the float network and the divergence from it follow.
+        Default: what ``losses`` are the likelihood of."""
+        return self.likelihood()
+
+    def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """What the float network's outputs are compared with, a row for each distribution.
+
+        Args:
+            outputs: what ``predict`` gave.
+            batch: on the same device.
+
+        Returns:
+            (n, classes) logits, or (n, ...) means where outputs are gaussian; n a multiple of the examples, those of
+                the first example first. Default: classes along axis 1, as the default loss has them.
+        """
+        if self.outputs_are() == "categorical" and outputs.dim() > 1:
+            return outputs.movedim(1, -1).flatten(0, -2)
+        return outputs
+
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, PerExample]:
+        """A batch's examples judged: metric's name -> values. Default: whether the first choice is right, and the loss.
+
+        Args:
+            outputs: what ``predict`` gave.
+            batch: on the same device.
+
+        Returns:
+            The metrics of ``evaluate``, each with a value for every example of the batch.
+        """
+        right = outputs.argmax(-1) == self.labels(batch)
+        return {
+            "accuracy": PerExample(right, "share"),
+            "loss": PerExample(self.losses(outputs, batch)),
+        }
+
+    def examined(self, split: Split, batch_size: int | None = None) -> Iterator[Batch]:
         """The batches that an evaluation on a split reads, in stored order.
 
-        All of ``test`` and ``validation``. Of ``train``, up to 10,000 examples after the first 2,048, because those are
+        All of ``test`` and ``validation``. Of ``train``, up to 10,240 examples after the first 2,048, because those are
         used by sensitivities; all examples if there are no more than 2,048.
         """
-        size = self.evaluation_batch
-        batches = self.batches(split, batch_size=size)
-        if split == "train":
-            first = -(-_CALIBRATED // size)
-            batches = itertools.islice(batches, first, first - (-_EXAMINED // size))
+        size = self.evaluation_batch if batch_size is None else batch_size
+        if split != "train":
+            yield from self.batches(split, batch_size=size)
+            return
         none = True
-        for batch in batches:
+        for batch in between(self.batches(split, batch_size=size), _CALIBRATED, _CALIBRATED + _EXAMINED):
             none = False
             yield batch
-        if none and split == "train":
+        if none:
             yield from self.batches(split, batch_size=size)
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        """The metrics of the network on the ``examined`` batches of a split. Default: top-1 accuracy in %.
+        """The metrics of the network on the ``examined`` batches of a split. Default: those of ``scores``, in batches
+        of the size that is fastest here.
 
         Args:
             module: the network; its training mode is restored afterwards.
@@ -228,17 +232,9 @@ class Model(Plugin):
         Returns:
             The metrics, the headline one under ``metric().name``.
         """
-        device = device_of(module)
-        was_training = module.training
-        module.eval()
-        found = []
-        with torch.inference_mode():
-            for batch in self.examined(split):
-                batch = to_device(batch, device)
-                found.append(hits(self.predict(module, batch), self.labels(batch)).cpu())
-        module.train(was_training)
-        correct = torch.cat(found)
-        return Evaluation({"accuracy": 100.0 * float(correct.double().mean())}, correct)
+        from nqbench.api.toolkit.judging import judged
+
+        return judged(self, module, split)
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -257,26 +253,3 @@ def device_of(module: nn.Module) -> torch.device:
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch to a device.
-
-    Args:
-        batch: nested tuples, lists and dicts of tensors; other objects are left as they are.
-        device: the target device.
-
-    Returns:
-        The batch in the same nesting.
-
-    Example:
-        >>> to_device((torch.ones(1), {"n": 3}), torch.device("cpu"))
-        (tensor([1.]), {'n': 3})
-    """
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nqbench.api.batches import Batch, to_device
 from nqbench.api.errors import BadInput
-from nqbench.api.model import Batch, Model, Split, device_of, to_device
+from nqbench.api.model import Model, Split, device_of
 
 
 @dataclass(eq=False)

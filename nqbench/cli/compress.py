@@ -37,6 +37,12 @@ SUITE = "compress"
     help="Largest loss of the metric: 0.5 (points) or 1% (of the float network's metric).  [default: 0.5]",
 )
 @click.option("--min-metric", type=float, help="Value that the metric must reach (or stay below, if lower is better).")
+@click.option(
+    "--max-divergence",
+    type=click.FloatRange(min=0),
+    help="Largest divergence of the outputs from the float network's: mean KL divergence, nats.",
+)
+@click.option("--metric", metavar="NAME", help="The metric that decides, one of those that the model gives.")
 @click.option("--max-bytes", help="Largest file (200k, 1M): find the best metric within this size.")
 @click.option("--budget", help="Time limit of the search (90s, 10m, 2h); its result is the best file found by then.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.nqz]")
@@ -67,6 +73,8 @@ def command(
     others: tuple[str, ...],
     max_drop: str | None,
     min_metric: float | None,
+    max_divergence: float | None,
+    metric: str | None,
     max_bytes: str | None,
     budget: str | None,
     output: Path | None,
@@ -102,11 +110,12 @@ def command(
     from nqbench.registry import registry
 
     name = model.partition(":")[0]
-    goal, seconds = _goal(max_drop, min_metric, max_bytes), None if budget is None else _seconds(budget)
+    goal = _goal(max_drop, min_metric, max_bytes, max_divergence)
+    seconds = None if budget is None else _seconds(budget)
     named: dict[str, object] = {"data": data, "checkpoint": checkpoint, "task": task}
     named |= {"include": list(include) or None, "exclude": list(exclude) or None}
     parameters = _parameters(registry(), model, named, others)
-    split = _split(registry(), name, parameters)
+    split, judged_by = _looked_at(registry(), name, parameters, metric if max_divergence is None else "divergence")
     target = output or Path(f"{name}.nqz")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
@@ -114,7 +123,7 @@ def command(
     sets += [f"target.{field}={value}" for field, value in goal.items()]
     sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
-    sets += [f"nonfinite={nonfinite}"]
+    sets += [f"nonfinite={nonfinite}"] + ([] if judged_by is None else [f"judged_by={json.dumps(judged_by)}"])
     folder = work or Path("reports") / SUITE / target.stem
     result = run_suite(
         suite, folder, sets=sets, jobs=jobs, engine=engine, device=device, progress=shown(), budget=seconds
@@ -131,17 +140,20 @@ def command(
         raise BadInput(_why_not(result.records, goal, split))
 
 
-def _goal(max_drop: str | None, min_metric: float | None, max_bytes: str | None) -> dict[str, object]:
+def _goal(
+    max_drop: str | None, min_metric: float | None, max_bytes: str | None, max_divergence: float | None = None
+) -> dict[str, object]:
     """What is to be held, in a target's fields. Raises BadInput where that is nothing sensible, or more than one."""
     from nqbench.api.errors import BadInput
     from nqbench.pipeline.cache import parse_size
 
-    given = {"--max-drop": max_drop, "--min-metric": min_metric, "--max-bytes": max_bytes}
+    given: dict[str, object] = {"--max-drop": max_drop, "--min-metric": min_metric, "--max-bytes": max_bytes}
+    given["--max-divergence"] = max_divergence
     named = [option for option, value in given.items() if value is not None]
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} cannot be used together: give one of them")
-    if min_metric is not None:
-        return {"metric": min_metric}
+    if min_metric is not None or max_divergence is not None:
+        return {"metric": min_metric if max_divergence is None else max_divergence}
     if max_bytes is not None:
         return {"bytes": parse_size(max_bytes)}
     text = "0.5" if max_drop is None else max_drop.strip()
@@ -187,11 +199,12 @@ def _why_not(records: Sequence[Record], goal: dict[str, object], split: str) -> 
         return f"no file could be made: {(records[0].error or '').splitlines()[0] if records else 'no trial ended'}"
     target = Target(split=split, **goal)  # type: ignore[arg-type]
     missing, size = min((lacks(target, record.to_dict()) or 0.0, record.file_bytes or 0) for record in finished)
+    wanted = "another goal" if target.metric is not None else "a larger --max-drop"
     if target.bytes is not None:
         return f"no file of at most {target.bytes:,} bytes was found: the smallest has {size:,}; allow more --max-bytes"
     return (
         f"no file is good enough: wanted is {target.goal}, and the nearest, of {size:,} bytes, misses it by "
-        f"{missing:.2f} on the {split} split; allow a larger --max-drop"
+        f"{missing:.4g} on the {split} split; allow {wanted}"
     )
 
 
@@ -225,8 +238,10 @@ def _parameters(known: Registry, model: str, named: Mapping[str, object], others
     return given
 
 
-def _split(known: Registry, name: str, parameters: dict[str, object]) -> str:
-    """What the search looks at. Raises BadInput for parameters that are not valid, or where there is no metric."""
+def _looked_at(known: Registry, name: str, parameters: dict[str, object], metric: str | None) -> tuple[str, str | None]:
+    """The split that the search looks at, and the metric where that is not the model's own. A metric that the model
+    does not know by itself, but takes by name, becomes its parameter. Raises BadInput for parameters that are not
+    valid, or where there is no metric."""
     from nqbench.api import Model
     from nqbench.api.errors import BadInput
 
@@ -235,7 +250,16 @@ def _split(known: Registry, name: str, parameters: dict[str, object]) -> str:
     if model.metric() is None:
         raise BadInput(f"model '{name}' has no metric that could hold: give its --data")
     splits: tuple[Split, ...] = ("validation", "train", "test")
-    return next((split for split in splits if model.has_split(split)), "test")
+    split = next((split for split in splits if model.has_split(split)), "test")
+    names = [found.name for found in model.metrics()]
+    if metric is None or metric == names[0]:
+        return split, None
+    if metric not in names and "metric_name" in type(model).model_fields:
+        parameters["metric_name"] = metric
+        return split, None
+    if metric not in names:
+        raise BadInput(f"model '{name}' gives no metric '{metric}'; it gives {', '.join(names)}")
+    return split, metric
 
 
 def _told(record: Record, target: Path) -> str:
@@ -250,7 +274,11 @@ def _told(record: Record, target: Path) -> str:
         before, after = record.metrics_float.get(str(name)), record.metrics.get(str(name))
         if before is not None and after is not None:
             where = f"{split} split{', where the file was chosen' if split == on else ''}"
-            lines.append(f"{record.metric_name}: {before:.2f}{unit} before, {after:.2f}{unit} after ({where})")
+            lines.append(f"{record.metric_name}: {before:.5g}{unit} before, {after:.5g}{unit} after ({where})")
+    beside = [name for name in ("agreement", "divergence") if name in record.metrics and name != record.metric_name]
+    if beside:
+        told = {"agreement": "{:.2f} % the same first choice", "divergence": "a divergence of {:.4g} nats"}
+        lines.append("beside the float network: " + ", ".join(told[n].format(record.metrics[n]) for n in beside))
     lines += [f"{name}: {why}" for name, why in record.notes.items()]
     lines.append(f"see it: nqbench inspect {target}; get the tensors back: nqbench decompress {target}")
     return "\n".join(lines)

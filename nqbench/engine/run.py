@@ -32,6 +32,7 @@ from nqbench.engine.worker import BUSY, WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.chain import KNOB
 from nqbench.pipeline.context import Measure
+from nqbench.pipeline.evaluating import chosen_metric
 from nqbench.pipeline.files import file_of, put_file, restore
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.stage import TRIAL
@@ -214,6 +215,8 @@ class _Run:
             model = self.maker.plugin(choice)
             assert isinstance(model, Model)
             _prepared(model)
+            for name in {trial.judged_by for trial in self.suite.all_trials if trial.model == choice}:
+                chosen_metric(model.metrics(), name, model.name)
             if self.suite.target is not None:
                 self._check_target(model, self.suite.target)
 

@@ -25,18 +25,20 @@ K = TypeVar("K")
 
 
 def _evaluation(name: str, make: Callable[[Context], Any], *, file: bool = False, selected: bool = False) -> Stage:
-    """Of the float network or of what the file decodes to, on the test split or on the one that a search looks at."""
+    """Of the float network or, beside its outputs, of what the file decodes to, on the test split or on the one that a
+    search looks at."""
     return Stage(
         name,
         make,
-        inputs=("file", "load") if file else ("load",),
+        inputs=("file", name.replace("evaluate", "evaluate_float"), "load") if file else ("load",),
         plugins=("model",),
         options=("looked_at",) if selected else (),
         when="looked_at" if selected else "tested",
-        meta=lambda result: result,
-        load=_meta_alone,
+        meta=(lambda result: result) if file else (lambda judged: judged.figures),
+        save=None if file else evaluating.save_judged,
+        load=_meta_alone if file else evaluating.load_judged,
         kept="evaluate",
-        memory=0 if file else 4,
+        memory=0 if file else 2,
         measured=file,
         planned=name == "evaluate",
     )

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Model, Split, Task
+from nqbench.api import BadInput, Metric, Model, PerExample, Split, Task
 from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.judging import judging, under_way
+from nqbench.api.toolkit.pace import Pace
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
 from nqbench.pipeline.filing import Filed
 from nqbench.pipeline.network import fill
 from nqbench.pipeline.precision import whole_float32
 from nqbench.pipeline.preparation import network_of, pruned_of, task_of
-from nqbench.results.record import pack_correct
+from nqbench.results.record import pack_correct, pack_values
 
 if TYPE_CHECKING:
     from nqbench.api.toolkit.curvature import Expansion
@@ -27,23 +30,49 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-def of_float(context: Context) -> Json:
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The float network's evaluation: figures, and its outputs, here or in a file of the cache."""
+
+    figures: Json
+    made: Tensor | None = None
+    path: Path | None = None
+
+    @cached_property
+    def outputs(self) -> Tensor | None:
+        """What compressed networks' outputs are compared with; None where there is nothing to compare."""
+        return self.made if self.path is None else load_tensors(self.path)[0].get(_OUTPUTS)
+
+
+_OUTPUTS = "outputs"
+
+
+def save_judged(judged: Judged, path: Path) -> None:
+    save_tensors({} if judged.made is None else {_OUTPUTS: judged.made}, path)
+
+
+def load_judged(path: Path, meta: Mapping[str, Any], device: torch.device) -> Judged:
+    return Judged(dict(meta), path=path)
+
+
+def of_float(context: Context) -> Judged:
     """The float network's evaluation on the test split."""
-    return _evaluation(context, "evaluate_float", None, "test")
+    return _float(context, "evaluate_float", "test")
 
 
 def of_file(context: Context) -> Json:
     """The evaluation of what the file decodes to on the test split."""
-    return _evaluation(context, "evaluate", context.result("file"), "test")
+    return _decoded(context, "evaluate", "evaluate_float", "test")
 
 
-def of_float_selected(context: Context) -> Json:
+def of_float_selected(context: Context) -> Judged:
     """As ``of_float``, on the split that a search looks at."""
-    return _evaluation(context, f"evaluate_float_{_looked_at(context)}", None, _looked_at(context))
+    return _float(context, f"evaluate_float_{_looked_at(context)}", _looked_at(context))
 
 
 def of_file_selected(context: Context) -> Json:
-    return _evaluation(context, f"evaluate_{_looked_at(context)}", context.result("file"), _looked_at(context))
+    split = _looked_at(context)
+    return _decoded(context, f"evaluate_{split}", "evaluate_float_selected", split)
 
 
 def _looked_at(context: Context) -> Split:
@@ -51,13 +80,18 @@ def _looked_at(context: Context) -> Split:
     return context.trial.looked_at
 
 
-def _evaluation(context: Context, step: str, filed: Filed | None, split: Split) -> Json:
-    network = network_of(context)
-    module = network.module
-    if filed is not None:
-        module = network.spare
-        fill(module, _tensors(context, filed))
-    with context.watch.stage(step):
+def _float(context: Context, step: str, split: Split) -> Judged:
+    with context.watch.stage(step), judging() as judgement:
+        figures = evaluated(context.model, network_of(context).module, split)
+    return Judged(figures, judgement.outputs)
+
+
+def _decoded(context: Context, step: str, beside: str, split: Split) -> Json:
+    """beside: the stage of the float network's evaluation, in whose batches this one is made, too."""
+    before = context.result(beside)
+    module = network_of(context).spare
+    fill(module, _tensors(context, context.result("file")))
+    with context.watch.stage(step), judging(before.outputs, pace_in(before.figures), compares=True):
         return evaluated(context.model, module, split)
 
 
@@ -76,12 +110,29 @@ def judge_float(context: Context) -> None:
     """Evaluate the float network, before anything is quantized. Raises BadInput if it has no usable metric."""
     if context.model.metric() is not None:
         stage = "evaluate_float" if context.trial.tested else "evaluate_float_selected"
-        _headline(context, context.result(stage), "float")
+        _headline(context, context.result(stage).figures, "float")
+
+
+def metric_of(context: Context) -> Metric | None:
+    """The metric that the trial is judged by: the one that the suite names, else the model's headline. Raises BadInput
+    for one that the model does not give."""
+    return chosen_metric(context.model.metrics(), context.trial.judged_by, context.model.name)
+
+
+def chosen_metric(known: Sequence[Metric], name: str | None, model: str) -> Metric | None:
+    """The metric of that name, or the first. Raises BadInput."""
+    if name is None:
+        return known[0] if known else None
+    found = next((metric for metric in known if metric.name == name), None)
+    if found is None:
+        names = ", ".join(metric.name for metric in known) or "none"
+        raise BadInput(f"model '{model}' gives no metric '{name}'; it gives {names}")
+    return found
 
 
 def _headline(context: Context, evaluation: Json, whose: str) -> float:
     """The headline metric of an evaluation. Raises BadInput if it is missing or not finite."""
-    metric = context.model.metric()
+    metric = metric_of(context)
     assert metric is not None
     found = evaluation["metrics"]
     if metric.name not in found:
@@ -99,7 +150,7 @@ def _headline(context: Context, evaluation: Json, whose: str) -> float:
 def metrics(context: Context) -> dict[str, Any]:
     """The metric fields of a record; empty for a model without data. Raises BadInput if the headline metric is
     missing."""
-    metric, trial = context.model.metric(), context.trial
+    metric, trial = metric_of(context), context.trial
     if metric is None:
         return {}
     found: dict[str, Any] = {
@@ -110,15 +161,16 @@ def metrics(context: Context) -> dict[str, Any]:
         "metrics_float": {},
     }
     if trial.tested:
-        before, after = context.result("evaluate_float"), context.result("evaluate")
+        before, after = context.result("evaluate_float").figures, context.result("evaluate")
         value, reference = _headline(context, after, "decoded"), _headline(context, before, "float")
         found |= {"metric": value, "metric_float": reference, "metric_delta": value - reference}
-        found |= {"correct": after["correct"], "examples": after["examples"]}
+        found |= {**_paired(after, metric.name), "evaluated_in": after["pace"]}
         found |= {"metrics": dict(after["metrics"]), "metrics_float": dict(before["metrics"])}
     split = trial.looked_at
     if split is not None:
         for into, stage in (("metrics_float", "evaluate_float_selected"), ("metrics", "evaluate_selected")):
             looked_at = context.result(stage)
+            looked_at = looked_at.figures if isinstance(looked_at, Judged) else looked_at
             _headline(context, looked_at, "float" if into == "metrics_float" else "decoded")
             found[into].update({f"{split}.{name}": value for name, value in looked_at["metrics"].items()})
     return found
@@ -170,13 +222,38 @@ def load_expansion(path: Path, meta: Mapping[str, Any], device: torch.device) ->
     return Expansion(meta["samples"], meta["loss"], parts["gradient"], parts["diagonal"])
 
 
-def evaluated(model: Model, module: nn.Module, split: Split) -> dict[str, Any]:
-    """The network's evaluation on a split, as JSON, in float32 on every device."""
+def evaluated(model: Model, module: nn.Module, split: Split) -> Json:
+    """The network's evaluation on a split, as JSON, in float32 on every device, compared and in the batches that the
+    ``judging`` around it says. Metrics, the examples' values by metric, and the pace."""
     with whole_float32():
         evaluation = model.evaluate(module, split)
-    correct = None if evaluation.correct is None else np.asarray(evaluation.correct.cpu(), dtype=bool)
+    judgement = under_way()
+    metric = model.metric()
+    examples = dict(evaluation.examples)
+    if metric is not None and evaluation.correct is not None:
+        examples.setdefault(metric.name, PerExample(evaluation.correct, "share"))
     return {
         "metrics": {name: float(value) for name, value in evaluation.metrics.items()},
-        "correct": None if correct is None else pack_correct(correct),
-        "examples": None if correct is None else int(correct.size),
+        "examples": {name: _packed(values) for name, values in examples.items()},
+        "pace": judgement.pace.as_json() if judgement is not None and judgement.pace is not None else {},
     }
+
+
+def pace_in(figures: Mapping[str, Any]) -> Pace | None:
+    """As which batches an evaluation was made, as it says itself."""
+    return Pace(**figures["pace"]) if figures.get("pace") else None
+
+
+def _packed(values: PerExample) -> Json:
+    found = values.values.detach().cpu().numpy()
+    packed = pack_correct(found) if values.statistic == "share" else pack_values(found)
+    return {"statistic": values.statistic, "values": packed, "examples": len(found)}
+
+
+def _paired(evaluation: Json, metric: str) -> Json:
+    """What a record keeps of the examples: right and wrong, or the values that its metric follows from."""
+    found = evaluation["examples"].get(metric)
+    if found is None:
+        return {}
+    name = "correct" if found["statistic"] == "share" else "values"
+    return {name: found["values"], "examples": found["examples"], "statistic": found["statistic"]}

@@ -84,7 +84,8 @@ class KeyMaker:
             return found or key
 
         keys, stands = walk(trial, lambda stage, inputs: self.key(stage, trial, inputs), content)
-        return Keys(keys, stands, digest(TRIAL, keys), unknown[0] if unknown else None)
+        judged = [] if trial.judged_by is None else [trial.judged_by]
+        return Keys(keys, stands, digest(TRIAL, keys, *judged), unknown[0] if unknown else None)
 
     def key(self, stage: Stage, trial: Trial, inputs: list[str]) -> str:
         """The key of a stage. inputs: the texts that represent its inputs."""

@@ -66,6 +66,8 @@ class Trial:
     loss_increase: bool = False
     nonfinite: Nonfinite = "refuse"
     selected_on: Literal["train", "validation", "test"] | None = None
+    judged_by: str | None = None
+    """The metric that is the record's headline; None: the model's own."""
     tested: bool = True
     """Whether the test split is evaluated. False in a search that uses the test split only at the end."""
 
@@ -90,7 +92,7 @@ class Trial:
         fields["granularity"] = None if self.codec else self.granularity
         fields["training"] = "+".join(c.name for c in self.training) or "none"
         fields["training_params"] = [c.parameters for c in self.training]
-        for name in ("streams", "seed", "unquantized", "fold_batchnorm", "loss_increase", "selected_on"):
+        for name in ("streams", "seed", "unquantized", "fold_batchnorm", "loss_increase", "selected_on", "judged_by"):
             fields[name] = getattr(self, name)
         return fields
 

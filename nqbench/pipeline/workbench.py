@@ -18,7 +18,7 @@ from nqbench.pipeline.cache import Cache, Entry
 from nqbench.pipeline.chain import NETWORK, STAGES
 from nqbench.pipeline.context import Bench, Context, Measure, Watch
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import judge_float, metrics
+from nqbench.pipeline.evaluating import judge_float, metric_of, metrics
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.memory import Peak
@@ -231,7 +231,7 @@ class Workbench(Bench):
         def whole(work: Work) -> dict[str, Any]:
             judge_float(work)
             evaluations: list[str] = []
-            if work.model.metric() is not None:
+            if metric_of(work) is not None:
                 evaluations += ["evaluate_float", "evaluate"] if trial.tested else []
                 evaluations += ["evaluate_float_selected", "evaluate_selected"] if trial.looked_at else []
             work.forward(["file", *evaluations, *(["loss"] if trial.loss_increase else [])])

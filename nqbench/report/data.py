@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.results.exports import read_run
+from nqbench.results.goal import HALF_A_POINT, Goal
 from nqbench.results.labels import Labels
-from nqbench.results.leaderboard import DROP, Row, leaderboard
+from nqbench.results.leaderboard import Row, leaderboard
 from nqbench.results.methods import MethodRow, methods
 from nqbench.results.published import Published, published_rows
 from nqbench.results.record import Record
@@ -18,15 +19,14 @@ from nqbench.results.record import Record
 
 @dataclass(frozen=True)
 class ReportData:
-    """records: of one run, in its order. drop: the tolerance that the ranking uses, in points of the metric; metric:
-    what a file has to reach instead, where a search asked for that."""
+    """records: of one run, in its order. goal: what a file has to hold to be ranked by
+    its size."""
 
     suite: str
     records: Sequence[Record] = field(repr=False)
     suite_text: str = field(default="", repr=False)
     published: Sequence[Published] = ()
-    drop: float = DROP
-    metric: float | None = None
+    goal: Goal = HALF_A_POINT
     baseline: str | None = None
     run: str = ""
     started: str = ""
@@ -41,12 +41,17 @@ class ReportData:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return leaderboard(self.records, drop=self.drop, metric=self.metric, labels=self.labels, separate=self.separate)
+        return leaderboard(self.records, goal=self.goal, labels=self.labels, separate=self.separate)
 
     @property
-    def goal(self) -> str:
-        """The condition for a file to be ranked by its size, as the rest of a sentence after "that"."""
-        return f"lose at most {self.drop:g} points" if self.metric is None else f"reach {self.metric:g}"
+    def drop(self) -> float:
+        """How far below the float network a file is that just holds the goal, in the metric's unit; half a point where
+        the goal does not say."""
+        before = next((record.metric_float for record in self.records if record.metric_float is not None), None)
+        lost = self.goal.lost(before)
+        if lost is None and self.goal.metric is not None and before is not None:
+            lost = abs(before - self.goal.metric)
+        return 0.5 if lost is None else lost
 
     @cached_property
     def by_model(self) -> dict[str, list[Row]]:
@@ -63,8 +68,7 @@ class ReportData:
                 rows,
                 self.by_key,
                 baseline=self.baseline,
-                drop=self.drop,
-                metric=self.metric,
+                goal=self.goal,
                 published=self.published_for(model),
             )
             for model, rows in self.by_model.items()
@@ -98,14 +102,12 @@ def load(path: str | Path, *, run: str = "latest", drop: float | None = None) ->
     """From an output folder, its store, or an export. drop: another tolerance than the run's own. Raises StoreError."""
     chosen, records = read_run(path, run)
     settings = chosen.settings or {}
-    target = settings.get("target") or {}
     return ReportData(
         suite=chosen.suite,
         records=records,
         suite_text=chosen.suite_text,
         published=published_rows(settings.get("published") or ()),
-        drop=float(settings.get("drop", DROP)) if drop is None else drop,
-        metric=target.get("metric") if drop is None else None,
+        goal=Goal.of(settings) if drop is None else Goal(drop=drop),
         baseline=settings.get("baseline"),
         run=chosen.run,
         started=chosen.started,

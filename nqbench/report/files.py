@@ -114,7 +114,7 @@ def leaderboard_json(data: ReportData) -> str:
         "schema_version": SCHEMA_VERSION,
         "suite": data.suite,
         "run": data.run,
-        "drop": data.drop,
+        "goal": {name: value for name, value in vars(data.goal).items() if value is not None},
     }
     tables = {
         "rows": [row.to_dict() for row in data.rows],

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nqbench.report.data import ReportData
 from nqbench.report.figures import Figure
 from nqbench.report.payload import details, script_json, table_of
-from nqbench.report.tables import METHODS_NOTE, method_table, quoted, quoted_with_measured
+from nqbench.report.tables import method_table, methods_note, quoted, quoted_with_measured
 from nqbench.report.text import last_line, summary
 from nqbench.report.vega import javascript
-from nqbench.results.leaderboard import reach
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -82,7 +81,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             data=data,
             figures=figures,
             methods={model: method_table(rows) for model, rows in data.methods.items()},
-            methods_note=METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop)),
+            methods_note=methods_note(data.goal),
             quoted=quoted_with_measured,
             quoted_alone=quoted,
             last_line=last_line,

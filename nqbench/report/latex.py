@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from nqbench.report import escaping
 from nqbench.report.data import ReportData
-from nqbench.report.tables import METHODS_NOTE, Table, method_table, quoted_with_measured
-from nqbench.results.leaderboard import reach
+from nqbench.report.tables import Table, method_table, methods_note, quoted_with_measured
 
 
 def latex(data: ReportData) -> str:
@@ -14,7 +13,7 @@ def latex(data: ReportData) -> str:
         f"% nqbench, suite {escaping.line(data.suite)}, run {escaping.line(data.run)}; needs \\usepackage{{booktabs}}"
     ]
     for model, rows in data.methods.items():
-        note = METHODS_NOTE.format(goal=data.goal, reach=reach(data.drop))
+        note = methods_note(data.goal)
         parts.append(_float(method_table(rows), f"{model}. {note}"))
         if data.published_for(model):
             parts.append(_float(quoted_with_measured(data, model), f"{model}: published results, quoted."))

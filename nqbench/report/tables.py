@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from nqbench.report.data import ReportData
 from nqbench.report.numbers import count, decimal, repeats, signed, significant, spread
+from nqbench.results.goal import Goal
 from nqbench.results.labels import short
 from nqbench.results.leaderboard import Row
 from nqbench.results.methods import MethodRow, with_measured
@@ -79,13 +80,18 @@ def quoted(rows: Sequence[Published]) -> Table:
 
 
 METHODS_NOTE = (
-    "Ranked by the smallest of the files that {goal}; methods without one follow. "
-    "BD-rate: mean change of size against the baseline at equal metric, down to {reach:g} points below the original, "
-    "and at equal mse. "
+    "Ranked by {ranked} of the files that {goal}; methods without one follow. "
+    "BD-rate: mean change of size against the baseline at equal metric, where that is of interest, and at equal mse. "
     "× published: the ratio against the best quoted one that does the same. "
     "Not monotone: points that fail although a smaller file of the method holds. "
-    "Against the leader: exact McNemar test on the same examples, Holm-corrected, at 5 %."
+    "Against the leader: on the same examples, exact McNemar test of right and wrong, or a paired bootstrap of any "
+    "other metric, Holm-corrected, at 5 %."
 )
+
+
+def methods_note(goal: Goal) -> str:
+    """How methods are ranked, below their table."""
+    return METHODS_NOTE.format(goal=goal.told, ranked="the smallest" if goal.bytes is None else "the best")
 
 
 def method_table(rows: Sequence[MethodRow]) -> Table:

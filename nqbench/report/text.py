@@ -86,7 +86,8 @@ def summary(data: ReportData) -> str:
         text += f", {len(data.failures)} not ok"
     if any(row.metric_name for row in data.rows):
         text += (
-            f". Ranked by bytes among rows that {data.goal}; the others follow by what they lose."
+            f". Ranked by {'bytes' if data.goal.bytes is None else 'the metric'} among rows that {data.goal.told}; "
+            f"the others follow by {'what they lose' if data.goal.bytes is None else 'their bytes'}."
             " *: on the Pareto front."
         )
     return text

@@ -1,7 +1,8 @@
 """Two runs compared, trial by trial and figure by figure: worse, better, same, inconclusive, new, gone, failed.
 
 Figures that are the same in every repeat (bytes, ratio, distortion) compare exactly, or within a declared relative
-tolerance. Metrics compare by McNemar's exact test on the same examples. Times compare only on equal hardware, from
+tolerance. Metrics compare on the same examples, by McNemar's exact test for right and
+wrong and a paired bootstrap for any other. Times compare only on equal hardware, from
 raw samples, and count as changed only where both the ratio and a rank test say so. Tests of a kind are corrected for
 their number (Holm). "Same" has to be shown, too: identical predictions or an interval within the margin; what shows
 neither a difference nor its absence is inconclusive.
@@ -19,8 +20,9 @@ from nqbench.api.errors import BadInput
 from nqbench.results.environment import comparable_times
 from nqbench.results.exports import Side
 from nqbench.results.labels import Labels, configuration_key
+from nqbench.results.paired import paired
 from nqbench.results.record import Record
-from nqbench.results.stats import are_times, compare_times, holm, mcnemar
+from nqbench.results.stats import are_times, compare_times, holm
 
 Verdict = Literal["failed", "worse", "inconclusive", "better", "new", "gone", "same"]
 ORDER: tuple[Verdict, ...] = ("failed", "worse", "inconclusive", "better", "new", "gone", "same")
@@ -33,8 +35,8 @@ EXACT = {"file_bytes": False, "ratio": True, "mse": False, "weighted_mse": False
 @dataclass(frozen=True)
 class Thresholds:
     """tolerance: relative, by figure; absolute: in the figure's unit; a change within either is none. margin: of the
-    metric, in points, within which two networks count as equal. alpha: of each family of tests. time_ratio and time_p:
-    what a change of speed must exceed, both."""
+    metric, in points (of one that is no percentage: in percent of it), within which two networks count as equal. alpha:
+    of each family of tests. time_ratio and time_p: what a change of speed must exceed, both."""
 
     tolerance: Mapping[str, float] = field(default_factory=lambda: {"mse": 1e-6, "weighted_mse": 1e-6, "ratio": 1e-12})
     absolute: Mapping[str, float] = field(default_factory=dict)
@@ -220,24 +222,24 @@ def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     sign = 1.0 if new.metric_higher_is_better else -1.0
     gain = sign * (new.metric - old.metric)
     change = replace(base, figure=name, baseline=old.metric, candidate=new.metric, change=new.metric - old.metric)
-    a, b = old.hits(), new.hits()
-    if a is None or b is None:  # nothing to pair: a figure like any other without chance in it
+    test = paired(old, new)
+    if test is None:
+        if old.examples is not None and new.examples is not None and old.examples != new.examples:
+            reason = f"{old.examples} and {new.examples} examples cannot be paired"
+            return _Open(replace(change, verdict="inconclusive", reason=reason))
+        # nothing to pair: a figure like any other without chance in it
         same = limits.within(name, old.metric, new.metric, 1e-6) or abs(gain) <= 1e-6
         verdict: Verdict = "same" if same else "better" if gain > 0 else "worse"
-        return _Open(
-            replace(change, verdict=verdict, reason="the examples that were classified correctly were not recorded")
-        )
-    if a.shape != b.shape:
-        return _Open(replace(change, verdict="inconclusive", reason=f"{a.size} and {b.size} examples cannot be paired"))
-    test = mcnemar(a, b)
-    if test.gained == test.lost == 0:
+        return _Open(replace(change, verdict=verdict, reason="no values of the examples were recorded"))
+    if test.identical:
         return _Open(replace(change, verdict="same", p=1.0))
     if limits.given(name) and limits.within(name, old.metric, new.metric):
         return _Open(replace(change, verdict="same", p=test.p, reason="within the suite's tolerance"))
-    moved: Verdict = "better" if test.difference > 0 else "worse"
-    equal = max(abs(test.low), abs(test.high)) * 100 <= limits.margin
-    reason = f"{test.gained} examples gained, {test.lost} lost"
-    change = replace(change, verdict=moved, p=test.p, reason=reason)
+    moved: Verdict = "better" if sign * test.difference > 0 else "worse"
+    # points of a percentage; of any other metric as many percent of it
+    margin = limits.margin if new.metric_unit == "%" else limits.margin / 100 * abs(old.metric)
+    equal = max(abs(test.low), abs(test.high)) <= margin
+    change = replace(change, verdict=moved, p=test.p, reason=test.told)
     return _Open(change, "metric", fallback="same" if equal else "inconclusive")
 
 

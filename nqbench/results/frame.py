@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STAGES = ("load", "prune", "sense", "quantize", "encode", "write", "decode", "check", "evaluate")
-_HIDDEN = ("correct",)
+_HIDDEN = ("correct", "values")
 _NESTED = {"parts", "loss_increase", "metrics_float", "metrics", "seconds"} | {f"{kind}_params" for kind in KINDS}
 _AS_JSON = ("training_params", "samples", "cached", "environment")
 _SPECIAL = {*_HIDDEN, *_NESTED, *_AS_JSON}

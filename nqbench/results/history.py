@@ -18,8 +18,9 @@ from typing import Literal
 from nqbench.results.compare import EXACT, Thresholds
 from nqbench.results.environment import comparable_times
 from nqbench.results.labels import Labels
+from nqbench.results.paired import paired
 from nqbench.results.record import Record
-from nqbench.results.stats import are_times, compare_times, mcnemar
+from nqbench.results.stats import are_times, compare_times
 from nqbench.results.store import Run, Store
 
 NIGHTS = 120
@@ -125,10 +126,10 @@ def _worse(figure: str, a: Point, b: Point, limits: Thresholds, tests: int) -> b
     if a.value == b.value:
         return None
     if figure not in EXACT and a.record is not None and b.record is not None:
-        x, y = a.record.hits(), b.record.hits()
-        if x is not None and y is not None and x.shape == y.shape:
-            test = mcnemar(x, y)
-            return test.difference < 0 if test.p * tests < limits.alpha else None
+        test = paired(a.record, b.record)
+        if test is not None:
+            worse = (test.difference < 0) == b.record.metric_higher_is_better
+            return worse if test.p * tests < limits.alpha else None
     if limits.within(figure, a.value, b.value, 0.0 if figure in EXACT else 1e-6):
         return None
     larger_is_better = EXACT.get(figure, b.record is None or b.record.metric_higher_is_better)

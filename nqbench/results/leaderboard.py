@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
+from nqbench.results.goal import HALF_A_POINT, Goal
 from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.record import PARTS, Record
 from nqbench.results.stats import wilson
 
-DROP = 0.5
-"""Default tolerance: points of the metric that a file may lose and still be ranked by its size."""
 _EQUAL = 1e-6  # two ways to count a share of right answers, in points
-_SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Row:
     metric_delta: float | None
     drop: float | None
     holds: bool | None
-    """Whether the drop is within the tolerance, on the split that was selected on; None without a metric."""
+    """Whether it holds the goal, on the split that was selected on; None without a metric."""
     pareto: bool
     """No other row of the model is as small and as good, and better in one of them."""
     selected_on: str | None
@@ -92,16 +90,14 @@ class Row:
 def leaderboard(
     records: Iterable[Record],
     *,
-    drop: float = DROP,
-    metric: float | None = None,
+    goal: Goal = HALF_A_POINT,
     labels: Labels | None = None,
     separate: bool = False,
 ) -> list[Row]:
     """Ranked rows, model by model in the order the records name them. Records that are not ok have no row.
 
-    separate: a row is one record, told by its key; else all records of a configuration, its seeds. drop: how much a
-    file may lose and hold, in points; metric: what it has to reach, in place of ``drop``. Both are
-    asked on the split that the records' search looked at; without a search, on the test's.
+    separate: a row is one record, told by its key; else all records of a configuration, its seeds. goal: what a file
+    has to hold to be ranked by its bytes; where bytes are the goal, by its metric.
     """
     good = [record for record in records if record.ok]
     labels = labels or Labels(good)
@@ -111,8 +107,8 @@ def leaderboard(
         groups[labels.plugin(record, "model")][group].append(record)
     ranked: list[Row] = []
     for model, configurations in groups.items():
-        rows = [_row(model, tested(group), labels, drop, metric) for group in configurations.values()]
-        rows.sort(key=_order)
+        rows = [_row(model, tested(group), labels, goal) for group in configurations.values()]
+        rows.sort(key=_by_loss if goal.bytes is not None else _order)
         best = front(rows)
         for rank, row in enumerate(rows, 1):
             # made just now and seen by nobody yet: copying ten thousand of them would take as long as making them
@@ -127,6 +123,11 @@ def tested(group: Sequence[Record]) -> Sequence[Record]:
     it for the end leaves one without, too."""
     found = [record for record in group if record.metric is not None]
     return found or group
+
+
+def _by_loss(row: Row) -> tuple[object, ...]:
+    lost = math.inf if row.drop is None else row.drop
+    return (0 if row.holds else 1, lost if row.holds else row.file_bytes, row.file_bytes, row.configuration)
 
 
 def _order(row: Row) -> tuple[object, ...]:
@@ -155,8 +156,8 @@ def front(rows: Sequence[Row]) -> set[int]:
 
 
 def reach(drop: float) -> float:
-    """How far below the float network a file is still of interest, in points: networks that lost more
-    are left out of figures, and out of what delta rates average over."""
+    """How far below the float network a file is still of interest, in points: networks that lost more are left out of
+    figures."""
     return 10 * max(drop, 0.5)
 
 
@@ -170,20 +171,6 @@ def deviation(values: Iterable[float | None]) -> float | None:
     """Sample standard deviation (n - 1); None for fewer than two."""
     found = [v for v in values if v is not None]
     return stdev(found) if len(found) > 1 else None
-
-
-def _holds(group: Sequence[Record], tolerance: float, wanted: float | None) -> bool | None:
-    first = group[0]
-    if first.metric_name is None:
-        return None
-    if wanted is None:
-        lost = first.drop_where_selected if len(group) == 1 else mean(record.drop_where_selected for record in group)
-        return lost is not None and lost <= tolerance + _SLACK
-    on = first.selected_on
-    name = first.metric_name if on in (None, "test") else f"{on}.{first.metric_name}"
-    reached = mean(record.metrics.get(name) for record in group)
-    sign = 1.0 if first.metric_higher_is_better else -1.0
-    return reached is not None and sign * (wanted - reached) <= _SLACK
 
 
 def interval(record: Record) -> tuple[float | None, float | None]:
@@ -210,7 +197,7 @@ def _parts(group: Sequence[Record]) -> dict[str, float]:
     return {name: mean(getattr(record.parts, name) for record in group) or 0.0 for name in PARTS}
 
 
-def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, wanted: float | None) -> Row:
+def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal) -> Row:
     first = group[0]
 
     alone = len(group) == 1  # by far the most, of tens of thousands
@@ -259,7 +246,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, tolerance: float, 
         metric_high=high,
         metric_delta=over("metric_delta"),
         drop=drop,
-        holds=_holds(group, tolerance, wanted),
+        holds=goal.held(group),
         pareto=False,
         selected_on=first.selected_on,
         encode_msym_s=over("encode_msym_s"),

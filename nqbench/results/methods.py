@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nqbench.results.leaderboard import DROP, Row, reach
+from nqbench.results.goal import HALF_A_POINT, Goal
+from nqbench.results.leaderboard import Row
+from nqbench.results.paired import Difference, paired
 from nqbench.results.published import Published
 from nqbench.results.record import Record
-from nqbench.results.stats import Paired, bd_rate, holm, mcnemar
+from nqbench.results.stats import bd_rate, holm
 
 ALPHA = 0.05
 Verdict = Literal["leader", "identical", "better", "worse", "not distinguishable", ""]
@@ -44,10 +46,10 @@ class MethodRow:
     bd_rate_mse: float | None
     """The same at equal mse."""
     verdict: Verdict
-    """On the best file's metric against the leader's, on the same test examples; 'identical': right and wrong on the
-    same ones; '' where correctness was not recorded."""
+    """On the best file's metric against the leader's, on the same test examples; 'identical': the same
+    on every one; '' where these were not recorded."""
     p: float | None
-    """Of that: exact McNemar, Holm-adjusted over the model's methods."""
+    """Of that: exact McNemar, or a paired bootstrap; Holm-adjusted over the model's methods."""
 
     def to_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -59,13 +61,12 @@ def methods(
     records: Mapping[str, Record],
     *,
     baseline: str | None = None,
-    drop: float = DROP,
-    metric: float | None = None,
+    goal: Goal = HALF_A_POINT,
     published: Sequence[Published] = (),
     alpha: float = ALPHA,
 ) -> list[MethodRow]:
     """Ranked methods of one model. rows: its leaderboard; records: by key, for the paired tests. baseline: text that
-    the baseline's name begins with, or None for the method named first in the suite. drop, metric: the leaderboard's.
+    the baseline's name begins with, or None for the method named first in the suite. goal: the leaderboard's.
     published: the model's quoted rows."""
     curves: dict[str, list[Row]] = {}
     for point in rows:
@@ -73,14 +74,16 @@ def methods(
     if not curves:
         return []
     chosen = _baseline(list(curves), rows, baseline, records)
-    anchor, quoted = _best(curves[chosen]), _best_quoted(published, rows, drop, metric)
+    pick = _most_metric if goal.bytes is not None else _smallest
+    anchor, quoted = pick(curves[chosen]), _best_quoted(published, rows, goal)
+    original = next((row.metric_float for row in rows if row.metric_float is not None), None)
     found = []
     for name, points in curves.items():
-        row = _method(name, points, anchor, quoted)
+        row = _method(name, points, pick(points), anchor, quoted)
         if name == chosen:
             row = replace(row, is_baseline=True)
         else:
-            at_metric = _delta(curves[chosen], points, "metric", -reach(drop))
+            at_metric = _delta(curves[chosen], points, "metric", -goal.reach(original))
             row = replace(row, bd_rate=at_metric, bd_rate_mse=_delta(curves[chosen], points, "mse", -math.inf))
         found.append(row)
     found.sort(key=_order)
@@ -98,7 +101,7 @@ def _baseline(names: list[str], rows: Sequence[Row], asked: str | None, records:
     return first.method
 
 
-def _best(points: Sequence[Row]) -> Row:
+def _smallest(points: Sequence[Row]) -> Row:
     """The smallest that holds; else the least loss. Without a metric: the smallest mse."""
     holding = [row for row in points if row.holds]
     if holding:
@@ -106,15 +109,23 @@ def _best(points: Sequence[Row]) -> Row:
     return max(points, key=lambda row: (-math.inf if row.quality is None else row.quality, -row.file_bytes))
 
 
-def _best_quoted(
-    published: Sequence[Published], rows: Sequence[Row], drop: float, metric: float | None
-) -> float | None:
+def _most_metric(points: Sequence[Row]) -> Row:
+    """Of those that hold the one with the best metric; else the smallest."""
+    holding = [row for row in points if row.holds]
+    if holding:
+        return max(holding, key=lambda row: (-math.inf if row.quality is None else row.quality, -row.file_bytes))
+    return min(points, key=lambda row: row.file_bytes)
+
+
+def _best_quoted(published: Sequence[Published], rows: Sequence[Row], goal: Goal) -> float | None:
     """The largest quoted ratio among published rows whose metric is within the target, by the measured original."""
     first = next((row for row in rows if row.metric_float is not None), None)
     if first is None or first.metric_float is None:
         return None
     sign = 1.0 if first.metric_higher_is_better else -1.0
-    wanted = first.metric_float - sign * drop if metric is None else metric
+    wanted = goal.wanted(first.metric_float, first.metric_higher_is_better)
+    if wanted is None:
+        return None
     ratios = [
         row.ratio
         for row in published
@@ -131,8 +142,7 @@ def violations(points: Sequence[Row]) -> int:
     return sum(row.holds is False and row.file_bytes > smallest for row in points)
 
 
-def _method(name: str, points: Sequence[Row], anchor: Row, quoted: float | None) -> MethodRow:
-    best = _best(points)
+def _method(name: str, points: Sequence[Row], best: Row, anchor: Row, quoted: float | None) -> MethodRow:
     both = bool(best.holds and anchor.holds)
     return MethodRow(
         rank=0,
@@ -176,7 +186,7 @@ def _order(row: MethodRow) -> tuple[object, ...]:
 def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) -> list[MethodRow]:
     """Each method's best file against the leader's, corrected for their number."""
     leader = ranked[0].best
-    tests = [paired(leader, row.best, records) for row in ranked[1:]]
+    tests = [_paired(leader, row.best, records) for row in ranked[1:]]
     adjusted = iter(holm([test.p for test in tests if test]))
     result = [replace(ranked[0], verdict="leader" if any(tests) else "")]
     for row, test in zip(ranked[1:], tests, strict=True):
@@ -184,24 +194,23 @@ def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) 
             result.append(row)
             continue
         p = next(adjusted)
-        if test.gained == test.lost == 0:
+        if test.identical:
             result.append(replace(row, verdict="identical"))
             continue
-        verdict: Verdict = "not distinguishable" if p > alpha else "better" if test.difference > 0 else "worse"
+        gained = test.difference if row.best.metric_higher_is_better else -test.difference
+        verdict: Verdict = "not distinguishable" if p > alpha else "better" if gained > 0 else "worse"
         result.append(replace(row, verdict=verdict, p=p))
     return result
 
 
-def paired(a: Row, b: Row, records: Mapping[str, Record]) -> Paired | None:
-    """McNemar between two rows on one repeat of each (repeats share their examples, so pooling would count those
-    twice): of equal seed where there is one. None without recorded correctness of the same examples."""
+def _paired(a: Row, b: Row, records: Mapping[str, Record]) -> Difference | None:
+    """Two rows on one repeat of each (repeats share their examples, so pooling would count those twice): of equal seed
+    where there is one. None without recorded values of the same examples."""
     ours = [record for key in a.keys if (record := records.get(key))]
     theirs = [record for key in b.keys if (record := records.get(key))]
     pairs = sorted(((x, y) for x in ours for y in theirs), key=lambda pair: pair[0].seed != pair[1].seed)
     for x, y in pairs[:1]:
-        hits_x, hits_y = x.hits(), y.hits()
-        if hits_x is not None and hits_y is not None and hits_x.shape == hits_y.shape:
-            return mcnemar(hits_x, hits_y)
+        return paired(x, y)
     return None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nqbench.api.errors import BadInput
+from nqbench.api.evaluation import Statistic
 from nqbench.api.toolkit.parsing import parse_json
 from nqbench.results.earlier import modern
 
@@ -155,10 +157,18 @@ class Record(_Part):
     """Every metric of the model, before and after."""
     selected_on: str | None = None
     """Which split a search looked at; None: no search."""
+    judged_by: str | None = None
+    """The metric that the suite named in place of the model's own headline."""
     correct: str | None = Field(None, repr=False)
     """Per-example correctness on the test split: base64 of packed bits, see ``pack_correct``. Not in the CSV."""
+    values: str | None = Field(None, repr=False)
+    """In its place for any other metric: the values that it follows from, see ``pack_values``. Not in the CSV."""
+    statistic: Statistic | None = None
+    """How the metric follows from ``values`` or ``correct``."""
     examples: int | None = None
-    """How many bits ``correct`` holds."""
+    """How many examples ``correct`` or ``values`` are of."""
+    evaluated_in: dict[str, Any] = {}
+    """In which batches the networks were evaluated: outputs differ between those by rounding."""
     loss_increase: LossIncrease | None = None
 
     seconds: dict[str, float] = {}
@@ -277,8 +287,16 @@ class Record(_Part):
     @property
     def metric_where_selected(self) -> float | None:
         """The metric on the split that the record's search looked at; without a search, on the test's."""
-        on = "" if self.selected_on in (None, "test") else f"{self.selected_on}."
-        return self.metrics.get(f"{on}{self.metric_name}")
+        if self.selected_on in (None, "test"):
+            return self.metrics.get(str(self.metric_name), self.metric)
+        return self.metrics.get(f"{self.selected_on}.{self.metric_name}")
+
+    @property
+    def float_where_selected(self) -> float | None:
+        """The float network's metric on that split."""
+        if self.selected_on in (None, "test"):
+            return self.metric_float
+        return self.metrics_float.get(f"{self.selected_on}.{self.metric_name}")
 
     @property
     def drop_where_selected(self) -> float | None:
@@ -297,6 +315,12 @@ class Record(_Part):
             return None
         return unpack_correct(self.correct, self.examples)
 
+    def per_example(self) -> tuple[np.ndarray, Statistic] | None:
+        """The values that the metric follows from, (examples,) or (examples, 2), and how; None where not recorded."""
+        if self.values is None or self.examples is None or self.statistic is None:
+            return None
+        return unpack_values(self.values, self.examples), self.statistic
+
 
 def pack_correct(correct: Iterable[bool] | np.ndarray) -> str:
     """(examples,) bool -> base64 of its bits, first example in the highest bit of the first byte."""
@@ -313,6 +337,27 @@ def unpack_correct(text: str, examples: int) -> np.ndarray:
     if raw.size != (examples + 7) // 8:
         raise BadInput(f"the correctness of {examples} examples takes {(examples + 7) // 8} bytes, not {raw.size}")
     return np.unpackbits(raw, count=examples).astype(bool)
+
+
+def pack_values(values: np.ndarray) -> str:
+    """(examples,) or (examples, 2) -> base64 of deflated float32, column after column, rounded to 12 bits."""
+    bits = np.ascontiguousarray(np.asarray(values, dtype=np.float32).T).view(np.uint32)
+    # to the nearest of 12 bits of mantissa: what comes after is noise to any test, and most of the bytes
+    rounded = np.where(np.isfinite(bits.view(np.float32)), (bits + np.uint32(1 << 11)) & np.uint32(0xFFFFF000), bits)
+    return base64.b64encode(zlib.compress(rounded.astype("<u4").tobytes(), 9)).decode("ascii")
+
+
+def unpack_values(text: str, examples: int) -> np.ndarray:
+    """The inverse of ``pack_values``, up to its rounding: (examples,) or (examples, 2) float64. Raises BadInput."""
+    try:
+        raw = zlib.decompressobj().decompress(base64.b64decode(text), 8 * examples + 4)
+        numbers = np.frombuffer(raw, dtype="<f4").astype(np.float64)
+    except (ValueError, zlib.error) as error:
+        raise BadInput(f"the values of {examples} examples cannot be read: {error}") from None
+    if not examples or numbers.size not in (examples, 2 * examples):
+        raise BadInput(f"the values of {examples} examples are {numbers.size} numbers")
+    columns = numbers.reshape(-1, examples)
+    return columns[0] if len(columns) == 1 else columns.T
 
 
 def utc_now() -> str:

@@ -24,6 +24,7 @@ be left out::
     unquantized: float32                # float32 | float16 | uint8: other parameters; float16-all: buffers too
     fold_batchnorm: false
     nonfinite: refuse                   # or store: nan and inf in tensors that are only stored stay what they are
+    judged_by: divergence               # the metric to rank and to search by, of those that the model gives
     loss_increase: false                # record the predicted and the measured increase of the training loss
     measure: {repeats: 7, warmup: 1, exclusive: true, rounds: 1}  # rounds: passes over the trials, samples interleaved
     timeout: 600                        # seconds a trial; or by stage: {trial: 600, quantize: 60}; stages: load, prune,

@@ -45,6 +45,7 @@ class Grid:
     fold_batchnorm: Sequence[bool]
     loss_increase: bool
     nonfinite: Nonfinite = "refuse"
+    judged_by: str | None = None
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Expansion:
             seed, positions, streams, coder, unquantized, fold = values[len(axes) :]
             yield Trial(
                 model, quantizer, coder, None, pruner, sensitivity, granularity, training, positions, streams, seed,
-                unquantized, fold, g.loss_increase, g.nonfinite,
+                unquantized, fold, g.loss_increase, g.nonfinite, judged_by=g.judged_by,
             )  # fmt: skip
 
     def _codec_trials(self, g: Grid) -> Iterator[Trial]:
@@ -106,7 +107,7 @@ class Expansion:
             model, pruner, codec, seed, unquantized, fold = values
             yield Trial(
                 model, codec=codec, pruner=pruner, seed=seed, unquantized=unquantized, fold_batchnorm=fold,
-                loss_increase=g.loss_increase, nonfinite=g.nonfinite,
+                loss_increase=g.loss_increase, nonfinite=g.nonfinite, judged_by=g.judged_by,
             )  # fmt: skip
 
     def _impossible(self, trial: Trial) -> str:

@@ -58,7 +58,10 @@ class TargetSchedule:
     def __init__(self, trials: Sequence[Trial], target: Target, registry: Registry) -> None:
         self.target = target
         self.registry = registry
-        self.searches = [Search(tuple(methods)) for methods in _by_seed(trials).values()]
+        # what is asked of a method before its first point looks where the points will
+        tested = target.report == "all"
+        looking = [replace(trial, selected_on=target.split, tested=tested) for trial in trials]
+        self.searches = [Search(tuple(methods)) for methods in _by_seed(looking).values()]
         self._asked: set[Trial] = set()
         self._complaints: list[str] = []
         self._ended: dict[Trial, Mapping[str, Any]] = {}
@@ -147,9 +150,7 @@ class TargetSchedule:
 
     def _trials(self, search: Search, knob: Knob, point: Point) -> tuple[Trial, ...]:
         """A point's trials, one a seed. Raises BadInput where the plugin refuses the value."""
-        at = (m if knob is NO_KNOB else with_knob(m, knob, point.value, self.registry) for m in search.methods)
-        tested = self.target.report == "all"
-        return tuple(replace(trial, selected_on=self.target.split, tested=tested) for trial in at)
+        return tuple(m if knob is NO_KNOB else with_knob(m, knob, point.value, self.registry) for m in search.methods)
 
     def ended(self, trial: Trial, record: Mapping[str, Any]) -> None:
         self._running.discard(trial)

@@ -59,6 +59,7 @@ class Axes(Strict):
     fold_batchnorm: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
     loss_increase: bool = False
     nonfinite: Nonfinite = "refuse"
+    judged_by: str | None = None
 
 
 class Measure(Strict):

@@ -132,8 +132,7 @@ def _checked(
     known: list[str] = []
     for choice in dict.fromkeys(trial.model for trial in trials) if named else ():
         model = choice.make(registry)
-        metric = model.metric() if isinstance(model, Model) else None
-        known += [metric.name] if metric else []
+        known += [metric.name for metric in model.metrics()] if isinstance(model, Model) else []
     for name in named:
         if name not in known:
             hint = did_you_mean(name, known) or "; its models have none"
@@ -214,6 +213,7 @@ def _grid(reader: Reader, axes: dict[str, Any], roots: dict[str, KeyPath]) -> Gr
         fold_batchnorm=each_once(axes["fold_batchnorm"]),
         loss_increase=axes["loss_increase"],
         nonfinite=axes["nonfinite"],
+        judged_by=axes["judged_by"],
     )
 
 

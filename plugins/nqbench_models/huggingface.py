@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +11,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Split, as_outputs, hits
+from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, PerExample, Split, as_outputs
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.bert import mean_of_words
 from nqbench_models.checkpoint import files_of
 from nqbench_models.chosen import Chosen
 from nqbench_models.data_files import file_of, images_of, labelled_texts
-from nqbench_models.reference import compared, float_outputs, outputs_of
 from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranked, read_pairs
-from nqbench_models.windows_of_text import Windows, judged, window_losses
+from nqbench_models.windows_of_text import Windows, window_losses
 
 What = Literal["text-generation", "sentence-similarity", "text-classification", "image-classification"]
 _CLASSES = {
@@ -145,18 +144,21 @@ class HuggingFace(Chosen, name="hf"):
         kinds: dict[str, Literal["gaussian", "other"]] = {"text-generation": "other", "sentence-similarity": "gaussian"}
         return kinds.get(self.task, "categorical")
 
-    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        if self.data is None:
-            return Evaluation()
+    def outputs_are(self) -> Literal["categorical", "gaussian", "other"]:
+        return "categorical" if self.task == "text-generation" else self.likelihood()
+
+    def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs.flatten(0, 1) if self.task == "text-generation" else super().logits(outputs, batch)
+
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, PerExample]:
         if self.task == "text-generation":
-            return judged(self, module, split)
-        found, batches = outputs_of(self, module, split)
-        wanted = torch.cat([labels for _, labels in batches])
+            return {"perplexity": PerExample(window_losses(outputs, batch[0]), "exp-mean")}
         if self.task == "sentence-similarity":
-            return ranked(found[:, 0], wanted)
-        correct = hits(found, wanted)
-        figures, _ = compared(found, float_outputs(self, split))
-        return Evaluation({"accuracy": 100 * float(correct.double().mean()), **figures}, correct)
+            return {"Spearman": ranked(outputs, batch[1])}
+        return super().scores(outputs, batch)
+
+    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
+        return Evaluation() if self.data is None else super().evaluate(module, split)
 
     # -- where things are ------------------------------------------------------------------------------------------
     def _folder(self) -> Path:

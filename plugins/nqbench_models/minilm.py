@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,14 +10,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, Evaluation, Metric, Split
+from nqbench.api import BadInput, Batch, Metric, PerExample, Split
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.bert import SentenceEncoder, Shape
 from nqbench_models.checkpoint import read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 from nqbench_models.packages import Packaged
-from nqbench_models.reference import outputs_of
 from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranked, read_pairs
 
 _FILES = {"train": "train", "validation": "dev", "test": "test"}
@@ -76,9 +75,8 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
         return "gaussian"
 
-    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        found, batches = outputs_of(self, module, split)
-        return ranked(found[:, 0], torch.cat([scores for _, scores in batches]))
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, PerExample]:
+        return {"Spearman": ranked(outputs, batch[1])}
 
 
 def _file(split: str) -> str:

@@ -61,12 +61,14 @@ from nqbench.api import (
     Evaluation,
     Metric,
     Note,
+    PerExample,
     Split,
     as_outputs,
     device_of,
     to_device,
 )
 from nqbench.api.toolkit.download import digest_of
+from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.batches import called, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state
@@ -98,7 +100,8 @@ class Module(Chosen, name="module"):
     data: Function | None = None
     """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
     score: Function | None = None
-    """``package.module:function`` (module, batches) -> {name: value}, the headline first. None: top-1 accuracy in %."""
+    """``package.module:function`` (module, batches) -> {name: value}, the headline first; a value is a number, or a
+    tensor with one for each example, whose mean it then is. None: top-1 accuracy in %."""
     metric_name: str = "accuracy"
     """The name of the headline metric among those that ``score`` returns."""
     higher_is_better: bool = True
@@ -195,6 +198,13 @@ class Module(Chosen, name="module"):
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
         return self.loss_is
 
+    def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Classes along axis 1, as cross-entropy has them; with a loss of one's own, along the last, as language
+        models have them."""
+        if self.loss is None or outputs.dim() < 3 or self.loss_is != "categorical":
+            return super().logits(outputs, batch)
+        return outputs.flatten(0, -2)
+
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
         if self.data is None:
             return Evaluation()
@@ -202,18 +212,23 @@ class Module(Chosen, name="module"):
             return super().evaluate(module, split)
         device = device_of(module)
         batches = (to_device(batch, device) for batch in self.examined(split))
-        with torch.no_grad():
-            return Evaluation(self._scores(self._function(self.score)(module, batches)))
+        with torch.no_grad(), outputs_seen(self, module) as beside:
+            metrics, examples = self._scores(self._function(self.score)(module, batches))
+        metrics |= {name: part.metric() for name, part in beside.items() if name not in metrics}
+        return Evaluation(metrics, None, {**beside, **examples})
 
-    def _scores(self, values: object) -> dict[str, float]:
-        """What a ``score`` gave, as metrics."""
+    def _scores(self, values: object) -> tuple[dict[str, float], dict[str, PerExample]]:
+        """What a ``score`` gave, as metrics and, where it says them, as values of the examples."""
         if not isinstance(values, Mapping) or self.metric_name not in values:
             given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise BadInput(
                 f"model '{self.name}': {self.score} gives {given or 'nothing'}, not the metric '{self.metric_name}': "
                 "say which with `metric_name`"
             )
-        return {str(name): float(value) for name, value in values.items()}
+        try:
+            return named(values)
+        except BadInput as error:
+            raise BadInput(f"model '{self.name}': {self.score} gives {error}") from None
 
     def _rehearse(self, module: nn.Module) -> None:
         """One batch through the network, its loss and its metric, so that what does not fit is told at once."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nqbench.api import BadInput, Evaluation
+from nqbench.api import BadInput, PerExample
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Sentences -> their tokens' numbers."""
@@ -71,8 +71,6 @@ def half_squares(outputs: Tensor, scores: Tensor) -> Tensor:
     return 0.5 * (outputs[:, 0] - scores / 5).square()
 
 
-def ranked(found: Tensor, wanted: Tensor) -> Evaluation:
-    """Spearman's rank correlation of cosines with the given similarities."""
-    from scipy.stats import spearmanr
-
-    return Evaluation({"Spearman": float(spearmanr(found.numpy(), wanted.numpy()).statistic)})
+def ranked(outputs: Tensor, wanted: Tensor) -> PerExample:
+    """Spearman's rank correlation of (N, 1) cosines with the given similarities."""
+    return PerExample(torch.stack([outputs[:, 0], wanted.to(outputs)], 1), "spearman")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import Batch, Evaluation, Metric, Split
+from nqbench.api import Batch, Metric, PerExample, Split
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
 from nqbench_models.chosen import Chosen
@@ -19,7 +19,7 @@ from nqbench_models.fitting import fill
 from nqbench_models.gguf_tokens import tokens_of
 from nqbench_models.llama import Llama, Shape
 from nqbench_models.packages import Packaged
-from nqbench_models.windows_of_text import Windows, judged, window_losses
+from nqbench_models.windows_of_text import Windows, window_losses
 
 _FILES = {"train": "wikitext-2/valid.txt", "validation": "wikitext-2/valid.txt", "test": "wikitext-2/test.txt"}
 
@@ -80,8 +80,14 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:
         return "other"
 
-    def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
-        return judged(self, module, split)
+    def outputs_are(self) -> Literal["categorical", "gaussian", "other"]:
+        return "categorical"
+
+    def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs.flatten(0, 1)
+
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, PerExample]:
+        return {"perplexity": PerExample(window_losses(outputs, batch[0]), "exp-mean")}
 
 
 @cache

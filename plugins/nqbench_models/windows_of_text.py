@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-from nqbench.api import Evaluation, Model, Split, device_of, to_device
-from nqbench_models.reference import compared, float_network
 
 LOGITS = 1 << 27
 """Numbers of logits of one batch, at most: half a gigabyte."""
@@ -43,25 +39,3 @@ def window_losses(logits: Tensor, ids: Tensor) -> Tensor:
     """(B,) mean negative log-likelihood of each window's tokens but the first, nats. logits: (B, T, words)."""
     each = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return each.reshape(len(ids), -1).mean(1)
-
-
-def judged(model: Model, module: nn.Module, split: Split) -> Evaluation:
-    """Perplexity over all windows; agreement (%) and divergence (nats) with the float network, a token."""
-    device = device_of(module)
-    reference = float_network(model, device)
-    nats, agrees, apart, windows, tokens = 0.0, 0.0, 0.0, 0, 0
-    with torch.inference_mode():
-        for batch in model.batches(split):
-            here = to_device(batch, device)
-            logits = model.predict(module, here)
-            nats += float(window_losses(logits, here[0]).double().sum())
-            windows += len(logits)
-            # token by token: two copies of a batch's logits are enough
-            for mine, wanted in zip(logits, model.predict(reference, here), strict=True):
-                metrics, same = compared(mine, wanted)
-                agrees += float(same.sum())
-                apart += metrics["divergence"] * len(mine)
-                tokens += len(mine)
-    return Evaluation(
-        {"perplexity": math.exp(nats / windows), "agreement": 100 * agrees / tokens, "divergence": apart / tokens}
-    )

@@ -72,15 +72,15 @@ class Products:
         return Moments(self.mean(), self.geometry.layout)
 
 
-def spacing(geometry: Geometry, x: Tensor, columns: int | None) -> int:
+def spacing(geometry: Geometry, x: Tensor, columns: int | None, samples: int | None = None) -> int:
     """Every which sample gives ``columns`` vectors for each row of a convolution's second moments, from _FEWEST samples
-    at least; 1 for any other use. x: (B, channels, ...)."""
+    at least; 1 for any other use. x: (B, channels, ...). samples: of which x is a part; None: of B."""
     window = geometry.window
     if window is None or columns is None:
         return 1
     _, rows, places = window.columns(x[:1]).shape
     wanted = max(_FEWEST, math.ceil(columns * rows / window.groups / places))
-    return max(1, len(x) // wanted)
+    return max(1, (len(x) if samples is None else samples) // wanted)
 
 
 def frequencies(indices: Tensor, rows: int) -> Tensor:

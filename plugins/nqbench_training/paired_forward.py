@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Batch, Network
-from nqbench.api.toolkit.curvature import evaluating, part
+from nqbench.api.batches import part
+from nqbench.api.toolkit.curvature import evaluating
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.second_moments import joined
 
@@ -30,17 +31,24 @@ def splits(task: Network, samples: Batch) -> bool:
     def look(use: Use) -> None:
         nonlocal whole
         half, odd = divmod(len(use.x), 2)
-        whole = whole and use.run is not None and not odd and torch.equal(use.x[:half], use.x[half:])
+        whole = whole and use.run is not None and not odd and _alike(use.x[:half], use.x[half:])
 
     with evaluating(task.module), watching(task.module, task.names, look):
         task.predict(joined([few, few]))
     return whole
 
 
-def paired_forward(task: Network, samples: Batch, visit: Visit) -> None:
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Up to rounding: a product's rows may be summed in different orders."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()) if one.numel() else 0.0)
+
+
+def paired_forward(task: Network, samples: Batch, visit: Visit, trained: Mapping[str, Tensor] | None = None) -> None:
     """Visit each use of a weight, before it is made, in the order of the forward pass. The network must be one that
-    ``splits``."""
-    trained: Mapping[str, Tensor] = task.weights()
+    ``splits``. trained: the weights as they were; None: as they are now."""
+    trained = task.weights() if trained is None else trained
 
     def reached(use: Use) -> Tensor:
         assert use.run is not None

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Batch, Group, Network, QuantizedModel, Source, Task, Training
+from nqbench.api import BadInput, Batch, Group, Moments, Network, QuantizedModel, Source, Task, Training
 from nqbench.api.toolkit.curvature import evaluating, first_samples
 from nqbench.api.toolkit.fallback import plain_grid
 from nqbench.api.toolkit.progress import tell
@@ -36,8 +36,14 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
 
     passes: Literal["one", "each"] = "one"
     """``one``: with second moments, one forward pass of all samples stops at each layer, quantizes it, and goes on
-    (their activations are held at once); a weight that is used more than once takes a pass of its own. ``each``: a pass
-    a layer."""
+    (their activations are held at once, see ``memory``); a weight that is used more than once takes a pass of its own.
+    ``each``: a pass a layer."""
+    memory: float = Field(4096, gt=0)
+    """MiB that the activations of one pass may take. Where all samples would take more, the samples go through in
+    parts, once for each of ``blocks`` runs of consecutive tensors, whose second moments are then held at once."""
+    blocks: int = Field(32, ge=1)
+    """Into how many runs the tensors are parted where samples go through in parts: with fewer the network is passed
+    less often, and each tensor sees less of what was quantized just before it."""
     correction: float = Field(1.0, ge=0, le=1)
     """How far a layer's weights move, before they are quantized, towards those that give the trained network's outputs
     from the inputs that the quantized network gives it: 0 not at all, 1 all the way. Only in one pass, with second
@@ -56,14 +62,22 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:
             install(task, start)
-        uses = layer_uses(task)
+        uses, bytes_each = watched(task)
         each = Each(task, self.fallback)
         if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
-            OnePass(each, uses, self).run(task.sensitivity.calibration(task))
+            samples = max(1, int(self.memory * 2**20 / max(1, bytes_each)))
+            if samples >= task.sensitivity.samples:
+                OnePass(each, uses, self).run(task.sensitivity.calibration(task))
+            else:
+                InParts(each, uses, self, samples).run(task.sensitivity.samples)
         for name in forward_order(task, uses):
             each.sensed_anew(name)
         groups = tuple(each.done[name] for name in task.names)
         return finished(task, merged(groups) if task.granularity == "global" else groups, each.notes)
+
+
+_LIVING = 3
+"""Activations that are alive at once in a forward pass, about."""
 
 
 class Each:
@@ -137,15 +151,92 @@ class OnePass:
         products.add(now)
         moments = products.moments()
 
-        def corrected() -> Mapping[str, Tensor] | None:
+        def moved() -> Mapping[str, Tensor] | None:
             if was is None or moments.diagonal:
                 return None
             shift = Products(use.geometry, products.shape)
             shift.add(was - now, now)
-            weight, mask = task.parameter(name).detach(), task.masks.get(name)
-            return {name: moved_towards(weight, moments, shift.mean(), self.how.ridge, self.how.correction, mask)}
+            return corrected(task, name, moments, shift.mean(), self.how)
 
-        self.each.quantize(name, lambda: {name: moments.packed()}, corrected)
+        self.each.quantize(name, lambda: {name: moments.packed()}, moved)
+
+
+class InParts:
+    """Quantizes run after run of consecutive tensors. For each, the samples go through a few at a time, as far as its
+    last tensor, and its tensors' second moments are summed: neither the activations of all samples are held at once nor
+    the second moments of all tensors, whatever the network's size; what is paid is that runs go through what is before
+    them again."""
+
+    def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential, at_once: int) -> None:
+        """at_once: samples that go through together."""
+        self.each, self.task, self.uses, self.how, self.at_once = each, each.task, uses, how, at_once
+        self.trained = each.task.weights() if how.correction > 0 else {}
+
+    def run(self, samples: int) -> None:
+        once = [name for name in forward_order(self.task, self.uses) if self.uses.get(name) == 1]
+        # those that are used several times come at their first use, as in one pass
+        for name in forward_order(self.task, self.uses):
+            if name in self.each.done:
+                continue
+            if name not in once:
+                self.each.sensed_anew(name)
+                continue
+            left = [other for other in once if other not in self.each.done]
+            self._block(left[: -(-len(once) // self.how.blocks)], samples)
+
+    def _block(self, names: list[str], samples: int) -> None:
+        sums: dict[str, Products] = {}
+        shifts: dict[str, Products] = {}
+        paired = self.how.correction > 0
+
+        def reached(use: Use, now: Tensor, was: Tensor | None) -> None:
+            if use.name not in names:
+                return
+            every = spacing(use.geometry, now, self.how.columns, samples)
+            now, was = now[::every], None if was is None else was[::every]
+            shape = self.task.parameter(use.name).shape
+            sums.setdefault(use.name, Products(use.geometry, shape)).add(now)
+            if was is not None and not sums[use.name].moments().diagonal:
+                shifts.setdefault(use.name, Products(use.geometry, shape)).add(was - now, now)
+            if use.name == names[-1]:
+                raise _AllDone
+
+        for done, (batch, _) in enumerate(first_samples(self.task, samples, self.at_once)):
+            tell(f"tensor {len(self.each.done) + 1} of {len(self.task.names)}: samples, part {done + 1}")
+            if done == 0:
+                paired = paired and splits(self.task, batch)
+            with suppress(_AllDone):
+                if paired:
+                    visit = lambda use, was, now: reached(use, now, was)  # noqa: E731
+                    paired_forward(self.task, batch, visit, self.trained)
+                else:
+                    looking = watching(self.task.module, self.task.names, lambda use: reached(use, use.x, None))
+                    with evaluating(self.task.module), looking:
+                        self.task.predict(batch)
+        for name in names:
+            tell(f"tensor {len(self.each.done) + 1} of {len(self.task.names)}")
+            if name not in sums:  # by another path through the network: as it stands
+                self.each.sensed_anew(name)
+                continue
+            self._quantize(name, sums.pop(name).moments(), shifts.pop(name, None))
+
+    def _quantize(self, name: str, moments: Moments, shift: Products | None) -> None:
+        apart = None if shift is None else shift.mean()
+        self.each.quantize(
+            name,
+            lambda: {name: moments.packed()},
+            lambda: corrected(self.task, name, moments, apart, self.how),
+        )
+
+
+def corrected(
+    task: Task, name: str, moments: Moments, shift: Tensor | None, how: Sequential
+) -> Mapping[str, Tensor] | None:
+    """The weights moved towards those that give the trained network's outputs. shift: E[(was - now) now^T]."""
+    if shift is None:
+        return None
+    weight, mask = task.parameter(name).detach(), task.masks.get(name)
+    return {name: moved_towards(weight, moments, shift, how.ridge, how.correction, mask)}
 
 
 class _AllDone(Exception):
@@ -154,15 +245,29 @@ class _AllDone(Exception):
 
 def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str]:
     """The tensors in the order in which a forward pass first uses their layers; unused ones last."""
-    used = list(layer_uses(task) if uses is None else uses)
+    used = list(watched(task)[0] if uses is None else uses)
     return sorted(task.names, key=lambda name: used.index(name) if name in used else len(used))
 
 
-def layer_uses(task: Network) -> dict[str, int]:
-    """How often a forward pass uses each tensor, in the order of their first uses; those that it does not are left
-    out."""
+def watched(task: Network) -> tuple[dict[str, int], int]:
+    """How often a forward pass uses each tensor, in the order of their first uses, those that it does not left out; and
+    about how many bytes the activations of one sample take, that of the trained network beside it counted."""
     calls: Counter[str] = Counter()
-    with evaluating(task.module), watching(task.module, task.names, lambda use: calls.update([use.name])):
-        for batch, _ in first_samples(task, 2):
+    largest = 0
+
+    def see(use: Use) -> None:
+        nonlocal largest
+        calls[use.name] += 1
+        largest = max(largest, use.x.numel() * use.x.element_size())
+
+    samples = 0
+    with evaluating(task.module), watching(task.module, task.names, see):
+        for batch, size in first_samples(task, 2):
             task.predict(batch)
-    return dict(calls)
+            samples += size
+    return dict(calls), 2 * _LIVING * largest // max(1, samples)
+
+
+def layer_uses(task: Network) -> dict[str, int]:
+    """How often a forward pass uses each tensor; see ``watched``."""
+    return watched(task)[0]

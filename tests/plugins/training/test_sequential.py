@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from nqbench_quantizers.gptq import GPTQ
 from nqbench_training.second_moments import SecondMoments, joined
-from nqbench_training.sequential import Sequential, layer_uses
+from nqbench_training.sequential import InParts, Sequential, layer_uses, watched
 from nqbench_training.shared_grid import merged
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
@@ -44,6 +47,46 @@ def sequenced(passes: str, model: Tiny | None = None, granularity: str = "layer"
 def test_one_pass_gives_what_a_pass_for_each_layer_gives() -> None:
     one, each = sequenced("one")[1], sequenced("each")[1]
     assert all(torch.equal(one[name], each[name]) for name in each)
+
+
+@pytest.mark.parametrize("model", [None, TwiceModel()])
+@pytest.mark.parametrize("correction", [0.0, 1.0])
+def test_samples_that_go_through_in_parts_give_what_all_at_once_give(model: Tiny | None, correction: float) -> None:
+    found = []
+    for memory in (4096, 1e-6):
+        how = Sequential(correction=correction, memory=memory, blocks=100, columns=None)
+        task = make_task(model, quantizer=GPTQ(step=0.07), granularity="layer", sensitivity=SecondMoments())
+        found.append(task.reconstruct(how.train(task, None).groups))
+    whole, parts = found
+    for name in whole:  # sums in another order may put a weight that lies between two points on the other one
+        assert float((whole[name] - parts[name]).abs().max()) <= 0.0701
+        assert float((whole[name] != parts[name]).double().mean()) < 0.02, name
+
+
+def test_no_more_is_held_at_once_than_a_few_samples_and_a_run_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest, held = 0, []
+    predict = Tiny.predict
+
+    def seen(self: Tiny, module: nn.Module, batch: Any) -> Tensor:
+        nonlocal largest
+        largest = max(largest, len(batch[0]))
+        return predict(self, module, batch)
+
+    block = InParts._block
+
+    def counted(self: InParts, names: list[str], samples: int) -> None:
+        held.append(len(names))
+        block(self, names, samples)
+
+    monkeypatch.setattr(Tiny, "predict", seen)
+    monkeypatch.setattr(InParts, "_block", counted)
+    task = make_task(quantizer=GPTQ(step=0.07), granularity="layer", sensitivity=SecondMoments())
+    _, each = watched(task)
+    largest = 0
+    result = Sequential(memory=4.5 * each / 2**20, blocks=2).train(task, None)
+    assert largest == 8  # four samples, in the network as it was and as it is
+    assert held == [2] * (len(task.names) // 2) + [1] * (len(task.names) % 2)
+    assert sorted(name for group in result.groups for name in group.names) == sorted(task.names)
 
 
 def test_each_layer_is_quantized_behind_the_quantized_ones() -> None:

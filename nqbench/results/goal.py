@@ -1,0 +1,84 @@
+"""What a file has to hold to be ranked first: by default that its metric falls by at most half a point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nqbench.results.record import Record
+
+_SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One of: ``drop``, how much the metric may lose, in its unit; ``share``, the same in percent of the float
+    network's; ``metric``, what it has to reach (or stay below, where less is better); ``bytes``, the largest file. It
+    is asked on the split that the records' search looked at; without a search, on the test's."""
+
+    drop: float | None = None
+    share: float | None = None
+    metric: float | None = None
+    bytes: int | None = None
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Goal:
+        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone."""
+        target = settings.get("target") or {}
+        given = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
+        if all(value is None for value in given.values()):
+            given["drop"] = settings.get("drop")
+        return Goal(**given) if any(value is not None for value in given.values()) else HALF_A_POINT
+
+    @property
+    def told(self) -> str:
+        """Behind "files that"."""
+        if self.bytes is not None:
+            return f"take at most {self.bytes:,} bytes"
+        if self.metric is not None:
+            return f"reach {self.metric:g}"
+        return f"lose at most {self.share:g} %" if self.share is not None else f"lose at most {self.drop:g} points"
+
+    def lost(self, metric_float: float | None) -> float | None:
+        """How much the metric may lose, in its unit; None where the goal is another."""
+        if self.share is not None:
+            return None if metric_float is None else abs(metric_float) * self.share / 100
+        return self.drop
+
+    def wanted(self, metric_float: float, higher_is_better: bool) -> float | None:
+        """What the metric has to reach."""
+        lost = self.lost(metric_float)
+        if lost is None:
+            return self.metric
+        return metric_float - lost if higher_is_better else metric_float + lost
+
+    def reach(self, metric_float: float | None) -> float:
+        """How far below the float network a file is still of interest, in the metric's unit: networks that lost more
+        are left out of figures, and out of what delta rates average over."""
+        if self.drop is not None:
+            return 10 * max(self.drop, 0.5)
+        lost = self.lost(metric_float)
+        if self.metric is not None and metric_float is not None:
+            lost = abs(metric_float - self.metric)
+        return 10 * (lost or 0.5)
+
+    def held(self, group: Sequence[Record]) -> bool | None:
+        """Whether the records of one configuration hold it in the mean; None without a metric."""
+        first = group[0]
+        if first.metric_name is None:
+            return None
+        if self.bytes is not None:
+            sizes = [record.file_bytes or 0 for record in group]
+            return sum(sizes) / len(sizes) <= self.bytes
+        found = [(record.metric_where_selected, record.float_where_selected) for record in group]
+        known = [(after, before) for after, before in found if after is not None and before is not None]
+        if not known:
+            return False
+        after, before = (sum(values) / len(known) for values in zip(*known, strict=True))
+        wanted = self.wanted(before, first.metric_higher_is_better)
+        sign = 1.0 if first.metric_higher_is_better else -1.0
+        return wanted is not None and sign * (wanted - after) <= _SLACK
+
+
+HALF_A_POINT = Goal(drop=0.5)
