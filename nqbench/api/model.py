@@ -166,7 +166,7 @@ class Model(Plugin):
         if headline is None:
             return ()
         beside = {"categorical": (AGREEMENT, DIVERGENCE), "gaussian": (DIVERGENCE,), "other": ()}[self.outputs_are()]
-        return tuple({metric.name: metric for metric in (*reversed(beside), headline)}.values())[::-1]
+        return (headline, *(metric for metric in beside if metric.name != headline.name))
 
     def outputs_are(self) -> Literal["categorical", "gaussian", "other"]:
         """What ``logits`` gives parameters of; agreement with the float network and the divergence from it follow.
@@ -198,11 +198,10 @@ class Model(Plugin):
         Returns:
             The metrics of ``evaluate``, each with a value for every example of the batch.
         """
-        right = outputs.argmax(-1) == self.labels(batch)
-        return {
-            "accuracy": PerExample(right, "share"),
-            "loss": PerExample(self.losses(outputs, batch)),
-        }
+        found = {"accuracy": PerExample(outputs.argmax(-1) == self.labels(batch), "share")}
+        if outputs.dim() == 2:
+            found["loss"] = PerExample(self.losses(outputs, batch))
+        return found
 
     def examined(self, split: Split, batch_size: int | None = None) -> Iterator[Batch]:
         """The batches that an evaluation on a split reads, in stored order.

@@ -245,8 +245,9 @@ def pace_in(figures: Mapping[str, Any]) -> Pace | None:
 
 
 def _packed(values: PerExample) -> Json:
-    found = values.values.detach().cpu().numpy()
-    packed = pack_correct(found) if values.statistic == "share" else pack_values(found)
+    share = values.statistic == "share"
+    found = (values.values if share else values.values.detach().float()).cpu().numpy()
+    packed = pack_correct(found) if share else pack_values(found)
     return {"statistic": values.statistic, "values": packed, "examples": len(found)}
 
 

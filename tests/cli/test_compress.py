@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nqbench.cli import INTERRUPTED, progress
 from nqbench.cli._describe import habits, shorthand
 from nqbench.cli.compress import _parameters
 from nqbench.cli.frame import invoke
 from nqbench.container import read
+from nqbench.engine import Silent
 from nqbench.registry import registry
+from nqbench.results.record import Record
 
 MINE = """
 import torch
@@ -113,6 +116,42 @@ def test_a_budget_ends_with_the_best_so_far(mine: Path, tmp_path: Path, monkeypa
     assert "test split" in done.stdout
 
 
+def test_ctrl_c_gives_the_best_so_far(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Record] = []
+
+    class Impatient(Silent):
+        def ended(self, record: Record, label: str, *, again: bool = False) -> None:
+            seen.append(record)
+            if record.drop_where_selected is not None and record.drop_where_selected <= 60:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "shown", Impatient)
+    target = tmp_path / "best.nqz"
+    where = ["--work", str(tmp_path / "work"), "--output", str(target), "--with", f"folder={mine}"]
+    own = ["--model", "module:mine:network", "--data", "mine:batches", "--checkpoint", str(mine / "mine.safetensors")]
+    assert invoke(["compress", *own, "--max-drop", "60", *where]) == INTERRUPTED
+    assert target.stat().st_size == seen[-1].file_bytes
+
+
+def test_the_divergence_from_the_float_network_is_held(mine: Path, tmp_path: Path) -> None:
+    where = ("--work", str(tmp_path / "work"), "--output", str(tmp_path / "near.nqz"), "--with", "folder=.")
+    done = nqbench(mine, "compress", *OWN, "--max-divergence", "0.02", "--trials", "4", *where)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "work" / "records.json").read_text())
+    held = [r["file_bytes"] for r in records if r["metrics"]["train.divergence"] <= 0.02]
+    assert (tmp_path / "near.nqz").stat().st_size == min(held)
+    (answer,) = (r for r in records if r["metric"] is not None)
+    assert (answer["metric_name"], answer["metric_unit"], answer["metric_higher_is_better"]) == (
+        "divergence",
+        "nats",
+        False,
+    )
+    assert answer["metric_float"] == 0
+    assert 0 < answer["metric"] == answer["metrics"]["divergence"] < 0.1
+    assert 0 < answer["metrics"]["agreement"] <= 100
+    assert "reach 0.02" in (tmp_path / "work" / "leaderboard.md").read_text()
+
+
 def test_the_tensors_come_back_from_the_file_alone(mine: Path, compressed: subprocess.CompletedProcess[str]) -> None:
     assert compressed.returncode == 0, compressed.stderr
     done = nqbench(mine, "decompress", "module.nqz", "--output", "back.safetensors")
@@ -144,6 +183,11 @@ def test_a_file_that_is_there_is_not_replaced(
         (["--model", "lenet300", "--max-drop", "half"], "write points (0.5) or a share"),
         (["--model", "lenet300", "--max-drop", "1", "--max-bytes", "10k"], "cannot be used together"),
         (["--model", "lenet300", "--max-bytes", "some"], "'some' is not a size"),
+        (["--model", "lenet300", "--max-divergence", "1", "--max-bytes", "10k"], "exclude one another"),
+        (
+            ["--model", "lenet300", "--metric", "perplexity"],
+            "gives no metric 'perplexity'; it gives accuracy, agreement",
+        ),
         (["--model", "lenet300", "--budget", "soon"], "as in 90s, 10m or 2h"),
     ],
 )
