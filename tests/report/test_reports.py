@@ -85,7 +85,7 @@ def test_leaderboard_json_and_csv_rank_the_same_rows(finished: tuple[Path, list[
     document = json.loads((folder / "leaderboard.json").read_text())
     with (folder / "leaderboard.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert document["drop"] == 1.0
+    assert document["goal"] == {"drop": 1.0}
     assert [row["configuration"] for row in document["rows"]] == [row["configuration"] for row in rows]
     by_key = {record.key: record for record in records}
     for row in document["rows"]:
