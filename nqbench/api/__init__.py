@@ -25,7 +25,7 @@ The contracts were designed for the following methods; this is how each of them 
 * **A model without data** (rate and distortion only) has ``metric() -> None``.
 """
 
-from nqbench.api.batches import Batch, to_device
+from nqbench.api.batches import Batch, Split, to_device
 from nqbench.api.codec import Codec
 from nqbench.api.coder import (
     Coder,
@@ -41,7 +41,8 @@ from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegi
 from nqbench.api.evaluation import Evaluation, Metric, PerExample
 from nqbench.api.granularity import Per
 from nqbench.api.hooks import hookimpl
-from nqbench.api.model import Model, Split, device_of
+from nqbench.api.model import Model
+from nqbench.api.modules import device_of
 from nqbench.api.moments import Moments
 from nqbench.api.network import Network
 from nqbench.api.outputs import as_outputs, hits

@@ -4,11 +4,12 @@ axis."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Split = Literal["train", "validation", "test"]
 Batch = Any
 """What ``Model.batches`` gives and ``predict`` and ``losses`` take."""
 

@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.batches import Batch, between, to_device
+from nqbench.api.batches import Batch, Split, between, to_device
 from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, Evaluation, Metric, PerExample
 from nqbench.api.outputs import as_outputs, hits
 from nqbench.api.plugin import Plugin
 from nqbench.api.prefetch import prefetched
+from nqbench.api.toolkit.judging import judged
 
-Split = Literal["train", "validation", "test"]
 _CALIBRATED, _EXAMINED = 2048, 10_240
 """Number of training examples that sensitivities may read, and that an evaluation on training data reads."""
 
@@ -231,24 +231,4 @@ class Model(Plugin):
         Returns:
             The metrics, the headline one under ``metric().name``.
         """
-        from nqbench.api.toolkit.judging import judged
-
         return judged(self, module, split)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's first parameter or buffer.
-
-    Args:
-        module: any module.
-
-    Returns:
-        Its device; the CPU if it has neither.
-
-    Example:
-        >>> device_of(nn.Linear(2, 2))
-        device(type='cpu')
-    """
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nqbench.api.batches import Batch, to_device
+from nqbench.api.batches import Batch, Split, to_device
 from nqbench.api.errors import BadInput
-from nqbench.api.model import Model, Split, device_of
+from nqbench.api.model import Model
+from nqbench.api.modules import device_of
 
 
 @dataclass(eq=False)

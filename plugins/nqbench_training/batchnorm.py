@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import nn
 
 from nqbench.api import QuantizedModel, Task, Training, begin
-from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.curvature import first_samples
 from nqbench_training.optimised import finished, install
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Former, Group, QuantizedModel, Quantizer, Task, Training, begin, deployed
-from nqbench.api.toolkit.curvature import evaluating
+from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.optimise import fit
 from nqbench_training.optimised import Distilled, install, workfile
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nqbench.api import Batch, Network
 from nqbench.api.batches import part
-from nqbench.api.toolkit.curvature import evaluating
+from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.second_moments import joined
 

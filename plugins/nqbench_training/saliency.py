@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Network
-from nqbench.api.toolkit.curvature import evaluating, first_samples, output_factor
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.curvature import first_samples, output_factor
 from nqbench.api.toolkit.persample import Tape
 
 _MOST_WORK = 4e11  # multiplications of all rows' own inverses, a tensor: half a minute or so on one core

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Batch, Moments, Network, SensitivityForm
-from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.uses import Geometry, Use, watching
 from nqbench_training.grams import Products
 from nqbench_training.sensitivities import Sampled

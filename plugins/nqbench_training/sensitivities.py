@@ -11,12 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nqbench.api import Network, Sensitivity
-from nqbench.api.toolkit.curvature import (
-    empirical_fisher,
-    evaluating,
-    first_samples,
-    gauss_newton_diagonal,
-)
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.curvature import empirical_fisher, first_samples, gauss_newton_diagonal
 from nqbench.api.toolkit.persample import gradients
 
 

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Batch, Group, Moments, Network, QuantizedModel, Source, Task, Training
-from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.fallback import plain_grid
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.uses import Use, watching

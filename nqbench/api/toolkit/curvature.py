@@ -9,16 +9,16 @@ The network is always in evaluation mode, samples are the first of the training 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nqbench.api.batches import Batch, count, part
 from nqbench.api.errors import BadInput
+from nqbench.api.modules import evaluating
 from nqbench.api.network import Network
 from nqbench.api.toolkit.persample import accumulate, gradients, squares
 
@@ -37,18 +37,6 @@ def first_samples(task: Network, samples: int, batch_size: int = BATCH) -> Itera
         left -= size
         if left == 0:
             return
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode inside the block, each submodule's own mode after it."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield module
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
 
 
 def output_factor(task: Network, outputs: Tensor) -> Iterator[Tensor]:

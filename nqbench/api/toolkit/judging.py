@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.batches import count, to_device
+from nqbench.api.batches import Batch, Split, count, to_device
 from nqbench.api.errors import BadInput
-from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, Evaluation, PerExample
-from nqbench.api.model import Model, Split, device_of
+from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, Evaluation, Metric, PerExample
+from nqbench.api.modules import device_of, evaluating
 from nqbench.api.outputs import as_outputs
-from nqbench.api.toolkit.curvature import evaluating
-from nqbench.api.toolkit.pace import Pace, pace_of
+from nqbench.api.toolkit.pace import Pace, Paced, pace_of
 from nqbench.api.toolkit.progress import tell
 
 LIMIT = 1 << 31
@@ -41,6 +41,22 @@ class Judgement:
     outputs: Tensor | None = None
     compares: bool = False
     """Whether it is a compressed network: without a reference nothing is compared, nor kept."""
+
+
+class Judgeable(Paced, Protocol):
+    """What is asked of a model."""
+
+    def load(self, device: torch.device) -> nn.Module: ...
+
+    def metric(self) -> Metric | None: ...
+
+    def outputs_are(self) -> Literal["categorical", "gaussian", "other"]: ...
+
+    def logits(self, outputs: Tensor, batch: Batch) -> Tensor: ...
+
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, PerExample]: ...
+
+    def examined(self, split: Split, batch_size: int | None = None) -> Iterator[Batch]: ...
 
 
 _under_way: ContextVar[Judgement | None] = ContextVar("judgement", default=None)
@@ -65,7 +81,7 @@ def under_way() -> Judgement | None:
     return _under_way.get()
 
 
-def judged(model: Model, module: nn.Module, split: Split) -> Evaluation:
+def judged(model: Judgeable, module: nn.Module, split: Split) -> Evaluation:
     """``model.scores`` over the examined batches of a split; inside ``judging``, with agreement and divergence."""
     judgement = _under_way.get() or _own(model, module, split)
     pace = (judgement.pace if judgement else None) or pace_of(model, module, split)
@@ -88,7 +104,7 @@ def judged(model: Model, module: nn.Module, split: Split) -> Evaluation:
     return evaluation(model, examples | (beside.finished() if beside else {}))
 
 
-def _own(model: Model, module: nn.Module, split: Split) -> Judgement | None:
+def _own(model: Judgeable, module: nn.Module, split: Split) -> Judgement | None:
     """Where the headline metric is a comparison and nobody gave the float network's outputs: those of the model's."""
     headline = model.metric()
     if headline is None or headline.name not in (AGREEMENT.name, DIVERGENCE.name):
@@ -98,7 +114,7 @@ def _own(model: Model, module: nn.Module, split: Split) -> Judgement | None:
     return Judgement(judgement.outputs, judgement.pace, compares=True)
 
 
-def evaluation(model: Model, examples: Mapping[str, PerExample]) -> Evaluation:
+def evaluation(model: Judgeable, examples: Mapping[str, PerExample]) -> Evaluation:
     """What follows from the examples' values."""
     headline = model.metric()
     values = examples.get(headline.name) if headline else None
@@ -129,7 +145,7 @@ def _joined(parts: Sequence[PerExample]) -> PerExample:
 
 
 @contextmanager
-def outputs_seen(model: Model, module: nn.Module) -> Iterator[dict[str, PerExample]]:
+def outputs_seen(model: Judgeable, module: nn.Module) -> Iterator[dict[str, PerExample]]:
     """Inside ``judging``, whatever code calls the module: agreement and divergence of the outputs of its calls, an
     example each, filled in at the end; nothing where outputs are not a classifier's."""
     beside, found = Beside.of(model, _under_way.get()), dict[str, PerExample]()
@@ -164,7 +180,7 @@ class Beside:
         self.apart: list[Tensor] = []
 
     @staticmethod
-    def of(model: Model, judgement: Judgement | None) -> Beside | None:
+    def of(model: Judgeable, judgement: Judgement | None) -> Beside | None:
         kind = model.outputs_are()
         if judgement is None or kind == "other" or (judgement.compares and judgement.reference is None):
             return None

@@ -13,16 +13,16 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.batches import Batch, count, part
-from nqbench.api.model import Model, Split, device_of
+from nqbench.api.batches import Batch, Split, count, part
+from nqbench.api.modules import device_of
 from nqbench.api.toolkit.parsing import parse_json
 from nqbench.api.toolkit.paths import cache_dir, written_whole
 
@@ -61,10 +61,23 @@ def last(batch: Batch) -> Batch:
     return type(batch)(last(value) for value in batch) if isinstance(batch, tuple | list) else batch
 
 
+class Paced(Protocol):
+    """What is asked of a model."""
+
+    name: ClassVar[str]
+    evaluation_batch: ClassVar[int]
+
+    def fingerprint(self) -> str: ...
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]: ...
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor: ...
+
+
 _known: dict[Path, Pace] = {}
 
 
-def pace_of(model: Model, module: nn.Module, split: Split) -> Pace:
+def pace_of(model: Paced, module: nn.Module, split: Split) -> Pace:
     """The pace for a model's network on this machine: the kept one, else measured on the split's first examples."""
     usual = Pace(model.evaluation_batch)
     if device_of(module).type != "cpu":
@@ -75,7 +88,7 @@ def pace_of(model: Model, module: nn.Module, split: Split) -> Pace:
     return _known[path]
 
 
-def _path(model: Model) -> Path:
+def _path(model: Paced) -> Path:
     # what a measurement is of: the network, the threads, PyTorch; the cache is of one machine
     said = f"{model.name} {model.fingerprint()} {torch.get_num_threads()} {torch.__version__}"
     return cache_dir() / "paces" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
@@ -88,7 +101,7 @@ def _kept(path: Path) -> Pace | None:
         return None
 
 
-def _found(model: Model, module: nn.Module, split: Split, usual: Pace, path: Path) -> Pace:
+def _found(model: Paced, module: nn.Module, split: Split, usual: Pace, path: Path) -> Pace:
     batch = next(iter(model.batches(split, batch_size=usual.batch_size)), None)
     if batch is None:
         return usual
@@ -103,7 +116,7 @@ def _found(model: Model, module: nn.Module, split: Split, usual: Pace, path: Pat
     return pace
 
 
-def _fastest(model: Model, module: nn.Module, split: Split, usual: Pace, each: float) -> Pace:
+def _fastest(model: Paced, module: nn.Module, split: Split, usual: Pace, each: float) -> Pace:
     """Of the sizes that a trial's examples fill, at the usual pace seconds ``each``; then with channels last."""
     examples = max(min(SIZES), min(max(SIZES), int(_TRIAL / each)))
     sizes = [size for size in SIZES if size <= examples and size != usual.batch_size]
@@ -116,7 +129,7 @@ def _fastest(model: Model, module: nn.Module, split: Split, usual: Pace, each: f
     return best if timed[best] < _BETTER * timed[usual] else usual
 
 
-def _timed(model: Model, module: nn.Module, split: Split, pace: Pace, examples: int) -> float:
+def _timed(model: Paced, module: nn.Module, split: Split, pace: Pace, examples: int) -> float:
     """Seconds an example: the better of two passes, whole batches alone where there are enough."""
     number = max(1, examples // pace.batch_size)
     batches = list(itertools.islice(model.batches(split, batch_size=pace.batch_size), number))
@@ -124,7 +137,7 @@ def _timed(model: Model, module: nn.Module, split: Split, pace: Pace, examples: 
     return min(_seconds(model, module, prepared) for _ in range(2)) / sum(count(batch) for batch in batches)
 
 
-def _seconds(model: Model, module: nn.Module, batches: Sequence[Batch]) -> float:
+def _seconds(model: Paced, module: nn.Module, batches: Sequence[Batch]) -> float:
     begun = time.perf_counter()
     with torch.inference_mode():
         for batch in batches:
@@ -132,7 +145,7 @@ def _seconds(model: Model, module: nn.Module, batches: Sequence[Batch]) -> float
     return time.perf_counter() - begun
 
 
-def _same(model: Model, module: nn.Module, split: Split, pace: Pace) -> bool:
+def _same(model: Paced, module: nn.Module, split: Split, pace: Pace) -> bool:
     """Whether the network takes images that lie so, and gives the same up to rounding."""
     batch = part(next(iter(model.batches(split, batch_size=2))), 2)
     try:

@@ -1,0 +1,39 @@
+"""What is asked of any ``torch.nn.Module``: its device, and to be in evaluation mode for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block, each submodule's own mode after it."""
+    modes = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    try:
+        yield module
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a module's first parameter or buffer.
+
+    Args:
+        module: any module.
+
+    Returns:
+        Its device; the CPU if it has neither.
+
+    Example:
+        >>> device_of(nn.Linear(2, 2))
+        device(type='cpu')
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
