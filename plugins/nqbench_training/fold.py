@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Group, QuantizedModel, Task, Training, begin
-from nqbench.api.toolkit.curvature import evaluating, first_samples
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.neighbours import Neighbours, neighbours
 
 T = TypeVar("T")

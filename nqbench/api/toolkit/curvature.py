@@ -9,6 +9,7 @@ The network is always in evaluation mode, samples are the first of the training 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
