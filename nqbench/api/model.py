@@ -198,7 +198,7 @@ class Model(Plugin):
         Returns:
             The metrics of ``evaluate``, each with a value for every example of the batch.
         """
-        found = {"accuracy": PerExample(outputs.argmax(-1) == self.labels(batch), "share")}
+        found = {"accuracy": PerExample(hits(outputs, self.labels(batch)), "share")}
         if outputs.dim() == 2:
             found["loss"] = PerExample(self.losses(outputs, batch))
         return found

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nqbench.api import DataMissing, Evaluation, Metric, Split, hits
+from nqbench.api import DataMissing, Evaluation, Metric, Split
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.optimise import Recipe
 from nqbench.api.toolkit.paths import data_dir, find_data

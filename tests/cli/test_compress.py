@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,9 @@ def test_ctrl_c_gives_the_best_so_far(mine: Path, tmp_path: Path, monkeypatch: p
     class Impatient(Silent):
         def ended(self, record: Record, label: str, *, again: bool = False) -> None:
             seen.append(record)
-            if record.drop_where_selected is not None and record.drop_where_selected <= 60:
+
+        def running(self, trials: Sequence[tuple[str, str]]) -> None:
+            if seen and (lost := seen[-1].drop_where_selected) is not None and lost <= 60:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(progress, "shown", Impatient)
@@ -183,7 +186,7 @@ def test_a_file_that_is_there_is_not_replaced(
         (["--model", "lenet300", "--max-drop", "half"], "write points (0.5) or a share"),
         (["--model", "lenet300", "--max-drop", "1", "--max-bytes", "10k"], "cannot be used together"),
         (["--model", "lenet300", "--max-bytes", "some"], "'some' is not a size"),
-        (["--model", "lenet300", "--max-divergence", "1", "--max-bytes", "10k"], "exclude one another"),
+        (["--model", "lenet300", "--max-divergence", "1", "--max-bytes", "10k"], "cannot be used together"),
         (
             ["--model", "lenet300", "--metric", "perplexity"],
             "gives no metric 'perplexity'; it gives accuracy, agreement",

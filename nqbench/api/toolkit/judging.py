@@ -21,7 +21,7 @@ from nqbench.api.batches import Batch, Split, count, to_device
 from nqbench.api.errors import BadInput
 from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, Evaluation, Metric, PerExample
 from nqbench.api.modules import device_of, evaluating
-from nqbench.api.outputs import as_outputs
+from nqbench.api.outputs import as_outputs, hits
 from nqbench.api.toolkit.pace import Pace, Paced, pace_of
 from nqbench.api.toolkit.progress import tell
 
@@ -238,7 +238,7 @@ def _compared(mine: Tensor, theirs: Tensor, categorical: bool) -> tuple[Tensor, 
     for ours, wanted in zip(torch.split(mine, 256), torch.split(theirs, 256), strict=True):
         p, q = wanted.double(), ours.double()
         if categorical:
-            agrees.append((ours.argmax(1) == wanted.argmax(1)).double())
+            agrees.append(hits(ours, wanted.argmax(1)).double())
             if wanted.shape[1] >= _WIDE:  # six digits of each are enough, and half the time
                 p, q = wanted.float(), ours.float()
             p, q = p.log_softmax(1), q.log_softmax(1)
