@@ -39,6 +39,7 @@ from nqbench.report.numbers import count, decimal, signed
 from nqbench.report.payload import datasets, script_json, table_of
 from nqbench.report.tables import Table, method_table, quoted_with_measured
 from nqbench.report.vega import javascript
+from nqbench.results.goal import Goal
 from nqbench.results.labels import short
 from nqbench.results.leaderboard import Row
 from nqbench.results.published import Published
@@ -77,7 +78,7 @@ class NetworkPage:
             suite=self.board.title,
             records=[shown(row) for row in self.rows],
             published=self.published,
-            drop=self.board.drop,
+            goal=Goal(drop=self.board.drop),
             separate=True,
         )
 
