@@ -8,6 +8,8 @@ from typing import Any
 
 from nqbench.results.record import Record
 
+DROP = 0.5
+"""Default tolerance: points of the metric that a file may lose and still be ranked by its size."""
 _SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 
 
@@ -81,4 +83,4 @@ class Goal:
         return wanted is not None and sign * (wanted - after) <= _SLACK
 
 
-HALF_A_POINT = Goal(drop=0.5)
+HALF_A_POINT = Goal(drop=DROP)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from nqbench.api.errors import BadInput
-from nqbench.results.leaderboard import DROP, Row, leaderboard
+from nqbench.results.goal import DROP, Goal
+from nqbench.results.leaderboard import Row, leaderboard
 from nqbench.results.record import KINDS, Record
 
 _WORDS: dict[str, Callable[[Row], bool]] = {
@@ -24,7 +25,7 @@ def select(records: Sequence[Record], wanted: Sequence[str], *, drop: float = DR
     eight or more digits of a key; or ``quantizer=kmeans,coder=huff*``, in which all must hold. Raises BadInput for a
     word that names none.
     """
-    rows = leaderboard(records, drop=drop)
+    rows = leaderboard(records, goal=Goal(drop=drop))
     by_key = {record.key: record for record in records}
     chosen: dict[str, Record] = {}
     for word in wanted:
