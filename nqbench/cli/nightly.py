@@ -77,7 +77,7 @@ def command(
         click.echo(f"{folder}: the first night; there is nothing yet to compare it with")
         write_history(folder, tolerance, store)
     else:
-        comparison = compare_night(folder, before, tolerance, store, result.report.run)
+        comparison = compare_night(folder, before, tolerance, store, result.report.run if store else "latest")
         click.echo(shown.terminal(comparison), nl=False)
         code = comparison.exit_code or code
     click.echo(f"history: {folder / 'history.html'}")
