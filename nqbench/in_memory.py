@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.engine import FILES, run_suite
+from nqbench.engine.choose import chosen
 from nqbench.files import load
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.registry import Registered, registry
@@ -52,6 +53,7 @@ def compress(
     budget: float | None = None,
     suite: str | Path = "compress",
     device: str | None = None,
+    engine: str | Engine | None = None,
 ) -> Compressed:
     """The smallest file of a trained network whose metric falls by at most ``max_drop``; nothing is retrained.
 
@@ -71,6 +73,7 @@ def compress(
         budget: seconds that the search may take.
         suite: the methods that are tried, a suite with a target.
         device: ``cpu``, ``cuda``, ``cuda:N``; default: the module's.
+        engine: ``local``: the network is in this process alone, and no other engine can reach it.
 
     Returns:
         The file with its figures.
@@ -78,6 +81,11 @@ def compress(
     Raises:
         BadInput: nothing holds, and how near the search came; or data or network cannot be used, and why.
     """
+    if chosen(engine).away:
+        raise BadInput(
+            f"engine '{engine}' cannot reach a network of this process; put it into a file, and run nqbench compress "
+            f"--model module:MODULE:FUNCTION --checkpoint FILE --engine {engine}"
+        )
     names = tuple(batches) if isinstance(batches, Mapping) else ("train", "test")
     held = _Held(copy.deepcopy(module).eval(), batches, names, score, higher_is_better)
     key = content_hash({name: t.detach().cpu() for name, t in module.state_dict().items()})[:32]

@@ -242,6 +242,29 @@ class Work:
     scratch: Path
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a text that starts a cluster is to hold.
+
+    Args:
+        suite: that is run.
+        output: folder of the run.
+        slots: how many.
+        cpus: of each slot.
+        memory: bytes of each slot.
+        gpu: devices of each slot.
+        time: that the cluster may take, as HH:MM:SS.
+    """
+
+    suite: str
+    output: str
+    slots: int = 4
+    cpus: int = 4
+    memory: int = 16 << 30
+    gpu: int = 0
+    time: str = "24:00:00"
+
+
 class Engine(Plugin):
     """Starts the slots that run the trials of a run.
 
@@ -257,6 +280,9 @@ class Engine(Plugin):
     away: ClassVar[bool] = False
     """Whether its slots may be on other machines. If so, this machine's devices and memory are not checked."""
 
+    starters: ClassVar[tuple[str, ...]] = ()
+    """Kinds of clusters for which it has a text that starts one."""
+
     place: str = ""
     """The part after the colon in ``--engine NAME:PLACE``, such as the address of a scheduler."""
 
@@ -271,5 +297,18 @@ class Engine(Plugin):
 
         Raises:
             BadInput: there is no such place, or the resources for a trial are missing.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def starter(cls, name: str, start: Start) -> str:
+        """A commented script, or another text, that starts a cluster and runs a suite on it.
+
+        Args:
+            name: one of ``starters``.
+            start: what is asked for.
+
+        Returns:
+            The text.
         """
         raise NotImplementedError

@@ -47,6 +47,7 @@ COMMANDS = {
     "inspect": "Print what is inside an .nqz file and what each part costs.",
     "compress": "Compress a model into an .nqz file.",
     "decompress": "Write an .nqz file's tensors as safetensors.",
+    "cluster": "Write a text that starts a cluster and runs a suite on it.",
     "cache": "Show, prune or clear the cache of stages.",
     "reference": "Get the published pages and trained networks.",
     "submit": "Write rows of a run as a submission for a board.",

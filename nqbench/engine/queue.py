@@ -31,9 +31,11 @@ class AffinityQueue(Generic[J]):
             self._length += 1
 
     def put_back(self, job: J) -> None:
-        """A job that was taken and not done: it is the next of its source."""
+        """A job that was taken and not done: it is the next of its source, and that the next of those nobody has."""
         self._source(job).appendleft(job)
         self._length += 1
+        if (source := job.affinity[0]) in self._free:
+            self._free.move_to_end(source, last=False)
 
     def later(self, job: J) -> None:
         """A job that waits for what another process makes: its source comes behind all others, and is nobody's."""

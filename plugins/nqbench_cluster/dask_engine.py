@@ -13,7 +13,8 @@ from typing import ClassVar
 from pydantic import field_validator
 
 from nqbench.api import Engine
-from nqbench.api.engine import Slots, Work
+from nqbench.api.engine import Slots, Start, Work
+from nqbench_cluster import starters
 
 
 class Dask(Engine, name="dask", requires="distributed"):
@@ -21,6 +22,7 @@ class Dask(Engine, name="dask", requires="distributed"):
     scheduler that runs, by its address or its scheduler file."""
 
     away: ClassVar[bool] = True
+    starters: ClassVar[tuple[str, ...]] = starters.NAMES
 
     @field_validator("place")
     @classmethod
@@ -35,3 +37,7 @@ class Dask(Engine, name="dask", requires="distributed"):
         from nqbench_cluster.driver import DaskSlots
 
         return DaskSlots(self.place, work)
+
+    @classmethod
+    def starter(cls, name: str, start: Start) -> str:
+        return starters.text(name, start)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed import Worker, get_worker
+from distributed import Status, Worker, get_worker
 
 from nqbench.api.engine import Ended, Host, Outcome, Slots, SlotShape, Task
 
@@ -24,6 +24,7 @@ GONE = "gone"
 """The status of a task that came to a process that knows nothing of the run: its slot has started anew."""
 STOPPED = "stopped"
 _SHAPE = "slot"
+_ALIVE = (Status.running, Status.paused, Status.closing_gracefully)
 _IDLE = 120.0
 """Seconds after which a slot without work lets its worker process go."""
 _LOOK = 0.2
@@ -111,33 +112,32 @@ class Slot:
                 self._release()
 
 
-_slots: dict[str, Slot] = {}
-"""By the run that they are for."""
+_slots: dict[tuple[str, str], Slot] = {}
+"""By the run that they are for, and their worker's address: a process may have several workers."""
 
 
 def greet(run: str, host: Host, needs: Mapping[str, int | None], share: int) -> dict[str, Any]:
     """Make this process a slot of a run. What it says of itself: ``greeting``, ``offers``, ``node``."""
     slot = Slot(host, needs["memory"], needs["cpus"], share, run)
-    _slots[run] = slot
+    _slots[run, get_worker().address] = slot
     return {"greeting": dict(slot.greeting), "offers": slot.offers}
 
 
 def do(run: str, task: Task, key: str) -> Outcome:
-    slot = _slots.get(run)
+    slot = _slots.get((run, get_worker().address))
     return {"status": GONE} if slot is None else slot.do(task, key)
 
 
 async def close(run: str) -> None:
     """The run is over for this process."""
-    slot = _slots.pop(run, None)
-    if slot is not None:
-        await asyncio.to_thread(slot.close)
+    for key in [key for key in _slots if key[0] == run]:
+        await asyncio.to_thread(_slots.pop(key).close)
 
 
 def _wanted(worker: Worker, key: str) -> bool:
     """Whether somebody waits for a task that runs here."""
     state = worker.state.tasks.get(key)
-    return state is not None and state.state == "executing"
+    return state is not None and state.state == "executing" and worker.status in _ALIVE
 
 
 def _offers(worker: Worker, greeting: Mapping[str, Any], share: int) -> dict[str, int | None]:
