@@ -25,7 +25,7 @@ def run(suite: str | Path, output: str | Path | None = None, **options: Any) -> 
     """Run a suite file, or a shipped suite by name, and return its records, one a row.
 
     output: the folder for records, files and reports; by default ``reports/<suite>``. options: what
-    ``nqbench.engine.run_suite`` takes (``jobs``, ``engine``, ``device``, ``timeout``, ``only``, ``sets``, ``profile``, ...).
+    ``nqbench.engine.run_suite`` takes (``jobs``, ``engine``, ``device``, ``timeout``, ``only``, ``sets``, ...).
     Call it under ``if __name__ == "__main__":``, since it starts worker processes.
     """
     from nqbench.engine import run_suite
