@@ -24,6 +24,7 @@ from nqbench.engine.dispatcher import Dispatcher
 from nqbench.engine.greeting import machine
 from nqbench.engine.host import TrialHost
 from nqbench.engine.inline import Inline
+from nqbench.engine.known import known_networks, note_networks
 from nqbench.engine.passes import merged
 from nqbench.engine.progress import Progress, Silent
 from nqbench.engine.protocol import Done, TrialJob
@@ -154,6 +155,8 @@ class _Run:
             self._distributions = self._distributions_of(trials)
             self._prepare(models := list(dict.fromkeys(trial.model for trial in trials)))
             self._alone = len(models) == 1
+            if self.engine.away:
+                self.maker.contents.update(known_networks(self.folder))
             first = self._pull(schedule)
             self.id = store.start_run(
                 self.suite.name,
@@ -333,6 +336,8 @@ class _Run:
         """The network of some jobs is known now, so that their final keys can be made. Returns these jobs with new
         keys."""
         self.maker.contents.update(outcome["contents"])
+        if self.engine.away:
+            note_networks(self.folder, outcome["contents"])
         waiting = [job, *engine.withdraw(job.waits_as)]
         settled = [one._replace(keys=self.maker.keys(one.trial)) for one in waiting]
         before = (one.keys.trial for one in waiting if one.question is None)

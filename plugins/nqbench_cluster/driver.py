@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import queue
 import threading
@@ -23,6 +24,7 @@ from nqbench.api import BadInput
 from nqbench.api.engine import Ended, Event, Joined, Lost, Refused, Resources, Slots, SlotsLost, Task, Work
 from nqbench_cluster import slot as there
 
+_LOG = logging.getLogger("distributed")
 _CONNECT = 15.0
 """Seconds that a scheduler has to answer."""
 _LOOK = 1.0
@@ -58,12 +60,15 @@ class DaskSlots(Slots):
         self._refused: set[str] = set()
         self._closed = threading.Event()
         self._cluster: LocalCluster | None = None
+        self._level = _LOG.level
 
     def __enter__(self) -> DaskSlots:
+        _LOG.setLevel(logging.CRITICAL)  # what matters of a cluster's troubles comes as events
         try:
             self._client = self._connected()
         except (OSError, TimeoutError, ValueError) as error:
             self._stop_cluster()
+            _LOG.setLevel(self._level)
             raise BadInput(
                 f"--engine dask:{self._place}: no scheduler answers there ({_line(error)}); start one with `dask "
                 "scheduler`, or write what starts a whole cluster with `nqbench cluster`"
@@ -88,6 +93,7 @@ class DaskSlots(Slots):
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
         self._stop_cluster()
+        _LOG.setLevel(self._level)
 
     def send(self, slot: str, task: Task) -> None:
         found = self._slots.get(slot)
