@@ -209,8 +209,9 @@ class _Answers:
         self._known: dict[str, Any] | None = None
 
     def of(self, task: Any) -> dict[str, Any]:
-        from nqbench.pipeline.files import file_of
         from nqbench.suite.chain import TRIAL
+
+        from nqbench.pipeline.files import file_of
 
         if task.goal != TRIAL:
             return dict(task.done_by(self._worker))
