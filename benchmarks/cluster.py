@@ -209,8 +209,7 @@ class _Answers:
         self._known: dict[str, Any] | None = None
 
     def of(self, task: Any) -> dict[str, Any]:
-        from nqbench.suite.chain import TRIAL
-
+        from nqbench.pipeline.chain import TRIAL
         from nqbench.pipeline.files import file_of
 
         if task.goal != TRIAL:
