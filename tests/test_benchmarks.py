@@ -14,7 +14,7 @@ from nqbench.registry import registry
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALLEST = {
-    "cluster": ("many saturate --small", "on paper"),
+    "cluster": ("many --small", "memory of"),
     "coders": ("--count 2000 --repeats 1 --coder rans zlib-huffman", "rans"),
     "gptq": ("--weights 4096 --width 64 --only linear --lam 0.1 --threads 1", "linear layers"),
     "known_spectrum": ("--rows 32 --columns 8", "watersic, beam_width 8"),
