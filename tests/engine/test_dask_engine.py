@@ -277,6 +277,7 @@ def test_a_slot_with_other_code_is_refused_before_its_first_trial_in_a_line_that
             assert any(re.fullmatch(pattern, line) for line in heard.warnings), heard.warnings
         assert not (tmp_path / "there").exists()
         cluster.add(environment={"PYTHONPATH": os.environ["PYTHONPATH"]})
+        wait_for(lambda: "Registered to" in cluster.log("worker-2"))  # else it may be too late
         result = run_suite(path, tmp_path / "out", engine=cluster.engine, progress=heard)
         assert {record.status for record in result.records} == {"ok"}
     finally:
