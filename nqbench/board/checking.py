@@ -29,7 +29,7 @@ from nqbench.engine.devices import resolve_device
 from nqbench.engine.verify import allowed, model_of
 from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import evaluated
+from nqbench.pipeline.evaluating import evaluated, paired
 from nqbench.pipeline.filing import rates
 from nqbench.pipeline.network import Network, fill
 from nqbench.pipeline.trial import Choice
@@ -223,8 +223,7 @@ class Checker:
             metric=value,
             metric_float=reference,
             metrics={name: one for name, one in evaluation["metrics"].items() if math.isfinite(one)},
-            correct=evaluation["correct"],
-            examples=evaluation["examples"],
+            **paired(evaluation, metric.name),
             same_network=record.network_sha256 == own.network.sha256,
         )
 

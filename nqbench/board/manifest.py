@@ -184,12 +184,12 @@ def is_outside(text: str) -> bool:
 
 
 def strings(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """(where, text) of every text in plain data, names of fields included; base64 of ``correct`` left out."""
+    """(where, text) of every text in plain data, names of fields included; base64 of the examples left out."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            if place or name != "correct":
+            if place or name not in ("correct", "values"):
                 inside = f"{place}.{name}" if place else str(name)
                 yield f"{place or 'record'}'s name", str(name)
                 yield from strings(inner, inside)

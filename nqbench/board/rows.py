@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nqbench.api.errors import BadInput
+from nqbench.api.evaluation import Statistic
 from nqbench.api.toolkit.parsing import parse_json
 from nqbench.board.manifest import AnyRecord, Distribution, Sha256, Text, objection
 from nqbench.results.record import Record
@@ -38,7 +39,10 @@ class Found(_Kept):
     metric_float: float
     """Of the board's own float network."""
     correct: str | None = None
+    values: str | None = None
+    statistic: Statistic | None = None
     examples: int | None = None
+    """These four as a record has them."""
     same_network: bool = False
     """Whether the row was made of the network that the board has, to the bit."""
 

@@ -164,7 +164,7 @@ def metrics(context: Context) -> dict[str, Any]:
         before, after = context.result("evaluate_float").figures, context.result("evaluate")
         value, reference = _headline(context, after, "decoded"), _headline(context, before, "float")
         found |= {"metric": value, "metric_float": reference, "metric_delta": value - reference}
-        found |= {**_paired(after, metric.name), "evaluated_in": after["pace"]}
+        found |= {**paired(after, metric.name), "evaluated_in": after["pace"]}
         found |= {"metrics": dict(after["metrics"]), "metrics_float": dict(before["metrics"])}
     split = trial.looked_at
     if split is not None:
@@ -251,7 +251,7 @@ def _packed(values: PerExample) -> Json:
     return {"statistic": values.statistic, "values": packed, "examples": len(found)}
 
 
-def _paired(evaluation: Json, metric: str) -> Json:
+def paired(evaluation: Json, metric: str) -> Json:
     """What a record keeps of the examples: right and wrong, or the values that its metric follows from."""
     found = evaluation["examples"].get(metric)
     if found is None:

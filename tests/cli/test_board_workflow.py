@@ -12,7 +12,10 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
+from nqbench.board.again import command
+from nqbench.board.board import Board
 from nqbench.cli.frame import cli
+from nqbench.suite import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +45,23 @@ def test_its_commands_exist_and_parse(workflow: dict[str, Any], job: str, wanted
     assert [name for name, _ in found] == wanted
     if job == "nightly":
         assert (found[0][1]["sample"], found[0][1]["seed"]) == (10, 7)
+
+
+def test_the_board_that_it_keeps_is_one_and_every_file_of_it_is_what_its_row_says() -> None:
+    board = Board.open(ROOT / "board")
+    rows = board.rows()
+    assert rows
+    assert all(board.file(row).stat().st_size == row.found.file_bytes for row in rows)
+    assert not any(row.code for row in rows)
+
+
+def test_a_row_s_command_makes_its_trial_and_no_other(tmp_path: Path) -> None:
+    board = Board.open(ROOT / "board")
+    for row in board.rows():
+        path = tmp_path / "suite.yaml"
+        path.write_text(board.suite(row))
+        only = shlex.split(command(row.record))[-1]
+        assert [trial.trial for trial in load(path).trials([only])] == [row.record.trial]
 
 
 def test_a_pull_request_has_no_right_but_to_read_and_no_text_of_it_is_run(workflow: dict[str, Any]) -> None:
