@@ -275,7 +275,7 @@ def test_a_store_that_is_full_ends_the_run_in_a_line_and_keeps_what_it_had(
 
     def full(self: Store, record: Record) -> None:
         if len(added) == 2:
-            raise StoreError(f"{self.path}: database or disk is full")
+            raise StoreError("records.sqlite: database or disk is full")
         added.append(record.key)
         add(self, record)
 
