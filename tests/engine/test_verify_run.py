@@ -169,7 +169,7 @@ def test_parts_that_the_file_has_not_are_found(out: Path) -> None:
     change(out, parts=moved)
     result = verify(out)
     assert result.exit_code == 3
-    assert "parts are not those of the record" in result.output
+    assert "the sizes of its parts differ from the record" in result.output
 
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:

@@ -46,9 +46,12 @@ class _Remembers(nn.Linear):
 
 
 REFUSED = {
-    "0.weight, nan": (_put("0.weight", (2, 1), math.nan), r"'0.weight' has nan at \[2, 1\]: what is quantized"),
+    "0.weight, nan": (_put("0.weight", (2, 1), math.nan), r"'0.weight' has nan at \[2, 1\]: quantized tensors"),
     "2.weight, -inf": (_put("2.weight", (0, 4), -math.inf), r"'2.weight' has -inf at \[0, 4\]"),
-    "2.weight, -1e30": (_put("2.weight", (0, 4), -1e30), r"'2.weight' has -1e\+30 at \[0, 4\].*at most 1.2e\+18"),
+    "2.weight, -1e30": (
+        _put("2.weight", (0, 4), -1e30),
+        r"'2.weight' has -1e\+30 at \[0, 4\].*no larger than 1.2e\+18",
+    ),
     "0.bias, inf": (_put("0.bias", (3,), math.inf), r"'0.bias' has inf at \[3\].*nonfinite: store"),
     "1.weight, nan": (_put("1.weight", (0,), math.nan), r"'1.weight' has nan at \[0\]"),
     "1.running_var, nan": (_put("1.running_var", (1,), math.nan), r"'1.running_var' has nan at \[1\]"),

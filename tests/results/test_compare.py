@@ -177,8 +177,8 @@ def test_a_method_is_what_its_gravest_trial_is() -> None:
     ("old", "new", "message"),
     [
         (side([make()]), side([make()], "b", "another"), "a is of suite 'synthetic', b of 'another'"),
-        (side([make(seed=1)]), side([make(seed=2)], "b"), "unequal seeds: 1 in a, 2 in b"),
-        (side([make(seed=1)]), side([make(seed=s) for s in (1, 2)], "b"), "unequal seeds: 1 in a, 1, 2 in b"),
+        (side([make(seed=1)]), side([make(seed=2)], "b"), "different seeds: 1 in a, 2 in b"),
+        (side([make(seed=1)]), side([make(seed=s) for s in (1, 2)], "b"), "different seeds: 1 in a, 1, 2 in b"),
         (side([make(k=2)]), side([make(k=4)], "b"), "a and b have no trial in common"),
         (side([]), side([make()], "b"), "a: holds no records"),
     ],
