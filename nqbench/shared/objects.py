@@ -253,7 +253,7 @@ def _file_system(scheme: str) -> tuple[Any, tuple[type[Exception], ...]]:
         except ImportError:
             raise BadInput('a cache in s3:// needs s3fs: pip install "nqbench[cluster]"') from None
         limits = {"connect_timeout": CONNECT, "read_timeout": SILENT, "retries": {"max_attempts": 2}}
-        fs = s3fs.S3FileSystem(config_kwargs=limits, use_listings_cache=False)
+        fs = s3fs.S3FileSystem(config_kwargs=limits, use_listings_cache=False, skip_instance_cache=True)
         fs.retries = 2
         return fs, (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
     try:

@@ -29,6 +29,7 @@ be left out::
     measure: {repeats: 7, warmup: 1, exclusive: true, rounds: 1}  # rounds: passes over the trials, samples interleaved
     timeout: 600                        # seconds a trial; or by stage: {trial: 600, quantize: 60}; stages: load, prune,
                                         # sense, knob, quantize, file (from encoding to the check), evaluate, loss
+    resources: {cpus: 2, memory: 4GiB}  # what a trial needs: gpu, memory, cpus
     published: [{network: lenet5}]      # reference rows, inline or selected from published.yaml
     target:                             # search each method's knob for the smallest file that holds this
       drop: 0.5                         # points below the float network (1%: of its metric); or metric: 99.0; or bytes

@@ -129,7 +129,8 @@ class Penalized(Alternating):
 
         def penalize() -> None:
             for p, target, mask in pulled:
-                assert p.grad is not None
+                if p.grad is None:  # the loss does not reach it
+                    p.grad = torch.zeros_like(p)
                 p.grad.add_(p.detach() - target, alpha=mu)
                 if mask is not None:
                     p.grad.mul_(mask)

@@ -61,7 +61,7 @@ def _factors(group: Group) -> Tensor | None:
     """(inputs,) factors of a weight's second axis, as a decoder has them."""
     structure = group.quantized.structure
     array = structure.arrays.get("equalize") if structure is not None else None
-    if structure is None or array is None or array.codes or (array.per.by, array.per.size) != ("axis", 1):
+    if structure is None or array is None or array.codes or (array.per.by, array.per.size) != ("channel", 1):
         return None
     found = group.quantized.find("equalize")
     assert isinstance(found, Tensor)

@@ -329,6 +329,7 @@ def test_whatever_of_a_trial_may_change_a_result_changes_its_key(decoder: Decode
         "nonfinite": "store",
         "selected_on": "validation",
         "tested": False,
+        "judged_by": "divergence",
         "seed": 3,
     }
     assert set(others) == {field.name for field in fields(base)}

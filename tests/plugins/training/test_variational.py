@@ -174,7 +174,7 @@ def wide_task(*layers: nn.Module) -> Task:
 @pytest.mark.parametrize(
     "pruner",
     [
-        VariationalDropout(**LONG, log_variance=-6),
+        VariationalDropout(**LONG | {"epochs": 120, "batch_size": 64}, log_variance=-6),
         BayesianCompression(**LONG, threshold=-2.0, log_variance=-6),
         BayesianCompression(**LONG, prior="horseshoe", threshold=2.0, tau=1e-3, log_variance=-6),
         InformationBottleneck(**LONG),
