@@ -34,6 +34,9 @@ local="${TMPDIR:-/tmp}/nqbench-$job"
 started=()
 finish() {
   for process in "${started[@]}"; do kill "$process" 2>/dev/null || true; done
+  # a worker that lost its scheduler may not end by itself
+  for ((tries = 0; tries < 20; tries++)); do kill -0 "${started[@]}" 2>/dev/null || break; sleep 0.5; done
+  kill -KILL "${started[@]}" 2>/dev/null || true
   wait || true
   rm -rf "$scheduler" "$local"
 }
