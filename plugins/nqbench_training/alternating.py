@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Group, QuantizedModel, Task, Training, begin
 from nqbench.api.toolkit.groups import load_groups, save_groups
-from nqbench_training.optimised import Optimised, finished, fit_network, workfile
+from nqbench_training.optimised import Optimised, deployed_as, fit_network, workfile
 
 FILE = "alternation.safetensors"
 
@@ -95,8 +95,7 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
             state.groups = task.quantize(task.weights(), sensed=self.sensed(task), previous=state.groups)
             state.iteration += 1
             state.save()
-        task.assign(state.deployed)
-        return finished(task, state.groups)
+        return deployed_as(task, state.groups)
 
 
 class Penalized(Alternating):
@@ -179,8 +178,7 @@ class LearningCompression(
                     state.multipliers[name] = state.multipliers[name] - mu * (w - deployed[name])
             state.iteration += 1
             state.save()
-        task.assign(state.deployed)
-        return finished(task, state.groups)
+        return deployed_as(task, state.groups)
 
     def _c_step(self, task: Task) -> Callable[[float, dict[str, Tensor], tuple[Group, ...] | None], tuple[Group, ...]]:
         plain = task.quantizer

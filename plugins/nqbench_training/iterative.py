@@ -9,11 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
-from nqbench.api.toolkit.optimise import fit
 from nqbench.api.toolkit.progress import tell
 from nqbench_training.finetune import Movable
-from nqbench_training.masking import hold, mask_gradients
-from nqbench_training.optimised import Distilled, finished, install, training, workfile
+from nqbench_training.optimised import Distilled, deployed_as, fit_network, install, trainable
 from nqbench_training.shared_grid import merged
 
 
@@ -38,15 +36,14 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
             done += replace(task, granularity="layer").quantize(task.weights(), names=[name])
             done = self._tuned(task, done, index)
         groups = merged(tuple(done)) if task.granularity == "global" else tuple(done)
-        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
-        return finished(task, groups)
+        return deployed_as(task, groups)
 
     def _tuned(self, task: Task, done: list[Group], index: int) -> list[Group]:
         """One passage of training after ``index`` + 1 tensors have been quantized."""
         assert task.quantizer is not None
         learned = Movable(task.quantizer, done)
         over = {name for group in done for name in group.names}
-        moved = learned.moved | {n: p for n, p in task.module.named_parameters() if n not in over and p.requires_grad}
+        moved = learned.moved | {n: p for n, p in trainable(task).items() if n not in over}
         if not moved:
             return done
         teacher = self.teacher(task)
@@ -56,23 +53,18 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
             outputs = task.predict(batch, tensors=task.reconstruct(done, learned.leaves))
             return self.loss(task, batch, outputs, teacher)
 
-        def average() -> None:
-            mask_gradients(task, masks)
-            learned.average()
-
         recipe = self.recipe(task.seed + index)
-        with training(task.module):
-            fit(
-                recipe,
-                moved,
-                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                loss,
-                state=dict(task.module.named_buffers()),
-                before_step=average,
-                after_step=lambda: hold(task, masks),
-                checkpoint=workfile(task, f"iterative-{index}.safetensors"),
-                second_moments=False,
-            )
+        fit_network(
+            task,
+            recipe,
+            masks=lambda: masks,
+            parameters=moved,
+            loss=loss,
+            before_step=learned.average,
+            checkpoint=f"iterative-{index}.safetensors",
+            second_moments=False,
+            replay=False,
+        )
         tuned = list(learned.groups())
         task.assign(task.reconstruct(tuned))
         return tuned

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
-from nqbench.api.toolkit.optimise import fit
-from nqbench_training.masking import hold, mask_gradients
-from nqbench_training.optimised import Distilled, finished, training, workfile
+from nqbench_training.optimised import Distilled, deployed_as, fit_network, trainable
 
 _LEAST = 1e-3  # of a step's first value: learning does not turn a grid around
 
@@ -39,34 +37,31 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
             return self.loss(task, batch, task.predict(batch, tensors=tensors), teacher)
 
         def before() -> None:
-            mask_gradients(task, task.masks)
             for own in levels:
                 for leaf in own.leaves.values():
                     if leaf.grad is not None:
                         leaf.grad.mul_(own.factor)
 
         def after() -> None:
-            hold(task, task.masks)
             for own in levels:
                 own.settle()
 
         recipe = self.recipe(task.seed)
         leaves = {f"levels/{i}/{k}": leaf for i, own in enumerate(levels) for k, leaf in own.leaves.items()}
-        with training(task.module):
-            fit(
-                recipe,
-                {name: p for name, p in task.module.named_parameters() if p.requires_grad} | leaves,
-                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                loss,
-                state=dict(task.module.named_buffers()),
-                before_step=before,
-                after_step=after,
-                checkpoint=workfile(task, "learned-step.safetensors"),
-                second_moments=False,
-            )
+        fit_network(
+            task,
+            recipe,
+            masks=lambda: task.masks,
+            parameters=trainable(task) | leaves,
+            loss=loss,
+            before_step=before,
+            after_step=after,
+            checkpoint="learned-step.safetensors",
+            second_moments=False,
+            replay=False,
+        )
         groups = tuple(own.quantized() for own in levels)
-        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
-        return finished(task, groups, notes)
+        return deployed_as(task, groups, notes)
 
 
 class Fixed:

@@ -74,6 +74,8 @@ def fit_network(
     recipe: Recipe,
     *,
     masks: Callable[[], Mapping[str, Tensor]],
+    parameters: Mapping[str, Tensor] | None = None,
+    loss: Callable[[Batch], Tensor] | None = None,
     teacher: nn.Module | None = None,
     distill: Distilled | None = None,
     state: Mapping[str, Tensor] | None = None,
@@ -87,13 +89,14 @@ def fit_network(
 ) -> dict[str, Tensor]:
     """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
 
+    parameters: what moves; None: what is ``trainable``. loss: of a batch; None: the task's, or ``distill``'s.
     masks: asked anew at each step, or once an epoch where steps are replayed, since a pruner's grow. teacher: what
     ``distill`` learns from. checkpoint: a file, by its name in the task's workdir or by its path. second_moments: off
-    where nobody asks for them. state: what changes in place besides the network's own. The hooks and replay: as ``fit``
-    has them, for models that allow it.
+    where nobody asks for them. state: what changes in place besides the network's own. The hooks and replay: as
+    ``fit`` has them, for models that allow it.
     """
 
-    def loss(batch: Batch) -> Tensor:
+    def usual(batch: Batch) -> Tensor:
         return task.loss(batch) if distill is None else distill.loss(task, batch, task.predict(batch), teacher)
 
     def before() -> None:
@@ -109,9 +112,9 @@ def fit_network(
     with training(task.module):
         return fit(
             recipe,
-            {name: p for name, p in task.module.named_parameters() if p.requires_grad},
+            trainable(task) if parameters is None else parameters,
             lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-            loss,
+            usual if loss is None else loss,
             state={**dict(task.module.named_buffers()), **(state or {})},
             before_step=before,
             after_step=after,
@@ -121,6 +124,11 @@ def fit_network(
             second_moments=second_moments,
             replay=replay and task.model.replays,
         )
+
+
+def trainable(task: Task) -> dict[str, Tensor]:
+    """The network's parameters that require a gradient, by name."""
+    return {name: p for name, p in task.module.named_parameters() if p.requires_grad}
 
 
 @contextmanager
@@ -155,6 +163,12 @@ def install(task: Task, model: QuantizedModel) -> None:
 def finished(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:
     """The groups with everything else as it stands in the task's network. notes: as ``QuantizedModel`` has them."""
     return QuantizedModel(groups, task.raw_state(), notes or {})
+
+
+def deployed_as(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:
+    """``finished``, once the network holds what the groups deploy."""
+    task.assign(task.reconstruct(groups))
+    return finished(task, groups, notes)
 
 
 def deployed_values(task: Task, group: Group, most: int) -> Tensor:

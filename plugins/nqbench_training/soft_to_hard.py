@@ -9,10 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
-from nqbench.api.toolkit.optimise import fit
 from nqbench_training.gaussian_weights import examples
-from nqbench_training.masking import hold, mask_gradients
-from nqbench_training.optimised import Distilled, deployed_values, finished, install, training, workfile
+from nqbench_training.optimised import (
+    Distilled,
+    deployed_as,
+    deployed_values,
+    fit_network,
+    install,
+    trainable,
+)
 
 
 class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.00648"):
@@ -57,29 +62,26 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
             return value + self.beta / n * torch.stack(bits).sum() if self.beta else value
 
         def before() -> None:
-            mask_gradients(task, task.masks)
             for book in books:
                 book.average()
 
         recipe = self.recipe(task.seed)
-        with training(task.module):
-            fit(
-                recipe,
-                {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-                | {f"codebook/{i}": book.table for i, book in enumerate(books)},
-                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                loss,
-                state=dict(task.module.named_buffers()) | {f"sigma/{i}": book.sigma for i, book in enumerate(books)},
-                before_step=before,
-                after_step=lambda: hold(task, task.masks),
-                before_epoch=harden,
-                checkpoint=workfile(task, "soft-to-hard.safetensors"),
-                second_moments=False,
-            )
+        fit_network(
+            task,
+            recipe,
+            masks=lambda: task.masks,
+            parameters=trainable(task) | {f"codebook/{i}": book.table for i, book in enumerate(books)},
+            loss=loss,
+            state={f"sigma/{i}": book.sigma for i, book in enumerate(books)},
+            before_step=before,
+            before_epoch=harden,
+            checkpoint="soft-to-hard.safetensors",
+            second_moments=False,
+            replay=False,
+        )
         hard = {book.group.names: book.hard() for book in books}
         groups = tuple(hard.get(group.names, group) for group in first.groups)
-        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
-        return finished(task, groups)
+        return deployed_as(task, groups)
 
 
 class Codewords:

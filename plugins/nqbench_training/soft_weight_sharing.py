@@ -10,10 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Group, Quantized, QuantizedModel, Task, Training, begin, scalar
-from nqbench.api.toolkit.optimise import fit
 from nqbench_training.gaussian_weights import examples
-from nqbench_training.masking import hold, mask_gradients
-from nqbench_training.optimised import Distilled, deployed_values, finished, install, training, workfile
+from nqbench_training.optimised import Distilled, deployed_as, deployed_values, fit_network, install, trainable
 
 
 class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="arXiv:1702.04008"):
@@ -59,22 +57,19 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
 
         recipe = self.recipe(task.seed)
         leaves = {f"mixture/{i}/{k}": leaf for i, m in enumerate(mixtures) for k, leaf in m.leaves.items()}
-        with training(task.module):
-            fit(
-                recipe,
-                {name: p for name, p in task.module.named_parameters() if p.requires_grad} | leaves,
-                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                loss,
-                state=dict(task.module.named_buffers()),
-                before_step=lambda: mask_gradients(task, task.masks),
-                after_step=lambda: hold(task, task.masks),
-                checkpoint=workfile(task, "soft-weight-sharing.safetensors"),
-                second_moments=False,
-            )
+        fit_network(
+            task,
+            recipe,
+            masks=lambda: task.masks,
+            parameters=trainable(task) | leaves,
+            loss=loss,
+            checkpoint="soft-weight-sharing.safetensors",
+            second_moments=False,
+            replay=False,
+        )
         snapped = {mixture.group.names: mixture.snapped() for mixture in mixtures}
         groups = tuple(snapped.get(group.names, group) for group in first.groups)
-        task.assign({name: t.detach() for name, t in task.reconstruct(groups).items()})
-        return finished(task, groups)
+        return deployed_as(task, groups)
 
 
 class Mixture:

@@ -13,9 +13,8 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
-from nqbench.api.toolkit.optimise import fit
-from nqbench_training.masking import hold, mask_gradients
-from nqbench_training.optimised import Distilled, finished, install, training, workfile
+from nqbench_training.masking import hold
+from nqbench_training.optimised import Distilled, finished, fit_network, install
 
 
 class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv:1511.00363"):
@@ -60,19 +59,18 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
             return self.loss(task, batch, task.predict(batch, tensors=passing.tensors()), teacher)
 
         recipe = self.recipe(task.seed)
-        with training(task.module):
-            fit(
-                recipe,
-                {name: p for name, p in task.module.named_parameters() if p.requires_grad},
-                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                loss,
-                state={**dict(task.module.named_buffers()), "straight-through/steps": passing.steps},
-                before_step=lambda: mask_gradients(task, task.masks),
-                after_step=passing.step,
-                before_epoch=passing.begin,
-                checkpoint=workfile(task, "straight-through.safetensors"),
-                second_moments=False,
-            )
+        fit_network(
+            task,
+            recipe,
+            masks=lambda: task.masks,
+            loss=loss,
+            state={"straight-through/steps": passing.steps},
+            after_step=passing.step,
+            before_epoch=passing.begin,
+            checkpoint="straight-through.safetensors",
+            second_moments=False,
+            replay=False,
+        )
         passing.begin(self.epochs)
         task.assign(passing.deployed)
         return finished(task, passing.groups)

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Pruned, Pruner, Task
-from nqbench.api.toolkit.optimise import fit, one_thread
+from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
 from nqbench_training.gaussian_weights import examples, without_effect
 from nqbench_training.masking import flat, kept_in_store, packed, unpacked
-from nqbench_training.optimised import Distilled, fit_network, training
+from nqbench_training.optimised import Distilled, fit_network, trainable
 
 
 class Posterior(Protocol):
@@ -118,18 +118,17 @@ class Variational(Distilled):
             outputs = task.predict(batch, tensors=posterior.drawn() or None)
             return self.loss(task, batch, outputs, teacher) + factor / n * posterior.kl()
 
-        recipe = self.recipe(task.seed)
-        own = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-        with training(task.module), posterior.noisy():
-            fit(
-                recipe,
-                own | {f"posterior/{name}": leaf for name, leaf in posterior.leaves.items()},
-                lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
-                loss,
-                state=dict(task.module.named_buffers()),
+        with posterior.noisy():
+            fit_network(
+                task,
+                self.recipe(task.seed),
+                masks=dict,
+                parameters=trainable(task) | {f"posterior/{name}": leaf for name, leaf in posterior.leaves.items()},
+                loss=loss,
                 before_epoch=warm,
                 checkpoint=checkpoint,
                 second_moments=False,
+                replay=False,
             )
 
     def _masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
