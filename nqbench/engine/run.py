@@ -6,16 +6,13 @@ import hashlib
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nqbench.api.engine import Engine, Resources, Slots, SlotsLost, Work
-from nqbench.api.errors import BadInput, NqbenchError
-from nqbench.api.model import Model
-from nqbench.api.toolkit.download import digest_of
+from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import suite_folder
 from nqbench.engine.choose import chosen as chosen_engine
 from nqbench.engine.deadlines import Deadlines
@@ -26,15 +23,16 @@ from nqbench.engine.host import TrialHost
 from nqbench.engine.inline import Inline
 from nqbench.engine.known import known_networks, note_networks
 from nqbench.engine.passes import merged
+from nqbench.engine.preparing import prepare, report_settings
 from nqbench.engine.progress import Progress, Silent
 from nqbench.engine.protocol import Done, TrialJob
+from nqbench.engine.recording import RunRecords
 from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.engine.worker import BUSY, WorkerSettings
 from nqbench.pipeline.cache import Cache, limit_from_environment
 from nqbench.pipeline.chain import KNOB
 from nqbench.pipeline.context import Measure
-from nqbench.pipeline.evaluating import chosen_metric
-from nqbench.pipeline.files import file_of, put_file, restore
+from nqbench.pipeline.files import file_of, put_file
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.stage import TRIAL
 from nqbench.registry import Registry, registry
@@ -47,7 +45,7 @@ from nqbench.results.portable import Portable
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
 from nqbench.shared import tier
-from nqbench.suite import Choice, Schedule, Suite, Target, Trial, load
+from nqbench.suite import Schedule, Suite, Trial, load
 
 _SCRATCH = ".scratch"
 """Folder for temporary files of the workers during a run."""
@@ -138,12 +136,10 @@ class _Run:
         self.threads = suite.resources.cpus or threads_each(jobs or 1) if jobs != 0 else threads()
         self.environment = {**environment(device), "threads": self.threads, "jobs": 1 if jobs is None else jobs}
         self.until = None if budget is None else time.monotonic() + budget
-        self.id = ""
         self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
-        self._prepared: dict[str, Mapping[str, Any]] = {}
         self._refused: dict[str, dict[str, Any]] = {}  # what came of networks that cannot be used, by what waits
-        self._told: set[str | None] = set()
+        self._said: set[str | None] = set()
         self._shown = 0.0
         self._heard: set[str] = set()
         self._alone = False
@@ -153,32 +149,33 @@ class _Run:
     def run(self, schedule: Schedule, trials: Sequence[Trial]) -> RunResult:
         with Store.write(self.folder, self.server) as store:
             self._distributions = self._distributions_of(trials)
-            self._prepare(models := list(dict.fromkeys(trial.model for trial in trials)))
+            prepare(models := list(dict.fromkeys(trial.model for trial in trials)), self.suite, self.maker)
             self._alone = len(models) == 1
             if self.engine.away:
                 self.maker.contents.update(known_networks(self.folder))
             first = self._pull(schedule)
-            self.id = store.start_run(
+            run = store.start_run(
                 self.suite.name,
                 self.suite.text,
                 argv=[self.portable.text(argument) for argument in sys.argv[1:]],
                 environment=self.environment,
                 keys=[job.keys.trial for job in first if job.question is None],
-                settings=self._settings(),
+                settings=report_settings(self.suite, self.folder),
             )
-            store.note_run(self.id)
+            store.note_run(run)
+            self.records = self._records(store, run)
             tier.listen()
             try:
                 with terminated_as_interrupted():
                     write_text(self.folder / "suite.yaml", self.suite.text)
-                    outcome = self._loop(store, schedule, first)
+                    outcome = self._loop(schedule, first)
             except KeyboardInterrupt:
                 outcome = "interrupted"
             except SlotsLost as error:
                 self.progress.warning(str(error))
                 outcome = "interrupted"
             except BadInput:  # the only network cannot be used
-                store.end_run(self.id, "failed")
+                store.end_run(run, "failed")
                 raise
             except OSError as error:
                 raise StoreError(
@@ -188,8 +185,8 @@ class _Run:
             finally:
                 tier.listen(False)
                 self.progress.finished()
-            store.end_run(self.id, outcome)
-        report, paths = rebuild(self.server or self.folder, self.folder, run=self.id)
+            store.end_run(run, outcome)
+        report, paths = rebuild(self.server or self.folder, self.folder, run=run)
         self._notify("nqbench_run_ended", records=[r.to_dict() for r in report.records])
         chosen = {trial.trial: trial for trial in schedule.chosen()}
         answers = [r for r in report.records if r.trial in chosen and r.ok]
@@ -197,48 +194,16 @@ class _Run:
         answers = [r for r in answers if r.metric is not None or r.trial not in tested]
         return RunResult(report.records, outcome, self.folder, report, paths, answers)
 
-    def _settings(self) -> dict[str, Any]:
-        """What reports and comparisons need to know beside the records."""
-        settings: dict[str, Any] = {"published": [asdict(row) for row in self.suite.published]}
-        if self.suite.thresholds is not None:
-            settings["thresholds"] = self.suite.thresholds.as_settings()
-        where = suite_folder()
-        if where is not None:
-            # where verify finds what the suite names by a relative path
-            settings["suite_folder"] = os.path.relpath(where, self.folder)
-        target = self.suite.target
-        if target is not None:
-            settings |= {"target": target.model_dump(), "baseline": target.baseline}
-            settings |= {} if target.drop is None else {"drop": target.drop}
-        return settings
-
-    def _prepare(self, models: Iterable[Choice]) -> None:
-        """Find data and weights of all models before the first trial, and check that a search can use them."""
-        for choice in models:
-            model = self.maker.plugin(choice)
-            assert isinstance(model, Model)
-            _prepared(model)
-            for name in {trial.judged_by for trial in self.suite.all_trials if trial.model == choice}:
-                chosen_metric(model.metrics(), name, model.name)
-            if self.suite.target is not None:
-                self._check_target(model, self.suite.target)
-
     def _distributions_of(self, trials: Iterable[Trial]) -> tuple[str, ...]:
         """Whose plugins the trials use."""
         choices = dict.fromkeys(choice for trial in trials for choice in trial.choices())
         return tuple(sorted({self.registry.registered(c.kind, c.name).distribution for c in choices}))
 
-    def _check_target(self, model: Model, target: Target) -> None:
-        """Raises BadInput if the model lacks the metric or the split that the search needs."""
-        if model.metric() is None:
-            raise BadInput(
-                f"{self.suite.path}: target: model '{model.name}' has no metric, so there is nothing to search by"
-            )
-        if not model.has_split(target.split):
-            raise BadInput(
-                f"{self.suite.path}: target.split: model '{model.name}' has no {target.split} split; "
-                "choose another split, or a model that was trained without one (nqbench show model NAME)"
-            )
+    def _records(self, store: Store, run: str) -> RunRecords:
+        return RunRecords(
+            store, run, self.suite.name, self.folder, self.cache, self.portable, self.environment, self.device,
+            self.threads, self.jobs, self.measure is not None,
+        )  # fmt: skip
 
     # -- the loop ----------------------------------------------------------------------------------------------------
     def _pull(self, schedule: Schedule) -> list[TrialJob]:
@@ -253,18 +218,18 @@ class _Run:
     def _label(self, trial: Trial) -> str:
         return self.labels.trial(Record.planned(trial.config()))
 
-    def _loop(self, store: Store, schedule: Schedule, jobs: list[TrialJob]) -> str:
-        done = self._already(store, jobs)
+    def _loop(self, schedule: Schedule, jobs: list[TrialJob]) -> str:
+        done = self.records.already(jobs)
         bound = schedule.upper_bound()
         self.progress.started(bound, len(done), search=schedule.search)
         self._notify("nqbench_run_started", trials=bound)
-        failed = self._drive(store, schedule, jobs, done)
+        failed = self._drive(schedule, jobs, done)
         if self._late:
             schedule.stop()
             self.until = None
             self.progress.warning("the time is up: the result is the best file so far")
             jobs = self._pull(schedule)
-            failed = self._drive(store, schedule, jobs, self._take_over(store, jobs)) or failed
+            failed = self._drive(schedule, jobs, self._take_over(jobs)) or failed
         assert schedule.finished()
         return "failed" if failed else "ok"
 
@@ -272,16 +237,16 @@ class _Run:
     def _late(self) -> bool:
         return self.until is not None and time.monotonic() >= self.until
 
-    def _drive(self, store: Store, schedule: Schedule, jobs: list[TrialJob], done: dict[str, Record]) -> bool:
+    def _drive(self, schedule: Schedule, jobs: list[TrialJob], done: dict[str, Record]) -> bool:
         """Run all jobs of the schedule, until the time is up. Returns whether any failed."""
         failed = False
         with self._engine() as engine:
             while (jobs or engine.busy) and not self._late:
                 for job in jobs:
                     if (refused := self._refused.get(job.keys.waits or "")) is None:
-                        self._begin(store, engine, schedule, job, done)
+                        self._begin(engine, schedule, job, done)
                     else:
-                        failed = not self._end(store, schedule, job, Done(refused)) or failed
+                        failed = not self._end(schedule, job, Done(refused)) or failed
                 # reused results may have led to more jobs
                 ended = [] if jobs else engine.step()
                 jobs = []
@@ -292,16 +257,16 @@ class _Run:
                     if outcome["status"] == BUSY:
                         engine.later(job)
                     elif job.keys.waits is not None and outcome["status"] == "ok":
-                        jobs += self._settled(store, engine, job, outcome)
+                        jobs += self._settled(engine, job, outcome)
                     elif self._again(job, outcome):
                         engine.add(job)
                     elif job.keys.waits is not None:
                         jobs += self._unusable(engine, job, outcome)
                     else:
-                        failed = not self._end(store, schedule, job, replace(how, outcome=outcome)) or failed
+                        failed = not self._end(schedule, job, replace(how, outcome=outcome)) or failed
                 self._show(engine)
                 jobs += self._pull(schedule)
-                done = self._take_over(store, jobs)
+                done = self._take_over(jobs)
         if engine.started:
             self.cache.prune(self.limit)
         return failed
@@ -330,9 +295,7 @@ class _Run:
         put_file(data, file_of(outcome["key"], self.folder / FILES))
         return outcome
 
-    def _settled(
-        self, store: Store, engine: Dispatcher[TrialJob], job: TrialJob, outcome: Mapping[str, Any]
-    ) -> list[TrialJob]:
+    def _settled(self, engine: Dispatcher[TrialJob], job: TrialJob, outcome: Mapping[str, Any]) -> list[TrialJob]:
         """The network of some jobs is known now, so that their final keys can be made. Returns these jobs with new
         keys."""
         self.maker.contents.update(outcome["contents"])
@@ -340,11 +303,7 @@ class _Run:
             note_networks(self.folder, outcome["contents"])
         waiting = [job, *engine.withdraw(job.waits_as)]
         settled = [one._replace(keys=self.maker.keys(one.trial)) for one in waiting]
-        before = (one.keys.trial for one in waiting if one.question is None)
-        after = [one.keys.trial for one in settled if one.question is None]
-        store.rename(self.id, dict(zip(before, after, strict=True)))
-        for key in after[:1]:  # the first trial on a network bears what it took
-            self._prepared[key] = outcome["seconds"]
+        self.records.settled(waiting, settled, outcome["seconds"])
         return settled
 
     def _unusable(self, engine: Dispatcher[TrialJob], job: TrialJob, outcome: dict[str, Any]) -> list[TrialJob]:
@@ -356,19 +315,15 @@ class _Run:
         self._refused[job.keys.waits] = outcome
         return [job, *engine.withdraw(job.waits_as)]
 
-    def _take_over(self, store: Store, jobs: Sequence[TrialJob]) -> dict[str, Record]:
-        """Note that this run covers the trials of these jobs. Returns the records of those that have one already."""
-        keys = [job.keys.trial for job in jobs if job.question is None]
-        if not keys:
-            return {}
-        store.reuse(self.id, keys)
-        done = self._already(store, jobs)
+    def _take_over(self, jobs: Sequence[TrialJob]) -> dict[str, Record]:
+        """The records that the trials of these jobs have already."""
+        done = self.records.taken_over(jobs)
         if done:
             self.progress.found(len(done))
         return done
 
     def _begin(
-        self, store: Store, engine: Dispatcher[TrialJob], schedule: Schedule, job: TrialJob, done: Mapping[str, Record]
+        self, engine: Dispatcher[TrialJob], schedule: Schedule, job: TrialJob, done: Mapping[str, Record]
     ) -> None:
         """Use a record or cached result if there is one; else give the job to a worker."""
         if job.goal == KNOB.name and job.question is not None:
@@ -377,7 +332,9 @@ class _Run:
                 schedule.answered(job.question, knob)
                 return
         elif job.goal == TRIAL:
-            record = done.get(job.keys.trial) or self._restored(store, job)
+            record = done.get(job.keys.trial)
+            if record is None and (restored := self.records.restored(job)) is not None:
+                record = self._told(job, restored)
             if record is not None:
                 schedule.ended(job.trial, record.to_dict())
                 return
@@ -391,14 +348,14 @@ class _Run:
         passes.append(outcome)
         return len(passes) < self.rounds
 
-    def _end(self, store: Store, schedule: Schedule, job: TrialJob, how: Done) -> bool:
+    def _end(self, schedule: Schedule, job: TrialJob, how: Done) -> bool:
         """Tell the schedule how a worker's job ended. Whether it ended well; a question never fails a run: what keeps
         its answer from being found will fail the trial."""
         outcome = how.outcome
         if job.question is None:
             passes = self._passes.pop(job.keys.trial, [])
             whole = merged(passes) if outcome["status"] == "ok" and passes else outcome
-            record = self._record(store, job, replace(how, outcome=whole))
+            record = self._told(job, self.records.made(job, replace(how, outcome=whole)))
             schedule.ended(job.trial, record.to_dict())
             return record.ok
         if outcome["status"] != "ok" and job.keys.waits is None:
@@ -433,87 +390,10 @@ class _Run:
         limit = None if self.jobs == 0 else self.jobs
         return Dispatcher(slots, host.greet, self.progress.warning, needs=needs, limit=limit)
 
-    def _already(self, store: Store, jobs: Sequence[TrialJob]) -> dict[str, Record]:
-        """Records of earlier runs in this folder that can be reused: same key, status ok, file present.
-
-        A suite that measures times reuses only records of its last run, and only if that was interrupted.
-        """
-        jobs = [job for job in jobs if job.question is None]
-        if not jobs:
-            return {}
-        if self.measure is not None:
-            earlier = [r for r in store.runs() if r.run != self.id and r.suite == self.suite.name]
-            if not earlier or earlier[-1].outcome in ("ok", "failed"):
-                return {}
-        wanted = {job.keys.trial: job.trial.selected_on for job in jobs}
-        found = store.done(wanted)
-        return {
-            key: record
-            for key, record in found.items()
-            if record.selected_on == wanted[key] and self._in_place(key, record)
-        }
-
-    def _in_place(self, key: str, record: Record) -> bool:
-        path = file_of(key, self.folder / FILES)
-        try:
-            if path.stat().st_size != record.file_bytes:
-                return False
-            # a record of before they said it is taken at its word
-            return record.file_sha256 in (None, digest_of(path, "sha256"))
-        except OSError:
-            return False
-
-    def _restored(self, store: Store, job: TrialJob) -> Record | None:
-        """A record from the cache, if all results of the trial are there."""
-        if self.measure is not None:
-            return None
-        keys = job.keys
-        figures = restore(self.cache, keys.trial, keys.stages["file"], self.folder / FILES)
-        return (
-            None
-            if figures is None
-            else self._record(store, job, Done({"status": "ok", **figures}, slots=self.jobs or 1))
-        )
-
-    def _record(self, store: Store, job: TrialJob, how: Done) -> Record:
-        outcome = how.outcome
-        trial, key = job.trial, str(outcome.get("key", job.keys.trial))
-        if key != job.keys.trial:  # the network differs from the one known when the key was made
-            store.rename(self.id, {job.keys.trial: key})
-        inner = ("key", "threads", "told")
-        fields = {"device": self.device, **{name: value for name, value in outcome.items() if name not in inner}}
-        if fields.get("error"):
-            fields["error"] = self.portable.text(str(fields["error"]))
-        config = {
-            name: self.portable.parameters(value) if name.endswith("_params") else value
-            for name, value in trial.config().items()
-        }
-        if fields["status"] == "ok":
-            prepared = {step: spent for step, spent in self._prepared.pop(job.keys.trial, {}).items() if spent}
-            fields["seconds"] = {**prepared, **fields["seconds"], **prepared}
-            fields["cached"] = [step for step in fields["cached"] if step not in prepared]
-            fields["file"] = f"{FILES}/{file_of(key, self.folder).name}"
-            # with other workers running, times are not measurements
-            fields["measured"] = bool(fields.get("measured")) and how.alone and self.jobs != 0
-        fixed = {
-            "run": self.id,
-            "suite": self.suite.name,
-            "key": key,
-            "trial": trial.trial,
-            "environment": {
-                **(how.environment or self.environment),
-                "threads": outcome.get("threads", self.threads),
-                "jobs": 0 if self.jobs == 0 else how.slots,
-            },
-        }
-        try:
-            record = Record.for_trial(config, **fields, **fixed)
-        except BadInput as error:  # a figure from a plugin is not valid
-            failed = {"device": self.device, "status": "failed", "error": self.portable.text(str(error))}
-            record = Record.for_trial(config, **failed, **fixed)
-        store.add(record)
-        again = job.keys.waits in self._refused and job.keys.waits in self._told
-        self._told.add(job.keys.waits)
+    def _told(self, job: TrialJob, record: Record) -> Record:
+        """The record, shown to the user and to plugins."""
+        again = job.keys.waits in self._refused and job.keys.waits in self._said
+        self._said.add(job.keys.waits)
         self.progress.ended(record, self.labels.trial(record), again=again)
         self._notify("nqbench_trial_ended", record=record.to_dict())
         return record
@@ -523,18 +403,3 @@ class _Run:
             arguments = {"suite": self.suite.name, "output": str(self.folder), **arguments}
         for complaint in self.registry.notify(hook, **arguments):
             self.progress.warning(complaint)
-
-
-def _prepared(model: Model) -> None:
-    """Prepare a model. Any exception of the user's code becomes a BadInput that names the line."""
-    try:
-        model.prepare()
-    except NqbenchError:
-        raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        text = " ".join(str(error).split())
-        raise BadInput(
-            f"model '{model.name}' cannot be prepared: {type(error).__name__}: {text} "
-            f"({Path(last.filename).name}, line {last.lineno})"
-        ) from error
