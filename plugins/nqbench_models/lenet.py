@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,19 @@ class GreyDigits(ImageModel):
 
     data: Literal["mnist", "digits"] = "mnist"
     """``mnist``: 60,000 training and 10,000 test images. ``digits``: bundled with scikit-learn, 1,198 and 599."""
+    biases: bool = False
+    """Whether biases are pruned and quantized like weights; else they are stored as ``unquantized`` says."""
+
+    def compressible(self, module: nn.Module) -> tuple[str, ...]:
+        return tuple(n for n, _ in module.named_parameters()) if self.biases else super().compressible(module)
+
+    def full_recipe(self) -> dict[str, Any]:
+        """The trained weights are the same whatever is made of them afterwards."""
+        whole = super().full_recipe()
+        return whole | {"parameters": {k: v for k, v in whole["parameters"].items() if k != "biases"}}
+
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()}{'-biases' if self.biases else ''}"
 
     def prepare(self) -> None:
         if self.data == "mnist":

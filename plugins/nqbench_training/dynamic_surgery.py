@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,9 +12,10 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nqbench.api import Pruned, Pruner, Task
+from nqbench.api import BadInput, Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
+from nqbench_training.compact import Live, can_be_compact, compact, live_parts
 from nqbench_training.magnitude import keep_largest
 from nqbench_training.masking import flat, kept_in_store, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
@@ -54,6 +56,10 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     """Share of the epochs in which the kept share falls to ``keep``."""
     settled: float = Field(0.75, ge=0, le=1)
     """Share of the epochs after which masks do not change any more; not before the end of ``ramp``."""
+    units: tuple[tuple[str, int], ...] = ()
+    """Layers of which only so many outputs are kept from the first step on, those of the largest norms: [[conv1.weight,
+    8], [fc1.weight, 80]]. What has no effect without the others goes, too, and is not computed: epochs are as much
+    shorter as the network is smaller."""
 
     @model_validator(mode="after")
     def _said(self) -> DynamicSurgery:
@@ -71,7 +77,8 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     def _made(self, task: Task, workdir: Path) -> Trained:
         surgery = Surgery(self, task)
         if self.epochs:
-            with one_thread():  # the bits do not depend on how many a worker has
+            # one thread: the bits do not depend on how many a worker has
+            with one_thread(), surgery.smaller():
                 fit_network(
                     task,
                     self.recipe(task.seed),
@@ -102,7 +109,9 @@ class Surgery:
         self.task = task
         self.parameters: list[Tensor] = [task.parameter(name) for name in task.names]
         self.weights = task.weights()
-        self.masks = {name: torch.ones_like(w) for name, w in self.weights.items()}
+        self.live = largest_units(task, plugin.units) if plugin.units else {}
+        self._cut_units()
+        self.masks = {name: (w != 0).to(w) if self.live else torch.ones_like(w) for name, w in self.weights.items()}
         self.steps = torch.zeros((), dtype=torch.int64)
         self.fixed = {n: mean_and_deviations(w, 1.0 if plugin.c is None else plugin.c) for n, w in self.weights.items()}
         self.border = math.ceil(plugin.settled * plugin.epochs)
@@ -115,6 +124,31 @@ class Surgery:
         """What a checkpoint must have."""
         named = {f"surgery/weights/{n}": w for n, w in self.weights.items()}
         return named | {f"surgery/masks/{n}": m for n, m in self.masks.items()} | {"surgery/steps": self.steps}
+
+    # -- units that are cut ------------------------------------------------------------------------------------------
+    def smaller(self) -> AbstractContextManager[None]:
+        """Inside the block the network computes with what is left of its units alone."""
+        return compact(self.task, self.live) if self.live else nullcontext()
+
+    def _cut_units(self) -> None:
+        """What units that are cut have is 0 for good: it has no gradient, either."""
+        for name, part in self.live.items():
+            bias = name.removesuffix("weight") + "bias"
+            owned = dict(self.task.module.named_parameters())
+            for each in (name, bias):
+                if each in self.weights:
+                    self.weights[each] *= part.over(self.weights[each].shape)
+                elif each in owned:
+                    with torch.no_grad():
+                        owned[each] *= part.over(owned[each].shape)
+        if not self.live:
+            return
+        left = sum(int(w.count_nonzero()) for w in self.weights.values())
+        wanted = round((self.plugin.keep or 0) * sum(w.numel() for w in self.weights.values()))
+        if wanted > left:
+            raise BadInput(
+                f"pruner 'dynamic-surgery': keep asks for {wanted:,} weights, and the units that are kept have {left:,}"
+            )
 
     # -- around a step -----------------------------------------------------------------------------------------------
     def reveal(self) -> None:
@@ -184,6 +218,24 @@ class Surgery:
         if self.plugin.threshold == "layer":
             return {name: largest_left_out(size.reshape(-1), self.share) for name, size in sizes.items()}
         return dict.fromkeys(sizes, largest_left_out(flat(sizes), self.share))
+
+
+def largest_units(task: Task, units: tuple[tuple[str, int], ...]) -> dict[str, Live]:
+    """What is left of the task's layers where so many outputs are kept of these, those of the largest norms."""
+    rows = {}
+    for name, count in units:
+        if name not in task.names or not can_be_compact(task.layer(name)):
+            possible = [n for n in task.names if n.endswith(".weight") and can_be_compact(task.layer(n))]
+            raise BadInput(
+                f"pruner 'dynamic-surgery': units of '{name}': there are "
+                f"{', '.join(possible) or 'no linear layers and no convolutions without groups'}"
+            )
+        norms = task.parameter(name).detach().flatten(1).norm(dim=1)
+        if not 1 <= count <= norms.numel():
+            raise BadInput(f"pruner 'dynamic-surgery': units: {count} of {name}, which has {norms.numel()}")
+        rows[name] = torch.zeros(norms.numel(), dtype=torch.bool)
+        rows[name][norms.cpu().topk(count).indices] = True
+    return live_parts(task, rows)
 
 
 def lamp(w: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""Layers that compute only what is left of them: outputs that are cut are 0, inputs that are always 0 are passed over.
+
+The same network up to the rounding of sums, as much faster as it is smaller. What is passed over gets the gradient 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nqbench.api import Batch, Network
+from nqbench.api.modules import evaluating
+from nqbench.api.toolkit.optimise import seeded
+from nqbench_training.gaussian_weights import hooked
+
+_EXAMPLES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """What is left of a layer: ``rows``, indices of outputs, and ``columns``, indices of inputs (or channels)."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def over(self, shape: torch.Size) -> Tensor:
+        """Bool of the shape of a weight (outputs, inputs, ...) or a bias (outputs,): True where it is left."""
+        found = torch.zeros(shape, dtype=torch.bool, device=self.rows.device)
+        if len(shape) == 1:
+            found[self.rows] = True
+        else:
+            found[self.rows[:, None], self.columns[None]] = True
+        return found
+
+
+def can_be_compact(layer: nn.Module) -> bool:
+    """Linear layers and convolutions without groups."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1)
+
+
+def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
+    """name -> what is left of each layer that can be compact, where outputs ``rows`` (bool by name) are left of some.
+
+    Which inputs are always 0 then is tried: each layer gives noise in place of its outputs, 0 where they are cut, so
+    that what is 0 in all of 256 examples behind activations, pooling and reshaping is so by structure.
+    """
+    layers = {n: network.layer(n) for n in network.names if n.endswith(".weight") and can_be_compact(network.layer(n))}
+    seen: dict[str, Tensor] = {}
+    kept = {n: rows.get(n, torch.ones(network.parameter(n).shape[0]).bool()).to(network.device) for n in layers}
+
+    def noise(name: str) -> Callable[..., Tensor]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+            axis = _axis(layer, out)
+            return torch.randn_like(out) * kept[name].reshape(-1, *[1] * (-axis - 1))
+
+        return hook
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            x = args[0]
+            nonzero = (x != 0).movedim(_axis(layer, x), -1).flatten(0, -2).any(0)
+            seen[name] = seen[name] | nonzero if name in seen else nonzero
+
+        return hook
+
+    handles = [layer.register_forward_hook(noise(name)) for name, layer in layers.items()]
+    handles += [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
+    with hooked(handles), seeded(0), evaluating(network.module), torch.no_grad():
+        network.predict(_noise_for(next(iter(network.batches(batch_size=_EXAMPLES)))))
+    everything = {name: torch.ones(network.parameter(name).shape[1]).bool() for name in layers}
+    return {n: Live(kept[n].nonzero()[:, 0], seen.get(n, everything[n]).nonzero()[:, 0]) for n in layers}
+
+
+def _noise_for(batch: Batch) -> Batch:
+    """The batch with noise for its first tensor, where that is one of floats: data may be 0 in all of a few examples."""
+    if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].is_floating_point():
+        return (torch.randn_like(batch[0]), *batch[1:])
+    return batch
+
+
+def _axis(layer: nn.Module, x: Tensor) -> int:
+    """Where inputs or outputs lie in a layer's activations, counted from the end."""
+    return -1 if isinstance(layer, nn.Linear) else -(layer.weight.dim() - 1)  # type: ignore[operator]
+
+
+@contextmanager
+def compact(network: Network, live: Mapping[str, Live]) -> Iterator[None]:
+    """Inside the block layers compute what is left of them alone; biases of outputs that are cut count as 0."""
+    with ExitStack() as stack:
+        for name, part in live.items():
+            layer = network.layer(name)
+            rows, columns = network.parameter(name).shape[:2]
+            if part.rows.numel() < rows or part.columns.numel() < columns:
+                layer.forward = _forward(layer, part, rows)  # type: ignore[method-assign]
+                stack.callback(delattr, layer, "forward")
+        yield
+
+
+def _forward(layer: nn.Module, part: Live, rows: int) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        assert isinstance(layer.weight, Tensor)
+        axis = _axis(layer, x)
+        weight = layer.weight.index_select(0, part.rows).index_select(1, part.columns)
+        bias = layer.bias.index_select(0, part.rows) if isinstance(layer.bias, Tensor) else None
+        x = x.index_select(x.dim() + axis, part.columns) if part.columns.numel() < x.shape[axis] else x
+        if isinstance(layer, nn.Linear):
+            out = functional.linear(x, weight, bias)
+        else:
+            out = layer._conv_forward(x, weight, bias)  # type: ignore[operator]
+        if part.rows.numel() == rows:
+            return out
+        shape = list(out.shape)
+        shape[axis] = rows
+        return out.new_zeros(shape).index_copy(out.dim() + axis, part.rows, out)
+
+    return forward
