@@ -134,7 +134,8 @@ def _rate_accuracy(
     base = _chart("rows", model).transform_filter("isValid(datum.metric)").encode(x=size, y=quality)
     tips = ("configuration", "file_bytes", "ratio", "metric", "metric_low", "metric_high", "metric_std", "drop", "rank")
     strength = alt.condition(f"datum.line == '{OTHERS}'", alt.value(0.3), alt.value(0.9))
-    curves = base.mark_line(clip=True, strokeWidth=1.5).encode(
+    fits = _chart("fits", model).encode(x=size, y=quality)
+    curves = fits.mark_line(clip=True, strokeWidth=1.5).encode(
         detail="method:N", order="file_bytes:Q", color=colour, opacity=strength
     )
     front = (
@@ -160,7 +161,8 @@ def _rate_accuracy(
     return Figure(
         f"{at}-rate-accuracy",
         f"{model}: {name} against file size",
-        "A line is one method over its knob, named where it ends; grey: the other methods. Dotted steps and large "
+        "A line is the isotonic fit of one method over its knob, named where it ends, points are what was measured; "
+        "grey: the other methods. Dotted steps and large "
         f"marks: the Pareto front. Upright bars on it: the 95 % interval of the {name} on other examples, or one "
         f"standard deviation over seeds.{hidden}",
         _spec(alt.layer(*layers), height=HEIGHT),

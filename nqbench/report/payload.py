@@ -10,6 +10,7 @@ from typing import Any
 from nqbench.report.data import ReportData
 from nqbench.report.figures import MANY_BARS
 from nqbench.report.naming import OTHERS, names, prominent
+from nqbench.results.curves import isotonic
 from nqbench.results.leaderboard import Row
 from nqbench.results.record import KINDS, PARTS
 
@@ -22,12 +23,13 @@ FIELDS = (
 
 
 def datasets(data: ReportData) -> dict[str, list[dict[str, Any]]]:
-    """Name -> rows: ``rows`` (one a leaderboard row), ``parts``, ``loss``, ``speeds``, ``published``, ``names`` (of the
-    lines of a figure)."""
+    """Name -> rows: ``rows`` (one a leaderboard row), ``parts``, ``loss``, ``speeds``, ``published``, ``fits`` (the
+    lines of a figure), ``names`` (of those)."""
     named = {model: prominent(data, model) for model in data.by_model}
     rows = [_row(index, row, data, named[row.model]) for index, row in enumerate(data.rows)]
     return {
         "rows": rows,
+        "fits": [point for model in data.by_model for point in _fits(data, model, named[model])],
         "names": [name for model in data.by_model for name in names(data, model, named[model])],
         "parts": [part for model in data.by_model for part in _parts(data, model)],
         "loss": [point for index, row in enumerate(data.rows) for point in _loss(index, row, data)],
@@ -59,6 +61,21 @@ def details(data: ReportData) -> list[list[Any]]:
         record = data.by_key[row.keys[0]]
         parameters = {kind: getattr(record, f"{kind}_params") for kind in KINDS if getattr(record, f"{kind}_params")}
         found.append([list(row.keys), json.dumps(parameters, sort_keys=True), record.file])
+    return found
+
+
+def _fits(data: ReportData, model: str, named: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The isotonic fit of each method's metric over its bytes: falling where less is better."""
+    curves: dict[str, list[Row]] = {}
+    for row in data.by_model[model]:
+        if row.metric is not None:
+            curves.setdefault(row.method, []).append(row)
+    found = []
+    for method, rows in curves.items():
+        sign = 1.0 if rows[0].metric_higher_is_better else -1.0
+        for size, quality in isotonic([(row.file_bytes, sign * (row.metric or 0.0)) for row in rows]):
+            point = {"model": model, "method": method, "line": named.get(method, OTHERS)}
+            found.append(point | {"file_bytes": size, "metric": sign * quality})
     return found
 
 

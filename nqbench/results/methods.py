@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
+from nqbench.results.curves import Estimate, bd_rate, estimate, size_change
 from nqbench.results.goal import HALF_A_POINT, Goal
 from nqbench.results.leaderboard import Row
 from nqbench.results.paired import Difference, paired
 from nqbench.results.published import Published
 from nqbench.results.record import Record
-from nqbench.results.stats import bd_rate, holm
+from nqbench.results.redrawn import Redrawn
+from nqbench.results.stats import holm
 
 ALPHA = 0.05
 Verdict = Literal["leader", "identical", "better", "worse", "not distinguishable", ""]
@@ -40,9 +43,11 @@ class MethodRow:
     """Ratio / the best quoted one that holds the same target, at the smallest file that holds; None unless both do."""
     violations: int
     """Of its points, how many fail although a smaller file of it holds: the metric is not monotone in the knob."""
-    bd_rate: float | None
+    bd_rate: Estimate | None
     """Mean change of size against the baseline at equal metric, where that is of interest (``reach``); -0.1: ten per
-    cent smaller."""
+    cent smaller; with an interval over test examples and seeds where those were recorded."""
+    at_goal: Estimate | None
+    """The change of size at what the goal allows to be lost, by the isotonic fits of both curves."""
     bd_rate_mse: float | None
     """The same at equal mse."""
     verdict: Verdict
@@ -53,6 +58,11 @@ class MethodRow:
 
     def to_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("bd_rate", "at_goal"):
+            found: Estimate | None = fields.pop(name)
+            fields[name] = found and found.change
+            fields |= {f"{name}_low": found.low if found and found.known else None}
+            fields |= {f"{name}_high": found.high if found and found.known else None}
         return {**fields, "best": self.best.to_dict()}
 
 
@@ -78,13 +88,15 @@ def methods(
     anchor, quoted = pick(curves[chosen]), _best_quoted(published, rows, goal)
     original = next((row.metric_float for row in rows if row.metric_float is not None), None)
     found = []
+    draws = Redrawn(rows, records)
     for name, points in curves.items():
         row = _method(name, points, pick(points), anchor, quoted)
         if name == chosen:
             row = replace(row, is_baseline=True)
         else:
-            at_metric = _delta(curves[chosen], points, "metric", -goal.reach(original))
-            row = replace(row, bd_rate=at_metric, bd_rate_mse=_delta(curves[chosen], points, "mse", -math.inf))
+            at_metric, at_goal = _changes(curves[chosen], points, draws, goal, original)
+            at_mse = bd_rate(_curve(curves[chosen], "mse"), _curve(points, "mse"))
+            row = replace(row, bd_rate=at_metric, at_goal=at_goal, bd_rate_mse=at_mse)
         found.append(row)
     found.sort(key=_order)
     return _test([replace(row, rank=rank) for rank, row in enumerate(found, 1)], records, alpha)
@@ -156,17 +168,28 @@ def _method(name: str, points: Sequence[Row], best: Row, anchor: Row, quoted: fl
         vs_published=best.ratio / quoted if best.holds and best.ratio and quoted else None,
         violations=violations(points),
         bd_rate=None,
+        at_goal=None,
         bd_rate_mse=None,
         verdict="",
         p=None,
     )
 
 
-def _delta(anchor: Sequence[Row], test: Sequence[Row], quality: Literal["metric", "mse"], floor: float) -> float | None:
-    curves = [
-        [(row.file_bytes, q) for row in curve if (q := _quality(row, quality)) is not None] for curve in (anchor, test)
-    ]
-    return bd_rate(*curves, floor=floor)
+def _changes(
+    anchor: Sequence[Row], test: Sequence[Row], draws: Redrawn, goal: Goal, original: float | None
+) -> tuple[Estimate | None, Estimate | None]:
+    """The delta rate at equal metric, and the change of size at what the goal allows to be lost."""
+    ours, theirs = ([row for row in curve if row.drop is not None] for curve in (anchor, test))
+    again = (draws.of(ours), draws.of(theirs))
+    both = None if again[0] is None or again[1] is None else (again[0], again[1])
+    curves = _curve(ours, "metric"), _curve(theirs, "metric")
+    rate = estimate(*curves, partial(bd_rate, floor=-goal.reach(original)), both)
+    lost = goal.lost(original)
+    return rate, None if lost is None else estimate(*curves, partial(size_change, quality=-lost), both)
+
+
+def _curve(points: Sequence[Row], quality: Literal["metric", "mse"]) -> list[tuple[float, float]]:
+    return [(row.file_bytes, q) for row in points if (q := _quality(row, quality)) is not None]
 
 
 def _quality(row: Row, kind: Literal["metric", "mse"]) -> float | None:

@@ -69,6 +69,12 @@ def bootstrap(a: np.ndarray, b: np.ndarray, statistic: Statistic, draws: int = D
     return Difference(difference, min(1.0, 2 * float(min(below, above))), float(low), float(high), False, told)
 
 
+def resamples(examples: int, draws: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(draws, examples): how often each of the first ``draws`` resamples of ``bootstrap`` has each example."""
+    size = max(1, _CHUNK // examples)
+    return np.concatenate([_counts(examples, min(size, draws - part), part) for part in range(0, draws, size)])
+
+
 @lru_cache(maxsize=4)
 def _counts(examples: int, draws: int, part: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(draws, examples): how often each resample has each example."""

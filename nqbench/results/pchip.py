@@ -49,3 +49,11 @@ def integral(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
     start = np.clip(low - x[:-1], 0, h)
     stop = np.clip(high - x[:-1], 0, h)
     return float(np.sum(antiderivative(stop) - antiderivative(start)))
+
+
+def value(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """The interpolating curve at a place inside [x_0, x_(n-1)]."""
+    i = int(np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2))
+    h, d, s = x[i + 1] - x[i], slopes(x, y)[i : i + 2], at - x[i]
+    secant = (y[i + 1] - y[i]) / h
+    return float(y[i] + s * (d[0] + s * ((3 * secant - 2 * d[0] - d[1]) / h + s * (d[0] + d[1] - 2 * secant) / h**2)))

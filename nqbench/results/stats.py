@@ -11,7 +11,6 @@ from functools import cache
 import numpy as np
 
 from nqbench.api.errors import BadInput
-from nqbench.results.pchip import integral
 
 
 @dataclass(frozen=True)
@@ -146,36 +145,3 @@ def rank_counts(m: int, n: int) -> np.ndarray:
             row.append(counts)
         table = row
     return np.asarray(table[n])
-
-
-def bd_rate(
-    anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]], *, floor: float = -math.inf
-) -> float | None:
-    """Bjontegaard's delta rate (VCEG-M33, 2001): the mean change of size at equal quality, e.g. -0.2 for 20 % less.
-
-    anchor, test: (bytes, quality) points, larger quality is better. Of each curve the Pareto front counts (accuracy is
-    not monotone in a knob); log bytes over quality is interpolated by a monotone cubic (PCHIP, as the field does since
-    the four-point polynomial was found to overshoot) and averaged over the qualities that both cover. None where they
-    share no interval, or a front has fewer than two points. floor: qualities below it do not count.
-    """
-    fronts = [pareto(anchor), pareto(test)]
-    if any(len(front) < 2 for front in fronts):
-        return None
-    low = max(floor, *(front[0][1] for front in fronts))
-    high = min(front[-1][1] for front in fronts)
-    if not high > low:
-        return None
-    means = []
-    for front in fronts:
-        size, quality = np.array(front, dtype=np.float64).T
-        means.append(integral(quality, np.log(size), low, high) / (high - low))
-    return math.expm1(means[1] - means[0])
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (size, quality) points that no other beats: size and quality both strictly rise along the result."""
-    front: list[tuple[float, float]] = []
-    for size, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if math.isfinite(quality) and (not front or quality > front[-1][1]):
-            front.append((size, quality))
-    return front

@@ -78,7 +78,7 @@ def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
 
 
 def _noise_for(batch: Batch) -> Batch:
-    """The batch with noise for its first tensor, where that is one of floats: data may be 0 in all of a few examples."""
+    """The batch with noise for its first tensor, if that is of floats: data may be 0 in all of a few examples."""
     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].is_floating_point():
         return (torch.randn_like(batch[0]), *batch[1:])
     return batch

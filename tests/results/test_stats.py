@@ -8,14 +8,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import binom
 
 from nqbench.api import BadInput
 from nqbench.results.pchip import integral, slopes
-from nqbench.results.stats import bd_rate, compare_times, holm, mcnemar, pareto, rank_counts
+from nqbench.results.stats import compare_times, holm, mcnemar, rank_counts
 
 
 def pair(gained: int, lost: int, both: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -111,56 +111,6 @@ def test_times_that_are_none_are_refused() -> None:
     for a, b in (([], [1.0]), ([0.0], [1.0]), ([1.0], [math.nan])):
         with pytest.raises(BadInput, match="must be positive"):
             compare_times(a, b)
-
-
-CURVE = [(1000.0, 90.0), (2000.0, 95.0), (4000.0, 97.0), (8000.0, 98.0)]
-
-
-def test_the_delta_rate_of_a_curve_moved_by_a_factor_is_that_factor() -> None:
-    for factor in (0.5, 0.8, 1.0, 1.37):
-        assert bd_rate(CURVE, [(size * factor, q) for size, q in CURVE]) == pytest.approx(factor - 1)
-
-
-def test_the_delta_rate_of_two_exponentials_is_the_integral_of_their_exponents() -> None:
-    # ln bytes = 2 + 0.5 q on [0, 4] and 1.6 + 0.7 q on [1, 6]: mean difference on [1, 4] = -0.4 + 0.2 * 2.5
-    anchor = [(math.exp(2 + 0.5 * q), q) for q in (0.0, 1.5, 3.0, 4.0)]
-    test = [(math.exp(1.6 + 0.7 * q), q) for q in (1.0, 2.0, 5.0, 6.0)]
-    assert bd_rate(anchor, test) == pytest.approx(math.exp(-0.4 + 0.2 * 2.5) - 1)
-
-
-@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 100)), min_size=4, max_size=12))
-@settings(max_examples=50)
-def test_exchanging_the_curves_inverts_the_factor(points: list[tuple[float, float]]) -> None:
-    there, back = bd_rate(CURVE, points), bd_rate(points, CURVE)
-    assert (there is None) == (back is None)
-    if there is not None and back is not None:
-        assert (1 + there) * (1 + back) == pytest.approx(1)
-
-
-def test_a_floor_leaves_lower_qualities_out() -> None:
-    # ln bytes = 2 + 0.5 q and 1.6 + 0.7 q on [0, 4]: the mean difference on [2, 4] is -0.4 + 0.2 * 3
-    anchor = [(math.exp(2 + 0.5 * q), q) for q in (0.0, 2.0, 4.0)]
-    test = [(math.exp(1.6 + 0.7 * q), q) for q in (0.0, 1.0, 4.0)]
-    assert bd_rate(anchor, test, floor=2.0) == pytest.approx(math.exp(-0.4 + 0.2 * 3) - 1)
-    assert bd_rate(anchor, test, floor=4.0) is None
-
-
-def test_curves_that_share_no_quality_have_no_delta_rate() -> None:
-    assert bd_rate(CURVE, [(10.0, 1.0), (20.0, 2.0)]) is None
-    assert bd_rate(CURVE, CURVE[:1]) is None
-    assert bd_rate([], CURVE) is None
-
-
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
-def test_the_front_is_what_no_point_beats(points: list[tuple[int, int]]) -> None:
-    def beaten(p: tuple[int, int]) -> bool:
-        return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
-
-    assert pareto(points) == sorted({p for p in points if not beaten(p)})
-
-
-def test_a_quality_that_is_no_number_is_not_on_the_front() -> None:
-    assert pareto([(1.0, math.nan), (2.0, 3.0)]) == [(2.0, 3.0)]
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(3, 40), (150, 210), (4000, 6000)])
