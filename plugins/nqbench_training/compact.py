@@ -73,8 +73,9 @@ def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
     handles += [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
     with hooked(handles), seeded(0), evaluating(network.module), torch.no_grad():
         network.predict(_noise_for(next(iter(network.batches(batch_size=_EXAMPLES)))))
-    everything = {name: torch.ones(network.parameter(name).shape[1]).bool() for name in layers}
-    return {n: Live(kept[n].nonzero()[:, 0], seen.get(n, everything[n]).nonzero()[:, 0]) for n in layers}
+    for name in layers:  # one that the network does not use
+        seen.setdefault(name, kept[name].new_ones(network.parameter(name).shape[1]))
+    return {n: Live(kept[n].nonzero()[:, 0], seen[n].nonzero()[:, 0]) for n in layers}
 
 
 def _noise_for(batch: Batch) -> Batch:

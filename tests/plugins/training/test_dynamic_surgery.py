@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from nqbench_training.compact import Live
 from nqbench_training.dynamic_surgery import DynamicSurgery, Surgery, lamp, largest_left_out, mean_and_deviations
 from nqbench_training.magnitude import Magnitude
 from tiny_network import make_task
 
-from nqbench.api import Pruned, Task
+from nqbench.api import BadInput, Pruned, Task
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +177,75 @@ def test_the_kept_share_falls_by_the_cubic() -> None:
 def test_settings_that_contradict_are_told(fields: dict[str, float], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         DynamicSurgery.model_validate(fields)
+
+
+# -- units that are cut ------------------------------------------------------------------------------------------------
+UNITS = (("0.weight", 3), ("6.weight", 4))
+
+
+def test_units_that_are_cut_are_those_of_the_smallest_norms_and_nothing_of_them_is_left() -> None:
+    task = make_task()
+    norms = task.parameter("6.weight").detach().norm(dim=1)
+    kept = norms.topk(4).indices
+    pruned = DynamicSurgery(keep=0.2, epochs=2, batch_size=8, lr=0.05, units=UNITS, threshold="lamp").prune(task)
+    rows = torch.zeros(6, dtype=torch.bool)
+    rows[kept] = True
+    assert not bool(pruned.masks["6.weight"][~rows].any())
+    assert not bool(pruned.state["6.bias"][~rows].any())
+    assert bool(pruned.state["6.bias"][rows].all())
+    # what they fed has no effect: its places are pruned, too
+    assert not bool(pruned.masks["8.weight"][:, ~rows].any())
+    total = sum(m.numel() for m in pruned.masks.values())
+    assert sum(int(m.sum()) for m in pruned.masks.values()) == round(0.2 * total)
+
+
+def test_a_training_of_what_is_left_is_that_of_the_whole_network() -> None:
+    """The same steps with units cut by their masks alone: equal up to the rounding of sums."""
+    ends = []
+    for small in (True, False):
+        task = make_task()
+        plugin = DynamicSurgery(keep=0.3, epochs=3, batch_size=8, lr=0.05, units=UNITS)
+        if not small:
+            live = Surgery(plugin, make_task()).live
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Surgery, "smaller", lambda self: contextlib.nullcontext())
+                patch.setattr(Surgery, "reveal", _kept_out(Surgery.reveal, live))
+                found = plugin._made(task, Path())
+        else:
+            found = plugin._made(task, Path())
+        ends.append(found.state)
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-4, atol=1e-5)
+
+
+def _kept_out(reveal: Callable[[Surgery], None], live: dict[str, Live]) -> Callable[[Surgery], None]:
+    """Gradients of what is cut are taken away before the update, as if it had not been computed."""
+
+    def inner(self: Surgery) -> None:
+        owned = dict(self.task.module.named_parameters())
+        for name, part in live.items():
+            for each in (name, name.removesuffix("weight") + "bias"):
+                if each in owned and owned[each].grad is not None:
+                    owned[each].grad *= part.over(owned[each].shape)  # type: ignore[operator]
+        reveal(self)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("units", "told"),
+    [
+        ((("nothing.weight", 2),), "units of 'nothing.weight': there are 0.weight, 6.weight, 8.weight"),
+        ((("3.weight", 2),), "units of '3.weight': there are 0.weight"),  # has groups
+        ((("6.weight", 7),), "units: 7 of 6.weight, which has 6"),
+        ((("6.weight", 0),), "units: 0 of 6.weight, which has 6"),
+    ],
+)
+def test_units_that_there_are_not_are_told(units: tuple[tuple[str, int], ...], told: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(told)):
+        DynamicSurgery(keep=0.1, epochs=1, units=units).prune(make_task())
+
+
+def test_more_weights_than_the_units_have_are_told() -> None:
+    with pytest.raises(BadInput, match=r"keep asks for .* weights, and the units that are kept have"):
+        DynamicSurgery(keep=0.9, epochs=1, units=UNITS).prune(make_task())
