@@ -121,13 +121,13 @@ def training_is_deterministic(training: Training) -> None:
 
 
 # -- pruners ---------------------------------------------------------------------------------------------------------
-def _task_of(pruner: Pruner, seed: int = 0) -> Task:
+def _task_of(pruner: Pruner, seed: int = 0, device: str = "cpu") -> Task:
     """A task as a pruner gets it: with a sensitivity of a form that it takes, if it names one."""
     if pruner.sensed_by() is None:
-        return tiny_task(seed=seed)
+        return tiny_task(seed=seed, device=device)
     form = "diagonal" if "diagonal" in pruner.takes else "second-moments"
     made = _MadeMoments(asked=form) if form == "second-moments" else _Made(asked=form)
-    return tiny_task(seed=seed, sensitivity=made)
+    return tiny_task(seed=seed, sensitivity=made, device=device)
 
 
 @check("pruner")

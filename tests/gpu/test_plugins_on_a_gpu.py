@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from nqbench_training.compact import can_be_compact
 from torch import Tensor
 
 from nqbench.api import Pruner, QuantizedModel, Quantizer, Sensitivity, Task, Training
@@ -19,7 +20,7 @@ from nqbench.pipeline.precision import whole_float32
 from nqbench.registry import registry
 from nqbench.testing.check import configurations
 from nqbench.testing.sources import first_form
-from nqbench.testing.task_plugins import _Made, _MadeMoments
+from nqbench.testing.task_plugins import _Made, _MadeMoments, _task_of
 from nqbench.testing.tiny import TinyQuantizer, tiny_task
 
 pytestmark = [
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 DEVICE = "cuda"
+POSTERIORS = ("variational-dropout", "bayesian-compression", "information-bottleneck")
 SUITES = Path(__file__).parent.parent.parent / "suites"
 
 
@@ -95,13 +97,47 @@ def test_a_sensitivity_senses_as_on_the_cpu(plugin: Sensitivity) -> None:
 
 @pytest.mark.parametrize("plugin", _all("pruner"))
 def test_a_pruner_keeps_as_many_as_on_the_cpu(plugin: Pruner) -> None:
-    expected, found = plugin.prune(tiny_task()), plugin.prune(tiny_task(device=DEVICE))
+    expected, found = plugin.prune(_task_of(plugin)), plugin.prune(_task_of(plugin, device=DEVICE))
     assert all(value.device.type == DEVICE for value in (*found.state.values(), *found.masks.values()))
     assert {n: bool(m.any()) for n, m in expected.masks.items()} == {n: bool(m.any()) for n, m in found.masks.items()}
     kept = [sum(int(m.sum()) for m in pruned.masks.values()) for pruned in (expected, found)]
-    assert kept[0] == kept[1]
+    drawn = plugin.name in POSTERIORS  # by noise of the device's own: what has no effect goes, too
+    assert kept[1] == pytest.approx(kept[0], rel=0.5 if drawn else 0, abs=0)
     for name, mask in found.masks.items():
         assert bool((found.state[name][~mask] == 0).all())
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_posterior_is_learned_on_the_gpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a divergence and with hardly any noise it is fine-tuning: means end where the CPU's do."""
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
+    fields = {"epochs": 2, "weight": 0.0, "log_variance": -30.0, "keep": 1.0, "lr": 1e-3}
+    plugin = registry().make("pruner", name, fields)
+    assert isinstance(plugin, Pruner)
+    ends = []
+    for seed, device in enumerate(("cpu", DEVICE)):  # another seed is another entry of the store
+        task = tiny_task(device=device)
+        task.seed = 0
+        (tmp_path / str(seed)).mkdir()
+        monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / str(seed)))
+        ends.append(plugin.prune(task))
+    for key, value in ends[0].state.items():
+        assert ends[1].state[key].device.type == DEVICE
+        # variances are at least 1e-8 in a draw: a deviation of 1e-4 of an output
+        assert _apart(value, ends[1].state[key]) < 0.02, key
+
+
+def test_units_that_are_cut_are_not_computed_on_the_gpu_either() -> None:
+    """Steps that are replayed on what is left end where the CPU's do."""
+    ends = []
+    for device in ("cpu", DEVICE):
+        task = tiny_task(device=device)
+        name = next(n for n in task.names if can_be_compact(task.layer(n)))
+        fields = {"keep": 0.1, "epochs": 2, "batch_size": 10, "lr": 0.01, "units": ((name, 2),)}
+        plugin = registry().make("pruner", "dynamic-surgery", fields)
+        ends.append(plugin._made(task, Path()))  # type: ignore[attr-defined]
+    for key, value in ends[0].state.items():
+        assert _apart(value.float(), ends[1].state[key].float()) < 0.02, key
 
 
 def test_a_pruner_fine_tunes_and_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
