@@ -98,7 +98,7 @@ def compact(network: Network, live: Mapping[str, Live]) -> Iterator[None]:
             layer = network.layer(name)
             rows, columns = network.parameter(name).shape[:2]
             if part.rows.numel() < rows or part.columns.numel() < columns:
-                layer.forward = _forward(layer, part, rows)  # type: ignore[method-assign]
+                layer.forward = _forward(layer, part, rows)
                 stack.callback(delattr, layer, "forward")
         yield
 

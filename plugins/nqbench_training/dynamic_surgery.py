@@ -133,14 +133,10 @@ class Surgery:
     def _cut_units(self) -> None:
         """What units that are cut have is 0 for good: it has no gradient, either."""
         for name, part in self.live.items():
-            bias = name.removesuffix("weight") + "bias"
-            owned = dict(self.task.module.named_parameters())
-            for each in (name, bias):
-                if each in self.weights:
-                    self.weights[each] *= part.over(self.weights[each].shape)
-                elif each in owned:
-                    with torch.no_grad():
-                        owned[each] *= part.over(owned[each].shape)
+            owned: Mapping[str, Tensor] = {n: p.data for n, p in self.task.module.named_parameters()} | self.weights
+            for each in (name, name.removesuffix("weight") + "bias"):
+                if each in owned:
+                    owned[each].mul_(part.over(owned[each].shape))
         if not self.live:
             return
         left = sum(int(w.count_nonzero()) for w in self.weights.values())
