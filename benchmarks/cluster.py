@@ -353,4 +353,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import cluster  # itself: worker processes know its tasks by the module's name, and not this script
+
+    cluster.main()

@@ -33,7 +33,7 @@ from nqbench.board.bundle import Bundle, file_name, open_bundle
 from nqbench.board.checking import Checker, Verdict, network_of
 from nqbench.board.manifest import Manifest, Said, read_manifest
 from nqbench.board.rows import BoardRow, Check, checked_again, read_row, row_id
-from nqbench.engine.verify import TOLERANCE
+from nqbench.engine.checking import TOLERANCE
 from nqbench.results.goal import DROP
 from nqbench.results.record import utc_now
 

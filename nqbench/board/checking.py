@@ -25,8 +25,8 @@ from nqbench.board.manifest import objection
 from nqbench.board.rows import Check, Found
 from nqbench.container import read_sections
 from nqbench.container.header import ALIAS, Header, PluginRef
+from nqbench.engine.checking import allowed, model_of
 from nqbench.engine.devices import resolve_device
-from nqbench.engine.verify import allowed, model_of
 from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import evaluated, paired

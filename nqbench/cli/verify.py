@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nqbench.cli.options import store_option
+from nqbench.cli.options import engine_option, store_option
 
 
 @click.command("verify")
@@ -19,8 +19,11 @@ from nqbench.cli.options import store_option
     help="Refuse files whose tensors take more memory than this, such as 4G.  [default: a tenth of the memory]",
 )
 @store_option
+@engine_option
 @click.option("--allow-code", is_flag=True, help="Run Python functions and TorchScript files that records name.")
-def command(folder: Path, run: str, device: str, limit: str | None, allow_code: bool, store: str | None) -> None:
+def command(
+    folder: Path, run: str, device: str, limit: str | None, store: str | None, engine: str | None, allow_code: bool
+) -> None:
     """Decode every file in FOLDER in a fresh process and evaluate it again.
 
     The decoded tensors must match the record bit for bit. Metrics must match exactly in the environment that made the
@@ -34,7 +37,8 @@ def command(folder: Path, run: str, device: str, limit: str | None, allow_code: 
 
     checked = faults = 0
     most = None if limit is None else parse_size(limit)
-    for verdict in verify(folder, run=run, device=device, allow_code=allow_code, limit=most, store=store):
+    verdicts = verify(folder, run=run, device=device, allow_code=allow_code, limit=most, store=store, engine=engine)
+    for verdict in verdicts:
         checked += 1
         if verdict.fault is not None:
             faults += 1

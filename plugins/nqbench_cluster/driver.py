@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,6 @@ from nqbench.api import BadInput
 from nqbench.api.engine import Ended, Event, Joined, Lost, Refused, Resources, Slots, SlotsLost, Task, Work
 from nqbench_cluster import slot as there
 
-_LOG = logging.getLogger("distributed")
 _CONNECT = 15.0
 """Seconds that a scheduler has to answer."""
 _LOOK = 1.0
@@ -37,12 +36,14 @@ _ENDED = "gone from the cluster: its process or its node has ended; see its log 
 
 @dataclass
 class _Slot:
-    """address: of its worker. future: what it does now, a greeting or a task."""
+    """address: of its worker. future: what it does now, a greeting or a task. greeting: kept for as long as the slot is
+    wanted, since it is by this that the slot's process knows that the driver lives."""
 
     name: str
     address: str
     label: str
     future: Any = None
+    greeting: Any = None
     greeted: bool = False
     doing: str = ""
 
@@ -60,15 +61,15 @@ class DaskSlots(Slots):
         self._refused: set[str] = set()
         self._closed = threading.Event()
         self._cluster: LocalCluster | None = None
-        self._level = _LOG.level
+        self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> DaskSlots:
-        _LOG.setLevel(logging.CRITICAL)  # what matters of a cluster's troubles comes as events
+        self._quiet.enter_context(_quiet())  # what matters of a cluster's troubles comes as events
         try:
             self._client = self._connected()
         except (OSError, TimeoutError, ValueError) as error:
             self._stop_cluster()
-            _LOG.setLevel(self._level)
+            self._quiet.close()
             raise BadInput(
                 f"--engine dask:{self._place}: no scheduler answers there ({_line(error)}); start one with `dask "
                 "scheduler`, or write what starts a whole cluster with `nqbench cluster`"
@@ -93,7 +94,7 @@ class DaskSlots(Slots):
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
         self._stop_cluster()
-        _LOG.setLevel(self._level)
+        self._quiet.close()
 
     def send(self, slot: str, task: Task) -> None:
         found = self._slots.get(slot)
@@ -145,13 +146,24 @@ class DaskSlots(Slots):
         """Which workers there are, again and again, until the end of the run or of the scheduler."""
         while not self._closed.is_set():
             try:
-                workers = dict(self._client.nthreads())
-            except Exception as error:  # noqa: BLE001 - there are many ways in which a scheduler can be gone
+                workers = self._workers()
+            except SlotsLost as error:
                 if not self._closed.is_set():
-                    self._events.put(partial(self._gone, _line(error)))
+                    self._events.put(partial(_raised, error))
                 return
-            self._events.put(partial(self._seen, set(workers)))
+            self._events.put(partial(self._seen, workers))
             self._closed.wait(_LOOK)
+
+    def _workers(self) -> set[str]:
+        """Addresses. Raises SlotsLost where no scheduler answers."""
+        try:
+            return set(self._client.nthreads())
+        except Exception as error:  # noqa: BLE001 - there are many ways in which a scheduler can be gone
+            where = self._place or "of this machine"
+            what = (
+                f"the scheduler {where} is gone ({_line(error)}); what has ended is kept, and the same command resumes"
+            )
+            raise SlotsLost(what) from None
 
     # -- events, in the run's thread ---------------------------------------------------------------------------------
     def _seen(self, workers: set[str]) -> list[Event]:
@@ -168,7 +180,8 @@ class DaskSlots(Slots):
         needs = {"memory": self._work.needs.memory, "cpus": self._work.needs.cpus}
         arguments = (self._run, self._work.host, needs, share)
         ending = partial(self._greeted, slot, share == 1)
-        self._submit(slot, there.greet, *arguments, ending=ending, key=False)
+        self._submit(slot, there.greet, *arguments, ending=ending)
+        slot.greeting = slot.future
 
     def _greeted(self, slot: _Slot, alone: bool, said: dict[str, Any]) -> list[Event]:
         slot.greeted = True
@@ -189,13 +202,10 @@ class DaskSlots(Slots):
         if self._by_address.get(slot.address) is slot:
             del self._by_address[slot.address]
         at = f" while it was at '{slot.doing}'" if slot.doing else ""
-        if slot.future is not None:
-            slot.future.cancel()
+        for future in (slot.future, slot.greeting):
+            if future is not None:
+                future.cancel()
         return [Lost(slot.name, why + at)] if slot.greeted else []
-
-    def _gone(self, why: str) -> list[Event]:
-        where = self._place or "of this machine"
-        raise SlotsLost(f"the scheduler {where} is gone ({why}); what has ended is kept, and the same command resumes")
 
     def _heard(self, event: tuple[float, dict[str, str]]) -> None:
         slot = self._by_address.get(event[1]["slot"])
@@ -209,13 +219,12 @@ class DaskSlots(Slots):
         function: Callable[..., Any],
         *arguments: Any,
         ending: Callable[[dict[str, Any]], list[Event]],
-        key: bool = True,
     ) -> None:
-        """Run a function in a slot's process. ending: what its result means, in the run's thread. key: whether it is
-        told the key of its task."""
+        """Run a function in a slot's process, with the key of its task as the last argument. ending: what its result
+        means, in the run's thread."""
         name = f"{self._run}-{function.__name__}-{next(self._numbers)}"
         future = self._client.submit(
-            function, *arguments, *([name] if key else []),
+            function, *arguments, name,
             key=name, workers=[slot.address], allow_other_workers=False, pure=False, retries=0,
         )  # fmt: skip
         slot.future = future
@@ -236,6 +245,7 @@ class DaskSlots(Slots):
             if isinstance(raised, KilledWorker):
                 return self._lose(slot, _ENDED)
             return self._failed(slot, f"{slot.label} {_line(raised)}")
+        self._workers()  # where the scheduler is gone, all tasks are cancelled, and no slot is to blame
         return self._lose(slot, f"its task is {future.status}")
 
     def _failed(self, slot: _Slot, why: str) -> list[Event]:
@@ -243,6 +253,24 @@ class DaskSlots(Slots):
         self._refused.add(slot.address)
         lost = self._lose(slot, why)
         return lost or [Refused(f"{why} (is this nqbench with its plugins installed there?)")]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's loggers, some of which have a level and a handler of their own, say nothing."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    levels = {logger: logger.level for logger in map(logging.getLogger, ["distributed", *names])}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _raised(error: SlotsLost) -> list[Event]:
+    raise error
 
 
 def _node(address: str) -> str:

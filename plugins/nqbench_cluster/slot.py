@@ -2,7 +2,8 @@
 
 The functions here are called from the driver, by their names. A slot stops what it does when the driver no longer wants
 it: when the task was cancelled, as the scheduler does when a driver goes away without a word, and when it is told to.
-With nothing to do for a while it lets its worker process go, and starts another when there is work again.
+With nothing to do for a while it lets its worker process go, and starts another when there is work again; at once where
+the driver is gone, which shows by its greeting: the driver keeps the answer for as long as it lives.
 """
 
 from __future__ import annotations
@@ -29,15 +30,21 @@ _IDLE = 120.0
 """Seconds after which a slot without work lets its worker process go."""
 _LOOK = 0.2
 """Seconds between two looks at whether a task is still wanted."""
+_REST = 1.0
+"""Seconds between two looks, without work, at whether the driver is there."""
 _TELL = 1.0
 """Seconds at least between two messages of what a slot is at."""
 
 
 class Slot:
-    """A run's slot in this process. share: how many slots this machine has."""
+    """A run's slot in this process. share: how many slots this machine has. greeting: the key of the greeting's
+    task."""
 
-    def __init__(self, host: Host, needs_memory: int | None, needs_cpus: int | None, share: int, topic: str) -> None:
+    def __init__(
+        self, host: Host, needs_memory: int | None, needs_cpus: int | None, share: int, topic: str, greeting: str
+    ) -> None:
         worker = get_worker()
+        self._key = greeting
         self.greeting = host.greet()
         self.offers = _offers(worker, self.greeting, share)
         self._host, self._topic = host, topic
@@ -47,20 +54,20 @@ class Slot:
         self._slots: Slots | None = None
         self._lock = threading.RLock()
         self._closed = threading.Event()
-        self._timer: threading.Timer | None = None
+        self._working: threading.Event | None = None  # ends the rest that is on
         self._told = (0.0, "")
 
     def do(self, task: Task, key: str) -> Outcome:
         """The task's outcome; ``STOPPED`` where nobody waits for it any more."""
         worker = get_worker()
         with self._lock:
-            self._stop_timer()
+            self._end_rest()
             slots = self._opened(worker)
             slots.send(_SHAPE, task)
             while not self._closed.is_set() and _wanted(worker, key):
                 for event in slots.wait(_LOOK):
                     if isinstance(event, Ended):
-                        self._start_timer()
+                        self._rest(worker)
                         return event.outcome
                 self._tell(worker, slots.doing().get(_SHAPE, ""))
             self._release()
@@ -70,7 +77,7 @@ class Slot:
         """Stop whatever runs, at once."""
         self._closed.set()
         with self._lock:
-            self._stop_timer()
+            self._end_rest()
             self._release()
 
     def _opened(self, worker: Worker) -> Slots:
@@ -96,19 +103,22 @@ class Slot:
             self._told = (now, doing)
             worker.log_event(self._topic, {"slot": worker.address, "doing": doing})
 
-    def _start_timer(self) -> None:
-        self._timer = threading.Timer(_IDLE, self._idle)
-        self._timer.daemon = True
-        self._timer.start()
+    def _rest(self, worker: Worker) -> None:
+        self._working = threading.Event()
+        threading.Thread(target=self._idle, args=(worker, self._working), daemon=True).start()
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _end_rest(self) -> None:
+        if self._working is not None:
+            self._working.set()
+            self._working = None
 
-    def _idle(self) -> None:
+    def _idle(self, worker: Worker, working: threading.Event) -> None:
+        until = time.monotonic() + _IDLE
+        while time.monotonic() < until and self._key in worker.state.tasks:
+            if working.wait(_REST):
+                return
         with self._lock:
-            if self._timer is threading.current_thread():  # nothing came meanwhile
+            if not working.is_set():  # nothing came meanwhile
                 self._release()
 
 
@@ -116,9 +126,9 @@ _slots: dict[tuple[str, str], Slot] = {}
 """By the run that they are for, and their worker's address: a process may have several workers."""
 
 
-def greet(run: str, host: Host, needs: Mapping[str, int | None], share: int) -> dict[str, Any]:
-    """Make this process a slot of a run. What it says of itself: ``greeting``, ``offers``, ``node``."""
-    slot = Slot(host, needs["memory"], needs["cpus"], share, run)
+def greet(run: str, host: Host, needs: Mapping[str, int | None], share: int, key: str) -> dict[str, Any]:
+    """Make this process a slot of a run. What it says of itself: ``greeting``, ``offers``."""
+    slot = Slot(host, needs["memory"], needs["cpus"], share, run, key)
     _slots[run, get_worker().address] = slot
     return {"greeting": dict(slot.greeting), "offers": slot.offers}
 
@@ -130,8 +140,8 @@ def do(run: str, task: Task, key: str) -> Outcome:
 
 async def close(run: str) -> None:
     """The run is over for this process."""
-    for key in [key for key in _slots if key[0] == run]:
-        await asyncio.to_thread(_slots.pop(key).close)
+    for slot in [_slots.pop(key) for key in list(_slots) if key[0] == run]:  # taken out at once: others close, too
+        await asyncio.to_thread(slot.close)
 
 
 def _wanted(worker: Worker, key: str) -> bool:

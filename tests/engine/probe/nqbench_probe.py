@@ -253,14 +253,17 @@ class Troubled(Levels, name="troubled"):
 
 
 class Plain(Coder, name="plain"):
-    """Four bytes per symbol."""
+    """Four bytes per symbol. ``held``: encoding does not end while there is trouble."""
 
     faults: Literal["none", "lost", "changed"] = "none"
     delay: float = 0.0
+    held: bool = False
 
     def encode(self, stream: Stream) -> Encoded:
         note("encode")
         time.sleep(self.delay)
+        while self.held and in_trouble():
+            time.sleep(0.05)
         symbols = stream.symbols
         if self.faults == "lost":
             symbols = symbols[:-1]

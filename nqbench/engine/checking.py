@@ -1,0 +1,128 @@
+"""One stored file held against its record: decoded again in a fresh process, and evaluated again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nqbench.api.errors import CorruptFile, NqbenchError
+from nqbench.api.model import Model
+from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.download import digest_of
+from nqbench.api.toolkit.judging import judging
+from nqbench.api.toolkit.pace import Pace
+from nqbench.container import read_sections
+from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.evaluating import evaluated
+from nqbench.pipeline.network import Network, fill
+from nqbench.pipeline.trial import Choice
+from nqbench.registry import registry
+from nqbench.results.environment import environment
+from nqbench.results.record import Record
+
+TOLERANCE = 0.1
+"""How much a metric may differ from its record, in its unit, if versions or processor differ from those of the record.
+In the same environment it must be equal."""
+_SAME = ("python", "libraries", "cpu", "gpu", "device")
+"""What makes an environment the same; the number of threads is made the record's."""
+
+
+class Checker:
+    """Keeps networks and metrics between files. limit: bytes of tensors that a file may stand for; None: what fits into
+    the memory of this machine."""
+
+    def __init__(self, device: str, limit: int | None) -> None:
+        self.device = torch.device(device)
+        self.decoder = Decoder(limit)
+        self.here = environment(device)
+        self._networks: dict[Choice, tuple[Model, Network]] = {}
+        self._metrics: dict[tuple[Choice, str], Mapping[str, Any]] = {}
+        self._of_float: dict[tuple[Choice, Pace | None], torch.Tensor | None] = {}
+
+    def close(self) -> None:
+        self.decoder.close()
+
+    def fault(self, record: Record, path: Path) -> str | None:
+        """What of the record's file at ``path`` differs, in one line; None if nothing does."""
+        try:
+            size = path.stat().st_size if record.file else -1
+            if size != record.file_bytes:
+                return f"{path}: {'is missing' if size < 0 else f'has {size} bytes'}, not {record.file_bytes}"
+            parts = record.parts.model_dump() if record.parts else {}
+            if read_sections(path).parts != parts:
+                return f"{path}: the sizes of its parts differ from the record"
+            tensors = self.decoder.decode(path).tensors
+            content = content_hash(tensors)
+            if content != record.decoded_sha256:
+                return f"{path}: decodes to other tensors ({content[:12]}) than recorded ({record.decoded_sha256})"
+            if record.file_sha256 not in (None, digest_of(path, "sha256")):
+                return f"{path}: is another file than was written, if one of the same tensors"
+            return self._network_fault(record) or self._metric_fault(record, content, tensors)
+        except FileNotFoundError:
+            return f"{path}: is missing"
+        except (OSError, CorruptFile) as error:
+            return str(error)
+        except NqbenchError as error:
+            return f"{path}: {error}"
+
+    def _network_fault(self, record: Record) -> str | None:
+        """Whether the trained network is the same as that of the record."""
+        if record.network_sha256 is None:  # a record of before they said it
+            return None
+        found = self._network(model_of(record))[1].sha256
+        if found == record.network_sha256:
+            return None
+        return (
+            f"{record.file}: was made of another network ({record.network_sha256[:12]}) than the '{record.model}' "
+            f"at hand ({found[:12]})"
+        )
+
+    def _metric_fault(self, record: Record, content: str, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        if record.metric_name is None:
+            return None
+        choice = model_of(record)
+        if (choice, content) not in self._metrics:
+            model, network = self._network(choice)
+            torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
+            fill(network.spare, tensors)
+            pace = Pace(**record.evaluated_in) if record.evaluated_in else None
+            with judging(self._outputs(choice, pace), pace, compares=True):
+                self._metrics[choice, content] = evaluated(model, network.spare, "test")
+        found = self._metrics[choice, content]["metrics"][record.metric_name]
+        recorded = record.metric if record.metric is not None else float("nan")
+        within = allowed(record, self.here)
+        if not (abs(found - recorded) <= within or (math.isnan(found) and math.isnan(recorded))):
+            return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {within})"
+        return None
+
+    def _outputs(self, choice: Choice, pace: Pace | None) -> torch.Tensor | None:
+        """The float network's on the test split."""
+        if (choice, pace) not in self._of_float:
+            model, network = self._network(choice)
+            with judging(pace=pace) as judgement:
+                evaluated(model, network.module, "test")
+            self._of_float[choice, pace] = judgement.outputs
+        return self._of_float[choice, pace]
+
+    def _network(self, choice: Choice) -> tuple[Model, Network]:
+        if choice not in self._networks:
+            model = choice.make(registry())
+            assert isinstance(model, Model)
+            model.prepare()
+            self._networks[choice] = model, Network.load(model, self.device)
+        return self._networks[choice]
+
+
+def allowed(record: Record, here: Mapping[str, Any]) -> float:
+    """How far a metric may lie from the record's, in its unit. here: this environment."""
+    return 0.0 if all(record.environment.get(name) == here.get(name) for name in _SAME) else TOLERANCE
+
+
+def model_of(record: Record) -> Choice:
+    """The record's model, to be made."""
+    return Choice("model", record.model, json.dumps(record.model_params or {}, sort_keys=True, separators=(",", ":")))
