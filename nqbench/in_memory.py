@@ -21,6 +21,7 @@ from nqbench.files import load
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.registry import Registered, registry
 from nqbench.results.record import Record
+from nqbench.suite.guard import divergence_beside
 from nqbench.version import __version__
 
 Batches = Iterable[Batch] | Mapping[str, Iterable[Batch]] | Callable[[str], Iterable[Batch]]
@@ -94,6 +95,8 @@ def compress(
     known.found["model", InMemory.name] = Registered(InMemory, "nqbench", __version__)
     split = next((s for s in ("validation", "train") if s in names), "test")
     goal = [f"target.drop={json.dumps(max_drop)}"]
+    beside = divergence_beside(InMemory(network=key), split, max_drop)
+    goal += [] if beside is None else [f"target.divergence={beside}"]
     if max_divergence is not None:
         goal = ["target.drop=null", f"target.metric={max_divergence}", "judged_by=divergence"]
     sets = [f"models=[{json.dumps({InMemory.name: {'network': key}})}]", *goal, f"target.split={split}"]

@@ -15,7 +15,7 @@ from nqbench.api.plugin import Plugin
 from nqbench.api.prefetch import prefetched
 from nqbench.api.toolkit.judging import judged
 
-_CALIBRATED, _EXAMINED = 2048, 10_240
+_CALIBRATED, _EXAMINED = 2048, 5_120
 """Number of training examples that sensitivities may read, and that an evaluation on training data reads."""
 
 
@@ -206,7 +206,7 @@ class Model(Plugin):
     def examined(self, split: Split, batch_size: int | None = None) -> Iterator[Batch]:
         """The batches that an evaluation on a split reads, in stored order.
 
-        All of ``test`` and ``validation``. Of ``train``, up to 10,240 examples after the first 2,048, because those are
+        All of ``test`` and ``validation``. Of ``train``, up to 5,120 examples after the first 2,048, because those are
         used by sensitivities; all examples if there are no more than 2,048.
         """
         size = self.evaluation_batch if batch_size is None else batch_size

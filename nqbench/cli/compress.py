@@ -91,9 +91,11 @@ def command(
 
     Nothing is retrained. For a network of your own, write --model module:mine:network --checkpoint mine.safetensors
     --data mine:batches --with folder=. (see `nqbench show module`). The search compares files on the validation split
-    if the model has one, else on a part of the training data that was not used for calibration. The test split is
-    evaluated only once, for the final file. When the --budget is spent, or at Ctrl-C, the best file so far is the
-    result. Intermediate results stay in the --work folder, so that the same command resumes.
+    if the model has one, else on a part of the training data that was not used for calibration. A network does better
+    on its training data than on any other, so there a classifier's outputs are also held near the float network's (by
+    their divergence). The test split is evaluated only once, for the final file. When the --budget is spent, or at
+    Ctrl-C, the best file so far is the result. Intermediate results stay in the --work folder, so that the same command
+    resumes.
 
     How tensors are stored: weights (parameters with two or more dimensions, also frozen ones) are quantized and coded.
     Other float32 parameters (biases, norms) are rounded to float16, and batch norms are folded into them. Buffers, and
@@ -116,6 +118,8 @@ def command(
     named |= {"include": list(include) or None, "exclude": list(exclude) or None}
     parameters = _parameters(registry(), model, named, others)
     split, judged_by = _looked_at(registry(), name, parameters, metric if max_divergence is None else "divergence")
+    if judged_by is None and "bytes" not in goal and "metric" not in goal:
+        goal |= _beside(registry(), name, parameters, split, max_drop or "0.5")
     target = output or Path(f"{name}.nqz")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
@@ -164,6 +168,19 @@ def _goal(
     if not 0 <= drop < math.inf:
         raise BadInput(f"--max-drop {max_drop}: write points (0.5) or a share of the float network's metric (1%)")
     return {"share": drop} if text.endswith("%") else {"drop": drop}
+
+
+def _beside(
+    known: Registry, name: str, parameters: Mapping[str, object], split: str, max_drop: str
+) -> dict[str, object]:
+    """What is held besides, in a target's fields, where the search can look at training data alone."""
+    from nqbench.api import Model
+    from nqbench.suite.guard import divergence_beside
+
+    model = known.make("model", name, parameters)
+    assert isinstance(model, Model)
+    nats = divergence_beside(model, split, max_drop)  # type: ignore[arg-type]
+    return {} if nats is None else {"divergence": nats}
 
 
 def _seconds(text: str) -> float:

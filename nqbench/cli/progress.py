@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from nqbench.engine import Progress
+    from nqbench.results.goal import Goal
     from nqbench.results.record import Record
 
 _QUIET = 30.0
@@ -34,8 +35,8 @@ class Lines:
         self.best = Best()
         self._begun = self._last = time.monotonic()
 
-    def started(self, total: int, reused: int, *, search: bool = False) -> None:
-        self.total, self.done = total, reused
+    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal | None = None) -> None:
+        self.total, self.done, self.best.goal = total, reused, goal
         there = f", {reused} already there" if reused else ""
         self._say(f"{'a search: at most ' if search else ''}{total} trials{there}")
 
@@ -77,7 +78,8 @@ class Bars(Lines):
         self._whole: Any = None
         self._workers: list[_Worker] = []
 
-    def started(self, total: int, reused: int, *, search: bool = False) -> None:
+    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal | None = None) -> None:
+        self.best.goal = goal
         self._whole = _tqdm(total=total, initial=reused, position=0, dynamic_ncols=True, bar_format=_WHOLE)
 
     def found(self, reused: int) -> None:
@@ -184,17 +186,25 @@ def _tqdm(**options: Any) -> Any:
 
 
 class Best:
-    """The smallest file whose metric, where it was looked at, fell by at most half a point."""
+    """The best of the files that hold the run's goal, where it is asked: the smallest, or, where the goal is a number
+    of bytes, the one with the best metric. goal: None: nothing is asked."""
 
     def __init__(self) -> None:
+        self.goal: Goal | None = None
         self.record: Record | None = None
 
     def see(self, record: Record) -> None:
-        lost = record.drop_where_selected
-        if not record.ok or (lost is not None and lost > 0.5):
+        # held is None where there is no metric that a goal could be asked of
+        if not record.ok or (self.goal is not None and self.goal.held([record]) is False):
             return
-        if self.record is None or (record.file_bytes or 0) < (self.record.file_bytes or 0):
+        if self.record is None or self._badness(record) < self._badness(self.record):
             self.record = record
+
+    def _badness(self, record: Record) -> float:
+        value = record.metric_where_selected
+        if self.goal is None or self.goal.bytes is None or value is None:
+            return record.file_bytes or 0
+        return -value if record.metric_higher_is_better else value
 
     def __str__(self) -> str:
         return f"best {outcome(self.record)}" if self.record else ""

@@ -40,6 +40,7 @@ from nqbench.report import ReportData, rebuild
 from nqbench.report.files import write_text
 from nqbench.results.database import FILES
 from nqbench.results.environment import environment, threads, threads_each
+from nqbench.results.goal import Goal
 from nqbench.results.labels import Labels
 from nqbench.results.portable import Portable
 from nqbench.results.record import Record
@@ -221,7 +222,7 @@ class _Run:
     def _loop(self, schedule: Schedule, jobs: list[TrialJob]) -> str:
         done = self.records.already(jobs)
         bound = schedule.upper_bound()
-        self.progress.started(bound, len(done), search=schedule.search)
+        self.progress.started(bound, len(done), search=schedule.search, goal=Goal.of(self._settings()))
         self._notify("nqbench_run_started", trials=bound)
         failed = self._drive(schedule, jobs, done)
         if self._late:

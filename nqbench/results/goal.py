@@ -16,13 +16,15 @@ _SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 @dataclass(frozen=True)
 class Goal:
     """One of: ``drop``, how much the metric may lose, in its unit; ``share``, the same in percent of the float
-    network's; ``metric``, what it has to reach (or stay below, where less is better); ``bytes``, the largest file. It
-    is asked on the split that the records' search looked at; without a search, on the test's."""
+    network's; ``metric``, what it has to reach (or stay below, where less is better); ``bytes``, the largest file. And
+    besides ``divergence``, the most that outputs may be from the float network's. It is asked on the split that the
+    records' search looked at; without a search, on the test's."""
 
     drop: float | None = None
     share: float | None = None
     metric: float | None = None
     bytes: int | None = None
+    divergence: float | None = None
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Goal:
@@ -31,16 +33,20 @@ class Goal:
         given = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
         if all(value is None for value in given.values()):
             given["drop"] = settings.get("drop")
-        return Goal(**given) if any(value is not None for value in given.values()) else HALF_A_POINT
+        if all(value is None for value in given.values()):
+            return HALF_A_POINT
+        return Goal(**given, divergence=target.get("divergence"))
 
     @property
     def told(self) -> str:
         """Behind "files that"."""
+        besides = "" if self.divergence is None else f" at a divergence of at most {self.divergence:g} nats"
         if self.bytes is not None:
-            return f"take at most {self.bytes:,} bytes"
+            return f"take at most {self.bytes:,} bytes{besides}"
         if self.metric is not None:
-            return f"reach {self.metric:g}"
-        return f"lose at most {self.share:g} %" if self.share is not None else f"lose at most {self.drop:g} points"
+            return f"reach {self.metric:g}{besides}"
+        lost = f"{self.share:g} %" if self.share is not None else f"{self.drop:g} points"
+        return f"lose at most {lost}{besides}"
 
     def lost(self, metric_float: float | None) -> float | None:
         """How much the metric may lose, in its unit; None where the goal is another."""
@@ -70,6 +76,10 @@ class Goal:
         first = group[0]
         if first.metric_name is None:
             return None
+        if self.divergence is not None:
+            apart = [v for v in (record.where_selected("divergence") for record in group) if v is not None]
+            if apart and sum(apart) / len(apart) > self.divergence + _SLACK:
+                return False
         if self.bytes is not None:
             sizes = [record.file_bytes or 0 for record in group]
             return sum(sizes) / len(sizes) <= self.bytes

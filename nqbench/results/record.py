@@ -284,6 +284,11 @@ class Record(_Part):
             return None
         return self.metric_float - self.metric if self.metric_higher_is_better else self.metric - self.metric_float
 
+    def where_selected(self, name: str) -> float | None:
+        """A figure of the compressed network on the split that the record's search looked at; without a search, on the
+        test's."""
+        return self.metrics.get(name if self.selected_on in (None, "test") else f"{self.selected_on}.{name}")
+
     @property
     def metric_where_selected(self) -> float | None:
         """The metric on the split that the record's search looked at; without a search, on the test's."""

@@ -33,6 +33,7 @@ be left out::
     published: [{network: lenet5}]      # reference rows, inline or selected from published.yaml
     target:                             # search each method's knob for the smallest file that holds this
       drop: 0.5                         # points below the float network (1%: of its metric); or metric: 99.0; or bytes
+      divergence: 0.01                  # besides: at most so many nats from the float network's outputs
       split: test                       # test | validation | train: what the search looks at
       report: all                       # chosen: only the answer is evaluated on the test split, once, at the end
       trials: 12                        # points of a method's knob, at most; each is run once a seed

@@ -64,6 +64,7 @@ class TargetSchedule:
         self.searches = [Search(tuple(methods)) for methods in _by_seed(looking).values()]
         self._asked: set[Trial] = set()
         self._complaints: list[str] = []
+        self._complained: set[str] = set()
         self._ended: dict[Trial, Mapping[str, Any]] = {}
         self._running: set[Trial] = set()
         self._open: list[tuple[Point, tuple[Trial, ...]]] = []
@@ -168,12 +169,19 @@ class TargetSchedule:
         self._open = still
 
     def _judge(self, point: Point, records: Sequence[Mapping[str, Any]]) -> None:
+        if self.target.divergence is not None and not any(_measured(record) for record in records):
+            self._complain("the model measures no divergence from the float network: the target's is not held")
         lacking = [lacks(self.target, record) for record in records]
         found = [value for value in lacking if value is not None]
         point.failed = len(found) < len(lacking)
         if not point.failed:
             point.missing = sum(found) / len(found)
             point.bytes = sum(record["file_bytes"] for record in records) / len(records)
+
+    def _complain(self, text: str) -> None:
+        if text not in self._complained:
+            self._complained.add(text)
+            self._complaints.append(text)
 
     def finished(self) -> bool:
         told = self._told or self.target.report == "all"
@@ -222,16 +230,34 @@ def with_knob(trial: Trial, knob: Knob, value: float, registry: Registry) -> Tri
 def lacks(target: Target, record: Mapping[str, Any]) -> float | None:
     """By how much a record misses the target, in the metric's unit (or as a share of the bytes); 0 or less: it holds.
 
-    The metric is that of the split which the search looks at. None where the record says nothing: the trial failed, or
-    gave no metric there.
+    Metric and divergence are those of the split which the search looks at. None where the record says nothing: the
+    trial failed, or gave no metric there. Where it gave no divergence, none is asked.
     """
     if record.get("status") != "ok":
         return None
     if target.bytes is not None:
-        return float(record["file_bytes"]) / target.bytes - 1
+        missing: float | None = float(record["file_bytes"]) / target.bytes - 1
+        lost = 1.0
+    else:
+        missing, lost = _metric_lacks(target, record)
+    if missing is None or target.divergence is None:
+        return missing
+    where = "divergence" if target.split == "test" else f"{target.split}.divergence"
+    apart = record["metrics"].get(where)
+    # in the other's unit: as far beyond its limit, as a share of it
+    return missing if apart is None else max(missing, (apart / target.divergence - 1) * (lost or 1.0))
+
+
+def _measured(record: Mapping[str, Any]) -> bool:
+    """Whether a trial measured a divergence, or failed before it could."""
+    return record.get("status") != "ok" or any(name.endswith("divergence") for name in record["metrics"])
+
+
+def _metric_lacks(target: Target, record: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """By how much the metric misses the target, and how much of it may be lost."""
     name = record.get("metric_name")
     if name is None:
-        return None
+        return None, None
     sign = 1.0 if record.get("metric_higher_is_better", True) else -1.0
     if target.split == "test":
         value, reference = record["metric"], record["metric_float"]
@@ -239,11 +265,11 @@ def lacks(target: Target, record: Mapping[str, Any]) -> float | None:
         value = record["metrics"].get(f"{target.split}.{name}")
         reference = record["metrics_float"].get(f"{target.split}.{name}")
     if value is None or reference is None:
-        return None
+        return None, None
     lost = target.drop if target.share is None else abs(reference) * target.share / 100
     wanted = target.metric if target.metric is not None else reference - sign * (lost or 0.0)
     missing = sign * (wanted - value)
-    return math.inf if math.isnan(missing) else float(missing)
+    return math.inf if math.isnan(missing) else float(missing), lost
 
 
 def holds(target: Target, record: Mapping[str, Any]) -> bool:

@@ -84,13 +84,15 @@ class Measure(Strict):
 class Target(Strict):
     """What a search for operating points is to hold, one of four: a fall of the metric by at most ``drop`` points, or
     by a ``share`` (percent) of the float network's (``drop: 1%`` says the same); a ``metric`` to reach; or a file of at
-    most so many ``bytes``, of which the one with the best metric is wanted. split: where the search looks. report:
+    most so many ``bytes``, of which the one with the best metric is wanted. divergence: what that of a file's outputs
+    from the float network's may be at most besides, in nats, where the search looks. split: where that is. report:
     whether ``all`` points are evaluated on the test split, or the ``chosen`` ones alone, once, at the end."""
 
     drop: float | None = Field(None, ge=0)
     share: float | None = Field(None, ge=0)
     metric: float | None = None
     bytes: int | None = Field(None, ge=1)
+    divergence: float | None = Field(None, gt=0)
     split: Literal["train", "validation", "test"] = "test"
     report: Literal["all", "chosen"] = "all"
     trials: int = Field(12, ge=1)
@@ -127,12 +129,13 @@ class Target(Strict):
     @property
     def goal(self) -> str:
         """The target in words."""
+        besides = "" if self.divergence is None else f", at a divergence of at most {self.divergence:g} nats"
         if self.bytes is not None:
-            return f"the best metric in at most {self.bytes:,} bytes"
+            return f"the best metric in at most {self.bytes:,} bytes{besides}"
         if self.metric is not None:
-            return f"the smallest file with a metric of {self.metric:g}"
+            return f"the smallest file with a metric of {self.metric:g}{besides}"
         lost = f"{self.drop:g} points" if self.drop is not None else f"{self.share:g} % of the metric"
-        return f"the smallest file with at most {lost} lost"
+        return f"the smallest file with at most {lost} lost{besides}"
 
 
 class Needs(Strict):

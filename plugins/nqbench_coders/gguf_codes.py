@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -38,7 +39,8 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
     """The blocks of a GGUF file bit for bit, their codes through an entropy coder."""
 
     file: str = ""
-    """The GGUF file that the network came from, which compressing reads. Empty: none; all goes through ``lossless``."""
+    """The GGUF file that the network came from, which compressing reads: a path, or ``PACKAGE:FILE`` for one in the
+    folder of an installed package. Empty: none; all goes through ``lossless``."""
     coder: Literal["context", "rans"] = "context"
     """What codes and units go through: ``context`` for the fewest bytes, ``rans`` for speed."""
 
@@ -86,9 +88,7 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
         """The blocks whose values are a tensor's, to the bit; in the tensors' order."""
         if not self.file:
             return {}
-        path = Path(self.file).expanduser()
-        if not path.is_file():
-            raise BadInput(f"codec 'gguf': there is no file {self.file}")
+        path = _path(self.file)
         wanted: dict[tuple[int, int], list[str]] = {}
         for name, array in tensors.items():
             if array.dtype == np.float32 and array.ndim and array.shape[-1] % BLOCK == 0 and array.size:
@@ -141,6 +141,20 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
         if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < spec.alphabet:
             raise CorruptFile("a symbol lies outside its alphabet", offset=start)
         return symbols
+
+
+def _path(file: str) -> Path:
+    """Of a path or of ``PACKAGE:FILE``. Raises BadInput where there is no such file."""
+    path = Path(file).expanduser()
+    package, colon, name = file.partition(":")
+    if not path.is_file() and colon and package.isidentifier():
+        # only its folder is asked for: the package is never imported
+        spec = find_spec(package)
+        folders = [] if spec is None else list(spec.submodule_search_locations or ())
+        path = next((Path(folder) / name for folder in folders if (Path(folder) / name).is_file()), path)
+    if not path.is_file():
+        raise BadInput(f"codec 'gguf': there is no file {file}")
+    return path
 
 
 def _specs(kind: BlockType, shapes: Shapes) -> list[StreamSpec]:

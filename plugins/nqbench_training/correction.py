@@ -23,17 +23,17 @@ _TOLERANCE = 1e-5
 def corrected(
     weight: Tensor,
     moments: Tensor,
-    shift: Tensor | None,
+    missing: Tensor | None,
     damping: float,
     mask: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
     """w' of a layer's weight, 0 in pruned places: argmin E (w x - w' x')^2 + ridge |w' - start|^2.
 
-    weight: (O, ...), what gave the outputs to come near to; moments: (G, m, m) E[x' x'^T]; shift: (G, m, m)
-    E[(x - x') x'^T], None for 0; damping: ridge as a share of the moments' mean diagonal; mask: of weight's shape, True
-    where kept; start: of weight's shape, its pruned places count as 0; default: ``weight``. Without inputs the kept
-    weights stay as they are.
+    weight: (O, ...), what gave the outputs to come near to; moments: (G, m, m) E[x' x'^T]; missing: (O, m)
+    E[w (x - x') x'^T], None for 0; damping: ridge as a share of the moments' mean diagonal; mask: of weight's shape,
+    True where kept; start: of weight's shape, its pruned places count as 0; default: ``weight``. Without inputs the
+    kept weights stay as they are.
     """
     groups, m = moments.shape[:2]
     h = moments.double()
@@ -42,8 +42,8 @@ def corrected(
     begin = rows if start is None else start.detach().double().reshape(rows.shape)
     begin = begin if kept is None else begin * kept
     wanted = (rows - begin) @ h
-    if shift is not None:
-        wanted = wanted + rows @ shift.double()
+    if missing is not None:
+        wanted = wanted + missing.double().reshape(rows.shape)
     if kept is None:
         moved = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(damped(h, damping))).mT
     else:
@@ -52,12 +52,12 @@ def corrected(
 
 
 def moved_towards(
-    weight: Tensor, moments: Moments, shift: Tensor, damping: float, share: float, mask: Tensor | None = None
+    weight: Tensor, moments: Moments, missing: Tensor, damping: float, share: float, mask: Tensor | None = None
 ) -> Tensor:
-    """The share of the way from a weight of any layout to its ``corrected`` rows. shift: as ``moments.gram``."""
+    """The share of the way from a weight of any layout to its ``corrected`` rows. missing: as ``moments.rows``."""
     rows = moments.rows(weight)
     kept = None if mask is None else moments.rows(mask)
-    nearest = corrected(rows, moments.gram, shift, damping, kept)
+    nearest = corrected(rows, moments.gram, missing, damping, kept)
     return moments.tensor(torch.lerp(rows, nearest, share), weight.shape)
 
 

@@ -72,6 +72,57 @@ class Products:
         return Moments(self.mean(), self.geometry.layout)
 
 
+class Missing:
+    """The sum of W (was - now) now^T over what a use multiplies W with in two networks: what its outputs lack now, by
+    the inputs that it goes with. Add what the uses get, then take the mean.
+
+    Where an output has many inputs, as in most convolutions, W (was - now) and its products with ``now`` (they are the
+    gradient of a convolution's weight) take fewer operations than (was - now) now^T, a matrix of inputs by inputs.
+    """
+
+    def __init__(self, geometry: Geometry, weight: Tensor) -> None:
+        """weight: as it was; it must not change before ``mean``."""
+        self.weight, self.window = weight.detach(), geometry.window
+        outputs, inputs = _sizes(geometry, weight.shape)
+        self.direct = self.window is not None and 2 * outputs <= inputs
+        self.shift = Products(geometry, weight.shape)
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, was: Tensor, now: Tensor) -> None:
+        if not self.direct:
+            self.shift.add(was - now, now)
+            return
+        for before, here in zip(torch.split(was.detach(), BATCH), torch.split(now.detach(), BATCH), strict=True):
+            self._add((before - here).float(), here.float())
+
+    def _add(self, apart: Tensor, now: Tensor) -> None:
+        window, weight = self.window, self.weight.float()
+        assert window is not None
+        turned = window.extra is not None
+        how = (window.stride, window.padding, window.dilation, turned, window.extra or (0,) * len(window.kernel))
+        lacking = torch.ops.aten.convolution(apart, weight, None, *how, window.groups)
+        only = [False, True, False]
+        _, part, _ = torch.ops.aten.convolution_backward(lacking, now, weight, None, *how, window.groups, only)
+        self.total = part if self.total is None else self.total + part
+        self.count += len(lacking) * lacking[0, 0].numel()
+
+    def mean(self, moments: Moments) -> Tensor:
+        """(O, m), as ``moments.rows``, which are of the same uses."""
+        if self.total is not None:
+            return moments.rows(self.total / self.count)
+        shift = self.shift.mean()
+        rows = moments.rows(self.weight.float())
+        return (rows.reshape(len(shift), -1, rows.shape[1]) @ shift).reshape(rows.shape)
+
+
+def _sizes(geometry: Geometry, shape: torch.Size) -> tuple[int, int]:
+    """Outputs of a group, and inputs of an output, of a convolution's weight."""
+    if geometry.layout == 1:
+        return shape[1:2].numel(), shape[0] // geometry.groups * shape[2:].numel()
+    return shape[0] // geometry.groups, shape[1:].numel()
+
+
 def spacing(geometry: Geometry, x: Tensor, columns: int | None, samples: int | None = None) -> int:
     """Every which sample gives ``columns`` vectors for each row of a convolution's second moments, from _FEWEST samples
     at least; 1 for any other use. x: (B, channels, ...). samples: of which x is a part; None: of B."""

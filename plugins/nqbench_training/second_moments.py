@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Moments, Network, SensitivityForm
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.uses import Geometry, Use, watching
-from nqbench_training.grams import Products
+from nqbench_training.grams import Products, spacing
 from nqbench_training.sensitivities import Sampled
 
 
@@ -28,19 +30,29 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
 
     form: ClassVar[SensitivityForm] = "second-moments"
 
+    columns: int | None = Field(None, ge=1)
+    """A convolution's second moments are means over about so many input vectors for each row of their matrix, from
+    samples spread evenly over all, 128 at least; None: over all."""
+
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         sums = {name: Sums(task.parameter(name)) for name in names}
         calls: Counter[str] = Counter()
         expected: Counter[str] | None = None
+        batches: Iterable[tuple[Batch, int]] = first_samples(task, self.samples)
+        samples = 0
+        if self.columns is not None:  # every which sample is enough depends on how many there are
+            batches = list(batches)
+            samples = sum(size for _, size in batches)
 
         def add(use: Use) -> None:
-            sums[use.name].add(use)
+            every = spacing(use.geometry, use.x, self.columns, samples)
+            sums[use.name].add(use if every == 1 else replace(use, x=use.x[::every]))
             calls[use.name] += 1
             if calls == expected:
                 raise _Seen
 
         with evaluating(task.module), watching(task.module, names, add):
-            for batch, _ in first_samples(task, self.samples):
+            for batch, _ in batches:
                 calls.clear()
                 try:
                     task.predict(batch)

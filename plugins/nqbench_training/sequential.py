@@ -20,7 +20,7 @@ from nqbench.api.toolkit.fallback import plain_grid
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.correction import moved_towards
-from nqbench_training.grams import Products, spacing
+from nqbench_training.grams import Missing, Products, spacing
 from nqbench_training.optimised import finished, install
 from nqbench_training.paired_forward import paired_forward, splits
 from nqbench_training.second_moments import SecondMoments
@@ -42,6 +42,9 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     memory: float = Field(4096, gt=0)
     """MiB that the activations of one pass may take. Where all samples would take more, the samples go through in
     parts, once for each of ``blocks`` runs of consecutive tensors, whose second moments are then held at once."""
+    enough: int | None = Field(None, ge=1)
+    """Samples that will do where all would take more: if so many fit, as many as fit go through in one pass, and the
+    others are left out. None: all are needed."""
     blocks: int = Field(32, ge=1)
     """Into how many runs the tensors are parted where samples go through in parts: with fewer the network is passed
     less often, and each tensor sees less of what was quantized just before it."""
@@ -66,11 +69,12 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         uses, bytes_each = watched(task)
         each = Each(task, self.fallback)
         if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
-            samples = max(1, int(self.memory * 2**20 / max(1, bytes_each)))
-            if samples >= task.sensitivity.samples:
-                OnePass(each, uses, self).run(task.sensitivity.calibration(task))
+            wanted, fitting = task.sensitivity.samples, max(1, int(self.memory * 2**20 / max(1, bytes_each)))
+            if fitting >= min(wanted, self.enough or wanted):
+                fewer = task.sensitivity.model_copy(update={"samples": min(wanted, fitting)})
+                OnePass(each, uses, self).run(fewer.calibration(task))
             else:
-                InParts(each, uses, self, samples).run(task.sensitivity.samples)
+                InParts(each, uses, self, fitting).run(wanted)
         for name in forward_order(task, uses):
             each.sensed_anew(name)
         groups = tuple(each.done[name] for name in task.names)
@@ -155,9 +159,9 @@ class OnePass:
         def moved() -> Mapping[str, Tensor] | None:
             if was is None or moments.diagonal:
                 return None
-            shift = Products(use.geometry, products.shape)
-            shift.add(was - now, now)
-            return corrected(task, name, moments, shift.mean(), self.how)
+            missing = Missing(use.geometry, task.parameter(name))
+            missing.add(was, now)
+            return corrected(task, name, moments, missing, self.how)
 
         self.each.quantize(name, lambda: {name: moments.packed()}, moved)
 
@@ -174,6 +178,8 @@ class InParts:
         self.trained = each.task.weights() if how.correction > 0 else {}
 
     def run(self, samples: int) -> None:
+        # there may be fewer than were asked for
+        samples = sum(size for _, size in first_samples(self.task, samples, self.at_once))
         once = [name for name in forward_order(self.task, self.uses) if self.uses.get(name) == 1]
         # those that are used several times come at their first use, as in one pass
         for name in forward_order(self.task, self.uses):
@@ -187,7 +193,7 @@ class InParts:
 
     def _block(self, names: list[str], samples: int) -> None:
         sums: dict[str, Products] = {}
-        shifts: dict[str, Products] = {}
+        lacking: dict[str, Missing] = {}
         paired = self.how.correction > 0
 
         def reached(use: Use, now: Tensor, was: Tensor | None) -> None:
@@ -195,10 +201,10 @@ class InParts:
                 return
             every = spacing(use.geometry, now, self.how.columns, samples)
             now, was = now[::every], None if was is None else was[::every]
-            shape = self.task.parameter(use.name).shape
-            sums.setdefault(use.name, Products(use.geometry, shape)).add(now)
+            weight = self.task.parameter(use.name)
+            sums.setdefault(use.name, Products(use.geometry, weight.shape)).add(now)
             if was is not None and not sums[use.name].moments().diagonal:
-                shifts.setdefault(use.name, Products(use.geometry, shape)).add(was - now, now)
+                lacking.setdefault(use.name, Missing(use.geometry, weight)).add(was, now)
             if use.name == names[-1]:
                 raise _AllDone
 
@@ -219,25 +225,24 @@ class InParts:
             if name not in sums:  # by another path through the network: as it stands
                 self.each.sensed_anew(name)
                 continue
-            self._quantize(name, sums.pop(name).moments(), shifts.pop(name, None))
+            self._quantize(name, sums.pop(name).moments(), lacking.pop(name, None))
 
-    def _quantize(self, name: str, moments: Moments, shift: Products | None) -> None:
-        apart = None if shift is None else shift.mean()
+    def _quantize(self, name: str, moments: Moments, missing: Missing | None) -> None:
         self.each.quantize(
             name,
             lambda: {name: moments.packed()},
-            lambda: corrected(self.task, name, moments, apart, self.how),
+            lambda: corrected(self.task, name, moments, missing, self.how),
         )
 
 
 def corrected(
-    task: Task, name: str, moments: Moments, shift: Tensor | None, how: Sequential
+    task: Task, name: str, moments: Moments, missing: Missing | None, how: Sequential
 ) -> Mapping[str, Tensor] | None:
-    """The weights moved towards those that give the trained network's outputs. shift: E[(was - now) now^T]."""
-    if shift is None:
+    """The weights moved towards those that give the trained network's outputs."""
+    if missing is None:
         return None
     weight, mask = task.parameter(name).detach(), task.masks.get(name)
-    return {name: moved_towards(weight, moments, shift, how.ridge, how.correction, mask)}
+    return {name: moved_towards(weight, moments, missing.mean(moments), how.ridge, how.correction, mask)}
 
 
 class _AllDone(Exception):

@@ -17,7 +17,7 @@ from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained, trained
 from nqbench.api.toolkit.uses import Use
 from nqbench_training.correction import corrected, damped
-from nqbench_training.grams import Products
+from nqbench_training.grams import Missing, Products
 from nqbench_training.masking import hold, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
 from nqbench_training.paired_forward import paired_forward, splits
@@ -197,10 +197,11 @@ class Surgeon(
         def visit(use: Use, x: Tensor, seen: Tensor) -> None:
             name = use.name
             was = task.parameter(name).detach().clone()
-            moments, shift = (Products(use.geometry, was.shape) for _ in range(2))
-            moments.add(seen)
-            shift.add(x - seen, seen)
-            best = corrected(was, moments.mean(), shift.mean(), self.damping, masks[name], weights[name])
+            products, missing = Products(use.geometry, was.shape), Missing(use.geometry, was)
+            products.add(seen)
+            missing.add(x, seen)
+            moments = products.moments()
+            best = corrected(was, moments.gram, missing.mean(moments), self.damping, masks[name], weights[name])
             task.assign({name: best})
 
         paired_forward(task, samples, visit)

@@ -10,6 +10,7 @@ import pytest
 from nqbench.api.toolkit.progress import tell, telling
 from nqbench.cli import progress
 from nqbench.engine.worker import STARTING, _Note, noted
+from nqbench.results.goal import Goal
 from nqbench.results.record import Record
 
 
@@ -66,6 +67,49 @@ def test_the_metric_where_the_search_looked_is_shown_with_its_split() -> None:
     record = Record.from_dict(fields)
     assert progress.outcome(record) == "1,234 B, 98.70 % (train)"
     assert progress.outcome(Record.from_dict({**fields, "metric": 97.0})) == "1,234 B, 97.00 %"
+
+
+def _trial(size: int, value: float, **fields: object) -> Record:
+    """A trial whose float network has 80 where the search looked, which is the training split."""
+    known = {
+        "status": "ok", "run": "r", "suite": "s", "key": str(size), "trial": str(size), "model": "m", "device": "cpu",
+        "file_bytes": size, "parts": {"symbols": size}, "metric_name": "score", "metric_unit": "", "selected_on": "train",
+        "metrics": {"train.score": value}, "metrics_float": {"train.score": 80.0},
+    }  # fmt: skip
+    return Record.from_dict(known | fields)
+
+
+@pytest.mark.parametrize(
+    ("goal", "lower_is_better", "best"),
+    [
+        (Goal(drop=0.5), False, 400),
+        (Goal(drop=3.0), False, 200),
+        (Goal(share=5.0), False, 100),  # 76 of 80
+        (Goal(metric=79.9), False, 800),
+        (Goal(bytes=300), False, 200),  # the best metric of those that fit, not the smallest
+        (Goal(drop=0.0), False, 800),
+        (Goal(drop=3.0), True, 100),  # less is better: nothing is lost
+        (Goal(metric=77.9), True, 100),
+        (Goal(bytes=500), True, 100),
+        (Goal(bytes=50), False, None),
+    ],
+)
+def test_the_best_so_far_is_by_the_goal_of_the_run(goal: Goal, lower_is_better: bool, best: int | None) -> None:
+    lines = progress.Lines()
+    lines.started(4, 0, search=True, goal=goal)
+    for size, value in [(200, 77.5), (800, 80.0), (100, 76.5), (400, 79.6)]:
+        lines.ended(_trial(size, value, metric_higher_is_better=not lower_is_better), "one")
+    lines.ended(_trial(1, 80.0, status="failed", error="no"), "one")
+    assert (lines.best.record.file_bytes if lines.best.record else None) == best
+
+
+def test_without_a_metric_the_smallest_file_is_the_best_so_far() -> None:
+    lines = progress.Lines()
+    lines.started(4, 0, goal=Goal(drop=0.5))
+    for size in (400, 200, 800):
+        lines.ended(_trial(size, 0.0, metric_name=None, selected_on=None, metrics={}, metrics_float={}), "one")
+    assert lines.best.record is not None
+    assert lines.best.record.file_bytes == 200
 
 
 @pytest.mark.parametrize("columns", [200, 100, 60, 40, 12, 1])

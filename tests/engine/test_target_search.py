@@ -17,6 +17,7 @@ from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import registry
+from nqbench.results.goal import HALF_A_POINT, Goal
 from nqbench.results.record import Record
 from nqbench.results.store import Store
 
@@ -51,7 +52,7 @@ class Heard(Silent):
         self.search = False
         self.warnings: list[str] = []
 
-    def started(self, total: int, reused: int, *, search: bool = False) -> None:
+    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal = HALF_A_POINT) -> None:
         self.bound, self.reused, self.search = total, reused, search
 
     def found(self, reused: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pluggy
 import pytest
@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from nqbench.api import Coder, Knob, Model, Quantizer
+from nqbench.api import Coder, Knob, Metric, Model, Quantizer, Split
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registered, Registry
-from nqbench.suite.search import TargetSchedule, holds
+from nqbench.results.goal import Goal
+from nqbench.results.record import Record
+from nqbench.suite.guard import PER_POINT, divergence_beside
+from nqbench.suite.search import TargetSchedule, holds, lacks
 from nqbench.suite.spec import Target
 
 
@@ -170,6 +173,75 @@ def test_values_of_the_knob_in_a_suite_are_one_method(registry: Registry) -> Non
 )
 def test_holds(target: Target, fields: dict[str, Any], expected: bool) -> None:
     assert holds(target, record(90.0, 1, **{k: v for k, v in fields.items() if k != "metric"}) | fields) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "apart", "missing"),
+    [
+        (Target(drop=0.5, divergence=0.01), {"divergence": 0.01}, 0.0),  # just so
+        (Target(drop=0.5, divergence=0.01), {"divergence": 0.012}, 0.1),  # a fifth too far, of the half point
+        (Target(drop=0.05, divergence=0.01), {"divergence": 0.01}, 0.05),
+        (Target(drop=0.5, divergence=0.01), {}, -0.4),  # none was measured
+        (Target(bytes=50, divergence=0.01), {"divergence": 0.005}, -0.5),
+        (Target(bytes=200, divergence=0.01), {"divergence": 0.02}, 1.0),
+        (
+            Target(drop=0.5, divergence=0.01, split="train"),
+            {"divergence": 9.0, "train.divergence": 0.02, "train.accuracy": 90.0},
+            0.5,
+        ),
+    ],
+)
+def test_a_divergence_is_held_beside_the_metric(target: Target, apart: dict[str, float], missing: float) -> None:
+    given = record(89.9, 25 if target.bytes == 50 else 100, metrics=apart, metrics_float={"train.accuracy": 90.0})
+    assert lacks(target, given) == pytest.approx(missing)
+    # and what is shown and ranked judges alike
+    goal = Goal.of({"target": target.model_dump()})
+    shown = Record.from_dict(
+        {"run": "r", "suite": "s", "key": "k", "trial": "t", "model": "m", "device": "cpu", "selected_on": target.split}
+        | {"parts": {"symbols": given["file_bytes"]}}
+        | given
+    )
+    assert goal.held([shown]) is (missing <= 0)
+
+
+def test_a_divergence_that_nobody_measures_is_said_once(registry: Registry) -> None:
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, divergence=0.01, trials=5), registry)
+    drive(schedule, Stepped.KNOB, lambda step: 90 - step, lambda s: int(2000 / s))
+    assert ["no divergence" in text for text in schedule.complaints()] == [True]
+
+
+class Judged(Model, name="judged"):
+    """A model that is never loaded. unit, outputs: of its metric and of its network."""
+
+    unit: str = "%"
+    outputs: Literal["categorical", "gaussian", "other"] = "categorical"
+
+    def metric(self) -> Metric | None:
+        return Metric("share", self.unit) if self.unit else None
+
+    def outputs_are(self) -> Literal["categorical", "gaussian", "other"]:
+        return self.outputs
+
+
+@pytest.mark.parametrize(
+    ("model", "split", "max_drop", "points"),
+    [
+        (Judged(), "train", 0.5, 0.5),
+        (Judged(), "train", "2", 2),
+        (Judged(), "train", " 1% ", 1),
+        (Judged(), "train", 0, 0.1),
+        (Judged(), "validation", 0.5, None),
+        (Judged(), "test", 0.5, None),
+        (Judged(unit="dB"), "train", 0.5, None),
+        (Judged(unit=""), "train", 0.5, None),
+        (Judged(outputs="other"), "train", 0.5, None),
+    ],
+)
+def test_training_data_alone_is_not_trusted(
+    model: Model, split: Split, max_drop: str | float, points: float | None
+) -> None:
+    expected = None if points is None else pytest.approx(PER_POINT * points)
+    assert divergence_beside(model, split, max_drop) == expected
 
 
 @given(limit=st.integers(3_000, 90_000))

@@ -30,7 +30,7 @@ SIZES = (4, 16, 32, 64, 128, 256, 512)
 _CHEAP = 0.1
 """Seconds a batch below which nothing is kept, and _WORTH: below which nothing is measured."""
 _WORTH = 0.5
-_TRIAL = 1.0
+_TRIAL = 0.4
 """Seconds that each size may take while it is measured, about."""
 _BETTER = 0.95
 """What share of the time another pace must take at most: less is noise."""

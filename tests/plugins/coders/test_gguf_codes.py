@@ -114,6 +114,26 @@ def test_codes_of_few_values_take_less_than_their_bits(tmp_path: Path) -> None:
     assert size == pytest.approx(128 * 1024 / 4, rel=0.02)
 
 
+def test_a_file_of_an_installed_package_is_found_without_importing_it(
+    tmp_path: Path, file: tuple[Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "holds_a_network"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "a.gguf").write_bytes(file[0].read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    path, raw = file
+    first = next(e for e in entries_of(path) if e.kind is not None)
+    assert first.kind is not None
+    tensors = {"w": Blocks.of(raw[first.name], first.kind).values().reshape(first.shape)}
+    codecs = [GGUFCodes(file=where, coder="rans") for where in (str(path), f"{package.name}:a.gguf", "")]
+    by_path, by_package, without = (codec.compress(tensors, 0) for codec in codecs)
+    assert by_path == by_package != without
+    for missing in (f"{package.name}:b.gguf", "no_such_package:a.gguf", "a/b:c", ":"):
+        with pytest.raises(BadInput, match="there is no file"):
+            GGUFCodes(file=missing).compress(tensors, 0)
+
+
 def test_what_is_no_gguf_file_is_told_in_one_line(tmp_path: Path, file: tuple[Path, dict[str, bytes]]) -> None:
     whole = file[0].read_bytes()
     for name, data in {"empty": b"", "text": b"hello" * 9, "cut": whole[:300], "data cut": whole[:-40]}.items():

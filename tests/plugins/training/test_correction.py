@@ -20,8 +20,8 @@ def samples(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return w, x, x + 0.3 * torch.randn(50, 6, generator=generator).double()
 
 
-def moments(x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    return (seen.T @ seen / len(x))[None], ((x - seen).T @ seen / len(x))[None]
+def moments(w: Tensor, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    return (seen.T @ seen / len(x))[None], w @ (x - seen).T @ seen / len(x)
 
 
 def ridge_regression(seen: Tensor, wanted: Tensor, prior: Tensor, ridge: float) -> Tensor:
@@ -33,8 +33,8 @@ def ridge_regression(seen: Tensor, wanted: Tensor, prior: Tensor, ridge: float) 
 
 def test_the_corrected_rows_are_the_ridge_regression_on_the_samples() -> None:
     w, x, seen = samples()
-    h, shift = moments(x, seen)
-    got = corrected(w, h, shift, 0.05)
+    h, missing = moments(w, x, seen)
+    got = corrected(w, h, missing, 0.05)
     ridge = 0.05 * float(h[0].diagonal().mean())
     for row, result in zip(w, got, strict=True):
         torch.testing.assert_close(result, ridge_regression(seen, x @ row, row, ridge))
@@ -45,8 +45,8 @@ def test_pruned_rows_are_corrected_within_their_kept_columns() -> None:
     mask = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[2] = False
     w = w * mask
-    h, shift = moments(x, seen)
-    got = corrected(w, h, shift, 0.05, mask)
+    h, missing = moments(w, x, seen)
+    got = corrected(w, h, missing, 0.05, mask)
     ridge = 0.05 * float(h[0].diagonal().mean())
     assert bool((got[~mask] == 0).all())
     for row, result, kept in zip(w, got, mask, strict=True):
@@ -57,9 +57,8 @@ def test_pruned_rows_are_corrected_within_their_kept_columns() -> None:
 
 def test_equal_inputs_and_no_inputs_leave_the_weights() -> None:
     w, x, _ = samples()
-    assert torch.equal(corrected(w, *moments(x, x), 0.01), w)
-    none = torch.zeros(1, 6, 6)
-    assert torch.equal(corrected(w, none, none, 0.01), w)
+    assert torch.equal(corrected(w, *moments(w, x, x), 0.01), w)
+    assert torch.equal(corrected(w, torch.zeros(1, 6, 6), torch.zeros(4, 6), 0.01), w)
 
 
 def deployed(correction: float, **fields: object) -> tuple[Task, QuantizedModel]:
@@ -92,7 +91,8 @@ def test_the_first_layer_is_left_and_the_second_is_the_correction_of_its_samples
         new = nn.functional.unfold(behind(x), 3, stride=2).reshape(24, 2, 18, 4)
     h = torch.einsum("bgil,bgjl->gij", new, new) / (24 * 4)
     shift = torch.einsum("bgil,bgjl->gij", old - new, new) / (24 * 4)
-    aimed = corrected(real[3].weight, h, shift, 1e-4)
+    rows = real[3].weight.detach().reshape(len(h), -1, h.shape[1])
+    aimed = corrected(real[3].weight, h, rows @ shift, 1e-4)
     fresh = make_task(quantizer=Levels(k=3), granularity="layer", sensitivity=SecondMoments())
     (group,) = fresh.quantize({"3.weight": aimed}, names=["3.weight"], sensed={"3.weight": h})
     torch.testing.assert_close(

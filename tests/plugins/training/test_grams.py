@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nqbench_training.grams import Products, gram, slides, spacing
+from nqbench_training.grams import Missing, Products, gram, slides, spacing
 from torch import Tensor, nn
 
+from nqbench.api import Moments
 from nqbench.api.toolkit.uses import Geometry
 from nqbench.api.toolkit.windows import Window
 
@@ -81,3 +82,52 @@ def test_samples_are_spread_so_that_each_row_has_its_vectors(
     x = torch.zeros(samples, 1, side, side)
     assert spacing(Geometry("convolution", window=window), x, columns) == every
     assert spacing(Geometry("product"), x, columns) == 1
+
+
+_CONVOLUTIONS: list[tuple[type[nn.Module], tuple[int, ...], dict[str, int], tuple[int, ...]]] = [
+    (nn.Conv2d, (4, 6, 3), {"padding": 1}, (6, 5)),
+    (nn.Conv2d, (2, 30, 3), {"padding": 1}, (6, 5)),  # more outputs than inputs
+    (nn.Conv2d, (4, 6, 3), {"stride": 2, "dilation": 2}, (9, 8)),
+    (nn.Conv2d, (4, 8, 3), {"groups": 4, "padding": 2}, (6, 5)),
+    (nn.Conv2d, (4, 2, 1), {}, (6, 5)),
+    (nn.Conv1d, (4, 6, 5), {"padding": 3, "stride": 2}, (11,)),
+    (nn.Conv3d, (2, 3, 2), {"padding": 1}, (3, 4, 2)),
+    (nn.ConvTranspose2d, (6, 4, 3), {"stride": 2, "padding": 1, "output_padding": 1}, (4, 5)),
+    (nn.ConvTranspose2d, (4, 6, 2), {"groups": 2, "stride": 2}, (4, 5)),
+    (nn.ConvTranspose1d, (4, 30, 2), {"dilation": 2}, (7,)),
+]
+
+
+@pytest.mark.parametrize(("layer", "sizes", "options", "places"), _CONVOLUTIONS)
+def test_what_outputs_lack_is_that_of_the_unfolded_vectors(
+    layer: type[nn.Module], sizes: tuple[int, ...], options: dict[str, int], places: tuple[int, ...]
+) -> None:
+    made = layer(*sizes, **options)
+    weight = made.weight.detach()  # type: ignore[union-attr]
+    turned = "Transpose" in layer.__name__
+    window = Window(
+        made.kernel_size, made.stride, made.padding, made.dilation, made.groups,  # type: ignore[arg-type]
+        made.output_padding if turned else None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    geometry = Geometry("convolution", 1 if turned else 0, window.groups, window)
+    was, now = torch.randn(2, 70, sizes[0], *places, generator=torch.Generator().manual_seed(0))
+    missing = Missing(geometry, weight)
+    missing.add(was[:13], now[:13])
+    missing.add(was[13:], now[13:])
+    split = (len(now), window.groups, -1)
+    before, here = (torch.unflatten(window.columns(x), 1, split[1:]) for x in (was, now))
+    moments = Moments(torch.zeros(window.groups, here.shape[2], here.shape[2]), geometry.layout)
+    rows = moments.rows(weight).reshape(window.groups, -1, here.shape[2])
+    lacking = torch.einsum("gom,bgml->bgol", rows, before - here)
+    expected = torch.einsum("bgol,bgml->gom", lacking, here) / (here.shape[0] * here.shape[3])
+    torch.testing.assert_close(missing.mean(moments), expected.reshape(-1, here.shape[2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [2, 9])
+def test_what_a_product_s_outputs_lack_is_that_of_its_vectors(outputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, (was, now) = torch.randn(outputs, 6, generator=generator), torch.randn(2, 50, 6, generator=generator)
+    missing = Missing(Geometry("product"), weight)
+    missing.add(was, now)
+    expected = weight @ (was - now).T @ now / 50
+    torch.testing.assert_close(missing.mean(Moments(torch.zeros(1, 6, 6))), expected, rtol=1e-4, atol=1e-5)

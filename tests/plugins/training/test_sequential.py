@@ -89,6 +89,31 @@ def test_no_more_is_held_at_once_than_a_few_samples_and_a_run_of_tensors(monkeyp
     assert sorted(name for group in result.groups for name in group.names) == sorted(task.names)
 
 
+@pytest.mark.parametrize(
+    ("fitting", "enough", "used"), [(20.5, 16, 20), (20.5, 20, 20), (20.5, 24, None), (20.5, None, None)]
+)
+def test_where_enough_samples_fit_those_alone_go_through_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch, fitting: float, enough: int | None, used: int | None
+) -> None:
+    parts = []
+    run = InParts.run
+    monkeypatch.setattr(InParts, "run", lambda self, samples: (parts.append(samples), run(self, samples)))
+
+    def result(samples: int, how: Sequential) -> dict[str, Tensor]:
+        task = make_task(quantizer=GPTQ(step=0.07), granularity="layer", sensitivity=SecondMoments(samples=samples))
+        return dict(task.reconstruct(how.train(task, None).groups))
+
+    each = watched(make_task())[1]
+    how = Sequential(memory=fitting * each / 2**20, enough=enough)
+    found = result(1000, how)
+    if used is None:
+        assert parts == [1000], "all of them, in parts"
+        return
+    assert parts == []
+    expected = result(used, Sequential())
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_each_layer_is_quantized_behind_the_quantized_ones() -> None:
     task, deployed = sequenced("one")
     plain = make_task(quantizer=GPTQ(step=0.07), sensitivity=SecondMoments(), granularity="layer")

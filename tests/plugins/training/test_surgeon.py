@@ -91,8 +91,8 @@ def test_rows_refitted_from_elsewhere_are_the_ridge_regression_on_their_kept_col
     now = x[0] + 0.3 * torch.randn(100, 6, generator=torch.Generator().manual_seed(5)).double() if moved else x[0]
     h = now.T @ now / 100
     start = 0.9 * w
-    shift = ((x[0] - now).T @ now / 100)[None] if moved else None
-    got = corrected(w, h[None], shift, 0.05, mask, start)
+    missing = w @ (x[0] - now).T @ now / 100 if moved else None
+    got = corrected(w, h[None], missing, 0.05, mask, start)
     ridge = 0.05 * float(h.diagonal().mean())
     assert bool((got[~mask] == 0).all())
     for row, result, begin, kept in zip(w, got, start, mask, strict=True):

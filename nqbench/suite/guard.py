@@ -1,0 +1,30 @@
+"""A second condition for searches that can look at training data alone.
+
+A network knows its training data better than any other: margins are wide there, and an accuracy of 99.9 % hides what
+quantization does until it does far too much. On a ResNet-32 a search for half a point on training images found a file
+that lost 0.74 points on the test images. How far outputs move is seen before a first choice changes, so such a search
+holds the divergence from the float network besides, at so many nats for each point that may be lost.
+"""
+
+from __future__ import annotations
+
+from nqbench.api import Model, Split
+from nqbench.api.evaluation import DIVERGENCE
+
+PER_POINT = 0.02
+"""Nats on training data for each point of accuracy that may be lost (`reports/reference/FINDINGS.md`)."""
+_LEAST = 0.1
+"""Points below which the divergence is not pressed further: to lose nothing need not mean to change nothing."""
+
+
+def divergence_beside(model: Model, split: Split, max_drop: str | float) -> float | None:
+    """The largest divergence on the split of a file that may lose so much (points, or percent as ``"1%"``); None where
+    the search sees data that the network was not trained on, or does not judge by the accuracy of a classifier."""
+    headline = model.metric()
+    if split != "train" or headline is None or headline.unit != "%" or not headline.higher_is_better:
+        return None
+    if DIVERGENCE.name not in [metric.name for metric in model.metrics()]:
+        return None
+    # a share of an accuracy is no more than as many points
+    points = float(max_drop.strip().removesuffix("%")) if isinstance(max_drop, str) else float(max_drop)
+    return PER_POINT * max(points, _LEAST)
