@@ -73,8 +73,8 @@ def _trial(size: int, value: float, **fields: object) -> Record:
     """A trial whose float network has 80 where the search looked, which is the training split."""
     known = {
         "status": "ok", "run": "r", "suite": "s", "key": str(size), "trial": str(size), "model": "m", "device": "cpu",
-        "file_bytes": size, "parts": {"symbols": size}, "metric_name": "score", "metric_unit": "", "selected_on": "train",
-        "metrics": {"train.score": value}, "metrics_float": {"train.score": 80.0},
+        "file_bytes": size, "parts": {"symbols": size}, "metric_name": "score", "metric_unit": "",
+        "selected_on": "train", "metrics": {"train.score": value}, "metrics_float": {"train.score": 80.0},
     }  # fmt: skip
     return Record.from_dict(known | fields)
 
