@@ -93,7 +93,8 @@ def compress(
     _HELD[key] = held
     known = registry()
     known.found["model", InMemory.name] = Registered(InMemory, "nqbench", __version__)
-    split = next((s for s in ("validation", "train") if s in names), "test")
+    splits: tuple[Split, ...] = ("validation", "train")
+    split: Split = next((s for s in splits if s in names), "test")
     goal = [f"target.drop={json.dumps(max_drop)}"]
     beside = divergence_beside(InMemory(network=key), split, max_drop)
     goal += [] if beside is None else [f"target.divergence={beside}"]

@@ -222,7 +222,8 @@ class _Run:
     def _loop(self, schedule: Schedule, jobs: list[TrialJob]) -> str:
         done = self.records.already(jobs)
         bound = schedule.upper_bound()
-        self.progress.started(bound, len(done), search=schedule.search, goal=Goal.of(self._settings()))
+        goal = Goal.of(report_settings(self.suite, self.folder))
+        self.progress.started(bound, len(done), search=schedule.search, goal=goal)
         self._notify("nqbench_run_started", trials=bound)
         failed = self._drive(schedule, jobs, done)
         if self._late:

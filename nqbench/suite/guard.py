@@ -25,6 +25,8 @@ def divergence_beside(model: Model, split: Split, max_drop: str | float) -> floa
         return None
     if DIVERGENCE.name not in [metric.name for metric in model.metrics()]:
         return None
-    # a share of an accuracy is no more than as many points
-    points = float(max_drop.strip().removesuffix("%")) if isinstance(max_drop, str) else float(max_drop)
+    try:  # a share of an accuracy is no more than as many points
+        points = float(str(max_drop).strip().removesuffix("%"))
+    except ValueError:  # the suite says what is wrong with it
+        return None
     return PER_POINT * max(points, _LEAST)

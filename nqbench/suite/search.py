@@ -235,11 +235,7 @@ def lacks(target: Target, record: Mapping[str, Any]) -> float | None:
     """
     if record.get("status") != "ok":
         return None
-    if target.bytes is not None:
-        missing: float | None = float(record["file_bytes"]) / target.bytes - 1
-        lost = 1.0
-    else:
-        missing, lost = _metric_lacks(target, record)
+    missing, lost = _alone(target, record)
     if missing is None or target.divergence is None:
         return missing
     where = "divergence" if target.split == "test" else f"{target.split}.divergence"
@@ -253,8 +249,10 @@ def _measured(record: Mapping[str, Any]) -> bool:
     return record.get("status") != "ok" or any(name.endswith("divergence") for name in record["metrics"])
 
 
-def _metric_lacks(target: Target, record: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """By how much the metric misses the target, and how much of it may be lost."""
+def _alone(target: Target, record: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """By how much bytes or metric miss the target, and how much of it may be lost."""
+    if target.bytes is not None:
+        return float(record["file_bytes"]) / target.bytes - 1, 1.0
     name = record.get("metric_name")
     if name is None:
         return None, None
