@@ -1,6 +1,7 @@
 """Layer by layer, in forward order, each seen through the layers that are quantized already.
 
-What a layer's weights move to, to make up for the errors before it, is in ``nqbench_training.correction``.
+Before it is quantized, a layer's weight w moves towards w' = w + w E[(x - x') x'^T] (E[x' x'^T] + ridge I)^-1, which
+gives the trained network's outputs w x from the inputs x' of the quantized one (``nqbench_training.correction``).
 """
 
 from __future__ import annotations

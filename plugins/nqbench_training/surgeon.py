@@ -1,6 +1,9 @@
 """Pruning by the optimal brain surgeon: what costs least is removed, and the rest moves to make up for it.
 
-What removing a weight costs is in ``nqbench_training.saliency``, how the rest moves in ``nqbench_training.correction``.
+Removing weight j of output o costs w_oj^2 G_o / (2 [H_o^-1]_jj), with H_o the second moments of the layer's inputs over
+the weights that the row still keeps and G_o the mean squared gradient of the output (``nqbench_training.saliency``).
+The rest moves to argmin E (w x - w' x')^2 + damping |w' - w|^2, x' the inputs in the pruned network
+(``nqbench_training.correction``).
 """
 
 from __future__ import annotations
