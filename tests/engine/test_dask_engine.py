@@ -25,6 +25,7 @@ from nqbench.engine import RunResult, Silent, run_suite
 from nqbench.engine.verify import verify
 from nqbench.results.record import Record
 from nqbench.results.store import Store
+from nqbench.shared import tier
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -151,6 +152,23 @@ def test_files_are_verified_on_a_cluster_as_on_one_machine(probe: Log, cluster: 
     told = [line.removeprefix("DIFFERS: ") for line in done.stderr.splitlines() if line.startswith("DIFFERS: ")]
     assert told == faults
     assert f"{len(records) - 2} of {len(records)} files verified" in done.stdout
+
+
+def test_what_slots_made_is_in_the_shared_tier_for_every_other_machine(
+    probe: Log, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setenv(tier.VARIABLE, (tmp_path / "shared").as_uri())
+    tier._opened.cache_clear()
+    path = suite(tmp_path / "s.yaml", GOOD.replace("[2, 3, 5]", "[61, 62]"))
+    away = run_suite(path, tmp_path / "away", engine=cluster.engine)
+    assert away.outcome == "ok"
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "another machine's"))
+    again = run_suite(path, tmp_path / "again", engine="dask:tcp://127.0.0.1:9")  # nothing is sent, so nobody answers
+    assert figures(again) == figures(away)
+    for record in again.records:
+        assert record.file is not None
+        assert (tmp_path / "again" / record.file).read_bytes() == (tmp_path / "away" / record.file).read_bytes()
 
 
 def test_nobody_at_the_address_is_told_in_a_line(probe: Log, tmp_path: Path) -> None:
