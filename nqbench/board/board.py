@@ -33,7 +33,7 @@ from nqbench.board.bundle import Bundle, file_name, open_bundle
 from nqbench.board.checking import Checker, Verdict, network_of
 from nqbench.board.manifest import Manifest, Said, read_manifest
 from nqbench.board.rows import BoardRow, Check, checked_again, read_row, row_id
-from nqbench.engine.checking import TOLERANCE
+from nqbench.engine.checking import allowed
 from nqbench.results.goal import DROP
 from nqbench.results.record import utc_now
 
@@ -255,9 +255,10 @@ class Board:
         has, kept = verdict.found, row.found
         if (has.file_bytes, has.parts, has.decoded_sha256) != (kept.file_bytes, kept.parts, kept.decoded_sha256):
             return Verdict(("the board's own figures were edited: bytes, parts or hash are not the file's",))
-        within = 0.0 if verdict.check and any(verdict.check.where == old.where for old in row.checks) else TOLERANCE
+        exact = verdict.check is not None and any(verdict.check.where == old.where for old in row.checks)
         for name in ("metric", "metric_float"):
             value, said = getattr(has, name), getattr(kept, name)
+            within = 0.0 if exact else allowed(said, has.metric_unit)
             if abs(value - said) > within:
                 return Verdict((f"the board's own {name} is {said:.6g}, it is {value:.6g} (allowed: {within:g})",))
         return verdict

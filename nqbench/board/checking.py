@@ -19,17 +19,20 @@ import torch
 from torch import Tensor
 
 from nqbench.api.errors import CorruptFile, DataMissing, NotRegistered, NqbenchError
+from nqbench.api.evaluation import Metric
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.judging import judging
+from nqbench.api.toolkit.pace import Pace
 from nqbench.board.manifest import objection
 from nqbench.board.rows import Check, Found
 from nqbench.container import read_sections
 from nqbench.container.header import ALIAS, Header, PluginRef
-from nqbench.engine.checking import allowed, model_of
+from nqbench.engine.checking import allowed, model_of, pace_of, same_environment
 from nqbench.engine.devices import resolve_device
 from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import evaluated, paired
+from nqbench.pipeline.evaluating import Judged, evaluated, paired
 from nqbench.pipeline.filing import rates
 from nqbench.pipeline.network import Network, fill
 from nqbench.pipeline.trial import Choice
@@ -65,7 +68,15 @@ class _Own:
 
     model: Model
     network: Network
-    evaluation: Mapping[str, Any]
+    floats: dict[Pace | None, Judged] = field(default_factory=dict)
+    """The float network's evaluations, by the batches they were made in."""
+
+    def judged(self, pace: Pace | None) -> Judged:
+        if pace not in self.floats:
+            with judging(pace=pace) as judgement:
+                figures = evaluated(self.model, self.network.module, "test")
+            self.floats[pace] = Judged(figures, judgement.outputs)
+        return self.floats[pace]
 
 
 @dataclass(eq=False)
@@ -127,9 +138,10 @@ class Checker:
             return Verdict(
                 (f"it decodes to other tensors ({content[:12]}) than the record says ({record.decoded_sha256})",)
             )
-        found = self._found(record, own, sections.parts, tensors, content)
-        exact = allowed(record, self.here) == 0
-        if faults := list(_figures(record, found, 0.0 if exact else allowed(record, self.here))):
+        found, reference = self._found(record, own, sections.parts, tensors, content)
+        exact = same_environment(record, self.here)
+        units = None if exact else {metric.name: metric.unit for metric in own.model.metrics()}
+        if faults := list(_figures(record, found, reference, units)):
             return Verdict(tuple(faults))
         return Verdict(
             (), found, Check(time=utc_now(), where=_where(self.here), nqbench=self.here["nqbench"], exact=exact), code
@@ -174,7 +186,7 @@ class Checker:
                 )
             model.prepare()
             network = Network.load(model, torch.device(self.device))
-            self._own[choice] = _Own(model, network, evaluated(model, network.module, "test"))
+            self._own[choice] = _Own(model, network)
         return self._own[choice]
 
     # -- decoding and evaluating -------------------------------------------------------------------------------------
@@ -202,30 +214,48 @@ class Checker:
 
     def _found(
         self, record: Record, own: _Own, parts: Mapping[str, int], tensors: Mapping[str, Tensor], content: str
-    ) -> Found:
+    ) -> tuple[Found, float | None]:
+        """What the board finds, and the float network's value of the metric that the record was judged by. Rows of one
+        network rank by its headline metric, whichever of its metrics a submitter looked at."""
+        metric, judged_by = _metrics(record, own.model)
         threads = record.environment.get("threads")
         sound = isinstance(threads, int) and 1 <= threads <= cores()
         torch.set_num_threads(threads if sound and isinstance(threads, int) else self.threads)
+        pace = pace_of(record)
+        before = own.judged(pace)
         fill(own.network.spare, tensors)
-        evaluation = evaluated(own.model, own.network.spare, "test")
-        metric = own.model.metric()
-        if metric is None or metric.name != record.metric_name:
-            has = "none" if metric is None else metric.name
-            raise _Differs(f"its metric: the model's is {has}, the record says {record.metric_name}")
-        if (metric.unit, metric.higher_is_better) != (record.metric_unit, record.metric_higher_is_better):
-            raise _Differs(f"its metric's unit or direction is not {metric.name}'s")
-        value, reference = evaluation["metrics"][metric.name], own.evaluation["metrics"][metric.name]
+        with judging(before.outputs, pace, compares=True):
+            evaluation = evaluated(own.model, own.network.spare, "test")
+        value, reference = evaluation["metrics"][metric.name], before.figures["metrics"][metric.name]
         if not (math.isfinite(value) and math.isfinite(reference)):
             raise _Differs(f"its {metric.name} is {value}, the float network's {reference}: no figure to rank by")
-        return Found(
+        found = Found(
             **rates(parts, own.network),
             decoded_sha256=content,
             metric=value,
             metric_float=reference,
+            metric_name=metric.name,
+            metric_unit=metric.unit,
+            metric_higher_is_better=metric.higher_is_better,
             metrics={name: one for name, one in evaluation["metrics"].items() if math.isfinite(one)},
             **paired(evaluation, metric.name),
             same_network=record.network_sha256 == own.network.sha256,
         )
+        return found, before.figures["metrics"].get(judged_by.name)
+
+
+def _metrics(record: Record, model: Model) -> tuple[Metric, Metric]:
+    """The metric that a board ranks a model's networks by, and the one that the record was judged by. Raises _Differs
+    where the model has no such metric, or another of that name."""
+    known = {metric.name: metric for metric in model.metrics()}
+    headline, judged_by = model.metric(), known.get(record.metric_name or "")
+    if headline is None or judged_by is None:
+        raise _Differs(
+            f"its metric: the model's are {', '.join(known) or 'none'}, the record says {record.metric_name}"
+        )
+    if (judged_by.unit, judged_by.higher_is_better) != (record.metric_unit, record.metric_higher_is_better):
+        raise _Differs(f"its metric's unit or direction is not {judged_by.name}'s")
+    return headline, judged_by
 
 
 def network_of(record: Record) -> Choice:
@@ -275,19 +305,27 @@ def _fits(header: Header, own: _Own) -> None:
         raise _Differs(f"it holds a tensor {more[0][:60]!r}, which the network has not")
 
 
-def _figures(record: Record, found: Found, within: float) -> Iterator[str]:
-    """Where the figures are others than the record's. within: for metrics, in their unit."""
-    told = [(record.metric_name, found.metric, record.metric)]
+def _figures(record: Record, found: Found, float_value: float | None, units: Mapping[str, str] | None) -> Iterator[str]:
+    """Where the figures are others than the record's. float_value: the float network's, of the record's metric. units:
+    of metrics, which may differ a little; None: every digit has to agree."""
+
+    def apart(name: str | None, value: float, said: float) -> str:
+        within = 0.0 if units is None else allowed(said, units.get(name or ""))
+        if abs(value - said) <= within:
+            return ""
+        return f"{name} is {value:.6g}, the record says {said:.6g} (allowed: {within:g})"
+
+    told = [(record.metric_name, found.metrics.get(record.metric_name or "", math.nan), record.metric)]
     told += [(name, value, record.metrics.get(name)) for name, value in found.metrics.items()]
     for name, value, said in dict.fromkeys(told):
-        if said is not None and not abs(value - said) <= within:
-            yield f"its {name} is {value:.6g}, the record says {said:.6g} (allowed: {within:g})"
+        if said is not None and (differs := apart(name, value, said)):
+            yield f"its {differs}"
     reference = record.metric_float
-    if found.same_network and reference is not None and not abs(found.metric_float - reference) <= within:
-        yield (
-            f"the float network's {record.metric_name} is {found.metric_float:.6g}, the record says {reference:.6g} "
-            f"(allowed: {within:g})"
-        )
+    if found.same_network and None not in (reference, float_value):
+        assert reference is not None
+        assert float_value is not None
+        if differs := apart(record.metric_name, float_value, reference):
+            yield f"the float network's {differs}"
     delta = None if record.metric is None or reference is None else record.metric - reference
     said = record.metric_delta
     if delta is not None and said is not None and not math.isclose(said, delta, rel_tol=_CLOSE, abs_tol=_CLOSE):

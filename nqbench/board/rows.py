@@ -38,6 +38,10 @@ class Found(_Kept):
     metrics: dict[str, float]
     metric_float: float
     """Of the board's own float network."""
+    metric_name: str | None = None
+    """Which metric that is, with its unit and direction: the network's headline. None: the record's."""
+    metric_unit: str | None = None
+    metric_higher_is_better: bool | None = None
     correct: str | None = None
     values: str | None = None
     statistic: Statistic | None = None
@@ -88,9 +92,21 @@ class BoardRow(_Kept):
         return json.dumps(content, indent=1, ensure_ascii=True) + "\n"
 
     @property
+    def metric_name(self) -> str:
+        """Of the metric that ranks the row."""
+        return self.found.metric_name or self.record.metric_name or ""
+
+    @property
+    def metric_unit(self) -> str:
+        return (self.found.metric_unit if self.found.metric_name else self.record.metric_unit) or ""
+
+    @property
     def shown(self) -> Record:
         """The record that ranks: the board's own figures; what it could not check is left out."""
         found = self.found.model_dump(exclude={"same_network"})
+        for name in ("metric_name", "metric_unit", "metric_higher_is_better"):
+            if found[name] is None:  # of a row from before it was kept
+                del found[name]
         unchecked = dict.fromkeys(
             (
                 "entropy",

@@ -305,7 +305,7 @@ def _short(page: NetworkPage, row: BoardRow, ranked: Row) -> dict[str, Any]:
         "parts": found.parts,
         "ratio": found.ratio,
         "file_ratio": found.file_ratio,
-        "metric_name": row.record.metric_name,
+        "metric_name": row.metric_name,
         "metric": found.metric,
         "metric_low": ranked.metric_low,
         "metric_high": ranked.metric_high,
@@ -336,7 +336,7 @@ def _feed(board: Board, pages: Sequence[NetworkPage], url: str) -> dict[str, Any
     newest = sorted(all_rows, key=lambda pair: (pair[0].added, pair[0].id), reverse=True)
     items = []
     for row, page in newest[:_FED]:
-        figures = f"{count(row.found.file_bytes)} bytes, {decimal(row.found.metric)} {row.record.metric_unit}".strip()
+        figures = f"{count(row.found.file_bytes)} bytes, {decimal(row.found.metric)} {row.metric_unit}".strip()
         items.append(
             {
                 "id": row.id,

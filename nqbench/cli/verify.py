@@ -27,9 +27,9 @@ def command(
     """Decode every file in FOLDER in a fresh process and evaluate it again.
 
     The decoded tensors must match the record bit for bit. Metrics must match exactly in the environment that made the
-    records, and within 0.1 of their unit in another one. A network given as a Python function or a TorchScript file is
-    code written by the author of FOLDER: it runs with your permissions, and only if you pass --allow-code. Ends
-    with exit code 3 if anything differs.
+    records; in another one, percentages within 0.1 points and other figures within a hundredth of them. A network given
+    as a Python function or a TorchScript file is code written by the author of FOLDER: it runs with your permissions,
+    and only if you pass --allow-code. Ends with exit code 3 if anything differs.
     """
     from nqbench.cli import REGRESSION
     from nqbench.engine.verify import verify

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nqbench.api.errors import CorruptFile, NqbenchError
+from nqbench.api.errors import BadInput, CorruptFile, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.download import digest_of
@@ -25,11 +25,17 @@ from nqbench.registry import registry
 from nqbench.results.environment import environment
 from nqbench.results.record import Record
 
-TOLERANCE = 0.1
-"""How much a metric may differ from its record, in its unit, if versions or processor differ from those of the record.
-In the same environment it must be equal."""
+POINTS = 0.1
+"""How many points a share may differ from its record, if versions or processor differ from those of the record. In the
+same environment every figure must be equal."""
+_RELATIVE, _SMALL = 0.01, 1e-4
+"""The same for figures of any other unit: a share of them, and what is always allowed."""
 _SAME = ("python", "libraries", "cpu", "gpu", "device")
 """What makes an environment the same; the number of threads is made the record's."""
+
+
+_LARGEST = 1 << 16
+"""Examples a batch."""
 
 
 class Checker:
@@ -90,12 +96,12 @@ class Checker:
             model, network = self._network(choice)
             torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
             fill(network.spare, tensors)
-            pace = Pace(**record.evaluated_in) if record.evaluated_in else None
+            pace = pace_of(record)
             with judging(self._outputs(choice, pace), pace, compares=True):
                 self._metrics[choice, content] = evaluated(model, network.spare, "test")
         found = self._metrics[choice, content]["metrics"][record.metric_name]
         recorded = record.metric if record.metric is not None else float("nan")
-        within = allowed(record, self.here)
+        within = 0.0 if same_environment(record, self.here) else allowed(recorded, record.metric_unit)
         if not (abs(found - recorded) <= within or (math.isnan(found) and math.isnan(recorded))):
             return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {within})"
         return None
@@ -118,9 +124,29 @@ class Checker:
         return self._networks[choice]
 
 
-def allowed(record: Record, here: Mapping[str, Any]) -> float:
-    """How far a metric may lie from the record's, in its unit. here: this environment."""
-    return 0.0 if all(record.environment.get(name) == here.get(name) for name in _SAME) else TOLERANCE
+def allowed(value: float, unit: str | None) -> float:
+    """How far a figure may lie from a record's of this value and unit, if made in another environment."""
+    return POINTS if unit == "%" else max(_RELATIVE * abs(value), _SMALL)
+
+
+def same_environment(record: Record, here: Mapping[str, Any]) -> bool:
+    """Whether the record was made where every digit must agree. here: this environment."""
+    return all(record.environment.get(name) == here.get(name) for name in _SAME)
+
+
+def pace_of(record: Record) -> Pace | None:
+    """In which batches the record's network was evaluated; None where it does not say. Raises BadInput."""
+    return _checked_pace(record.evaluated_in) if record.evaluated_in else None
+
+
+def _checked_pace(said: Mapping[str, Any]) -> Pace:
+    size, last = said.get("batch_size"), said.get("channels_last", False)
+    # a record may be a stranger's: neither a crash nor a batch that no memory holds
+    if said.keys() - {"batch_size", "channels_last"} or type(last) is not bool or type(size) is not int:
+        raise BadInput(f"evaluated_in {dict(said)!r:.80} is no batch_size with channels_last")
+    if not 1 <= size <= _LARGEST:
+        raise BadInput(f"evaluated_in: a batch_size of {size} is not between 1 and {_LARGEST}")
+    return Pace(size, last)
 
 
 def model_of(record: Record) -> Choice:

@@ -204,6 +204,8 @@ LIES: dict[str, tuple[Change, str]] = {
     "a Cyrillic letter": (_field("quantizer", "kme\u0430ns"), "its quantizer has the name"),
     "a hidden mark": (_field("streams", "auto\u200b"), "U\\+200B"),
     "a turned direction": (_field("suite", "\u202eplain"), "U\\+202E"),
+    "batches that no memory holds": (_field("evaluated_in", {"batch_size": 10**9}), "batch_size of 1000000000"),
+    "batches of no kind": (_field("evaluated_in", {"batch_size": "all"}), "is no batch_size"),
     "threads without end": (
         _both(_field("environment", lambda e: {**e, "threads": 10**9}), _field("metric", 0.0)), "accuracy"
     ),
@@ -231,6 +233,33 @@ def test_a_row_that_does_not_hold_is_refused_with_what_differs_and_the_others_go
     assert len(Board.open(board).rows()) == 2
     # nothing of the refused row is left
     assert len(list((board / "files").iterdir())) == 2
+
+
+def _by_divergence(better: float) -> Change:
+    """The record as a run judged by divergence has it; ``better``: by how much it is said to be."""
+
+    def change(manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
+        record = manifest["rows"][1]["record"]
+        value, reference = record["metrics"]["divergence"] - better, record["metrics_float"]["divergence"]
+        record["metrics"]["divergence"] = value
+        record |= {"metric_name": "divergence", "metric_unit": "nats", "metric_higher_is_better": False}
+        record |= {"metric": value, "metric_float": reference, "metric_delta": value - reference}
+
+    return change
+
+
+def test_a_row_judged_by_the_divergence_ranks_by_the_network_s_headline_metric(made: Path, tmp_path: Path) -> None:
+    bundle = repacked(made / "plain.nqs", tmp_path / "by.nqs", _by_divergence(0.0))
+    assert states(add(tmp_path / "board", bundle)) == ["added"] * 3
+    usual = {row.id: row.shown for row in Board.open(made / "board").rows()}
+    for row in Board.open(tmp_path / "board").rows():
+        shown, other = row.shown, usual[row.id]
+        assert (shown.metric_name, shown.metric, shown.metric_unit) == ("accuracy", other.metric, "%")
+        assert shown.metric_delta == other.metric_delta
+    lie = repacked(made / "plain.nqs", tmp_path / "lie.nqs", _by_divergence(1e-3))
+    outcomes = add(tmp_path / "other", lie)
+    assert states(outcomes) == ["added", "refused", "added"]
+    assert "its divergence is" in " ".join(outcomes[1].faults)
 
 
 def test_a_row_of_another_row_s_file_is_refused(made: Path, tmp_path: Path) -> None:
