@@ -45,7 +45,7 @@ from nqbench.results.labels import Labels
 from nqbench.results.portable import Portable
 from nqbench.results.record import Record
 from nqbench.results.store import Store, StoreError
-from nqbench.shared import tier
+from nqbench.shared import tier, told
 from nqbench.suite import Schedule, Suite, Trial, load
 
 _SCRATCH = ".scratch"
@@ -165,7 +165,7 @@ class _Run:
             )
             store.note_run(run)
             self.records = self._records(store, run)
-            tier.listen()
+            told.listen()
             try:
                 with terminated_as_interrupted():
                     write_text(self.folder / "suite.yaml", self.suite.text)
@@ -184,7 +184,7 @@ class _Run:
                     "once it can be, the same command resumes the run"
                 ) from error
             finally:
-                tier.listen(False)
+                told.listen(False)
                 self.progress.finished()
             store.end_run(run, outcome)
         report, paths = rebuild(self.server or self.folder, self.folder, run=run)
@@ -252,7 +252,7 @@ class _Run:
                 # reused results may have led to more jobs
                 ended = [] if jobs else engine.step()
                 jobs = []
-                self._hear(tier.heard())
+                self._hear(told.heard())
                 for job, how in ended:
                     outcome = self._received(how.outcome)
                     self._hear(outcome.pop("heard", ()))
@@ -273,9 +273,9 @@ class _Run:
             self.cache.prune(self.limit)
         return failed
 
-    def _hear(self, told: Iterable[tuple[str, str]]) -> None:
+    def _hear(self, found: Iterable[tuple[str, str]]) -> None:
         """Each thing is told once a run, whichever process found it."""
-        for about, text in told:
+        for about, text in found:
             if about not in self._heard:
                 self._heard.add(about)
                 self.progress.warning(text)

@@ -133,12 +133,12 @@ def _made(settings: WorkerSettings, decoder: Decoder) -> Worker:
     from nqbench.pipeline.decoder import die_with_parent
     from nqbench.pipeline.workbench import Workbench
     from nqbench.registry import registry
-    from nqbench.shared import tier
+    from nqbench.shared import tier, told
 
     die_with_parent(settings.parent)
     set_suite_folder(None if settings.suite_folder is None else Path(settings.suite_folder))
     os.environ[tier.VARIABLE] = settings.shared or ""
-    tier.listen()
+    told.listen()
     torch.set_num_threads(settings.threads)
     _note = note = _Note(settings.stage_file)
     note.stage(STARTING, time.monotonic())
@@ -195,7 +195,7 @@ def begun(settings: WorkerSettings) -> int | None:
 def perform(task: Task) -> Outcome:
     """Do a task in this worker process."""
     from nqbench.api.toolkit.progress import telling
-    from nqbench.shared.tier import heard
+    from nqbench.shared.told import heard
 
     assert _worker is not None
     assert _note is not None

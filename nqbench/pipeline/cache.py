@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import shutil
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from nqbench.pipeline.entries import (
 )
 from nqbench.shared.lease import Lease
 from nqbench.shared.tier import Shared, attached
+from nqbench.shared.told import tell
 
 T = TypeVar("T")
 
@@ -71,6 +71,7 @@ class Cache:
     def __init__(self, root: Path | None, shared: Shared | None = None) -> None:
         self.root = root
         self.shared = None if root is None else shared
+        self._full = False
 
     @staticmethod
     def folder() -> Path:
@@ -157,7 +158,7 @@ class Cache:
     def put(self, stage: str, key: str, meta: Mapping[str, Any], save: Callable[[Path], object] | None = None) -> None:
         """Store a result. save: writes the part that is not JSON into a file.
 
-        If writing fails (a full disk, a read-only folder), the result is not cached and a warning says so.
+        If writing fails (a full disk, a read-only folder), the result is not cached, which is told once.
         """
         if self.root is None or self.here(stage, key):  # another worker was faster: its entry is as good as this one
             return
@@ -170,7 +171,7 @@ class Cache:
                 told = json.dumps({"of": of(stage, key), "result": dict(meta), "data": data}).encode()
                 self._keep(stage, key, told, None if save is None else new)
         except OSError as error:
-            self._not_kept(stage, error)
+            self._not_kept(error)
             return
         self.push(stage, key)
 
@@ -186,8 +187,16 @@ class Cache:
             with contextlib.suppress(OSError):
                 os.unlink(new)
 
-    def _not_kept(self, stage: str, error: OSError) -> None:
-        warnings.warn(f"{self.root}/{stage}: a result is not cached: {error}", stacklevel=4)
+    def _not_kept(self, error: OSError) -> None:
+        """Say so, once: what is true of one result is true of those after it."""
+        if not self._full:
+            self._full = True
+            reason = error.strerror or str(error).rpartition(": ")[2]
+            tell(
+                f"cache {self.root}",
+                f"the cache {self.root} cannot be written ({reason}): what is computed now will be computed again; "
+                "make room there, or name another folder with NQBENCH_CACHE",
+            )
 
     def _keep(self, stage: str, key: str, told: bytes, data: Path | None) -> None:
         """Put a whole entry in place. told: what its JSON says. data: a file that becomes its own."""
@@ -211,7 +220,7 @@ class Cache:
                     self._keep(stage, key, told, new if json.loads(told)["data"] is not None else None)
                     return True
         except OSError as error:
-            self._not_kept(stage, error)
+            self._not_kept(error)
         return False
 
     def push(self, stage: str, key: str) -> bool:
@@ -224,8 +233,7 @@ class Cache:
                 told = file.read().partition(b"\n")[2]
             data = None if json.loads(told)["data"] is None else Path(place + DATA)
             return self.shared.publish(stage, key, told, data)
-        except (OSError, ValueError) as error:  # dropped by another process meanwhile, or a full disk
-            warnings.warn(f"{place}{META}: a result is not shared: {error}", stacklevel=3)
+        except (OSError, ValueError):  # dropped by another process meanwhile: who needs it makes it again
             return False
 
     def once(

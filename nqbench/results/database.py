@@ -181,7 +181,8 @@ def guard(name: object) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         text = " ".join(masked(str(reason)).split())
-        raise StoreError(f"{name}: cannot be used as a store of records: {text}") from None
+        remedy = "; make room there, and the same command goes on" if "full" in text else ""
+        raise StoreError(f"{name}: cannot be used as a store of records: {text}{remedy}") from None
 
 
 def hold(folder: Path) -> filelock.BaseFileLock:

@@ -78,6 +78,7 @@ class Store:
         self._covered: set[tuple[str, str]] = set()  # what this process has said already
         self._places: dict[str, int] = {}  # of the next key that a run covers
         self._sql = statements(engine.dialect.name)
+        self._file: tuple[Path, tuple[int, int] | None] | None = None  # of a writer, where its store is a file
 
     # -- opening -------------------------------------------------------------------------------------------------
     @classmethod
@@ -94,7 +95,9 @@ class Store:
                 return cls(masked(server), connect(server, write=True), folder, lock)
             assert folder is not None
             path = folder / FILE
-            return cls(str(path), open_to_write(path), folder, lock)
+            found = cls(str(path), open_to_write(path), folder, lock)
+            found._file = path, _identity(path)
+            return found
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -309,6 +312,7 @@ class Store:
 
     def _do(self, work: Callable[[sa.Connection], T]) -> T:
         """One transaction. Where a server's connection is lost, again: all that is done here may be done twice."""
+        self._check_in_place()
         pauses = _PAUSES if self._engine.dialect.name == "postgresql" else ()
         with guard(self.name):
             for pause in pauses:
@@ -323,10 +327,27 @@ class Store:
             with self._engine.begin() as connection:
                 return work(connection)
 
+    def _check_in_place(self) -> None:
+        """Raises StoreError where the folder was removed or moved: SQLite would write into a file without a name."""
+        if self._file is not None and _identity(self._file[0]) != self._file[1]:
+            raise StoreError(
+                f"{self._file[0].parent}: was removed, moved or replaced while this run wrote into it, so that nothing "
+                "more can be kept there; the same command starts again"
+            )
+
     def _forget(self) -> None:
         """What was under way when a connection was lost may not have come to be."""
         self._covered.clear()
         self._places.clear()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _passing(error: sa.exc.DBAPIError) -> bool:

@@ -16,18 +16,18 @@ import re
 import tempfile
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from nqbench.api.errors import BadInput, Note
+from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.store import set_behind
 from nqbench.secret import masked
 from nqbench.shared.lease import Lease, Watched
 from nqbench.shared.objects import NEW, Objects, open_objects
+from nqbench.shared.told import tell
 
 VARIABLE = "NQBENCH_SHARED_CACHE"
 LEASES = "leases"
@@ -240,31 +240,12 @@ class Shared:
 
     # -- what is told --------------------------------------------------------------------------------------------------
     def _tell(self, about: str, text: str) -> None:
-        """Once of each thing: to who asks for it, or else as a warning."""
+        """Once of each thing."""
         with self._lock:
             if about in self._told:
                 return
             self._told[about] = text
-        if _listening:
-            _heard.append((about, text))
-        else:
-            warnings.warn(text, Note, stacklevel=4)
-
-
-_listening: list[bool] = []
-_heard: list[tuple[str, str]] = []
-
-
-def listen(on: bool = True) -> None:
-    """From now on, in this process, what there is to tell is kept for ``heard``; if not ``on``, it is a warning."""
-    _listening[:] = [True] if on else []
-
-
-def heard() -> list[tuple[str, str]]:
-    """What there was to tell since the last call: about what, and the line."""
-    found = list(_heard)
-    _heard.clear()
-    return found
+        tell(about, text)
 
 
 @cache

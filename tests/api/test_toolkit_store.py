@@ -170,5 +170,15 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BadInput, match=r"cannot be written \(Not a directory\); name .* NQBENCH_CACHE"):
+    with pytest.raises(BadInput, match=r"cannot be written \(Not a directory\); .* NQBENCH_CACHE"):
         trained("net", {}, lambda _: pytest.fail("trained"))
+
+
+def test_a_network_that_finds_no_room_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("nqbench.api.toolkit.store.save_trained", full)
+    with pytest.raises(BadInput, match=r"trained: cannot be written \(No space left.*make room"):
+        trained("net", {}, lambda _: make(1.0))

@@ -6,6 +6,7 @@ A combination that a suite's grid calls possible is one that a file is made of, 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -52,22 +53,16 @@ def _short(plugin: Plugin) -> Plugin:
     return type(plugin).model_validate({**plugin.model_dump(), **changes})
 
 
-def trials(network: str, *, whole: bool) -> Iterator[Trial]:
-    """whole: every configuration of every quantizer, under every sensitivity that it takes, with every configuration of
-    every training. Else each quantizer's first configuration meets the first one of every third training, other thirds
-    for its neighbours, under one sensitivity, and its further ones direct compression."""
+def trials(network: str) -> Iterator[Trial]:
+    """Every configuration of every quantizer, under every sensitivity that it takes, with every configuration of every
+    training."""
     chains: list[tuple[Choice, ...]] = [()]
     for each in configured("training"):
-        chains += [(one,) for one in (each if whole else each[:1])]
+        chains += [(one,) for one in each]
     expansion = Expansion(with_own())
-    for number, each in enumerate(configured("quantizer")):
+    for each in configured("quantizer"):
         takes = sorted(cast(type[Quantizer], with_own().get("quantizer", each[0].name)).takes)
-        forms = takes if whole else takes[number % len(takes) :][:1]
-        if whole:
-            _add(expansion, network, forms, each, chains)
-        else:
-            _add(expansion, network, forms, each[:1], [(), *chains[1 + number % 3 :: 3]])
-            _add(expansion, network, takes, each[1:], [()])
+        _add(expansion, network, takes, each, chains)
     yield from expansion.trials
 
 
@@ -100,11 +95,38 @@ def failures(decoder: Decoder, made: Sequence[Trial], folder: Path) -> Iterator[
                 yield f"{told(trial)}: {how}{error}"
 
 
+AXES = ("quantizer", "training", "sensitivity", "granularity", "pruner", "positions")
+
+
 def told(trial: Trial) -> str:
+    return " ".join(_values(trial))
+
+
+def _values(trial: Trial) -> list[str]:
     config: dict[str, Any] = trial.config()
-    parts = ("quantizer", "quantizer_params", "sensitivity", "granularity", "training", "training_params", "positions")
-    return " ".join(str(config[part]) for part in parts)
+    return [f"{config[axis]} {config.get(f'{axis}_params') or ''}".strip() for axis in AXES]
 
 
-def all_trials(*, whole: bool) -> list[Trial]:
-    return list(itertools.chain(*(trials(network, whole=whole) for network in (ONE, SEVERAL))))
+def all_trials() -> list[Trial]:
+    return [*trials(ONE), *trials(SEVERAL)]
+
+
+def pairs(trial: Trial) -> set[tuple[tuple[int, str], tuple[int, str]]]:
+    """Each two of what the trial is made of, its network among them."""
+    return set(itertools.combinations(enumerate([str(trial.model), *_values(trial)]), 2))
+
+
+def covering(made: Sequence[Trial]) -> list[Trial]:
+    """Few of the trials, in which each two things meet that meet in any of them. Those that bring most pairs come first
+    into it, so that it is hardly larger than the largest two axes multiplied."""
+    bring = [pairs(trial) for trial in made]
+    drawn = list(range(len(made)))
+    random.Random(0).shuffle(drawn)
+    seen: set[tuple[tuple[int, str], tuple[int, str]]] = set()
+    chosen = set()
+    for least in (10, 6, 4, 3, 2, 1):
+        for number in drawn:
+            if len(bring[number] - seen) >= least:
+                seen |= bring[number]
+                chosen.add(number)
+    return [made[number] for number in sorted(chosen)]

@@ -19,6 +19,7 @@ from probe_distribution import Log, install, installed
 from trials import choice, trial
 
 from nqbench.api import BadInput
+from nqbench.api.errors import Note
 from nqbench.api.toolkit.sealed import seal_text
 from nqbench.pipeline import syntax
 from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
@@ -153,8 +154,9 @@ def test_a_full_disk_costs_the_entry_and_not_the_result(
 
     one = bench()
     monkeypatch.setattr("nqbench.pipeline.cache.checksum", full)
-    with pytest.warns(UserWarning, match="not cached: .*No space left"):
+    with pytest.warns(Note, match=r"cannot be written \(No space left on device\).* NQBENCH_CACHE") as said:
         figures = one.run(trial(), tmp_path / "files")
+    assert len(said) == 1  # not once for each stage
     assert figures["file_bytes"] == next((tmp_path / "files").iterdir()).stat().st_size
     assert not {"quantize", "file"} & Cache(tmp_path / "cache").info().keys()
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.startswith(".new-")]
@@ -163,7 +165,7 @@ def test_a_full_disk_costs_the_entry_and_not_the_result(
 def test_a_cache_that_cannot_be_written_keeps_nothing_and_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     cache = Cache(tmp_path / "file" / "stages")
-    with pytest.warns(UserWarning, match="not cached"):
+    with pytest.warns(Note, match="cannot be written"):
         found = cache.once("file", "aa1", load=lambda _: 1, make=lambda _: 2, meta=lambda _: {}, checkpoints=True)
     assert found == (2, False)
 

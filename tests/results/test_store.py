@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -211,3 +212,19 @@ def test_what_a_link_in_the_folder_points_to_is_not_written(tmp_path: Path, name
     assert str(folder / name) in str(caught.value)
     assert outside.read_text() == "mine"
     assert {path.name for path in folder.iterdir()} == {name}
+
+
+@pytest.mark.parametrize("after", ["removed", "moved", "replaced"])
+def test_a_writer_whose_folder_is_gone_is_told_at_the_next_record(tmp_path: Path, after: str) -> None:
+    folder = tmp_path / "out"
+    with Store.write(folder) as store:
+        run = started(store)
+        store.add(make(run=run, k=2))
+        folder.rename(tmp_path / "elsewhere")
+        if after == "removed":
+            shutil.rmtree(tmp_path / "elsewhere")
+        if after == "replaced":
+            Store.write(folder).close()
+        with pytest.raises(StoreError, match="was removed, moved or replaced") as caught:
+            store.add(make(run=run, k=4))
+        assert "\n" not in str(caught.value)

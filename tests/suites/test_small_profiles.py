@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nqbench_models import cifar, mnist
 
 from nqbench.engine import run_suite
 from nqbench.pipeline.files import file_of
@@ -27,6 +30,35 @@ WITHOUT_DATA = {
 """Small profiles that need neither MNIST nor CIFAR-10; the rest of the ablations run on the bundled digits."""
 
 
+FEW = 2000
+"""Images of each of the data sets' files that are read: the suites are tried, not what the networks learn."""
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The data sets cut short, and a cache of such networks' own, which the suites share."""
+
+    def first(read: Any) -> Any:
+        def images(which: Any) -> Any:
+            found = read(which)
+            return tuple(part[:FEW] for part in found) if isinstance(found, tuple) else found[:FEW]
+
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NQBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for module in (mnist, cifar):
+            patch.setattr(module, "_read", first(module._read))
+        _forget_images()
+        yield
+    _forget_images()
+
+
+def _forget_images() -> None:
+    mnist.mnist.cache_clear()
+    cifar.cifar10.cache_clear()
+
+
 def test_the_repository_has_suites_and_small_profiles() -> None:
     assert {"lenet.yaml", "resnet32.yaml", "alexnet.yaml", "lc.yaml"} <= set(SMALL)
     assert len([name for name in SMALL if name.startswith("ablations/")]) >= 5
@@ -42,14 +74,14 @@ def test_a_suite_says_what_it_asks_and_how_long_it_takes(name: str) -> None:
     assert suite.takes
 
 
-@pytest.mark.timeout(1500)  # lenet, lc and resnet32 train or evaluate on whole data sets: a minute each, alone
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_profile_of_a_suite_runs(name: str, tmp_path: Path) -> None:
     data = os.environ.get("NQBENCH_DATA")
     needs = name not in WITHOUT_DATA and not name.startswith("ablations/")
     if needs and not data:
         pytest.skip("needs MNIST, CIFAR-10 and the given weights in NQBENCH_DATA")
-    result = run_suite(SUITES / name, tmp_path / "out", profile="small")
+    result = run_suite(SUITES / name, tmp_path / "out", profile="small", jobs=0)
     assert result.outcome == "ok", [r.error for r in result.records if r.status != "ok"]
     assert result.records
     for record in result.records:

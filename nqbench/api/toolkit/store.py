@@ -158,9 +158,13 @@ def _present(path: Path, recipe: Mapping[str, Any]) -> Trained | None:
 
 def _made(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained]) -> Trained:
     workdir = path.with_suffix(".work")
-    workdir.mkdir(exist_ok=True)
-    save_trained(path, train(workdir), recipe)
-    shutil.rmtree(workdir)
+    try:
+        workdir.mkdir(exist_ok=True)
+        found = train(workdir)
+        save_trained(path, found, recipe)
+        shutil.rmtree(workdir)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     push(path)
     return load_trained(path)
 
@@ -215,13 +219,18 @@ def _alone(path: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        raise BadInput(
-            f"{path.parent}: cannot be written ({error.strerror or error}); name a folder of yours with NQBENCH_CACHE"
-        ) from None
+        raise _unwritable(path, error) from None
     try:
         yield True
     finally:
         lock.release()
+
+
+def _unwritable(path: Path, error: OSError) -> BadInput:
+    reason = error.strerror or str(error).rpartition(": ")[2]
+    return BadInput(
+        f"{path.parent}: cannot be written ({reason}); make room, or name a folder of yours with NQBENCH_CACHE"
+    )
 
 
 @contextmanager
