@@ -2,7 +2,8 @@
 
 The code of a stage or a plugin is its module and all modules that this imports, directly or indirectly, from the core
 and from the plugin's own distribution. Comments, docstrings and formatting do not count: only the syntax tree is
-hashed.
+hashed; of a compiled module, its bytes. What was typed into a notebook lies in no file: nobody can say what it was when
+a result was made, so that such results are used again by the process that made them, and by no other.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import secrets
 import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from nqbench.pipeline.syntax import Code, code_in
 
 LIBRARIES = ("torch", "numpy", "numba")
+_THIS_PROCESS = secrets.token_hex(16)
+"""In the keys of what no other process can compare."""
 
 
 def digest(*parts: object) -> str:
@@ -41,7 +46,9 @@ def library_versions() -> dict[str, str]:
 
 def code_of(module: str, packages: tuple[str, ...]) -> str:
     """Fingerprint of a module's code and of all that it imports, directly or not, from these top-level packages."""
-    return digest([(name, code_in(path).code) for name, path in sorted(closure(module, packages).items())])
+    found = closure(module, packages)
+    beside = [] if module in found else [_THIS_PROCESS]
+    return digest([(name, code_in(path).code) for name, path in sorted(found.items())], *beside)
 
 
 def closure(module: str, packages: Sequence[str]) -> dict[str, Path]:
@@ -71,7 +78,7 @@ def packages_of(distribution: str, module: str) -> tuple[str, ...]:
 
 
 def _source(module: str) -> Path | None:
-    """The module's file; None where there is no Python source (built in, compiled, or not a module but a name).
+    """The module's file, of Python or compiled; None where there is none (built in, or not a module but a name).
 
     It is searched for in the folder of its top-level package, because the import system would import all parent
     packages.
@@ -79,19 +86,20 @@ def _source(module: str) -> Path | None:
     loaded = sys.modules.get(module)
     origin = getattr(loaded, "__file__", None)
     if origin is not None:
-        return Path(origin) if origin.endswith(".py") else None
+        return Path(origin)
     package, *parts = module.split(".")
     if not parts:
         try:
             spec = importlib.util.find_spec(package)
         except (ImportError, ValueError):
             return None
-        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+        return Path(spec.origin) if spec and spec.origin and spec.has_location else None
     top = _source(package)
     if top is None:
         return None
     place = top.parent.joinpath(*parts)
-    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
+    files = [place.with_name(place.name + suffix) for suffix in (".py", *EXTENSION_SUFFIXES)]
+    return next((path for path in (*files, place / "__init__.py") if path.is_file()), None)
 
 
 @cache

@@ -33,7 +33,7 @@ class Code:
 
 
 def code_in(path: Path) -> Code:
-    """The code of a file, read again only where it was edited."""
+    """The code of a file of Python, or the bytes of a compiled one; read again only where it was edited."""
     stat = path.stat()
     return _code_in(path, stat.st_mtime_ns, stat.st_size)
 
@@ -41,6 +41,8 @@ def code_in(path: Path) -> Code:
 @cache
 def _code_in(path: Path, _mtime: int, _size: int) -> Code:
     data = path.read_bytes()
+    if path.suffix != ".py":  # compiled: what it imports cannot be seen
+        return Code(hashlib.sha256(data).hexdigest(), ())
     kept = cache_dir() / "code" / f"{hashlib.sha256(_FORM.encode() + data).hexdigest()[:32]}.json"
     found = _kept(kept)
     if found is None:

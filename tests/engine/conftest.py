@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from probe_distribution import Log, install, installed
 
+from nqbench.pipeline.decoder import Decoder
+
 
 @pytest.fixture(scope="session")
 def probe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,3 +23,13 @@ def probe(probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NQBENCH_PROBE_LOG", str(tmp_path / "calls"))
     with installed(probe_folder):
         yield Log(tmp_path / "calls")
+
+
+@pytest.fixture(scope="module")
+def decoder(probe_folder: Path) -> Iterator[Decoder]:
+    """One for all tests of a module that knows the probe distribution."""
+    shared = Decoder()
+    with installed(probe_folder):
+        shared.start()
+    yield shared
+    shared.close()

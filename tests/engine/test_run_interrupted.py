@@ -74,6 +74,7 @@ def kill_parent(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("stop", "code", "jobs"),
     [
@@ -107,7 +108,7 @@ def test_a_stopped_run_keeps_what_was_done_leaves_no_process_and_resumes(
         assert not (out / ".scratch").exists()
     before = probe.counts()["quantize"]
     assert before <= kept + jobs
-    result = run_suite(path, out)
+    result = run_suite(path, out, jobs=0)
     assert (result.outcome, len(result.records)) == ("ok", TRIALS)
     assert probe.counts()["quantize"] <= TRIALS - kept
     assert not (out / ".scratch").exists()

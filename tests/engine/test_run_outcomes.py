@@ -103,6 +103,7 @@ def test_a_run_leaves_records_files_and_reports_and_the_same_again_computes_noth
     assert list(frame["file_bytes"]) == [record.file_bytes for record in result.records]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_again(
     probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +134,7 @@ def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_agai
     assert all(record.file is None and record.file_bytes is None for record in found.values() if not record.ok)
     probe.counts()
     trouble.unlink()
-    again = run_suite(path, out, jobs=1)
+    again = run_suite(path, out, jobs=0)
     assert again.outcome == "ok"
     assert probe.counts()["quantize"] == 8  # those that failed, and no other
     assert {record.status for record in again.records} == {"ok"}
@@ -198,6 +199,7 @@ def test_samples_in_several_passes_are_interleaved_between_the_trials(probe: Log
         assert record.encode_msym_s == pytest.approx((record.kept or 0) / min(record.samples["encode"]) / 1e6)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_hooks_hear_of_the_run_and_one_that_raises_is_a_warning(probe: Log, probe_folder: Path, tmp_path: Path) -> None:
     from nqbench.engine import Silent
     from nqbench.registry import registry
@@ -224,7 +226,7 @@ def test_hooks_hear_of_the_run_and_one_that_raises_is_a_warning(probe: Log, prob
         setattr(Exporter, name, hookimpl(getattr(Exporter, name)))
     registry().manager.register(Exporter(), name="exporter")
     path = suite(tmp_path / "good.yaml", GOOD)
-    result = run_suite(path, tmp_path / "out", only=["quantizer.k=2,coder=plain"], progress=Listener())
+    result = run_suite(path, tmp_path / "out", only=["quantizer.k=2,coder=plain"], progress=Listener(), jobs=0)
     assert result.outcome == "ok"
     assert heard[0] == "good 1"
     assert heard[-1] == "good 1"
@@ -266,6 +268,7 @@ def test_a_wrong_setting_is_told_before_the_first_trial(
     assert probe.counts() == {}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_store_that_is_full_ends_the_run_in_a_line_and_keeps_what_it_had(
     probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,20 +285,21 @@ def test_a_store_that_is_full_ends_the_run_in_a_line_and_keeps_what_it_had(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "add", full)
         with pytest.raises(StoreError, match="disk is full"):
-            run_suite(path, out)
+            run_suite(path, out, jobs=0)
     with Store.read(out) as store:
         assert sorted(store.done()) == sorted(added)
-    resumed = run_suite(path, out)
+    resumed = run_suite(path, out, jobs=0)
     assert (resumed.outcome, len(resumed.records)) == ("ok", 4)
     assert [r.key for r in resumed.records if r.run != resumed.records[-1].run] == added
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_cache_over_its_limit_is_pruned_after_a_run_that_computed(
     probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NQBENCH_CACHE_LIMIT", "2k")
     path = suite(tmp_path / "good.yaml", GOOD)
-    run_suite(path, tmp_path / "out", only=["coder=plain"])
+    run_suite(path, tmp_path / "out", only=["coder=plain"], jobs=0)
     assert sum(size for _, size in Cache.default().info().values()) <= 2048
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import pytest
 from probe_distribution import Log, suite
 
 from nqbench.api.errors import BadInput
-from nqbench.engine import Silent, run_suite
-from nqbench.engine import processes as local_engine
+from nqbench.engine import Silent, inline, run_suite
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.trial import Choice, Trial
@@ -42,6 +42,11 @@ PROBE = """
     codecs: [halves]
     target: {drop: 3.0, trials: 8}
 """
+
+
+pytestmark = pytest.mark.usefixtures("in_process")
+search = partial(run_suite, jobs=0)
+"""What a search asks next does not depend on who answers."""
 
 
 class Heard(Silent):
@@ -77,7 +82,7 @@ def smallest(records: list[Record], drop: float) -> dict[str, int]:
 
 def test_the_smallest_file_of_each_method_is_found_within_the_trials_stated(tmp_path: Path) -> None:
     heard = Heard()
-    result = run_suite(suite(tmp_path / "s.yaml", DIGITS), tmp_path / "out", progress=heard)
+    result = search(suite(tmp_path / "s.yaml", DIGITS), tmp_path / "out", progress=heard)
     assert result.outcome == "ok"
     assert (heard.search, heard.bound) == (True, 21)
     spent = {name: [r for r in result.records if method(r) == name] for name in ("uniform", "kmeans", "ecsq")}
@@ -118,7 +123,7 @@ def test_a_search_goes_on_around_trials_that_fail_and_reports_them(
     (ranked,) = result.report.methods.values()
     assert next(row for row in ranked if row.method.startswith("levels")).best.file_bytes == best
     trouble.unlink()
-    again = run_suite(path, out)
+    again = search(path, out)
     assert again.outcome == "ok"
     (ranked,) = again.report.methods.values()
     at = {row.method.partition(" ")[0].partition("(")[0]: row.best.knob_value for row in ranked}
@@ -129,7 +134,7 @@ def test_a_search_that_was_cut_short_resumes_without_computing_anything_twice(
     probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = suite(tmp_path / "s.yaml", PROBE), tmp_path / "out"
-    whole = run_suite(path, tmp_path / "whole", only=["quantizer=levels"])
+    whole = search(path, tmp_path / "whole", only=["quantizer=levels"])
     trials = [record.trial for record in whole.records]
     assert len(trials) > 4
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "another"))
@@ -143,23 +148,23 @@ def test_a_search_that_was_cut_short_resumes_without_computing_anything_twice(
             if not self.left:
                 raise KeyboardInterrupt
 
-    first = run_suite(path, out, only=["quantizer=levels"], progress=Stop())
+    first = search(path, out, only=["quantizer=levels"], progress=Stop())
     assert (first.outcome, len(first.records)) == ("interrupted", 4)
     assert probe.counts()["quantize"] == 4
     heard = Heard()
-    resumed = run_suite(path, out, only=["quantizer=levels"], progress=heard)
+    resumed = search(path, out, only=["quantizer=levels"], progress=heard)
     assert resumed.outcome == "ok"
     assert heard.reused == 4
     assert probe.counts()["quantize"] == len(trials) - 4
     assert [record.trial for record in resumed.records] == trials
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("a worker was started")
+        raise AssertionError("something is computed")
 
-    monkeypatch.setattr(local_engine, "ProcessPool", refuse)
-    again = run_suite(path, out, only=["quantizer=levels"])
+    monkeypatch.setattr(inline, "Worker", refuse)
+    again = search(path, out, only=["quantizer=levels"])
     assert [record.to_dict() for record in again.records] == [record.to_dict() for record in resumed.records]
-    elsewhere = run_suite(path, tmp_path / "elsewhere", only=["quantizer=levels"])
+    elsewhere = search(path, tmp_path / "elsewhere", only=["quantizer=levels"])
     assert [record.trial for record in elsewhere.records] == trials
     assert all(record.cached == ["trial"] for record in elsewhere.records)
 
@@ -169,7 +174,7 @@ def test_a_knob_is_found_on_the_method_s_own_weights_and_its_range_covers_every_
 ) -> None:
     text = PROBE.replace("drop: 3.0, trials: 8", "drop: 3.0, trials: 3")
     path = suite(tmp_path / "s.yaml", text + "    granularities: [global, layer]\n    pruners: [none, smallest]\n")
-    result = run_suite(path, tmp_path / "out", only=["quantizer=levels"])
+    result = search(path, tmp_path / "out", only=["quantizer=levels"])
     assert result.outcome == "ok"
     by_source: dict[Any, list[int]] = {}
     for record in result.records:
@@ -182,10 +187,10 @@ def test_a_knob_is_found_on_the_method_s_own_weights_and_its_range_covers_every_
 def test_records_of_a_suite_and_of_a_search_are_not_confused(probe: Log, tmp_path: Path) -> None:
     out = tmp_path / "out"
     grid = PROBE.replace("target: {drop: 3.0, trials: 8}", "").replace("- levels", "- levels: {k: [11]}")
-    run_suite(suite(tmp_path / "grid.yaml", grid), out, only=["quantizer=levels"])
-    searched = run_suite(suite(tmp_path / "s.yaml", PROBE), out, only=["quantizer=levels"])
+    search(suite(tmp_path / "grid.yaml", grid), out, only=["quantizer=levels"])
+    searched = search(suite(tmp_path / "s.yaml", PROBE), out, only=["quantizer=levels"])
     assert {record.selected_on for record in searched.records} == {"test"}
-    again = run_suite(tmp_path / "grid.yaml", out, only=["quantizer=levels"])
+    again = search(tmp_path / "grid.yaml", out, only=["quantizer=levels"])
     assert {record.selected_on for record in again.records} == {None}
     assert {record.trial for record in again.records} < {record.trial for record in searched.records}
 
@@ -194,7 +199,7 @@ def test_a_search_on_the_validation_split_looks_at_it_alone(probe: Log, tmp_path
     target = "target: {drop: 3.0, trials: 8}"
     text = PROBE.replace("[probe]", "[probe: {holdout: true}]")
     path = suite(tmp_path / "v.yaml", text.replace(target, target.replace("}", ", split: validation}")))
-    result = run_suite(path, tmp_path / "out", only=["quantizer=levels"])
+    result = search(path, tmp_path / "out", only=["quantizer=levels"])
     assert result.outcome == "ok"
     assert {record.selected_on for record in result.records} == {"validation"}
     for record in result.records:
@@ -205,7 +210,7 @@ def test_a_search_on_the_validation_split_looks_at_it_alone(probe: Log, tmp_path
     (ranked,) = result.report.methods.values()
     assert ranked[0].best.file_bytes == min(record.file_bytes or 0 for record in held)
     assert ranked[0].best.selected_on == "validation"
-    restored = run_suite(path, tmp_path / "restored", only=["quantizer=levels"])
+    restored = search(path, tmp_path / "restored", only=["quantizer=levels"])
     assert [r.metrics for r in restored.records] == [r.metrics for r in result.records]
 
 
@@ -237,7 +242,7 @@ def test_a_model_that_has_nothing_to_search_by_is_told_in_a_line_before_the_firs
     if "metric" in message:
         text = text.replace("[probe]", "[probe: {data: false}]")
     with pytest.raises(BadInput, match=message) as caught:
-        run_suite(suite(tmp_path / "s.yaml", text), tmp_path / "out")
+        search(suite(tmp_path / "s.yaml", text), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert probe.counts() == {}
 
@@ -247,7 +252,7 @@ def test_a_knob_that_cannot_be_found_is_a_warning_and_the_method_is_tried_as_it_
 ) -> None:
     heard = Heard()
     path = suite(tmp_path / "s.yaml", PROBE.replace("- levels", "- knobless"))
-    result = run_suite(path, tmp_path / "out", only=["quantizer=knobless"], progress=heard)
+    result = search(path, tmp_path / "out", only=["quantizer=knobless"], progress=heard)
     assert [record.status for record in result.records] == ["failed"]
     assert heard.warnings == [
         "the knob of knobless could not be determined, so only one trial is run: "

@@ -121,10 +121,11 @@ def test_one_of_several_networks_is_said_once_and_the_others_go_on(
     assert all(reason in str(record.error).partition("\n")[0] for record in records[:3])
 
 
+@pytest.mark.usefixtures("in_process")
 def test_no_record_says_where_on_whose_machine_it_was_made(here: Path) -> None:
     worse = module(here, "network", score="crash", metric_name="top1")
     path = suite(here, worse, module(here, "network"))
-    result = run_suite(path, here / "out")
+    result = run_suite(path, here / "out", jobs=0)
     with Store.read(here / "out") as store:
         (run,) = store.runs()
     texts = [record.to_json() for record in result.records]
@@ -152,6 +153,7 @@ def test_the_threads_that_were_used_are_recorded(
         assert expected is None or record.metric == expected
 
 
+@pytest.mark.usefixtures("in_process")
 def test_verify_runs_no_code_that_records_name_unless_it_is_allowed(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,7 +161,7 @@ def test_verify_runs_no_code_that_records_name_unless_it_is_allowed(
     torch.jit.save(scripted, here / "net.pt")
     for model in (f'{{module: {{network: net.pt, folder: "{here}"}}}}', module(here, "network")):
         out = here / f"out{len(model)}"
-        result = run_suite(suite(here, model), out)
+        result = run_suite(suite(here, model), out, jobs=0)
         assert result.outcome == "ok", [record.error for record in result.records]
         capsys.readouterr()
         assert invoke(["verify", str(out)]) == 1

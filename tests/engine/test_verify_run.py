@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch = pytest.MonkeyPatch()
     patch.setenv("NQBENCH_CACHE", str(folder / "cache"))
     with installed(install(folder / "site")):
-        run_suite(suite(folder / "s.yaml", SUITE), folder / "out")
+        run_suite(suite(folder / "s.yaml", SUITE), folder / "out", jobs=0)
         yield folder / "out"
     patch.undo()
 

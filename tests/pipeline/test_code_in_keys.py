@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 import pytest
 from trials import trial
@@ -27,6 +29,7 @@ EXEMPT = {
     "nqbench.pipeline.files": "puts files in place that were made already",
     "nqbench.pipeline.entries": "gives back the bytes that it was given, or nothing: they are checked",
     "nqbench.pipeline.sharing": "copies entries",
+    "nqbench.shared.told": "tells the user",
     "nqbench.shared.tier": "gives back the bytes that it was given, or nothing: they are checked",
     "nqbench.pipeline.memory": "measures the process's memory",
     "nqbench.pipeline.stage": "what it says of a stage is in the key",
@@ -162,3 +165,25 @@ def test_what_is_for_type_checkers_alone_is_no_import() -> None:
         b"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b\nimport c\n"
     )
     assert [names for level, _, names in found.imports if level < 0] == [("b",), ("c",)]
+
+
+def test_a_compiled_module_counts_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "nqbench_compiled"
+    package.mkdir()
+    (package / "__init__.py").write_text("from nqbench_compiled import fast\n")
+    compiled = package / f"fast{EXTENSION_SUFFIXES[0]}"
+    compiled.write_bytes(b"one")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = fingerprint.code_of("nqbench_compiled", ("nqbench_compiled",))
+    assert fingerprint.code_of("nqbench_compiled", ("nqbench_compiled",)) == before
+    compiled.write_bytes(b"another")
+    assert fingerprint.code_of("nqbench_compiled", ("nqbench_compiled",)) != before
+
+
+def test_what_lies_in_no_file_is_the_same_code_in_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "typed", ModuleType("typed"))  # as a notebook's __main__
+    here = fingerprint.code_of("typed", ("nqbench",))
+    assert fingerprint.code_of("typed", ("nqbench",)) == here
+    command = "import sys; from nqbench.pipeline.fingerprint import code_of; print(code_of('__main__', ('nqbench',)))"
+    done = [subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout for _ in range(2)]
+    assert len({here, *done}) == 3

@@ -74,7 +74,7 @@ def test_a_suite_says_what_it_asks_and_how_long_it_takes(name: str) -> None:
     assert suite.takes
 
 
-@pytest.mark.usefixtures("few_images")
+@pytest.mark.usefixtures("few_images", "in_process")
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_profile_of_a_suite_runs(name: str, tmp_path: Path) -> None:
     data = os.environ.get("NQBENCH_DATA")
