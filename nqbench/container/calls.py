@@ -1,7 +1,8 @@
 """The plugins that a file names, called so that whatever they do with damaged bytes ends in one line.
 
-A plugin's decoder is a stranger's code on an attacker's bytes: it may raise anything and return anything. What comes
-back from here has the type, shape and range that the container promised, or is a CorruptFile that names the section.
+A plugin's decoder is third-party code that runs on untrusted bytes: it may raise any exception and return anything.
+What comes back from here has the type, shape and range that the container promised, or is a CorruptFile that names the
+section.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Calls:
             symbols = coder.decode(encoded, spec)
         self.seconds += time.perf_counter() - started
         if not isinstance(symbols, np.ndarray) or symbols.dtype.kind not in "iu":
-            raise CorruptFile(f"coder '{coder.name}' gave no array of integers", section=section)
+            raise CorruptFile(f"coder '{coder.name}' did not return an array of integers", section=section)
         if symbols.shape != (spec.count,):
             raise CorruptFile(f"{symbols.size} symbols decoded, {spec.count} expected", section=section)
         if symbols.size and (int(symbols.min()) < 0 or int(symbols.max()) >= spec.alphabet):
@@ -117,7 +118,7 @@ class Calls:
             with _guarded("reconstruction", "codebook"):
                 values = quantized.reconstruct()
         if not isinstance(values, Tensor) or values.shape != (quantized.n,):
-            raise CorruptFile(f"there are not the values of {quantized.n} weights", section="codebook")
+            raise CorruptFile(f"the values are not those of {quantized.n} weights", section="codebook")
         return values.detach().to("cpu", torch.float32) + 0.0  # -0 is deployed as +0
 
     def coded(
@@ -133,7 +134,7 @@ class Calls:
         self.seconds += time.perf_counter() - started
         for name, shape in shapes.items():
             if name not in tensors or tensors[name].shape != shape:
-                raise CorruptFile(f"{what} gave no tensor '{name}' of {shape}", section="symbols")
+                raise CorruptFile(f"{what} did not return a tensor '{name}' of the shape {shape}", section="symbols")
         return tensors
 
 
@@ -157,6 +158,6 @@ def _guarded(what: str, section: str, starts: tuple[int, int] = (0, 0)) -> Itera
 
 
 def one_line(error: Exception | str) -> str:
-    """An error's text without its line breaks, cut where it goes on and on."""
+    """An error's text without its line breaks, shortened where it is long."""
     text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

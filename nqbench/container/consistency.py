@@ -1,4 +1,4 @@
-"""What one field of a header says of another: a header that passes describes a file without loose ends.
+"""What one field of a header says of another: the fields of a header that passes agree with each other.
 
 Writer and reader both ask, so that nothing is written that could not be read.
 """

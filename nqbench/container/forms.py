@@ -38,14 +38,14 @@ def check_form(quantized: Quantized, tensors: int) -> None:
             raise BadInput("a grid has no codebook")
         offset = quantized.side.get("offset")
         if isinstance(offset, Tensor):
-            raise BadInput("the offset is no number")
+            raise BadInput("the offset is not a number")
         _finite("offset", offset)
         _per_tensor("step", _find(quantized, "step"), tensors)
         if quantized.form == "dithered-grid":
             _seed(quantized)
         return
     if not isinstance(codebook, Tensor) or codebook.dim() not in (1, 2) or not math.prod(codebook.shape[1:]):
-        raise BadInput("the codebook is no array of numbers or vectors")
+        raise BadInput("the codebook is not an array of numbers or vectors")
     if codebook.shape[0] != alphabet:
         raise BadInput(f"a codebook of {codebook.shape[0]} entries for {alphabet} symbols")
     _finite("codebook", codebook)
@@ -56,7 +56,7 @@ def check_form(quantized: Quantized, tensors: int) -> None:
         _seed(quantized)
         step = quantized.side.get("dither_step")
         if isinstance(step, Tensor):
-            raise BadInput("the dither_step is no number")
+            raise BadInput("the dither_step is not a number")
         _finite("dither_step", step)
 
 
@@ -123,18 +123,18 @@ def check_structured(quantized: Quantized, structure: Structure, tensors: int) -
     if quantized.form == "dithered":
         step = quantized.side.get("dither_step")
         if isinstance(step, Tensor):
-            raise BadInput("the dither_step is no number")
+            raise BadInput("the dither_step is not a number")
         _finite("dither_step", step)
         if quantized.books > 1:
-            raise BadInput("a dither beside several codebooks")
+            raise BadInput("a dither cannot be combined with several codebooks")
 
 
 def _grid(quantized: Quantized, structure: Structure) -> None:
     offset = quantized.side.get("offset")
     if structure.dimension != 1 or structure.summed or structure.table or _find(quantized, "codebook") is not None:
-        raise BadInput("a grid has no codebook, and one symbol a weight")
+        raise BadInput("a grid has no codebook, and one symbol per weight")
     if isinstance(offset, Tensor):
-        raise BadInput("the offset is no number")
+        raise BadInput("the offset is not a number")
     _finite("offset", offset)
 
 
@@ -142,11 +142,11 @@ def _codebooks(quantized: Quantized, structure: Structure) -> None:
     codebook, d = _find(quantized, "codebook"), structure.dimension
     if structure.table:
         if codebook is not None or structure.summed:
-            raise BadInput("a codebook beside a table by rule")
+            raise BadInput("a codebook cannot be combined with a table that is given by a rule")
         check_rule(structure.table, quantized.alphabet, d)
         return
     if not isinstance(codebook, Tensor) or codebook.dim() not in (1, 2, 3):
-        raise BadInput("the codebook is no array of numbers or vectors")
+        raise BadInput("the codebook is not an array of numbers or vectors")
     if (codebook.shape[-1] if codebook.dim() > 1 else 1) != d:
         raise BadInput(f"a codebook of the shape {tuple(codebook.shape)} for vectors of {d}")
     if (codebook.shape[0] if codebook.dim() == 1 else codebook.shape[-2]) != quantized.alphabet:
@@ -154,7 +154,7 @@ def _codebooks(quantized: Quantized, structure: Structure) -> None:
     if (codebook.dim() == 3) != (quantized.books > 1) or quantized.books > MOST_BOOKS:
         raise BadInput(f"{quantized.books} codebooks; 2 to {MOST_BOOKS} are possible where there are several")
     if structure.summed and quantized.books == 1:
-        raise BadInput("a sum of one codebook")
+        raise BadInput("a sum needs at least two codebooks, and there is one")
     if quantized.books * quantized.alphabet > MAX_ALPHABET:
         raise BadInput("the codebooks have more than 2^24 entries")
     _finite("codebook", codebook)
@@ -164,7 +164,7 @@ def _entries(quantized: Quantized, structure: Structure, name: str) -> None:
     """Of an array, or of its units: as many as the tensors have, finite, codes within their range."""
     value = _find(quantized, name)
     if not isinstance(value, Tensor):
-        raise BadInput(f"the array '{name}' is missing, or no tensor")
+        raise BadInput(f"the array '{name}' is missing, or is not a tensor")
     if value.numel() != structure.entries(name):
         raise BadInput(f"{value.numel()} entries of '{name}', these tensors have {structure.entries(name)}")
     codes = structure.arrays[name].codes if name in structure.arrays else 0
@@ -181,7 +181,7 @@ def _entries(quantized: Quantized, structure: Structure, name: str) -> None:
 def _seed(quantized: Quantized) -> None:
     seed = quantized.side.get("seed")
     if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-        raise BadInput("the seed is no integer in [0, 2^63)")
+        raise BadInput("the seed is not an integer in [0, 2^63)")
 
 
 def _find(quantized: Quantized, name: str) -> Tensor | int | float | None:

@@ -69,7 +69,7 @@ def decode(sections: Sections, registry: Registry, *, limit: int | None = None) 
     size, limit = header.decoded_bytes(), default_limit() if limit is None else limit
     if size > limit:
         raise CorruptFile(
-            f"stands for {size} bytes of tensors, more than the limit of {limit}: raise the limit to decode it",
+            f"decodes to {size} bytes of tensors, more than the limit of {limit}: raise the limit to decode it",
             section="header",
         )
     calls = Calls(header, registry)
@@ -145,7 +145,7 @@ def _group(
         if merges and not one_symbol_a_weight(shell):
             raise BadInput("pruned weights merged into the symbols of vectors")
         if merges and (entry.inserted is None) != (zero_of(shell) is not None):
-            raise BadInput("not just one symbol for pruned weights")
+            raise BadInput("pruned weights need exactly one symbol of their own")
     except BadInput as error:
         raise CorruptFile(f"not of the form '{entry.form}': {error}", section="codebook", offset=start) from None
     found = [None if masks is None else masks.get(e.name) for e in members]

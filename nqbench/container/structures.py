@@ -76,7 +76,7 @@ def check_declared(structure: Structure) -> None:
         if not structure.hadamard:
             raise BadInput("tiles of rows without a transform along the rows")
     if not 0 <= structure.seed < 1 << 63:
-        raise BadInput("the seed is no integer in [0, 2^63)")
+        raise BadInput("the seed is not an integer in [0, 2^63)")
 
 
 def complaint(structure: Structure, arrays: Mapping[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:

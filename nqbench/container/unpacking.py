@@ -58,7 +58,7 @@ def unpack(data: bytes) -> tuple[Header, int]:
     if fields.left:
         raise fields.corrupt(f"{fields.left} bytes too many")
     if header.version != version:
-        raise fields.corrupt(f"format version {version}, for what version {header.version} can say")
+        raise fields.corrupt(f"format version {version} is stated where version {header.version} describes this header")
     check(header)
     return header, end
 
@@ -83,7 +83,7 @@ def unframe(data: bytes) -> tuple[bytes, int, int]:
     except zlib.error as error:
         raise CorruptFile(f"cannot be inflated: {error}", section="header") from None
     if len(plain) != size or not inflate.eof or inflate.unused_data:
-        raise CorruptFile(f"inflates to other than the {size} bytes it states", section="header")
+        raise CorruptFile(f"does not decompress to the {size} bytes that it states", section="header")
     return plain, outer.at, version
 
 
@@ -116,7 +116,7 @@ def _plugin(fields: Fields) -> PluginRef:
     except (ValueError, RecursionError):
         parameters = None
     if not isinstance(parameters, dict):
-        raise fields.corrupt(f"the parameters of plugin '{name}' are no JSON object", start)
+        raise fields.corrupt(f"the parameters of plugin '{name}' are not a JSON object", start)
     return PluginRef(name, text, fields.word(), fields.word())
 
 
@@ -132,7 +132,7 @@ def _tensors(fields: Fields) -> tuple[TensorEntry, ...]:
             raise fields.corrupt("the tensors' names are too long", start)
         names.append(fields.decode(before, start))
     if len(set(names)) != len(names):
-        raise fields.corrupt("two tensors have one name")
+        raise fields.corrupt("two tensors have the same name")
     kinds = fields.take(len(names))
     return tuple(_tensor(fields, name, kind, len(names)) for name, kind in zip(names, kinds, strict=True))
 
@@ -186,7 +186,7 @@ def _per(fields: Fields) -> Per:
     start, by = fields.at, BYS[fields.uint(len(BYS) - 1, "a granularity")]
     size = fields.uint(MAX_ELEMENTS, "a granularity") if by in ("channel", "group") else 0
     if by == "group" and not size:
-        raise fields.corrupt("blocks of no weight", start)
+        raise fields.corrupt("a block size of 0 weights", start)
     return Per(by, size)
 
 

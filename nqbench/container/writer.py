@@ -193,7 +193,7 @@ def _readable(header: Header) -> bytes:
     except CorruptFile as error:
         raise BadInput(f"this cannot be written: {error.reason}") from None
     if not same:
-        raise BadInput("this cannot be written: a reader would take its header for another")
+        raise BadInput("this cannot be written: its header would be read back as another one")
     return packed
 
 

@@ -1,4 +1,5 @@
-"""What a run gives its jobs to: it sends them to the slots of an engine, and says how each ended.
+"""The dispatcher of a run: it sends jobs to the slots of an engine (places where one trial runs at a time) and reports
+how each ended.
 
 A slot that is lost costs no job: what it had goes to another, twice at most. A slot whose versions or code are others
 than this process's is refused before its first job, and so is one that has too little of what a trial needs.

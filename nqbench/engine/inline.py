@@ -1,7 +1,7 @@
 """The slot without a worker: tasks are done in this process, one after another.
 
-For a network that only this process has. A method that hangs or crashes takes the run with it, and deadlines cannot be
-kept; what has ended is in the store and in the cache all the same.
+For a network that only this process has. A method that hangs or crashes ends the run, and deadlines cannot be enforced;
+trials that had ended are in the store and in the cache nevertheless.
 """
 
 from __future__ import annotations
@@ -56,6 +56,6 @@ class Inline(Slots):
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """torch's generator inside a trial is not the caller's."""
+    """Restores the caller's torch random generator after a trial."""
     with torch.random.fork_rng():
         yield

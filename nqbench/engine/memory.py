@@ -1,4 +1,4 @@
-"""What processes hold of main memory, from Linux's /proc; elsewhere nothing is known, and no limit is kept."""
+"""Main memory held by processes, from Linux's /proc; on other systems it is unknown and no limit is enforced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COUNTED = ("RssAnon", "RssShmem")
 
 
 def held(*processes: int) -> int:
-    """Bytes that processes hold together; one that has ended holds none."""
+    """Bytes of main memory that these processes hold together; one that has ended counts as 0."""
     return sum(_held(process) for process in processes)
 
 
@@ -27,7 +27,7 @@ def _held(process: int) -> int:
 
 
 def below(process: int) -> list[int]:
-    """The processes below one, as far down as there are any."""
+    """The ids of all descendants of a process."""
     found: list[int] = []
     for task in (_PROC / str(process) / "task").glob("*/children"):
         try:
@@ -40,6 +40,6 @@ def below(process: int) -> list[int]:
 
 
 def sacrificed() -> None:
-    """Where the machine runs out of memory, the kernel takes this process before the one that started it."""
+    """If the machine runs out of memory, the kernel is to kill this process before the one that started it."""
     with contextlib.suppress(OSError):  # another system, or not allowed
         (_PROC / "self" / "oom_score_adj").write_text("500")

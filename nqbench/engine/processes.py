@@ -1,8 +1,8 @@
 """Slots of this process: worker processes below it, one Pebble pool of one process each, always spawned.
 
-A pool a slot, so that a task can be sent to the worker that already holds its source. A worker that dies, or that is
-stopped at its deadline or memory limit, costs the task it was at; another takes its place. On a cluster, each slot's
-process has such a worker below it, too: a method that crashes never costs the slot.
+Each slot has a pool of its own, so that a task can be sent to the worker that already has its weights in memory. When a
+worker dies, or is stopped at its deadline or memory limit, only its current task is lost; a new worker takes its place.
+On a cluster, each slot's process has such a worker below it, too: a method that crashes never costs the slot.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Processes(Slots):
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """A worker inherits what is blocked: Ctrl-C must not reach one that still imports."""
+    """A worker inherits the blocked signals: Ctrl-C must not reach one that is still importing."""
     if threading.current_thread() is not threading.main_thread():  # which alone gets Python's signals
         yield
         return

@@ -85,7 +85,7 @@ class Worker:
 
 
 class Task(Protocol):
-    """What a worker is sent."""
+    """One task for a worker."""
 
     def done_by(self, worker: Worker) -> Outcome:
         """How it ended; whatever happens is an outcome, and nothing is raised."""

@@ -128,7 +128,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         return Bundle.model_validate(data)
     except ValidationError as error:

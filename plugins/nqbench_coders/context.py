@@ -1,9 +1,10 @@
 """Adaptive binary arithmetic coding of levels, in the contexts of the weights around them.
 
 Binarization and adaptive contexts as in CABAC (Marpe, Schwarz, Wiegand 2003) and DeepCABAC (Wiedemann et al. 2020,
-arXiv:1907.11900), mixing as in PAQ (Mahoney 2005). What a quantized network gives away is the scale of its weights: by
-input channel, by filter, by layer, and by the weights nearby; and, kernels being smooth, their signs, by those of the
-weights beside them in the kernel, at its place in the kernel before, and at theirs in the filter before.
+arXiv:1907.11900), mixing as in PAQ (Mahoney 2005). What makes a quantized network's symbols predictable is the scale of
+its weights: by input channel, by filter, by layer, and by the weights nearby; and, kernels being smooth, their signs,
+by those of the weights beside them in the kernel, at its place in the kernel before, and at theirs in the filter
+before.
 
 Bitstream
 =========

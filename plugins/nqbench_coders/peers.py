@@ -6,7 +6,7 @@
 ``nqbench_coders.table``: constriction's as ``rans`` chooses it (one byte of precision, then the frequencies),
 dahuffman's the exact counts.
 
-These are no formats to keep files in: their packages decide what the payload is, and only ours are fuzzed.
+Do not archive files with them: their packages define the payload and may change it, and only our own coders are fuzzed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ZipNN (Hershcovitch et al. 2024, arXiv:2411.05239) by its own package: byte planes, exponents Huffman-coded.
 
-All tensors of a dtype, one after another, are one buffer, which is kind to it: it has a header and tables for each
-buffer, and none for a tensor. It does not take float64, which are given to it as if they were float32.
+All tensors of a dtype, one after another, are one buffer, which favours it: headers and tables are per buffer, not per
+tensor. It does not take float64, which are given to it as if they were float32.
 
 Bitstream: CRC-32 of what follows (4 bytes, little-endian); a byte for each tensor in order, its dtype (0 float32, 1
 float16, 2 bfloat16, 3 float64); for each dtype that occurs, in this order, the size of its buffer as an ``int`` of the

@@ -1,4 +1,4 @@
-"""AlexNet in PyTorch's one-tower form (arXiv:1404.5997): 61,100,840 parameters, the classic of compression papers."""
+"""AlexNet in PyTorch's one-tower form (arXiv:1404.5997): 61,100,840 parameters, used in many compression papers."""
 
 from __future__ import annotations
 

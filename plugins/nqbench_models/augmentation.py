@@ -1,4 +1,4 @@
-"""What training does to images before it sees them, by draws that are the same on every device."""
+"""Data augmentation of training images, by random draws that are the same on every device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's batches: which part goes into the network, which part is the label, and what is said of others."""
+"""A user's batches: which part goes into the network, which part is the label, and the message for anything else."""
 
 from __future__ import annotations
 

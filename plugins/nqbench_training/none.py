@@ -1,4 +1,4 @@
-"""The plugins that do nothing: no pruning, no sensitivity, direct compression."""
+"""The plugins named ``none``: no pruning, no sensitivity, no training (direct compression)."""
 
 from __future__ import annotations
 

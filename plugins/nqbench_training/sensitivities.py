@@ -1,4 +1,4 @@
-"""Diagonal sensitivities: how much the training loss minds a change of each weight (arXiv:1612.01543, section 3)."""
+"""Diagonal sensitivities: how much the training loss changes with each weight (arXiv:1612.01543, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and what eases it in.
+"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and a gradual transition to it.
 
 W <- W - eta dL/dQ(W), with Q(W) the quantization of the real weights W (algorithm 1).
 """

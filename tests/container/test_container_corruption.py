@@ -277,7 +277,7 @@ LIES = [
     (tensor(1, kind=9, stored=CODES), "header", "is a constant, and stored as codes of a range"),
     (tensor(4, target=4), "header", "alias of an alias"),
     (tensor(4, target=5), "header", "an alias is 5, at most 4 is possible"),
-    (tensor(4, name="layer0.weight"), "header", "two tensors have one name"),
+    (tensor(4, name="layer0.weight"), "header", "two tensors have the same name"),
     (tensor(4, name="\x1b[2J"), "header", "control characters"),
     (tensor(4, name="weight\u202ethgiew"), "header", "control characters"),
     (tensor(2, group=0), "header", "group 1 has no tensor"),
@@ -312,8 +312,8 @@ LIES = [
     (top(coder=PluginRef()), "header", "the coder has no name"),
     (top(positions=PluginRef()), "header", "the positions has no name"),
     (top(codec=PluginRef("kit-codec", "{}", "a", "1")), "header", "nothing to do"),
-    (top(coder=PluginRef("huffman", "[1", "a", "1")), "header", "no JSON object"),
-    (top(coder=PluginRef("huffman", "[" * 30000, "a", "1")), "header", "no JSON object"),
+    (top(coder=PluginRef("huffman", "[1", "a", "1")), "header", "not a JSON object"),
+    (top(coder=PluginRef("huffman", "[" * 30000, "a", "1")), "header", "not a JSON object"),
     (top(coder=PluginRef("huffman", '{"x\\n":1}', "a", "1")), "header", "unknown parameter 'x '"),
     (top(coder=PluginRef("lzw", '{"dictionary_bits":40}', "a", "1")), "header", "dictionary_bits"),
     (top(coder=PluginRef("huffman", "{}", "a b; rm", "1")), "header", "other characters"),
@@ -375,7 +375,7 @@ def test_a_header_inflating_to_more_than_it_states_is_refused(file, registry):
     put_int(honest, len(plain))
     put_int(lying, len(plain) - 1)
     lying += file[len(honest) : end - 4]
-    assert "inflates to other than" in complaint(bytes(lying) + crc(lying) + file[end:], registry)
+    assert "does not decompress to the" in complaint(bytes(lying) + crc(lying) + file[end:], registry)
 
 
 # -- lies of the sections ------------------------------------------------------------------------------------------

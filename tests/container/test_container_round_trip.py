@@ -155,7 +155,7 @@ def test_what_could_not_be_read_back_is_not_written(recipe, message, tmp_path):
     [
         ("lookup", lambda q: q.parameters.update(codebook=torch.full((4,), float("nan"))), "codebook is not finite"),
         ("lookup", lambda q: q.parameters.update(codebook=torch.zeros(3)), "3 entries for 4 symbols"),
-        ("lookup", lambda q: q.parameters.update(codebook=torch.zeros(4, 0)), "no array of numbers or vectors"),
+        ("lookup", lambda q: q.parameters.update(codebook=torch.zeros(4, 0)), "not an array of numbers or vectors"),
         ("lookup", lambda q: q.side.update(scale=torch.ones(5)), "5 entries of the scale for 1 tensors"),
         ("grid", lambda q: q.side.pop("offset"), "offset is missing"),
         ("grid", lambda q: q.side.update(offset=float("inf")), "offset is not finite"),

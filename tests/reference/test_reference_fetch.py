@@ -244,7 +244,7 @@ LINE = "commit: '{commit}'\nsources: ['http://x/{{name}}']\nfiles: [{{name: {nam
         (LINE.format(commit=COMMIT, name="a", sha="abc"), "files.0.sha256"),
         (LINE.format(commit="main", name="a", sha=SHA256), "commit"),
         (LINE.format(commit=COMMIT, name="a", sha=SHA256).replace("{name}", "{0}"), "sources"),
-        ("files: [", "is no YAML"),
+        ("files: [", "is not valid YAML"),
         ("just words", "valid dictionary"),
     ],
 )
