@@ -128,6 +128,10 @@ _MOST_BRACKETS = 5 * MOST_DEPTH
 _TOO_DEEP = f"is nested more than {MOST_DEPTH} levels deep; a suite needs fewer than ten"
 
 
+_SLIPS = (AttributeError, IndexError, KeyError, TypeError, AssertionError, NotImplementedError)
+"""What ruamel raises beside errors of its own for some documents that are no YAML."""
+
+
 def read(path: Path) -> tuple[Document, str]:
     """The document in a file and its text. Raises SuiteError."""
     name = str(path)
@@ -150,12 +154,15 @@ def parse(text: str, source: str) -> Document:
     except DuplicateKeyError as error:
         raise SuiteError(f"{_at(source, error)}: {_duplicate(error)}") from None
     except MarkedYAMLError as error:
-        problem = " ".join(part for part in (error.context, error.problem) if part)
+        problem = " ".join(" ".join(part for part in (error.context, error.problem) if part).split())
         raise SuiteError(f"{_at(source, error)}: invalid YAML: {problem}") from None
     except (YAMLError, ValueError) as error:
         raise SuiteError(f"{source}: invalid YAML: {_flat(error)}") from None
     except RecursionError:
         raise SuiteError(f"{source}: {_TOO_DEEP}") from None
+    except _SLIPS as error:
+        where = "a tag, an anchor or a merge key in a place where it means nothing"
+        raise SuiteError(f"{source}: invalid YAML: {where} ({type(error).__name__}: {_flat(error)})") from None
     if len(loaded) > 1:
         raise SuiteError(f"{source}: holds {len(loaded)} YAML documents; one was expected")
     document = Document(source, None)

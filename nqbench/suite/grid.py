@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,10 @@ from nqbench.pipeline.chain import shares
 from nqbench.pipeline.stage import uses_seed
 from nqbench.pipeline.trial import Choice, Nonfinite, Trial, Unquantized
 from nqbench.registry import Registry
+from nqbench.suite.document import SuiteError
+
+MOST_COMBINATIONS = 1_000_000
+"""Of one grid: as many take a minute and gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,15 @@ class Grid:
     nonfinite: Nonfinite = "refuse"
     judged_by: str | None = None
 
+    @property
+    def size(self) -> int:
+        """How many combinations it has, possible or not."""
+        common = (self.models, self.pruners, self.seeds, self.unquantized, self.fold_batchnorm)
+        methods = (self.sensitivities, self.granularities, self.quantizers, self.trainings, self.positions)
+        writing = (self.streams, self.coders)
+        each = math.prod(map(len, (*methods, *writing))) + len(self.codecs)
+        return math.prod(map(len, common)) * each
+
 
 @dataclass
 class Expansion:
@@ -58,7 +72,12 @@ class Expansion:
     _dimensions: dict[Choice, int] = field(default_factory=dict)
 
     def add(self, grid: Grid) -> None:
-        """Add the trials of one grid."""
+        """Add the trials of one grid. Raises SuiteError where it has more combinations than can be planned."""
+        if (count := grid.size) > MOST_COMBINATIONS:
+            raise SuiteError(
+                f"the suite stands for {count:,} combinations, and at most {MOST_COMBINATIONS:,} can be planned: "
+                "give fewer values, or make several suites of it"
+            )
         before = set(self.trials)
         for trial in itertools.chain(self._quantizer_trials(grid), self._codec_trials(grid)):
             if reason := self._impossible(trial):

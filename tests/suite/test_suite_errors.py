@@ -1,11 +1,13 @@
 """What is wrong with a suite is said in one line: file, line, key, what was expected, the nearest name."""
 
+import random
 from pathlib import Path
 
 import pytest
 
 from nqbench.registry import Registry
 from nqbench.suite import SuiteError, load
+from nqbench.suite.document import parse
 
 HEAD = "models: net\n"
 
@@ -202,6 +204,33 @@ def test_what_is_nested_without_end_is_refused_in_one_line(suite_of, depth, open
         suite_of(HEAD + "quantizers: kmeans\n", sets=[f"models={text}"])
     with pytest.raises(SuiteError, match=r"--set .*: goes more than 40 levels deep"):
         suite_of(HEAD + "quantizers: kmeans\n", sets=["models.0" + ".a" * depth + "=1"])
+
+
+TOKENS = (
+    "<<: ", "&x ", "*x", "{", "}", "[", "]", ", ", ": ", "- ", "\n", "\n  ", "a", "b: ", "1", "!!int ", "!!float ",
+    "!!set ", "!!omap ", "!!timestamp ", "!!binary ", "!foo ", "? ", "| \n", "> \n", "'", '"', "2020-99-99", "1e999",
+    "0x", "~", "#c\n", "---\n", "...\n", "%YAML 1.1\n", "=", "1_0", "\t", "\\u00", "yes",
+)  # fmt: skip
+
+
+def test_whatever_yaml_s_marks_are_put_together_is_read_or_refused_in_one_line():
+    draw = random.Random(4)
+    texts = ["models:\n  <<: &x {<<: *x}\n", "!!set }}!!set ", "!!float }}1_00x=!foo "]
+    texts += ["".join(draw.choices(TOKENS, k=draw.randrange(2, 14))) for _ in range(300)]
+    refused = []
+    for text in texts:
+        try:
+            parse(text, "s.yaml")
+        except SuiteError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert not any("\n" in line for line in refused)
+
+
+def test_more_combinations_than_can_be_planned_are_refused_before_any_is_made(suite_of):
+    many = ", ".join(map(str, range(2, 1200)))
+    with pytest.raises(SuiteError, match=r"stands for 1,\d+,\d+ combinations, and at most 1,000,000"):
+        suite_of(HEAD + f"quantizers: [{{kmeans: {{k: [{many}]}}}}]\nseeds: [{many}]\n").trials()
 
 
 def test_a_missing_file_is_named_with_the_nearest_shipped_suite(fake_registry):

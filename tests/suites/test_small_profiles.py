@@ -30,7 +30,7 @@ WITHOUT_DATA = {
 """Small profiles that need neither MNIST nor CIFAR-10; the rest of the ablations run on the bundled digits."""
 
 
-FEW = 2000
+FEW = 500
 """Images of each of the data sets' files that are read: the suites are tried, not what the networks learn."""
 
 
