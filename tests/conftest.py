@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,13 +19,27 @@ os.environ.setdefault("NQBENCH_CACHE", str(Path(__file__).parent.parent / ".pyte
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with the longest limits of their own first: else one worker is left with them at the end."""
+    """Files first whose tests have the longest limits of their own, then those of many tests: else one worker is left
+    with them at the end."""
 
     def limit(item: pytest.Item) -> float:
         mark = item.get_closest_marker("timeout")
         return float(mark.args[0]) if mark and mark.args else 0.0
 
-    items.sort(key=limit, reverse=True)
+    weight: dict[Path, tuple[float, int]] = {}
+    for item in items:
+        longest, count = weight.get(item.path, (0.0, 0))
+        weight[item.path] = max(longest, limit(item)), count + 1
+    items.sort(key=lambda item: weight[item.path], reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, a file's tests go to one worker: what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="module")
