@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nqbench.cli.frame import REGRESSION, invoke
+from nqbench.engine import run_suite
 from nqbench.report import load
 from nqbench.results.store import Store
 
@@ -26,7 +27,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     found = []
     for quantizer in ("uniform", "kmeans"):
         out = folder / quantizer
-        assert invoke(["run", str(folder / "s.yaml"), "--output", str(out), "--only", f"quantizer={quantizer}"]) == 0
+        assert run_suite(folder / "s.yaml", out, only=[f"quantizer={quantizer}"], jobs=0).outcome == "ok"
         found.append(out)
     return found
 
