@@ -121,11 +121,10 @@ def test_one_of_several_networks_is_said_once_and_the_others_go_on(
     assert all(reason in str(record.error).partition("\n")[0] for record in records[:3])
 
 
-@pytest.mark.usefixtures("in_process")
 def test_no_record_says_where_on_whose_machine_it_was_made(here: Path) -> None:
     worse = module(here, "network", score="crash", metric_name="top1")
     path = suite(here, worse, module(here, "network"))
-    result = run_suite(path, here / "out", jobs=0)
+    result = run_suite(path, here / "out")
     with Store.read(here / "out") as store:
         (run,) = store.runs()
     texts = [record.to_json() for record in result.records]
