@@ -157,7 +157,7 @@ def test_a_form_of_its_own_needs_its_quantizer(registry):
 def test_the_limit_is_the_decoded_state_s_bytes(file, registry):
     # 40 + 5 + 6 + 3 float32; an alias costs nothing
     decode(sections_of(file), registry, limit=4 * 54)
-    assert "stands for 216 bytes of tensors, more than the limit of 215" in complaint(file, registry, limit=4 * 54 - 1)
+    assert "decodes to 216 bytes of tensors, more than the limit of 215" in complaint(file, registry, limit=4 * 54 - 1)
 
 
 @pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20), (1 << 16, 1 << 16, 1 << 16)])
@@ -297,7 +297,7 @@ LIES = [
     (array(0, shape=(4, 2)), "codebook", "bytes expected"),
     (array(0, shape=(1 << 40,)), "codebook", "bytes expected"),
     (array(0, shape=(0,)), "codebook", ""),
-    (array(1, name="sead"), "codebook", "the seed is no integer"),
+    (array(1, name="sead"), "codebook", "the seed is not an integer"),
     (array(1, integer=False), "codebook", ""),
     (array(2, name="x"), "codebook", "the dither_step is missing"),
     (top(stream_mode="joint"), "header", "2 streams, 1 expected"),
@@ -441,13 +441,13 @@ class Stranger(Coder, name="stranger"):
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        ("list", "no array of integers"),
-        ("floats", "no array of integers"),
+        ("list", "did not return an array of integers"),
+        ("floats", "did not return an array of integers"),
         ("short", "11 symbols decoded, 12 expected"),
         ("rank", "12 expected"),
         ("negative", "lies outside [0, 4)"),
         ("wide", "lies outside [0, 4)"),
-        ("none", "no array of integers"),
+        ("none", "did not return an array of integers"),
         ("raises", "coder 'stranger' failed: ZeroDivisionError: "),
         ("lines", "coder 'stranger' failed: ValueError: one two xxx"),
         ("recursion", "coder 'stranger' failed: RecursionError"),
