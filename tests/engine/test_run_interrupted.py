@@ -108,7 +108,7 @@ def test_a_stopped_run_keeps_what_was_done_leaves_no_process_and_resumes(
         assert not (out / ".scratch").exists()
     before = probe.counts()["quantize"]
     assert before <= kept + jobs
-    result = run_suite(path, out, jobs=0)
+    result = run_suite(path, out, jobs=0 if code == 130 else 1)  # a worker clears what a killed one left
     assert (result.outcome, len(result.records)) == ("ok", TRIALS)
     assert probe.counts()["quantize"] <= TRIALS - kept
     assert not (out / ".scratch").exists()
