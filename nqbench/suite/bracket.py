@@ -2,8 +2,8 @@
 
 The knob is walked on its own scale from x = 0, the largest file, to x = 1, the smallest. The search begins where the
 answer is likely (``Knob.start``; the middle where none is named), doubles the knob until one point holds and a smaller
-file does not, and narrows that bracket, nearer to the end whose metric is nearer to the target, until the files at its
-two ends differ by less than 2 %: no further point could save more.
+file does not, and narrows that bracket where what is lost, taken for a power of the knob, is likely what may be, until
+the files at its two ends differ by less than 2 %: no further point could save more.
 
 A metric need not fall with every step of the knob: a point may hold by luck. The answer is therefore *confirmed*: of it
 and its two neighbours at least two must hold (their median does); where the neighbours are too far apart to tell, one
@@ -30,18 +30,24 @@ NEIGHBOUR = 0.1
 """Files whose bytes differ by less than this share are neighbours."""
 SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 NO_KNOB = Knob("", 1, 1)
+_NOISE = 0.1
+"""The share of what may be lost below which a loss is taken for noise."""
 _INNER = 0.25
-"""A point inside a bracket keeps this share of its width from either end: a steep metric would creep otherwise."""
+"""A point inside a bracket keeps this share of its width from either end, unless little is known yet."""
+_TRUSTED = 5
+"""Points after which a search no longer trusts where the target is likely met."""
 
 
 @dataclass(eq=False)
 class Point:
-    """One value of the knob: x in [0, 1]. Once it ended: by how much the target was missed (0 or less: it holds) and
-    the bytes, each the mean over seeds, or that a trial failed."""
+    """One value of the knob: x in [0, 1]. Once it ended: by how much the target was missed (0 or less: it holds), how
+    much may be lost at most (0: nothing, or unknown) and the bytes, each the mean over seeds; or that a trial
+    failed."""
 
     x: float
     value: float
     missing: float | None = None
+    most: float = 0.0
     bytes: float | None = None
     failed: bool = False
 
@@ -52,6 +58,20 @@ class Point:
     @property
     def holds(self) -> bool:
         return not self.failed and self.missing is not None and self.missing <= SLACK
+
+
+def _crossing(a: Point, b: Point) -> float:
+    """The share of the way from a point that holds to one that does not at which the target is likely met. Where it is
+    known how much may be lost, what is lost is taken for a power of the knob (an exponential of x): errors grow with
+    the square of a step, and a metric falls faster still. Losses that are no more than noise count as a tenth."""
+    assert a.missing is not None
+    assert b.missing is not None
+    if a.most > 0 and b.most > 0 and math.isfinite(b.missing):
+        low = math.log(max(a.missing / a.most + 1, _NOISE))
+        high = math.log(b.missing / b.most + 1)
+        return -low / (high - low) if low <= 0 < high else 0.5
+    spread = b.missing - a.missing
+    return -a.missing / spread if math.isfinite(spread) and spread > 0 else 0.5
 
 
 @dataclass(eq=False)
@@ -151,12 +171,20 @@ class Bracket:
         assert b.bytes is not None
         if self._near(a, b) or abs(a.bytes - b.bytes) < WORTHWHILE * a.bytes:
             return []
-        assert a.missing is not None
-        assert b.missing is not None
-        spread = b.missing - a.missing
-        share = -a.missing / spread if math.isfinite(spread) and spread > 0 else 0.5
+        share = _crossing(a, b)
+        margin = self._margin(a, b)
         # whole numbers may round the first to one of the ends
-        return [a.x + (b.x - a.x) * part for part in (min(max(share, _INNER), 1 - _INNER), 0.5)]
+        return [a.x + (b.x - a.x) * part for part in (min(max(share, margin), 1 - margin), 0.5)]
+
+    def _margin(self, a: Point, b: Point) -> float:
+        """How near to an end of a bracket the next place may be, as a share of its width: so that, if it is the end of
+        the next bracket, that one is just narrow enough. After a few points that did not do: a steep metric would
+        creep."""
+        assert a.bytes is not None
+        assert b.bytes is not None
+        if len(self.points) > _TRUSTED or min(a.bytes, b.bytes) <= 0:
+            return _INNER
+        return min(_INNER, 0.9 * WORTHWHILE / abs(math.log(a.bytes / b.bytes)))
 
     def _gaps(self, low: float, high: float) -> list[float]:
         """The middle of the widest gap between points in [low, high] that can still be told apart."""

@@ -171,11 +171,11 @@ class TargetSchedule:
     def _judge(self, point: Point, records: Sequence[Mapping[str, Any]]) -> None:
         if self.target.divergence is not None and not any(_measured(record) for record in records):
             self._complain("the model measures no divergence from the float network: the target's is not held")
-        lacking = [lacks(self.target, record) for record in records]
-        found = [value for value in lacking if value is not None]
-        point.failed = len(found) < len(lacking)
+        found = [value for value in (judged(self.target, record) for record in records) if value is not None]
+        point.failed = len(found) < len(records)
         if not point.failed:
-            point.missing = sum(found) / len(found)
+            point.missing = sum(missing for missing, _ in found) / len(found)
+            point.most = sum(most or 0.0 for _, most in found) / len(found)
             point.bytes = sum(record["file_bytes"] for record in records) / len(records)
 
     def _complain(self, text: str) -> None:
@@ -229,19 +229,30 @@ def with_knob(trial: Trial, knob: Knob, value: float, registry: Registry) -> Tri
 
 def lacks(target: Target, record: Mapping[str, Any]) -> float | None:
     """By how much a record misses the target, in the metric's unit (or as a share of the bytes); 0 or less: it holds.
+    None where the record says nothing; see ``judged``."""
+    found = judged(target, record)
+    return None if found is None else found[0]
+
+
+def judged(target: Target, record: Mapping[str, Any]) -> tuple[float, float | None] | None:
+    """By how much a record misses the target, and, in the same unit, how much all that may be lost is (None: nothing
+    may).
 
     Metric and divergence are those of the split which the search looks at. None where the record says nothing: the
     trial failed, or gave no metric there. Where it gave no divergence, none is asked.
     """
     if record.get("status") != "ok":
         return None
-    missing, lost = _alone(target, record)
-    if missing is None or target.divergence is None:
-        return missing
-    where = "divergence" if target.split == "test" else f"{target.split}.divergence"
-    apart = record["metrics"].get(where)
+    alone = _alone(target, record)
+    if alone is None or target.divergence is None:
+        return alone
+    missing, lost = alone
+    apart = record["metrics"].get("divergence" if target.split == "test" else f"{target.split}.divergence")
+    if apart is None:
+        return alone
     # in the other's unit: as far beyond its limit, as a share of it
-    return missing if apart is None else max(missing, (apart / target.divergence - 1) * (lost or 1.0))
+    unit = lost or 1.0
+    return max(missing, (apart / target.divergence - 1) * unit), unit
 
 
 def _measured(record: Mapping[str, Any]) -> bool:
@@ -249,13 +260,13 @@ def _measured(record: Mapping[str, Any]) -> bool:
     return record.get("status") != "ok" or any(name.endswith("divergence") for name in record["metrics"])
 
 
-def _alone(target: Target, record: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """By how much bytes or metric miss the target, and how much of it may be lost."""
+def _alone(target: Target, record: Mapping[str, Any]) -> tuple[float, float | None] | None:
+    """As ``judged``, of bytes or metric alone."""
     if target.bytes is not None:
         return float(record["file_bytes"]) / target.bytes - 1, 1.0
     name = record.get("metric_name")
     if name is None:
-        return None, None
+        return None
     sign = 1.0 if record.get("metric_higher_is_better", True) else -1.0
     if target.split == "test":
         value, reference = record["metric"], record["metric_float"]
@@ -263,11 +274,11 @@ def _alone(target: Target, record: Mapping[str, Any]) -> tuple[float | None, flo
         value = record["metrics"].get(f"{target.split}.{name}")
         reference = record["metrics_float"].get(f"{target.split}.{name}")
     if value is None or reference is None:
-        return None, None
+        return None
     lost = target.drop if target.share is None else abs(reference) * target.share / 100
     wanted = target.metric if target.metric is not None else reference - sign * (lost or 0.0)
-    missing = sign * (wanted - value)
-    return math.inf if math.isnan(missing) else float(missing), lost
+    missing, most = sign * (wanted - value), sign * (reference - wanted)
+    return math.inf if math.isnan(missing) else float(missing), float(most) if most > 0 else None
 
 
 def holds(target: Target, record: Mapping[str, Any]) -> bool:

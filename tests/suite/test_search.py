@@ -134,6 +134,22 @@ def test_a_search_begins_where_the_knob_says_and_ends_when_two_percent_cannot_be
     assert ran <= 8
 
 
+@pytest.mark.parametrize("power", [2.0, 3.0, 4.0])
+@pytest.mark.parametrize("goal", ["drop", "bytes"])
+def test_what_grows_with_a_power_of_the_step_is_found_in_a_few_points(
+    registry: Registry, power: float, goal: str
+) -> None:
+    """Half a point is lost at a step of 0.2, where the file has 10,000 bytes."""
+    target = Target(drop=0.5, trials=24) if goal == "drop" else Target(bytes=10_000, trials=24)
+    schedule = TargetSchedule([trial(Stepped())], target, registry)
+    knob = replace(Stepped.KNOB, start=0.13)
+    ran = drive(schedule, knob, lambda s: 90 - 0.5 * (s / 0.2) ** power, lambda s: int(10_000 * (0.2 / s) ** 0.8))
+    best = schedule.searches[0].best
+    assert best is not None
+    assert best.value == pytest.approx(0.2, rel=0.03)
+    assert ran <= 5
+
+
 def test_a_method_that_never_holds_stops_at_its_finest_step(registry: Registry) -> None:
     schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, trials=12), registry)
     # 0.0316, and finer by factors of 2, 4 and 8, the last of them cut off at the range's end
