@@ -46,7 +46,26 @@ def _telling(records: Sequence[Record]) -> list[str]:
         [_named(kind, place, parts) for kind in (*_ORDER, *_SETTINGS) if len({repr(p.get(kind)) for p in parts}) > 1]
         for place in range(len(parts))
     ]
-    return [" ".join(filter(None, words)) or parts[i]["quantizer"][0] or "" for i, words in enumerate(names)]
+    return [name or parts[place]["quantizer"][0] or "" for place, name in enumerate(shortened(names, _LONGEST))]
+
+
+def shortened(names: Sequence[Sequence[str]], longest: int) -> list[str]:
+    """Names of words at the same places, of at most so many characters if that can be had without making two alike:
+    parameters go first, those of the last words before those of the first, then words."""
+    joined = _joined(names)
+    for whole in (False, True):
+        for place in reversed(range(len(names[0]) if names else 0)):
+            if max(map(len, joined)) <= longest:
+                return joined
+            kept = ["" if whole else words[place].partition("(")[0] for words in names]
+            fewer = [[*words[:place], left, *words[place + 1 :]] for words, left in zip(names, kept, strict=True)]
+            if len(set(_joined(fewer))) == len(set(joined)):
+                names, joined = fewer, _joined(fewer)
+    return joined
+
+
+def _joined(names: Sequence[Sequence[str]]) -> list[str]:
+    return [" ".join(filter(None, words)) for words in names]
 
 
 _ORDER = ("quantizer", "codec", "training", "coder", "granularity", "positions", "sensitivity", "pruner")

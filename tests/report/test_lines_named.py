@@ -12,7 +12,7 @@ from record_factory import digest, make, sweep
 
 from nqbench.report import ReportData
 from nqbench.report.figures import COLOURS, GREY, SHAPES
-from nqbench.report.naming import NAMED, OTHERS, names, prominent, spread
+from nqbench.report.naming import NAMED, OTHERS, names, prominent, shortened, spread
 from nqbench.report.payload import datasets
 from nqbench.results.leaderboard import leaderboard
 from nqbench.results.stats import wilson
@@ -62,6 +62,24 @@ def test_names_keep_their_order_and_their_distance_and_stay_inside_where_there_i
     free = all(b - a >= apart for a, b in itertools.pairwise(wanted))
     if free:
         assert places == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("words", "longest", "expected"),
+    [
+        (
+            [["q(k=1)", "t(steps=60, all=true)", "a"], ["q(k=1)", "t(steps=60, all=true)", "b"]],
+            12,
+            ["q(k=1) t a", "q(k=1) t b"],
+        ),
+        ([["q(k=1)", "t(steps=60)"], ["q(k=2)", "t(steps=60)"]], 8, ["q(k=1) t", "q(k=2) t"]),
+        ([["q(k=1)", "t(steps=60)"], ["q(k=2)", "t(steps=60)"]], 6, ["q(k=1)", "q(k=2)"]),
+        ([["q(k=1)"], ["q(k=2)"]], 2, ["q(k=1)", "q(k=2)"]),
+        ([["quantizer"], [""]], 3, ["quantizer", ""]),
+    ],
+)
+def test_long_names_lose_what_tells_nothing_apart(words: list[list[str]], longest: int, expected: list[str]) -> None:
+    assert shortened(words, longest) == expected
 
 
 def test_a_line_is_called_by_what_tells_it_apart_and_no_two_alike() -> None:
