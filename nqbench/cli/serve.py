@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,14 @@ def _reports(place: str | Path) -> Iterator[Path]:
 
 def server(folder: Path, port: int) -> ThreadingHTTPServer:
     """A server of that folder's files on the loopback interface, not yet running."""
-    return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
+    return _Server(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that no longer wants a page closes its connection: that is nothing to tell."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 _HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)

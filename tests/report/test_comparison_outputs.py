@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
 from pathlib import Path
 from xml.etree import ElementTree
@@ -129,3 +131,15 @@ def test_serve_gives_out_the_page_and_neither_the_store_nor_what_is_outside(tmp_
             assert get("/", host)[0] == 200
         assert get("/inside") == (200, b"<p>page</p>")
         found.shutdown()
+
+
+def test_a_browser_that_goes_away_is_nothing_to_tell(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "index.html").write_bytes(b"x" * (8 << 20))
+    with server(tmp_path, 0) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", found.server_port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 200")
+        found.shutdown()
+    assert capfd.readouterr().err == ""
