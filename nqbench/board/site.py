@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nqbench import printable
 from nqbench.api.errors import BadInput, NotRegistered
 from nqbench.api.toolkit.paths import written_whole
 from nqbench.board.again import command
@@ -30,7 +31,6 @@ from nqbench.board.checking import network_of
 from nqbench.board.manifest import hidden
 from nqbench.board.rows import BoardRow
 from nqbench.registry import registry
-from nqbench.report import escaping
 from nqbench.report.data import ReportData
 from nqbench.report.drawing import drawn
 from nqbench.report.figures import Figure
@@ -266,7 +266,7 @@ def _row(page: NetworkPage, row: BoardRow) -> str:
         name=page.data.labels.configuration(shown(row)),
         sizes=parts,
         command=command(row.record, f"{(row.suite or '')[:12]}.yaml"),
-        suite=suite if not any(hidden(line) for line in suite.expandtabs().splitlines()) else escaping.plain(suite),
+        suite=suite if not any(hidden(line) for line in suite.expandtabs().splitlines()) else printable.plain(suite),
         file=f"../{file_name(row.file)}",
         parameters=_parameters(row),
         verified=checks_text(row.checks),

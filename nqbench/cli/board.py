@@ -158,6 +158,6 @@ def closing(board: Path, outcomes: list[Outcome]) -> None:
 
 def _say(text: str, err: bool = False) -> None:
     """Text of others for a terminal."""
-    from nqbench.report import escaping
+    from nqbench import printable
 
-    click.echo(escaping.line(text), err=err)
+    click.echo(printable.line(text), err=err)

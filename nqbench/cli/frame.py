@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 
+from nqbench import printable
 from nqbench.engine.signals import terminated_as_interrupted
 from nqbench.version import __version__
 
@@ -135,13 +136,13 @@ def _show(
     """A note as its text alone; any other warning as Python shows it."""
     errors = sys.modules.get("nqbench.api.errors")
     if errors is not None and issubclass(category, errors.Note):
-        click.echo(f"note: {message}", err=True)
+        click.echo(f"note: {printable.line(str(message))}", err=True)
     else:
         _showwarning(message, category, filename, lineno, *rest, **named)
 
 
 def _complain(text: str) -> None:
-    click.echo(f"error: {' '.join(text.split())}", err=True)
+    click.echo(f"error: {printable.line(text)}", err=True)
 
 
 def _is_for_the_user(error: Exception) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nqbench import printable
+
 if TYPE_CHECKING:
     from nqbench.container import Header
     from nqbench.container.header import TensorEntry
@@ -38,11 +40,11 @@ def _inspect(file: Path, tensors: bool, as_json: bool) -> None:
         click.echo(_json(file, sections.header, sections.parts, sections.file_bytes))
         return
     click.echo(f"{file}: {sections.file_bytes:,} bytes, written by {sections.header.producer}")
-    click.echo(_made_by(sections.header) + "\n")
+    click.echo(printable.plain(_made_by(sections.header)) + "\n")
     click.echo(_parts(sections.parts, sections.file_bytes) + "\n")
     parts = sections.parts
     raw = parts["raw_parameters"] + parts["raw_buffers"]
-    click.echo(_groups(sections.header, 8 * (sections.file_bytes - raw)))
+    click.echo(printable.plain(_groups(sections.header, 8 * (sections.file_bytes - raw))))
     if tensors:
         click.echo("\n" + _tensors(sections.header))
 

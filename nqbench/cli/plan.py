@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nqbench import printable
 from nqbench.cli.options import suite_options
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def command(suite: str, profile: str | None, sets: tuple[str, ...], only: tuple[
     loaded = load(suite, profile=profile, sets=sets, registry=plugins)
     trials = loaded.trials(only)
     for block in (_heading(loaded, only, plugins), _work(trials, plugins), _listing(trials, plugins, everything)):
-        click.echo(block + "\n")
+        click.echo(printable.plain(block) + "\n")
     for dropped in loaded.dropped:
         count = f"{dropped.count} combinations" if dropped.count != 1 else "1 combination"
         click.echo(f"left out: {count if dropped.count else 'nothing'}: {dropped.reason}")

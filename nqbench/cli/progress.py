@@ -221,6 +221,6 @@ def outcome(record: Record) -> str:
 
 def _line(text: str) -> str:
     """Text of others for a terminal."""
-    from nqbench.report import escaping
+    from nqbench import printable
 
-    return escaping.line(text)
+    return printable.line(text)

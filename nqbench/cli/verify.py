@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nqbench import printable
 from nqbench.cli.options import engine_option, store_option
 
 
@@ -42,7 +43,7 @@ def command(
         checked += 1
         if verdict.fault is not None:
             faults += 1
-            click.echo(f"DIFFERS: {verdict.fault}", err=True)
+            click.echo(f"DIFFERS: {printable.line(verdict.fault)}", err=True)
     if not checked:
         raise click.ClickException(f"{folder}: no record of a finished trial to verify")
     click.echo(f"{checked - faults} of {checked} files verified")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from xml.etree import ElementTree
 
+from nqbench import printable
 from nqbench.report import escaping
 from nqbench.report.numbers import significant
 from nqbench.report.tables import Table
@@ -90,7 +91,7 @@ def terminal(comparison: Comparison, *, limit: int = SHOWN) -> str:
         parts.append(draw(changes_table(changes[:limit])))
     if len(changes) > limit:
         parts.append(f"... and {len(changes) - limit} more")
-    return escaping.plain("\n\n".join([*parts, *comparison.notes]) + "\n")
+    return printable.plain("\n\n".join([*parts, *comparison.notes]) + "\n")
 
 
 def markdown(comparison: Comparison, *, limit: int = SHOWN) -> str:
@@ -135,12 +136,15 @@ def junit(comparison: Comparison) -> str:
     verdicts = comparison.trials
     bad = sum(verdict in ("worse", "failed") for verdict in verdicts.values())
     unsure = sum(verdict in ("inconclusive", "new", "gone") for verdict in verdicts.values())
-    suite = ElementTree.Element("testsuite", name=escaping.line(f"nqbench {comparison.candidate.suite}"))
+    suite = ElementTree.Element("testsuite", name=printable.line(f"nqbench {comparison.candidate.suite}"))
     suite.attrib.update(tests=str(len(verdicts)), failures=str(bad), errors="0", skipped=str(unsure))
     for trial, verdict in verdicts.items():
         changes = by_trial[trial]
         first = changes[0]
-        name, group = escaping.line(f"{first.configuration} [{trial}]"), escaping.line(f"{first.model}.{first.method}")
+        name, group = (
+            printable.line(f"{first.configuration} [{trial}]"),
+            printable.line(f"{first.model}.{first.method}"),
+        )
         case = ElementTree.SubElement(suite, "testcase", classname=group, name=name)
         lines = [
             f"{c.figure}: {c.verdict} {number(c.baseline)} -> {number(c.candidate)} {amount(c)} {c.reason}".rstrip()
@@ -148,10 +152,10 @@ def junit(comparison: Comparison) -> str:
             if c.verdict != "same"
         ]
         if verdict in ("worse", "failed"):
-            ElementTree.SubElement(case, "failure", message=verdict, type=verdict).text = escaping.plain(
+            ElementTree.SubElement(case, "failure", message=verdict, type=verdict).text = printable.plain(
                 "\n".join(lines)
             )
         elif verdict in ("inconclusive", "new", "gone"):
-            ElementTree.SubElement(case, "skipped", message=escaping.plain(f"{verdict}: {'; '.join(lines)}"))
+            ElementTree.SubElement(case, "skipped", message=printable.plain(f"{verdict}: {'; '.join(lines)}"))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
-"""Control codes, halves of surrogate pairs, and marks that turn the direction of what follows."""
+from nqbench.printable import line
+
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """What begins emphasis, code, a link, an image or a cell; an underscore inside a word begins nothing."""
@@ -18,16 +18,6 @@ _LATEX = str.maketrans({
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 })  # fmt: skip
-
-
-def plain(text: str) -> str:
-    """Without control codes, which a terminal obeys and XML cannot hold. Tabs and line ends stay."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def line(text: str) -> str:
-    """``plain``, on one line."""
-    return plain(" ".join(text.split()))
 
 
 def markdown(text: str) -> str:

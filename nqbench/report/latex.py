@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nqbench import printable
 from nqbench.report import escaping
 from nqbench.report.data import ReportData
 from nqbench.report.tables import Table, method_table, methods_note, quoted_with_measured
@@ -10,7 +11,7 @@ from nqbench.report.tables import Table, method_table, methods_note, quoted_with
 def latex(data: ReportData) -> str:
     """One table a model; needs ``\\usepackage{booktabs}``."""
     parts = [
-        f"% nqbench, suite {escaping.line(data.suite)}, run {escaping.line(data.run)}; needs \\usepackage{{booktabs}}"
+        f"% nqbench, suite {printable.line(data.suite)}, run {printable.line(data.run)}; needs \\usepackage{{booktabs}}"
     ]
     for model, rows in data.methods.items():
         note = methods_note(data.goal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nqbench import printable
 from nqbench.report import escaping
 from nqbench.report.data import ReportData
 from nqbench.report.tables import Table, method_table, quoted, quoted_with_measured, ranking
@@ -21,7 +22,7 @@ def terminal(data: ReportData, *, limit: int = TERMINAL_ROWS) -> str:
         aligned = ["right" if numeric else "left" for numeric in table.numeric]
         return tabulate(table.rows, table.header, tablefmt="simple", colalign=aligned, disable_numparse=True)
 
-    return escaping.plain(_document(data, draw, limit, _PLAIN))
+    return printable.plain(_document(data, draw, limit, _PLAIN))
 
 
 def markdown(data: ReportData) -> str:
@@ -46,7 +47,7 @@ class _Form:
     heading: str
 
 
-_PLAIN = _Form(escaping.line, escaping.line, "{}")
+_PLAIN = _Form(printable.line, printable.line, "{}")
 _MARKDOWN = _Form(escaping.markdown, escaping.code, "## {}")
 
 

@@ -55,6 +55,8 @@ def _value_test(reader: Reader, axis: str, path: KeyPath, value: Any) -> Test:
         raise reader.document.error(path, "must be a name or 'name: {parameter: value}'")
     ((name, parameters),) = value.items()
     cls = reader.plugin(axis, (*path, name), name)
+    if parameters is not None and not isinstance(parameters, dict):
+        raise reader.document.error((*path, name), "must be '{parameter: value}'")
     for key in parameters or {}:
         if key not in cls.model_fields:
             hint = did_you_mean(key, list(cls.model_fields))

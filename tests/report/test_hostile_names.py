@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from record_factory import failed, make
 
+from nqbench.cli import invoke
 from nqbench.cli.nightly import compare_night, write_history
 from nqbench.report import escaping, rebuild, terminal
 from nqbench.results.exports import read_side
@@ -116,6 +117,17 @@ def test_a_terminal_gets_no_control_code(folder: Path) -> None:
     text = terminal(rebuild(folder)[0])
     assert "onerror" in text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+
+
+def test_an_error_about_a_suite_of_somebody_else_has_no_control_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text('models: {lenet300: {data: "\\e[2J\\u202e"}}\nquantizers: kmeans\n')
+    assert invoke(["plan", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "must be 'mnist' or 'digits'" in said
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said)
 
 
 def test_every_character_is_one_line_of_text_in_markdown() -> None:
