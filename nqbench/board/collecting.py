@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.parsing import read_file
 from nqbench.board.bundle import MANIFEST, SUITE, file_name, write_bundle
 from nqbench.board.distributions import distributions
 from nqbench.board.manifest import Entry, Manifest, Said, manifest_text, objection, portable, strings
@@ -82,7 +83,7 @@ def submit(
 def _file(run: Path, record: Record) -> bytes:
     path = run / (record.file or "")
     try:
-        data = path.read_bytes() if record.file else None
+        data = read_file(path) if record.file else None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error}): the same run command makes it") from None
     if data is None:

@@ -123,6 +123,10 @@ def command(
     target = output or Path(f"{name}.nqz")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # told before hours are spent
+        raise BadInput(f"{target}: cannot be written ({error.strerror or error}); choose another --output") from None
     sets = [f"models=[{json.dumps({name: parameters})}]", "target.drop=null", f"target.split={split}"]
     sets += [f"target.{field}={value}" for field, value in goal.items()]
     sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]

@@ -18,6 +18,7 @@ A command ends with a code of its own through ``click.get_current_context().exit
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import warnings
@@ -119,6 +120,11 @@ def invoke(args: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return INTERRUPTED
+    except OSError as error:
+        if error.filename is None and error.errno not in _NO_ROOM:
+            raise
+        _complain(f"{error.filename or 'the disk'}: {error.strerror}")
+        return WRONG_USE
     except Exception as error:
         if not _is_for_the_user(error):
             raise  # a bug: its traceback is what we want to see
@@ -127,6 +133,7 @@ def invoke(args: Sequence[str]) -> int:
     return result if isinstance(result, int) else OK  # outside standalone mode click returns ctx.exit's code
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _showwarning = warnings.showwarning
 
 

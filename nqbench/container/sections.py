@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nqbench.api import BadInput, CorruptFile
+from nqbench.api.toolkit.parsing import read_file
 from nqbench.container.header import SECTIONS, Header
+from nqbench.container.memory import machine_memory
 from nqbench.container.unpacking import unpack
 
 
@@ -32,7 +34,7 @@ def read_sections(path: str | os.PathLike[str]) -> Sections:
     """Header and sections, checksums verified. Raises CorruptFile, or BadInput where there is no such file."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_file(path, most=machine_memory() // 2)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     try:

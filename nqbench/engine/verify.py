@@ -12,6 +12,7 @@ from typing import Any
 from nqbench.api.engine import Engine, Outcome, Resources, Work
 from nqbench.api.errors import BadInput, Note
 from nqbench.api.model import Model
+from nqbench.api.toolkit.parsing import read_file
 from nqbench.api.toolkit.paths import set_suite_folder, suite_folder
 from nqbench.engine.checking import Checker, model_of
 from nqbench.engine.choose import chosen
@@ -130,7 +131,7 @@ class _Check:
     @property
     def task(self) -> CheckTask:
         try:
-            data = self.path.read_bytes()
+            data = read_file(self.path)
         except OSError:  # the slot says that it is missing
             data = None
         return CheckTask(self.record.to_dict(), data, str(self.path), self.limit)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.parsing import parse_json
+from nqbench.api.toolkit.parsing import parse_json, read_file
 from nqbench.api.toolkit.paths import written_whole
 from nqbench.results.database import FILES
 from nqbench.results.record import SCHEMA_VERSION, Record
@@ -68,7 +68,7 @@ def read_run(path: str | Path, run: str = "latest") -> tuple[Run, list[Record]]:
 def read_json(path: Path) -> Whole:
     """Either form of JSON. A list has no runs of its own: they are made from what its records say."""
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_file(path))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:

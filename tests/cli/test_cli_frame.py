@@ -125,3 +125,28 @@ def test_sigterm_ends_any_command_as_ctrl_c_does(command, capsys):
     assert cli.invoke(["plan"]) == cli.INTERRUPTED
     assert capsys.readouterr().err.strip() == "error: interrupted"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["decompress", "/dev/zero"],
+        ["inspect", "/dev/zero"],
+        ["compare", "/dev/zero.json", "/dev/zero.json"],
+        ["compress", "--model", "lenet300", "--data", "digits", "--output", "/proc/nowhere/x.nqz"],
+    ],
+)
+def test_what_has_no_end_and_what_cannot_be_written_is_a_line(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.invoke(command) == 1
+    assert sum(line.startswith("error: ") for line in capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_disk_without_room_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nqbench.container.read_sections", full)
+    assert cli.invoke(["inspect", "x.nqz"]) == 1
+    assert capsys.readouterr().err == "error: the disk: No space left on device\n"
