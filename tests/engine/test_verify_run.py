@@ -189,3 +189,31 @@ def test_a_run_of_which_nothing_ended_well_is_refused(
     connection.close()
     assert invoke(["verify", str(out)]) == 1
     assert "no record of a finished trial" in capsys.readouterr().err
+
+
+def test_points_that_a_search_did_not_test_are_verified_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
+    searched = """
+        name: verified
+        models: [{lenet300: {data: digits}}]
+        quantizers: {uniform: {step: 0.2}}
+        coders: [huffman]
+        target: {drop: 5, split: train, report: chosen, trials: 3}
+    """
+    result = run_suite(suite(tmp_path / "s.yaml", searched), tmp_path / "out", jobs=0)
+    untested = [record for record in result.records if record.metric is None]
+    assert untested
+    assert verify(tmp_path / "out").exit_code == 0
+    name = f"train.{untested[0].metric_name}"
+    with sqlite3.connect(tmp_path / "out" / "records.sqlite") as connection:
+        for rowid, text in connection.execute("SELECT rowid, data FROM records").fetchall():
+            data = json.loads(text)
+            if data["metric"] is None:
+                data["metrics"][name] -= 0.5
+                connection.execute("UPDATE records SET data = ?, crc = NULL WHERE rowid = ?", (json.dumps(data), rowid))
+    connection.close()
+    told = verify(tmp_path / "out")
+    assert told.exit_code == 1
+    assert told.output.count("DIFFERS") == len(untested)
