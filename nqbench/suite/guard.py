@@ -3,7 +3,8 @@
 A network knows its training data better than any other: margins are wide there, and an accuracy of 99.9 % hides what
 quantization does until it does far too much. On a ResNet-32 a search for half a point on training images found a file
 that lost 0.74 points on the test images. How far outputs move is seen before a first choice changes, so such a search
-holds the divergence from the float network besides, at so many nats for each point that may be lost.
+holds the divergence from the float network besides, at so many nats for each point that may be lost: the same search
+then lost 0.50.
 """
 
 from __future__ import annotations
