@@ -19,7 +19,8 @@ from nqbench.api.toolkit.curvature import BATCH
 from nqbench.api.toolkit.uses import Geometry
 from nqbench.api.toolkit.windows import Window
 
-_FEWEST = 128
+_FEWEST, _AMPLE = 16, 1 << 17
+_DIVERSE = 128
 _LONG = 48  # places of a sample from which a product per sample is faster than a copy of all
 _ROWS = 1 << 14  # vectors of a matrix product's inputs that are taken at once
 LARGEST = 12288
@@ -125,13 +126,16 @@ def _sizes(geometry: Geometry, shape: torch.Size) -> tuple[int, int]:
 
 
 def spacing(geometry: Geometry, x: Tensor, columns: int | None, samples: int | None = None) -> int:
-    """Every which sample gives ``columns`` vectors for each row of a convolution's second moments, from _FEWEST samples
-    at least; 1 for any other use. x: (B, channels, ...). samples: of which x is a part; None: of B."""
+    """Every which sample gives ``columns`` vectors for each row of a convolution's second moments; 1 for any other use.
+    From _DIVERSE samples at least, or fewer (_FEWEST at least) where these have an _AMPLE number of vectors.
+
+    x: (B, channels, ...). samples: of which x is a part; None: of B."""
     window = geometry.window
     if window is None or columns is None:
         return 1
     _, rows, places = window.columns(x[:1]).shape
-    wanted = max(_FEWEST, math.ceil(columns * rows / window.groups / places))
+    fewest = min(_DIVERSE, max(_FEWEST, _AMPLE // max(places, 1)))
+    wanted = max(fewest, math.ceil(columns * rows / window.groups / places))
     return max(1, (len(x) if samples is None else samples) // wanted)
 
 

@@ -32,7 +32,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
 
     columns: int | None = Field(None, ge=1)
     """A convolution's second moments are means over about so many input vectors for each row of their matrix, from
-    samples spread evenly over all, 128 at least; None: over all."""
+    samples spread evenly over all, 128 (of large images 16) at least; None: over all."""
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         sums = {name: Sums(task.parameter(name)) for name in names}

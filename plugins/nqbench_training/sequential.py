@@ -61,8 +61,8 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
     moments."""
     columns: int | None = Field(64, ge=1)
     """A convolution's second moments are means over at most so many input vectors for each row of their matrix, from
-    samples spread evenly over all, 128 at least; None: over all. On large images a convolution sees thousands of times
-    as many vectors as the matrix has rows, and their products are most of the time. Only in one pass."""
+    samples spread evenly over all, 128 (of large images 16) at least; None: over all. On large images a convolution
+    sees thousands of times as many vectors as the matrix has rows, and their products are most of the time."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:

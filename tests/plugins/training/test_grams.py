@@ -73,6 +73,8 @@ def test_gram_sums_the_outer_products(groups: int, places: int) -> None:
         (3, 4, 1000, 400, 4),  # 3,600 vectors: 225 samples
         (3, 32, 1000, None, 1),
         (3, 32, 100, 1, 1),
+        (3, 112, 100, 64, 6),  # 12,544 vectors a sample: 16 samples are enough
+        (3, 64, 100, 64, 3),  # 4,096: 32 samples
     ],
 )
 def test_samples_are_spread_so_that_each_row_has_its_vectors(
