@@ -32,7 +32,7 @@ SUITE = """
       seconds: {ratio: 1.5}
 """
 STRETCH = "codebook = torch.linspace(float(low), float(high), self.k)"
-DELAY = "time.sleep(self.delay)\n        symbols = stream.symbols"
+DELAY = "time.sleep(self.delay)\n        while self.held"
 
 
 class Nights:
