@@ -64,9 +64,12 @@ class Shared:
         self._lock = threading.RLock()
 
     def check(self) -> None:
-        """Raises BadInput, in one line, where the place cannot be read now. A run begins: all is told anew."""
+        """Raises BadInput, in one line, where the place cannot be read now. A run begins: all is asked and
+        told anew."""
         self._away_until, self._writable = 0.0, True
         self._told.clear()
+        self._missed.clear()
+        self._lists.clear()
         try:
             self._objects.check()
         except self._objects.errors as error:
