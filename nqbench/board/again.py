@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from typing import Any
 
+from nqbench.registry import registry
 from nqbench.results.record import KINDS, Record
 
 
 def command(record: Record, suite: str = "suite.yaml") -> str:
-    """``nqbench run SUITE --only ...`` for the row's trial: the suite as it ran, and of it this configuration."""
+    """``nqbench run SUITE --only ...`` for the row's trial: the suite as it ran, and of it this configuration. Where a
+    search chose the knob, it is the search that is made again, since its values stand in no suite."""
     wanted = []
     for kind in KINDS:
         if kind == "training":
@@ -19,13 +23,31 @@ def command(record: Record, suite: str = "suite.yaml") -> str:
             wanted.append(f"{kind}={name}")
         elif kind in ("pruner", "sensitivity"):
             wanted.append(f"{kind}=none")
-    knob = record.knob
-    for kind in ("quantizer", "codec"):
-        given = getattr(record, f"{kind}_params") or {}
-        if getattr(record, kind) and knob and isinstance(given.get(knob), int | float | str):
-            wanted.append(f"{kind}.{knob}={given[knob]}")
+    searched = record.knob if record.selected_on is not None else None
+    for kind in ("pruner", "sensitivity", "quantizer", "codec"):
+        name, given = getattr(record, kind), getattr(record, f"{kind}_params") or {}
+        if name:
+            usual = _defaults(kind, name)
+            wanted += [
+                f"{kind}.{key}={value}"
+                for key, value in given.items()
+                if key != searched and value != usual.get(key) and _plain(value)
+            ]
     if record.granularity:
         wanted.append(f"granularity={record.granularity}")
     if record.seed is not None:
         wanted.append(f"seed={record.seed}")
     return f"nqbench run {shlex.quote(suite)} --only {shlex.quote(','.join(wanted))}"
+
+
+def _defaults(kind: str, name: str) -> dict[str, Any]:
+    """Parameter -> its default; none of a plugin that is not here."""
+    known = registry().found.get((kind, name))
+    return {} if known is None else {key: field.default for key, field in known.cls.model_fields.items()}
+
+
+def _plain(value: object) -> bool:
+    """Whether ``--only`` can ask for a value."""
+    if isinstance(value, str):
+        return bool(re.fullmatch(r"[\w.+-]+", value))
+    return isinstance(value, int | float) and not isinstance(value, bool)

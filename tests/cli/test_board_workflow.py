@@ -61,7 +61,17 @@ def test_a_row_s_command_makes_its_trial_and_no_other(tmp_path: Path) -> None:
         path = tmp_path / "suite.yaml"
         path.write_text(board.suite(row))
         only = shlex.split(command(row.record))[-1]
-        assert [trial.trial for trial in load(path).trials([only])] == [row.record.trial]
+        (trial,) = load(path).trials([only])
+        for kind in ("model", "quantizer", "coder", "pruner", "sensitivity", "positions"):
+            choice, name = getattr(trial, kind), getattr(row.record, kind)
+            assert (choice.name if choice else None) == name
+            # parameters that the plugin got since have their defaults; a search's knob is not in its suite
+            given = getattr(row.record, f"{kind}_params") or {}
+            searched = {row.record.knob} if row.record.selected_on else set()
+            has = choice.parameters if choice else {}
+            assert all(has[k] == v for k, v in given.items() if k not in searched), (row.id, kind)
+        assert trial.granularity == row.record.granularity
+        assert [choice.name for choice in trial.training] == [n for n in row.record.training.split("+") if n != "none"]
 
 
 def test_a_pull_request_has_no_right_but_to_read_and_no_text_of_it_is_run(workflow: dict[str, Any]) -> None:
