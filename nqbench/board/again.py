@@ -31,7 +31,7 @@ def command(record: Record, suite: str = "suite.yaml") -> str:
             wanted += [
                 f"{kind}.{key}={value}"
                 for key, value in given.items()
-                if key != searched and value != usual.get(key) and _plain(value)
+                if key != searched and _plain(value) and (key == record.knob or value != usual.get(key, value))
             ]
     if record.granularity:
         wanted.append(f"granularity={record.granularity}")
@@ -41,7 +41,7 @@ def command(record: Record, suite: str = "suite.yaml") -> str:
 
 
 def _defaults(kind: str, name: str) -> dict[str, Any]:
-    """Parameter -> its default; none of a plugin that is not here."""
+    """Parameter -> its default; of a plugin that is not here, none is known."""
     known = registry().found.get((kind, name))
     return {} if known is None else {key: field.default for key, field in known.cls.model_fields.items()}
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser_kit import CONTRAST, click, complaints, draw_all, needed, requests, scheme, sized, unnamed
+from browser_kit import CONTRAST, click, complaints, draw_all, needed, opened, requests, scheme, sized, unnamed
 from record_factory import make
 
 from nqbench.api.errors import BadInput
@@ -181,7 +181,7 @@ def network(browser: Any, site: Path) -> Any:
     browser.get_log("browser")
     browser.get_log("performance")
     (path,) = (site / "site" / "networks").glob("net-*.html")
-    browser.get(path.as_uri())
+    opened(browser, path.as_uri())
     return browser
 
 

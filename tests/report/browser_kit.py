@@ -41,6 +41,12 @@ def wait(browser: Any, script: str, seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+def opened(browser: Any, uri: str) -> None:
+    """Go to a page with a table, and wait until its script has drawn that."""
+    browser.get(uri)
+    wait(browser, "document.readyState === 'complete' && (document.querySelector('#count')?.textContent ?? '') !== ''")
+
+
 def click(browser: Any, selector: str) -> None:
     browser.execute_script("document.querySelector(arguments[0]).click()", selector)
 

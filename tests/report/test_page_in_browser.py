@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import CONTRAST, click, complaints, draw_all, needed, requests, scheme, sized, unnamed
+from browser_kit import CONTRAST, click, complaints, draw_all, needed, opened, requests, scheme, sized, unnamed
 from record_factory import digest, make
 from test_reports import fill
 
@@ -31,7 +31,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]
 def page(browser: Any, report: tuple[Path, list[Record]]) -> Any:
     browser.get_log("browser")
     browser.get_log("performance")
-    browser.get((report[0] / "index.html").as_uri())
+    opened(browser, (report[0] / "index.html").as_uri())
     return browser
 
 
@@ -225,7 +225,7 @@ def test_an_axis_is_logarithmic_or_linear_at_a_click(page: Any) -> None:
 def test_long_tables_are_shown_in_parts(browser: Any, tmp_path: Path) -> None:
     fill(tmp_path, [make(k=k) for k in range(2, 252)])
     rebuild(tmp_path)
-    browser.get((tmp_path / "index.html").as_uri())
+    opened(browser, (tmp_path / "index.html").as_uri())
     assert len(column(browser, "rank")) == 100
     assert browser.execute_script("return document.querySelector('#more').textContent") == "Show 150 more"
     click(browser, "#more")
