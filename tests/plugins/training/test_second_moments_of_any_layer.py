@@ -287,19 +287,22 @@ def test_an_embeddings_moments_are_the_frequencies_of_its_rows(bag: bool) -> Non
 
 def test_rows_that_were_never_looked_up_are_rounded_and_the_others_pay_by_frequency() -> None:
     x = torch.tensor([[0, 1, 1], [1, 7, 0]])
-    module = Embedded()
-    was = module.embed.weight.detach().clone()
-    task = task_of(
-        module, x, quantizer=GPTQ(step=0.3, lam=1.0), sensitivity=SecondMoments(samples=2), granularity="layer"
-    )
-    task.rate = lambda counts: 1.0 + abs(torch.arange(len(counts)).double().numpy() - len(counts) // 2)
-    sensed = task.sense(["embed.weight"])
-    (group,) = task.quantize(names=["embed.weight"], sensed=sensed)
-    deployed = task.reconstruct([group])["embed.weight"]
     unseen = [2, 3, 4, 5, 6, 8]
-    torch.testing.assert_close(deployed[unseen], (was / 0.3).round()[unseen] * 0.3)
-    nearest = (was / 0.3).round() * 0.3
-    off = (deployed - nearest).abs().sum(1)
+    off = torch.zeros(9)
+    for seed in range(20):  # four weights of a row may be near their levels by luck
+        torch.manual_seed(seed)
+        module = Embedded()
+        was = module.embed.weight.detach().clone()
+        task = task_of(
+            module, x, quantizer=GPTQ(step=0.3, lam=1.0), sensitivity=SecondMoments(samples=2), granularity="layer"
+        )
+        task.rate = lambda counts: 1.0 + abs(torch.arange(len(counts)).double().numpy() - len(counts) // 2)
+        sensed = task.sense(["embed.weight"])
+        (group,) = task.quantize(names=["embed.weight"], sensed=sensed)
+        deployed = task.reconstruct([group])["embed.weight"]
+        nearest = (was / 0.3).round() * 0.3
+        torch.testing.assert_close(deployed[unseen], nearest[unseen])
+        off += (deployed - nearest).abs().sum(1)
     assert float(off[7]) >= float(off[1]), "a rare row pays less for its error than a common one"
     assert float(off[[0, 1, 7]].sum()) > 0
 
