@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,9 @@ def decoder() -> Iterator[Decoder]:
     """A decoder process for all tests of a module: to start one takes longer than most runs do."""
     from nqbench.pipeline.decoder import Decoder
 
-    shared = Decoder()
-    shared.start()
-    yield shared
-    shared.close()
+    with closing(Decoder()) as shared:
+        shared.start()
+        yield shared
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from typing import Any
@@ -27,7 +28,7 @@ def command(record: Record, suite: str = "suite.yaml") -> str:
     for kind in ("pruner", "sensitivity", "quantizer", "codec"):
         name, given = getattr(record, kind), getattr(record, f"{kind}_params") or {}
         if name:
-            usual = _defaults(kind, name)
+            usual = defaults(kind, name)
             wanted += [
                 f"{kind}.{key}={value}"
                 for key, value in given.items()
@@ -40,10 +41,12 @@ def command(record: Record, suite: str = "suite.yaml") -> str:
     return f"nqbench run {shlex.quote(suite)} --only {shlex.quote(','.join(wanted))}"
 
 
-def _defaults(kind: str, name: str) -> dict[str, Any]:
-    """Parameter -> its default; of a plugin that is not here, none is known."""
+def defaults(kind: str, name: str) -> dict[str, Any]:
+    """Parameter -> its default, as records have them; of a plugin that is not installed here, none is known."""
     known = registry().found.get((kind, name))
-    return {} if known is None else {key: field.default for key, field in known.cls.model_fields.items()}
+    fields = {} if known is None else known.cls.model_fields
+    plain: dict[str, Any] = json.loads(json.dumps({key: field.default for key, field in fields.items()}, default=str))
+    return plain
 
 
 def _plain(value: object) -> bool:

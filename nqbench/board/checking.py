@@ -22,7 +22,6 @@ from nqbench.api.errors import CorruptFile, DataMissing, NotRegistered, NqbenchE
 from nqbench.api.evaluation import Metric
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
-from nqbench.api.toolkit.judging import judging
 from nqbench.api.toolkit.pace import Pace
 from nqbench.board.manifest import objection
 from nqbench.board.rows import Check, Found
@@ -32,7 +31,7 @@ from nqbench.engine.checking import allowed, model_of, pace_of, same_environment
 from nqbench.engine.devices import resolve_device
 from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import Judged, evaluated, paired
+from nqbench.pipeline.evaluating import Judged, judged_beside, judged_float, paired
 from nqbench.pipeline.filing import rates
 from nqbench.pipeline.network import Network, fill
 from nqbench.pipeline.trial import Choice
@@ -73,9 +72,7 @@ class _Own:
 
     def judged(self, pace: Pace | None) -> Judged:
         if pace not in self.floats:
-            with judging(pace=pace) as judgement:
-                figures = evaluated(self.model, self.network.module, "test")
-            self.floats[pace] = Judged(figures, judgement.outputs)
+            self.floats[pace] = judged_float(self.model, self.network.module, "test", pace)
         return self.floats[pace]
 
 
@@ -224,8 +221,7 @@ class Checker:
         pace = pace_of(record)
         before = own.judged(pace)
         fill(own.network.spare, tensors)
-        with judging(before.outputs, pace, compares=True):
-            evaluation = evaluated(own.model, own.network.spare, "test")
+        evaluation = judged_beside(own.model, own.network.spare, "test", before.outputs, pace)
         value, reference = evaluation["metrics"][metric.name], before.figures["metrics"][metric.name]
         if not (math.isfinite(value) and math.isfinite(reference)):
             raise _Differs(f"its {metric.name} is {value}, the float network's {reference}: no figure to rank by")
@@ -321,11 +317,13 @@ def _figures(record: Record, found: Found, float_value: float | None, units: Map
         if said is not None and (differs := apart(name, value, said)):
             yield f"its {differs}"
     reference = record.metric_float
-    if found.same_network and None not in (reference, float_value):
-        assert reference is not None
-        assert float_value is not None
-        if differs := apart(record.metric_name, float_value, reference):
-            yield f"the float network's {differs}"
+    if (
+        found.same_network
+        and reference is not None
+        and float_value is not None
+        and (differs := apart(record.metric_name, float_value, reference))
+    ):
+        yield f"the float network's {differs}"
     delta = None if record.metric is None or reference is None else record.metric - reference
     said = record.metric_delta
     if delta is not None and said is not None and not math.isclose(said, delta, rel_tol=_CLOSE, abs_tol=_CLOSE):

@@ -107,20 +107,8 @@ class BoardRow(_Kept):
         for name in ("metric_name", "metric_unit", "metric_higher_is_better"):
             if found[name] is None:  # of a row from before it was kept
                 del found[name]
-        unchecked = dict.fromkeys(
-            (
-                "entropy",
-                "efficiency",
-                "mse",
-                "weighted_mse",
-                "encode_msym_s",
-                "decode_msym_s",
-                "loss_increase",
-                "peak_bytes",
-            )
-        )
         delta = {"metric_delta": self.found.metric - self.found.metric_float}
-        said = self.record.to_dict() | unchecked | found | delta
+        said = self.record.to_dict() | dict.fromkeys(_UNCHECKED) | found | delta
         return Record.from_dict(
             said | {"key": self.id, "selected_on": None, "metrics_float": {}, "measured": False, "statistics": {}}
         )

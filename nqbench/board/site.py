@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from nqbench import printable
-from nqbench.api.errors import BadInput, NotRegistered
+from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.paths import written_whole
-from nqbench.board.again import command
+from nqbench.board.again import command, defaults
 from nqbench.board.board import Board, checks_text
 from nqbench.board.bundle import file_name
 from nqbench.board.checking import network_of
 from nqbench.board.manifest import hidden
 from nqbench.board.rows import BoardRow
-from nqbench.registry import registry
 from nqbench.report.data import ReportData
 from nqbench.report.drawing import drawn
 from nqbench.report.figures import Figure
@@ -85,7 +84,7 @@ class NetworkPage:
     @property
     def title(self) -> str:
         record = self.rows[0].record
-        usual = _defaults(record.model)
+        usual = defaults("model", record.model)
         given = {name: value for name, value in network_of(record).parameters.items() if usual.get(name, None) != value}
         told = ", ".join(f"{name}={short(value)}" for name, value in given.items())
         return f"{record.model} ({told})" if told else record.model
@@ -166,16 +165,6 @@ def _published(board: Board) -> list[Published]:
         unit = row.unit if name == row.metric else "%"
         found.append(Published(row.network, row.method, row.paper, row.ratio, name, value, row.data or "", unit))
     return found
-
-
-def _defaults(model: str) -> dict[str, Any]:
-    """A model's parameters where nothing is said; none of one that is not installed here."""
-    try:
-        fields = registry().get("model", model).model_fields
-    except NotRegistered:
-        return {}
-    plain: dict[str, Any] = json.loads(json.dumps({name: field.default for name, field in fields.items()}, default=str))
-    return plain
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------

@@ -15,11 +15,10 @@ from nqbench.api.errors import BadInput, CorruptFile, NqbenchError
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.download import digest_of
-from nqbench.api.toolkit.judging import judging
 from nqbench.api.toolkit.pace import Pace
 from nqbench.container import read_sections
 from nqbench.pipeline.decoder import Decoder
-from nqbench.pipeline.evaluating import evaluated
+from nqbench.pipeline.evaluating import judged_beside, judged_float
 from nqbench.pipeline.network import Network, fill
 from nqbench.pipeline.trial import Choice
 from nqbench.registry import registry
@@ -33,8 +32,6 @@ _RELATIVE, _SMALL = 0.01, 1e-4
 """The same for figures of any other unit: a share of them, and what is always allowed."""
 _SAME = ("python", "libraries", "cpu", "gpu", "device")
 """What makes an environment the same; the number of threads is made the record's."""
-
-
 _LARGEST = 1 << 16
 """Examples a batch."""
 
@@ -100,8 +97,8 @@ class Checker:
             torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
             fill(network.spare, tensors)
             pace = pace_of(record)
-            with judging(self._outputs(choice, pace, split), pace, compares=True):
-                self._metrics[choice, content, split] = evaluated(model, network.spare, split)
+            outputs = self._outputs(choice, pace, split)
+            self._metrics[choice, content, split] = judged_beside(model, network.spare, split, outputs, pace)
         found = self._metrics[choice, content, split]["metrics"][record.metric_name]
         said = record.metric if split == "test" else record.metric_where_selected
         recorded = said if said is not None else float("nan")
@@ -114,9 +111,7 @@ class Checker:
         """The float network's on a split."""
         if (choice, pace, split) not in self._of_float:
             model, network = self._network(choice)
-            with judging(pace=pace) as judgement:
-                evaluated(model, network.module, split)
-            self._of_float[choice, pace, split] = judgement.outputs
+            self._of_float[choice, pace, split] = judged_float(model, network.module, split, pace).outputs
         return self._of_float[choice, pace, split]
 
     def _network(self, choice: Choice) -> tuple[Model, Network]:

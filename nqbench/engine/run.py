@@ -155,13 +155,14 @@ class _Run:
             if self.engine.away:
                 self.maker.contents.update(known_networks(self.folder))
             first = self._pull(schedule)
+            settings = report_settings(self.suite, self.folder)
             run = store.start_run(
                 self.suite.name,
                 self.suite.text,
                 argv=[self.portable.text(argument) for argument in sys.argv[1:]],
                 environment=self.environment,
                 keys=[job.keys.trial for job in first if job.question is None],
-                settings=report_settings(self.suite, self.folder),
+                settings=settings,
             )
             store.note_run(run)
             self.records = self._records(store, run)
@@ -169,7 +170,7 @@ class _Run:
             try:
                 with terminated_as_interrupted():
                     write_text(self.folder / "suite.yaml", self.suite.text)
-                    outcome = self._loop(schedule, first)
+                    outcome = self._loop(schedule, first, Goal.of(settings))
             except KeyboardInterrupt:
                 outcome = "interrupted"
             except SlotsLost as error:
@@ -219,10 +220,9 @@ class _Run:
     def _label(self, trial: Trial) -> str:
         return self.labels.trial(Record.planned(trial.config()))
 
-    def _loop(self, schedule: Schedule, jobs: list[TrialJob]) -> str:
+    def _loop(self, schedule: Schedule, jobs: list[TrialJob], goal: Goal) -> str:
         done = self.records.already(jobs)
         bound = schedule.upper_bound()
-        goal = Goal.of(report_settings(self.suite, self.folder))
         self.progress.started(bound, len(done), search=schedule.search, goal=goal)
         self._notify("nqbench_run_started", trials=bound)
         failed = self._drive(schedule, jobs, done)

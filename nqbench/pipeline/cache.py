@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.paths import cache_dir, reason
 from nqbench.api.toolkit.waiting import Waiting
 from nqbench.pipeline.entries import (
     DATA,
@@ -191,11 +191,10 @@ class Cache:
         """Say so, once: what is true of one result is true of those after it."""
         if not self._full:
             self._full = True
-            reason = error.strerror or str(error).rpartition(": ")[2]
             tell(
                 f"cache {self.root}",
-                f"the cache {self.root} cannot be written ({reason}): what is computed now will be computed again; "
-                "make room there, or name another folder with NQBENCH_CACHE",
+                f"the cache {self.root} cannot be written ({reason(error)}): what is computed now will be computed "
+                "again; make room there, or name another folder with NQBENCH_CACHE",
             )
 
     def _keep(self, stage: str, key: str, told: bytes, data: Path | None) -> None:

@@ -81,9 +81,8 @@ def _looked_at(context: Context) -> Split:
 
 
 def _float(context: Context, step: str, split: Split) -> Judged:
-    with context.watch.stage(step), judging() as judgement:
-        figures = evaluated(context.model, network_of(context).module, split)
-    return Judged(figures, judgement.outputs)
+    with context.watch.stage(step):
+        return judged_float(context.model, network_of(context).module, split)
 
 
 def _decoded(context: Context, step: str, beside: str, split: Split) -> Json:
@@ -91,8 +90,8 @@ def _decoded(context: Context, step: str, beside: str, split: Split) -> Json:
     before = context.result(beside)
     module = network_of(context).spare
     fill(module, _tensors(context, context.result("file")))
-    with context.watch.stage(step), judging(before.outputs, pace_in(before.figures), compares=True):
-        return evaluated(context.model, module, split)
+    with context.watch.stage(step):
+        return judged_beside(context.model, module, split, before.outputs, pace_in(before.figures))
 
 
 def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
@@ -237,6 +236,19 @@ def evaluated(model: Model, module: nn.Module, split: Split) -> Json:
         "examples": {name: _packed(values) for name, values in examples.items()},
         "pace": judgement.pace.as_json() if judgement is not None and judgement.pace is not None else {},
     }
+
+
+def judged_float(model: Model, module: nn.Module, split: Split, pace: Pace | None = None) -> Judged:
+    """The float network's evaluation with its outputs. pace: in which batches; None: the fastest."""
+    with judging(pace=pace) as judgement:
+        figures = evaluated(model, module, split)
+    return Judged(figures, judgement.outputs)
+
+
+def judged_beside(model: Model, module: nn.Module, split: Split, outputs: Tensor | None, pace: Pace | None) -> Json:
+    """The evaluation of a compressed network, compared with the float network's outputs, in the batches of those."""
+    with judging(outputs, pace, compares=True):
+        return evaluated(model, module, split)
 
 
 def pace_in(figures: Mapping[str, Any]) -> Pace | None:

@@ -292,9 +292,8 @@ class Record(_Part):
     @property
     def metric_where_selected(self) -> float | None:
         """The metric on the split that the record's search looked at; without a search, on the test's."""
-        if self.selected_on in (None, "test"):
-            return self.metrics.get(str(self.metric_name), self.metric)
-        return self.metrics.get(f"{self.selected_on}.{self.metric_name}")
+        found = self.where_selected(str(self.metric_name))
+        return self.metric if found is None and self.selected_on in (None, "test") else found
 
     @property
     def float_where_selected(self) -> float | None:

@@ -88,7 +88,6 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
             fit_network(
                 task,
                 recipe,
-                masks=lambda: task.masks,
                 checkpoint=f"iteration-{j}.safetensors",
                 second_moments=False,
             )
@@ -138,7 +137,6 @@ class Penalized(Alternating):
         fit_network(
             task,
             self.recipe(task.seed + j, lr=min(self.lr * self.decay**j, 1 / mu), epochs=epochs),
-            masks=lambda: task.masks,
             before_step=penalize,
             checkpoint=checkpoint,
             second_moments=False,

@@ -63,7 +63,6 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
             before_step=learned.average,
             checkpoint=f"iterative-{index}.safetensors",
             second_moments=False,
-            replay=False,
         )
         tuned = list(learned.groups())
         task.assign(task.reconstruct(tuned))

@@ -51,14 +51,12 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
         fit_network(
             task,
             recipe,
-            masks=lambda: task.masks,
             parameters=trainable(task) | leaves,
             loss=loss,
             before_step=before,
             after_step=after,
             checkpoint="learned-step.safetensors",
             second_moments=False,
-            replay=False,
         )
         groups = tuple(own.quantized() for own in levels)
         return deployed_as(task, groups, notes)

@@ -73,7 +73,7 @@ def fit_network(
     task: Task,
     recipe: Recipe,
     *,
-    masks: Callable[[], Mapping[str, Tensor]],
+    masks: Callable[[], Mapping[str, Tensor]] | None = None,
     parameters: Mapping[str, Tensor] | None = None,
     loss: Callable[[Batch], Tensor] | None = None,
     teacher: nn.Module | None = None,
@@ -85,27 +85,29 @@ def fit_network(
     before_epoch: Callable[[int], None] | None = None,
     checkpoint: str | Path | None = None,
     second_moments: bool = True,
-    replay: bool = True,
 ) -> dict[str, Tensor]:
     """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
 
-    parameters: what moves; None: what is ``trainable``. loss: of a batch; None: the task's, or ``distill``'s.
-    masks: asked anew at each step, or once an epoch where steps are replayed, since a pruner's grow. teacher: what
-    ``distill`` learns from. checkpoint: a file, by its name in the task's workdir or by its path. second_moments: off
-    where nobody asks for them. state: what changes in place besides the network's own. The hooks and replay: as
-    ``fit`` has them, for models that allow it.
+    parameters: what moves; None: what is ``trainable``. loss: of a batch; None: the task's, or ``distill``'s, and steps
+    are replayed where the model allows it. masks: asked anew at each step, or once an epoch where steps are replayed,
+    since a pruner's grow; None: the task's. teacher: what ``distill`` learns from. checkpoint: a file, by its name in
+    the task's workdir or by its path. second_moments: off where nobody asks for them. state: what changes in place
+    besides the network's own. The hooks: as ``fit`` has them.
     """
 
     def usual(batch: Batch) -> Tensor:
         return task.loss(batch) if distill is None else distill.loss(task, batch, task.predict(batch), teacher)
 
+    def kept() -> Mapping[str, Tensor]:
+        return task.masks if masks is None else masks()
+
     def before() -> None:
-        mask_gradients(task, masks())
+        mask_gradients(task, kept())
         if before_step is not None:
             before_step()
 
     def after() -> None:
-        hold(task, masks())
+        hold(task, kept())
         if after_step is not None:
             after_step()
 
@@ -122,7 +124,7 @@ def fit_network(
             before_epoch=before_epoch,
             checkpoint=checkpoint if isinstance(checkpoint, Path) else workfile(task, checkpoint),
             second_moments=second_moments,
-            replay=replay and task.model.replays,
+            replay=loss is None and task.model.replays,
         )
 
 

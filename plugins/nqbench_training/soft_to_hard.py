@@ -69,7 +69,6 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
         fit_network(
             task,
             recipe,
-            masks=lambda: task.masks,
             parameters=trainable(task) | {f"codebook/{i}": book.table for i, book in enumerate(books)},
             loss=loss,
             state={f"sigma/{i}": book.sigma for i, book in enumerate(books)},
@@ -77,7 +76,6 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
             before_epoch=harden,
             checkpoint="soft-to-hard.safetensors",
             second_moments=False,
-            replay=False,
         )
         hard = {book.group.names: book.hard() for book in books}
         groups = tuple(hard.get(group.names, group) for group in first.groups)

@@ -60,12 +60,10 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
         fit_network(
             task,
             recipe,
-            masks=lambda: task.masks,
             parameters=trainable(task) | leaves,
             loss=loss,
             checkpoint="soft-weight-sharing.safetensors",
             second_moments=False,
-            replay=False,
         )
         snapped = {mixture.group.names: mixture.snapped() for mixture in mixtures}
         groups = tuple(snapped.get(group.names, group) for group in first.groups)

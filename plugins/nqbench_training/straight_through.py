@@ -62,14 +62,12 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
         fit_network(
             task,
             recipe,
-            masks=lambda: task.masks,
             loss=loss,
             state={"straight-through/steps": passing.steps},
             after_step=passing.step,
             before_epoch=passing.begin,
             checkpoint="straight-through.safetensors",
             second_moments=False,
-            replay=False,
         )
         passing.begin(self.epochs)
         task.assign(passing.deployed)

@@ -128,7 +128,6 @@ class Variational(Distilled):
                 before_epoch=warm,
                 checkpoint=checkpoint,
                 second_moments=False,
-                replay=False,
             )
 
     def _masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

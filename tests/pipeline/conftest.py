@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,9 @@ def probe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def decoder(probe_folder: Path) -> Iterator[Decoder]:
     """One decoder process for all tests of a module: starting one takes seconds."""
-    with installed(probe_folder):
-        shared = Decoder()
+    with closing(Decoder()) as shared, installed(probe_folder):
         shared.start()
         yield shared
-    shared.close()
 
 
 @pytest.fixture

@@ -74,6 +74,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def reason(error: OSError) -> str:
+    """What the system says of a file that cannot be written, without its path; some libraries put all into one text."""
+    return error.strerror or str(error).rpartition(": ")[2]
+
+
 def _folder(variable: str) -> Path:
     chosen = os.environ.get(variable)
     if chosen:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.content import content_hash
-from nqbench.api.toolkit.paths import cache_dir
+from nqbench.api.toolkit.paths import cache_dir, reason
 from nqbench.api.toolkit.sealed import CONTENT, contents, line, said_of, seal, unseal
 from nqbench.api.toolkit.waiting import Waiting
 
@@ -227,9 +227,8 @@ def _alone(path: Path) -> Iterator[bool]:
 
 
 def _unwritable(path: Path, error: OSError) -> BadInput:
-    reason = error.strerror or str(error).rpartition(": ")[2]
     return BadInput(
-        f"{path.parent}: cannot be written ({reason}); make room, or name a folder of yours with NQBENCH_CACHE"
+        f"{path.parent}: cannot be written ({reason(error)}); make room, or name a folder of yours with NQBENCH_CACHE"
     )
 
 
