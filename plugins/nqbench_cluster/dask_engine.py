@@ -1,8 +1,9 @@
-"""The engine ``dask``: slots are the worker processes of a Dask cluster, a new one on this machine or any that runs.
+"""The engine ``dask``: its slots are the worker processes of a Dask cluster, started on this machine or running
+anywhere.
 
-Dask starts processes and carries messages. Everything else stays as it is on one machine: inside a slot, each trial
-runs in a worker process of its own, below the slot's; which trial goes where is the run's business, so that every task
-is pinned to its worker and none is ever retried by Dask.
+Dask only starts processes and passes messages. Everything else is as on one machine: a slot runs trials in a worker
+process of its own, a child of the slot's process. The run, not Dask, assigns trials to slots, so every task is pinned
+to its Dask worker, and Dask never retries a task.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from nqbench_cluster import starters
 
 
 class Dask(Engine, name="dask", requires="distributed"):
-    """Worker processes of a Dask cluster: `dask` starts one here, `dask:tcp://HOST:PORT` and `dask:FILE` use a
-    scheduler that runs, by its address or its scheduler file."""
+    """Workers of a Dask cluster: started on this machine (`dask`), or running (`dask:tcp://HOST:PORT`, `dask:FILE`)."""
 
     away: ClassVar[bool] = True
     starters: ClassVar[tuple[str, ...]] = starters.NAMES
@@ -29,7 +29,7 @@ class Dask(Engine, name="dask", requires="distributed"):
     def _found(cls, place: str) -> str:
         if place and "://" not in place and not Path(place).is_file():
             raise ValueError(
-                f"'{place}' is neither a scheduler's address (tcp://HOST:PORT) nor a scheduler file that is there"
+                f"'{place}' is neither a scheduler's address (tcp://HOST:PORT) nor an existing scheduler file"
             )
         return place
 

@@ -1,7 +1,7 @@
-"""The driver's end: the workers of a Dask cluster as slots.
+"""The driver's side: the workers of a Dask cluster as slots.
 
-A thread looks every second which workers there are; a new one is greeted by a task of its own and then is a slot. Tasks
-are pinned to their worker. What happens comes as events through a queue, from Dask's threads to the run's.
+A thread asks every second which workers the cluster has. A new worker is greeted by a task of its own, and is then a
+slot. Tasks are pinned to their worker. Dask's threads report events through a queue to the thread of the run.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from nqbench.api.engine import Ended, Event, Joined, Lost, Refused, Resources, S
 from nqbench_cluster import slot as there
 
 _CONNECT = 15.0
-"""Seconds that a scheduler has to answer."""
+"""Seconds within which a scheduler must answer."""
 _LOOK = 1.0
-"""Seconds between two looks at which workers there are."""
+"""Seconds between two queries for the cluster's workers."""
 _PARTING = 20.0
-"""Seconds that slots have to stop what they do."""
-_NOT_DONE = {there.GONE: "its process has started anew", there.STOPPED: "it was stopped"}
+"""Seconds within which slots must stop their tasks."""
+_NOT_DONE = {there.GONE: "its process was restarted", there.STOPPED: "it was stopped"}
 _ENDED = "gone from the cluster: its process or its node has ended; see its log there for why"
 
 
 @dataclass
 class _Slot:
-    """address: of its worker. future: what it does now, a greeting or a task. greeting: kept for as long as the slot is
-    wanted, since it is by this that the slot's process knows that the driver lives."""
+    """address: that of its worker. future: its current greeting or task. greeting: the future of the greeting, kept as
+    long as the slot is in use, since its existence tells the slot's process that the driver is alive."""
 
     name: str
     address: str
@@ -49,7 +49,8 @@ class _Slot:
 
 
 class DaskSlots(Slots):
-    """place: the scheduler's address or file; empty: a cluster of this machine, for as long as this is open."""
+    """place: the scheduler's address or file; empty: a cluster on this machine that lasts as long as these slots are
+    open."""
 
     def __init__(self, place: str, work: Work) -> None:
         self._place, self._work = place, work
@@ -64,7 +65,7 @@ class DaskSlots(Slots):
         self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> DaskSlots:
-        self._quiet.enter_context(_quiet())  # what matters of a cluster's troubles comes as events
+        self._quiet.enter_context(_quiet())  # a cluster's failures that matter are reported as events
         try:
             self._client = self._connected()
         except (OSError, TimeoutError, ValueError) as error:
@@ -83,11 +84,11 @@ class DaskSlots(Slots):
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         addresses = [slot.address for slot in self._slots.values() if slot.greeted]
-        with contextlib.suppress(Exception):  # whatever Dask raises where half of it is gone
+        with contextlib.suppress(Exception):  # Dask may raise anything when part of the cluster is gone
             for slot in self._slots.values():
                 if slot.future is not None:
                     slot.future.cancel()
-        # what hangs must not keep the run from ending: a slot that hears nothing stops when its task is cancelled
+        # a hanging slot must not keep the run from ending: without a connection it stops when its task is cancelled
         parting = threading.Thread(target=self._part, args=(addresses,), daemon=True)
         parting.start()
         parting.join(_PARTING)
@@ -98,7 +99,7 @@ class DaskSlots(Slots):
 
     def send(self, slot: str, task: Task) -> None:
         found = self._slots.get(slot)
-        if found is not None:  # else it is lost, and an event says so
+        if found is not None:  # otherwise the slot is lost, and an event reports it
             self._submit(found, there.do, self._run, task, ending=partial(self._ended, found))
 
     def wait(self, seconds: float) -> Sequence[Event]:
@@ -143,7 +144,7 @@ class DaskSlots(Slots):
             self._client.run(there.close, self._run, workers=addresses, on_error="ignore")
 
     def _look(self) -> None:
-        """Which workers there are, again and again, until the end of the run or of the scheduler."""
+        """Query the workers repeatedly, until the run or the scheduler ends."""
         while not self._closed.is_set():
             try:
                 workers = self._workers()
@@ -155,14 +156,12 @@ class DaskSlots(Slots):
             self._closed.wait(_LOOK)
 
     def _workers(self) -> set[str]:
-        """Addresses. Raises SlotsLost where no scheduler answers."""
+        """The addresses of the workers. Raises SlotsLost if no scheduler answers."""
         try:
             return set(self._client.nthreads())
-        except Exception as error:  # noqa: BLE001 - there are many ways in which a scheduler can be gone
+        except Exception as error:  # noqa: BLE001 - Dask raises various errors if the scheduler is gone
             where = self._place or "of this machine"
-            what = (
-                f"the scheduler {where} is gone ({_line(error)}); what has ended is kept, and the same command resumes"
-            )
+            what = f"the scheduler {where} is gone ({_line(error)}); finished trials are kept; the same command resumes"
             raise SlotsLost(what) from None
 
     # -- events, in the run's thread ---------------------------------------------------------------------------------
@@ -196,7 +195,7 @@ class DaskSlots(Slots):
         return [Ended(slot.name, outcome)]
 
     def _lose(self, slot: _Slot, why: str) -> list[Event]:
-        """A slot is gone; if its worker is there, it is greeted again."""
+        """Remove a lost slot; if its worker still exists, it is greeted again."""
         if self._slots.pop(slot.name, None) is None:
             return []
         if self._by_address.get(slot.address) is slot:
@@ -220,8 +219,8 @@ class DaskSlots(Slots):
         *arguments: Any,
         ending: Callable[[dict[str, Any]], list[Event]],
     ) -> None:
-        """Run a function in a slot's process, with the key of its task as the last argument. ending: what its result
-        means, in the run's thread."""
+        """Run a function in a slot's process, with the key of its task as the last argument. ending: called with the
+        result in the run's thread; returns events."""
         name = f"{self._run}-{function.__name__}-{next(self._numbers)}"
         future = self._client.submit(
             function, *arguments, name,
@@ -236,8 +235,8 @@ class DaskSlots(Slots):
         if future.status == "finished":
             try:
                 result = future.result(timeout=_PARTING)
-            except Exception as error:  # noqa: BLE001 - its worker went away with the result
-                return self._lose(slot, f"its answer cannot be had ({_line(error)})")
+            except Exception as error:  # noqa: BLE001 - the worker that held the result is gone
+                return self._lose(slot, f"its result could not be fetched ({_line(error)})")
             slot.future = None
             return ending(result)
         if future.status == "error":
@@ -245,11 +244,11 @@ class DaskSlots(Slots):
             if isinstance(raised, KilledWorker):
                 return self._lose(slot, _ENDED)
             return self._failed(slot, f"{slot.label} {_line(raised)}")
-        self._workers()  # where the scheduler is gone, all tasks are cancelled, and no slot is to blame
+        self._workers()  # if the scheduler is gone, all tasks are cancelled, and this is no fault of the slot
         return self._lose(slot, f"its task is {future.status}")
 
     def _failed(self, slot: _Slot, why: str) -> list[Event]:
-        """A slot's process raised what no method can: it is left alone from now on."""
+        """A slot's process raised an error that cannot come from a trial: the slot gets no more tasks."""
         self._refused.add(slot.address)
         lost = self._lose(slot, why)
         return lost or [Refused(f"{why} (is this nqbench with its plugins installed there?)")]
@@ -257,7 +256,7 @@ class DaskSlots(Slots):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's loggers, some of which have a level and a handler of their own, say nothing."""
+    """Silence Dask's loggers, some of which have a level and a handler of their own."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
     levels = {logger: logger.level for logger in map(logging.getLogger, ["distributed", *names])}
     for logger in levels:
@@ -274,7 +273,7 @@ def _raised(error: SlotsLost) -> list[Event]:
 
 
 def _node(address: str) -> str:
-    """The machine's part of a worker's address."""
+    """The host in a worker's address."""
     return address.rpartition(":")[0]
 
 

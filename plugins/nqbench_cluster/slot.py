@@ -1,9 +1,9 @@
-"""What runs in a Dask worker process that is a slot: the host that the run sent, and its worker process below.
+"""The code that runs in a Dask worker process that serves as a slot: it manages the slot's own worker process.
 
-The functions here are called from the driver, by their names. A slot stops what it does when the driver no longer wants
-it: when the task was cancelled, as the scheduler does when a driver goes away without a word, and when it is told to.
-With nothing to do for a while it lets its worker process go, and starts another when there is work again; at once where
-the driver is gone, which shows by its greeting: the driver keeps the answer for as long as it lives.
+The driver calls the functions of this module as Dask tasks. A slot stops its task when the driver no longer waits for
+it: when the task was cancelled (which the scheduler also does when the driver disappears), or when it is told to. A
+slot without work ends its worker process after a while, and starts another when there is work again. It ends it at once
+if the driver is gone, which it sees from its greeting: the driver keeps the greeting's future as long as it lives.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from distributed import Status, Worker, get_worker
 from nqbench.api.engine import Ended, Host, Outcome, Slots, SlotShape, Task
 
 GONE = "gone"
-"""The status of a task that came to a process that knows nothing of the run: its slot has started anew."""
+"""The status of a task that arrived in a process that does not know the run, because the slot's process was
+restarted."""
 STOPPED = "stopped"
 _SHAPE = "slot"
 _ALIVE = (Status.running, Status.paused, Status.closing_gracefully)
 _IDLE = 120.0
-"""Seconds after which a slot without work lets its worker process go."""
+"""Seconds after which a slot without work ends its worker process."""
 _LOOK = 0.2
-"""Seconds between two looks at whether a task is still wanted."""
+"""Seconds between two checks of whether a task is still waited for."""
 _REST = 1.0
-"""Seconds between two looks, without work, at whether the driver is there."""
+"""Seconds between two checks of whether the driver is alive, while there is no work."""
 _TELL = 1.0
-"""Seconds at least between two messages of what a slot is at."""
+"""Smallest number of seconds between two progress messages of a slot."""
 
 
 class Slot:
-    """A run's slot in this process. share: how many slots this machine has. greeting: the key of the greeting's
+    """A run's slot in this process. share: number of slots on this machine. greeting: the key of the greeting's
     task."""
 
     def __init__(
@@ -54,11 +55,11 @@ class Slot:
         self._slots: Slots | None = None
         self._lock = threading.RLock()
         self._closed = threading.Event()
-        self._working: threading.Event | None = None  # ends the rest that is on
+        self._working: threading.Event | None = None  # ends the current rest
         self._told = (0.0, "")
 
     def do(self, task: Task, key: str) -> Outcome:
-        """The task's outcome; ``STOPPED`` where nobody waits for it any more."""
+        """The task's outcome; ``STOPPED`` if nobody waits for it any more."""
         worker = get_worker()
         with self._lock:
             self._end_rest()
@@ -74,7 +75,7 @@ class Slot:
             return {"status": STOPPED}
 
     def close(self) -> None:
-        """Stop whatever runs, at once."""
+        """Stop the running task at once."""
         self._closed.set()
         with self._lock:
             self._end_rest()
@@ -83,12 +84,12 @@ class Slot:
     def _opened(self, worker: Worker) -> Slots:
         if self._slots is None:
             process = multiprocessing.current_process()
-            if process.daemon:  # as a nanny starts it; what is below dies with it all the same
+            if process.daemon:  # a process started by a Dask nanny is daemonic; its child still ends with it
                 process.daemon = False
             folder = Path(tempfile.mkdtemp(prefix="nqbench-", dir=worker.local_directory))
             slots = self._host.open([self._shape], folder / "work", away=True)
             slots.__enter__()
-            slots.wait(0)  # it joins
+            slots.wait(0)  # the worker process joins
             self._slots = slots
         return self._slots
 
@@ -118,16 +119,16 @@ class Slot:
             if working.wait(_REST):
                 return
         with self._lock:
-            if not working.is_set():  # nothing came meanwhile
+            if not working.is_set():  # no work arrived in the meantime
                 self._release()
 
 
 _slots: dict[tuple[str, str], Slot] = {}
-"""By the run that they are for, and their worker's address: a process may have several workers."""
+"""Slots by run and worker's address: a process may have several workers."""
 
 
 def greet(run: str, host: Host, needs: Mapping[str, int | None], share: int, key: str) -> dict[str, Any]:
-    """Make this process a slot of a run. What it says of itself: ``greeting``, ``offers``."""
+    """Make this process a slot of a run. Returns a description of it, with ``greeting`` and ``offers``."""
     slot = Slot(host, needs["memory"], needs["cpus"], share, run, key)
     _slots[run, get_worker().address] = slot
     return {"greeting": dict(slot.greeting), "offers": slot.offers}
@@ -139,20 +140,20 @@ def do(run: str, task: Task, key: str) -> Outcome:
 
 
 async def close(run: str) -> None:
-    """The run is over for this process."""
-    for slot in [_slots.pop(key) for key in list(_slots) if key[0] == run]:  # taken out at once: others close, too
+    """Close this process's slots of the run."""
+    for slot in [_slots.pop(key) for key in list(_slots) if key[0] == run]:  # removed first: others close, too
         await asyncio.to_thread(slot.close)
 
 
 def _wanted(worker: Worker, key: str) -> bool:
-    """Whether somebody waits for a task that runs here."""
+    """Whether anybody waits for a task that runs here."""
     state = worker.state.tasks.get(key)
     return state is not None and state.state == "executing" and worker.status in _ALIVE
 
 
 def _offers(worker: Worker, greeting: Mapping[str, Any], share: int) -> dict[str, int | None]:
-    """What a worker has: what it was started with (``--resources cpus=4``, ``--nthreads``, ``--memory-limit``), else
-    its share of the machine."""
+    """The resources of a worker: those that it was started with (``--resources cpus=4``, ``--nthreads``,
+    ``--memory-limit``), otherwise its share of the machine."""
     declared = {name.lower(): value for name, value in worker.state.total_resources.items()}
     threads = worker.state.nthreads
     limit = worker.memory_manager.memory_limit

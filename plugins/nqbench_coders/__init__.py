@@ -1,4 +1,4 @@
-"""nqbench's own coders, and how positions of pruned weights are written."""
+"""nqbench's own entropy coders, lossless codecs, and encodings of the positions of pruned weights."""
 
 from __future__ import annotations
 

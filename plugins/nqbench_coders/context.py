@@ -1,10 +1,10 @@
-"""Adaptive binary arithmetic coding of levels, in the contexts of the weights around them.
+"""Adaptive binary arithmetic coding of levels, with contexts from neighbouring weights.
 
 Binarization and adaptive contexts as in CABAC (Marpe, Schwarz, Wiegand 2003) and DeepCABAC (Wiedemann et al. 2020,
-arXiv:1907.11900), mixing as in PAQ (Mahoney 2005). What makes a quantized network's symbols predictable is the scale of
-its weights: by input channel, by filter, by layer, and by the weights nearby; and, kernels being smooth, their signs,
-by those of the weights beside them in the kernel, at its place in the kernel before, and at theirs in the filter
-before.
+arXiv:1907.11900), mixing as in PAQ (Mahoney 2005). The magnitude of a quantized weight can be predicted from the scale
+of the weights of its input channel, its filter, its layer, and its neighbours. Since kernels are smooth, its sign can
+be predicted from the signs of the neighbours in the kernel, of the weight at the same place in the preceding kernel,
+and of the one in the preceding filter.
 
 Bitstream
 =========
@@ -26,11 +26,9 @@ what is coded is T symbols 0 or 1, of the alphabet 2, with the zero symbol 0 (it
 
 A zero symbol is named unless the specification names one in each of its tensors. (The encoder names the most common.)
 
-Chunks
-------
-n symbols are in C = max(1, n / 2^20) chunks, the i-th of them [i n / C, (i + 1) n / C), i from 0; nothing learnt in one
-is known in another. A chunk's *pieces* are the symbols that it holds of each of the specification's tensors, in order,
-if the tensors' parts are just the stream; else the one piece is the chunk, of an imagined tensor without a mask.
+Chunks ------ n symbols are in C = max(1, n / 2^20) chunks, the i-th of them [i n / C, (i + 1) n / C), i from 0; chunks
+share no adaptive state. A chunk's *pieces* are the symbols that it holds of each of the specification's tensors, in
+order, if the tensors' parts are just the stream; else the one piece is the chunk, of an imagined tensor without a mask.
 
 A tensor's places are row-major. Of shape (O, I, ..., W), O >= 2, it is O filters, of I inputs, of kernels of H x W
 places (H the product of what "..." stands for; H = W = 1 for (O, I)), unless H W > 4096. That, and any other shape, and
@@ -137,14 +135,16 @@ if TYPE_CHECKING:
     from nqbench_coders.kernels.context import Chunk
 
 FEW = 1 << 8
-"""Symbols of an alphabet that is tried though it is not said to be of levels; gaps between positions are."""
+"""Largest alphabet for which contexts are tried even if the stream is not declared as levels, as for gaps between
+positions."""
 
 TRIED_PART, FEWEST_TRIED = 16, 1 << 16
-"""What is tried of a long stream, to see whether all is worth the time: a sixteenth, if that is so many symbols."""
+"""Contexts are tried on a sixteenth of a stream first, if that is at least this many symbols, to see whether the whole
+is worth the time."""
 
 WORTH = 1.001
-"""A trial may cost so much of what a static code would: independent symbols cost 0.13 % more, however many they are,
-and 0.4 to 1.8 % more if they are 2^16."""
+"""Contexts are worth trying on the whole if the part takes at most this share of the bits of a static code: independent
+symbols take 0.13 % more for any alphabet, and 0.4 to 1.8 % more if there are 2^16 of them."""
 
 HUFFMAN = MOST_PRECISION + 1
 CONTEXT = 32
@@ -155,10 +155,11 @@ _REASONS = {-2: "a magnitude lies beyond the alphabet"}
 
 
 class Context(Coder, name="context", paper="Wiedemann et al. 2020, arXiv:1907.11900; Mahoney 2005"):
-    """Adaptive binary arithmetic coding with contexts from the weights around, on a static code where that is less."""
+    """Adaptive binary arithmetic coding with contexts from neighbouring weights; or a static code, if smaller."""
 
     mixing: bool = Field(True)
-    """Weigh several models by how well each has done: 1 to 2 % fewer bytes, at two thirds of the speed."""
+    """Mix the predictions of several contexts, weighted by how well each did so far: 1 to 2 % fewer bytes, at two
+    thirds of the speed."""
 
     def encode(self, stream: Stream) -> Encoded:
         if not stream.symbols.size:
@@ -209,9 +210,10 @@ def _huffman(stream: Stream) -> Encoded:
 
 
 def _promising(stream: Stream, flags: int) -> bool:
-    """Whether contexts tell anything, by the first sixteenth of every tensor of a long stream.
+    """Whether contexts help, judged from the first sixteenth of every tensor of a long stream.
 
-    A static code is twenty times as fast as the attempt, which is thrown away where symbols are independent.
+    A static code is twenty times as fast as coding with contexts, whose result would be discarded if symbols are
+    independent.
     """
     spec, count = stream.spec, stream.symbols.size
     if count // TRIED_PART < FEWEST_TRIED or is_sparse(stream):
@@ -247,7 +249,7 @@ def _in_parallel(task: Callable[[int], object], chunks: int) -> list[object]:
 
 
 def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
-    """None where the payload would have more than ``most`` bytes."""
+    """None if the payload would have more than ``most`` bytes."""
     spec, table, zero = stream.spec, bytes([flags]), 0
     if not zero_named(spec):
         used, counts = used_symbols(stream)
@@ -268,11 +270,11 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
 
 
 def _encoded_pieces(stream: Stream, held: Iterable[Piece], most: int, flags: int) -> bytes | None:
-    """As one chunk; None where they would have more than about ``most`` bytes."""
+    """The pieces as one chunk; None if it would have more than about ``most`` bytes."""
     words = np.empty(most // 4 + 164, dtype=np.uint32)
     chunk = _fresh_chunk(words, [0, (1 << 64) - 1, 0], flags, decoding=False)
     for piece in held:
-        # compiled once, for arrays that may be written to
+        # a read-only array would make numba compile the kernel a second time
         symbols = np.require(stream.symbols[piece.start : piece.stop], requirements="W")
         if _code(symbols, piece, stream.spec.alphabet, chunk):
             return None
@@ -311,10 +313,14 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
     levels = spec
     if flags & BITMAP:
         if not places_a_symbol(spec):
-            raise CorruptFile("a bitmap of a stream that is none", section="coder_table", offset=0)
+            raise CorruptFile(
+                "the table declares a bitmap, but the stream cannot be one", section="coder_table", offset=0
+            )
         levels = bitmap_spec(spec)
     if bool(flags & NAMES_ZERO) == zero_named(levels):
-        raise CorruptFile("a zero symbol where there is one, or none", section="coder_table", offset=0)
+        raise CorruptFile(
+            "a zero symbol must be named exactly where the specification has none", section="coder_table", offset=0
+        )
     borders, payload = borders_of(levels.count), ByteReader(encoded.payload)
     try:
         zero = reader.varint(levels.alphabet - 1, "the zero symbol") if flags & NAMES_ZERO else 0
@@ -354,4 +360,4 @@ def _decode_chunk(
     if size > read:
         raise CorruptFile("bytes follow the last symbol", offset=start + read)
     if size and not payload[stop - 1]:
-        raise CorruptFile("the last byte says nothing", offset=stop - 1)
+        raise CorruptFile("the last byte is superfluous", offset=stop - 1)

@@ -1,9 +1,10 @@
-"""The codes of a GGUF file, losslessly: what llama.cpp stores in fixed bits, through an entropy coder.
+"""Lossless compression of the codes of a GGUF file: llama.cpp stores them in fixed numbers of bits, here they are
+entropy-coded.
 
-A network that came as a GGUF file computes with what its codes stand for. This codec finds, for each tensor that it is
-given, the one of the file whose values are the same bits, and writes that one's blocks, taken apart: codes, which are
-levels, and their units d and m. The values and the file's own bytes come back exactly (``blocks_of``). Tensors that the
-file does not have in blocks, norms for instance, go through ``lossless``.
+A network loaded from a GGUF file computes with the dequantized values. For each given tensor, this codec finds the
+tensor of the file with bitwise equal values, and writes the components of its blocks: codes, which are levels, and
+their units d and m. The values, and the file's own bytes, can be restored exactly (``blocks_of``). Tensors that the
+file does not store in blocks, such as norms, are coded by ``lossless``.
 
 Bitstream
 =========
@@ -36,7 +37,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md"):
-    """The blocks of a GGUF file bit for bit, their codes through an entropy coder."""
+    """The blocks of a GGUF file bit for bit, with their codes entropy-coded."""
 
     file: str = ""
     """The GGUF file that the network came from, which compressing reads: a path, or ``PACKAGE:FILE`` for one in the
@@ -144,11 +145,11 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
 
 
 def _path(file: str) -> Path:
-    """Of a path or of ``PACKAGE:FILE``. Raises BadInput where there is no such file."""
+    """The file of a path or of ``PACKAGE:FILE``. Raises BadInput if there is no such file."""
     path = Path(file).expanduser()
     package, colon, name = file.partition(":")
     if not path.is_file() and colon and package.isidentifier():
-        # only its folder is asked for: the package is never imported
+        # only the package's folder is looked up: the package is not imported
         spec = find_spec(package)
         folders = [] if spec is None else list(spec.submodule_search_locations or ())
         path = next((Path(folder) / name for folder in folders if (Path(folder) / name).is_file()), path)
@@ -158,7 +159,7 @@ def _path(file: str) -> Path:
 
 
 def _specs(kind: BlockType, shapes: Shapes) -> list[StreamSpec]:
-    """Of a type's streams, in their order."""
+    """The specifications of a type's streams, in their order."""
     codes, units, at = [], [], 0
     for name, shape in shapes.items():
         size = int(np.prod(shape, dtype=np.int64))

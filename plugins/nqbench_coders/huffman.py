@@ -31,7 +31,8 @@ from nqbench_coders.table import read_table, write_table
 
 KRAFT = 1 << 31
 SPLIT = 1 << 18
-"""Symbols from which the payload is four strings: their three sizes then cost less than 0.04 %."""
+"""Number of symbols from which the payload consists of four strings, whose three sizes then take less than 0.04 % of
+it."""
 
 
 def length_limit(distinct: int) -> int:
@@ -42,7 +43,7 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
     """lengths: (m,) int64 in order of symbol -> (m,) int64 codes."""
     order = np.argsort(lengths, kind="stable")
     rising = lengths[order]
-    # codes left-justified to the longest are the running sum of 2^(longest - length)
+    # codes, left-justified to the longest length, are the cumulative sums of 2^(longest - length)
     longest = int(rising[-1])
     steps = np.left_shift(1, longest - rising)
     codes = np.empty_like(lengths)
@@ -51,7 +52,7 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
 
 
 def string_borders(count: int) -> list[int]:
-    """Where the strings of the payload begin and end, in symbols."""
+    """The symbols at which the strings of the payload begin and end."""
     if count < SPLIT:
         return [0, count]
     quarter = -(-count // 4)
@@ -59,7 +60,7 @@ def string_borders(count: int) -> list[int]:
 
 
 class Huffman(Coder, name="huffman", paper="Huffman 1952, A method for the construction of minimum-redundancy codes"):
-    """Canonical length-limited Huffman code with its code lengths in the file."""
+    """Canonical length-limited Huffman code; its code lengths are stored in the file."""
 
     def encode(self, stream: Stream) -> Encoded:
         from nqbench_coders.kernels.huffman import encode_bits
@@ -101,7 +102,7 @@ class Huffman(Coder, name="huffman", paper="Huffman 1952, A method for the const
         return _decode_strings(encoded.payload, spec.count, table.used, table.classes)
 
     def rate(self, counts: np.ndarray) -> np.ndarray:
-        """The code's own lengths, with one count added to each symbol so that an unseen one has a code."""
+        """The code lengths for these counts plus 1, so that symbols that do not occur have a code, too."""
         from nqbench_coders.kernels.prefix import code_lengths
 
         smoothed = np.asarray(counts, dtype=np.int64) + 1
@@ -143,7 +144,8 @@ def _decode_strings(payload: bytes, count: int, used: np.ndarray, lengths: np.nd
 
 
 def _canonical_decoder(used: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What the kernels decode by: symbols in canonical order, first code, offset and count by length, look-up table."""
+    """The tables for the decoding kernels: symbols in canonical order; first code, offset and count by length; look-up
+    table."""
     from nqbench_coders.kernels.huffman import LENGTHS, LOOKUP, build_lookup
 
     counts = np.bincount(lengths, minlength=LENGTHS)

@@ -2,10 +2,11 @@
 
 Bitstream: the table is empty. The payload is what the library writes for the packed symbols (1 byte each for alphabets
 up to 2^8, 2 up to 2^16, 4 above): ``bzip2`` one .bz2 stream; ``zlib`` one raw deflate stream (RFC 1951); ``xz`` one raw
-LZMA2 stream, to be read with a dictionary of at least the packed symbols' size; ``zstd`` one frame (RFC 8878) that
-states its content size. An empty stream has an empty payload.
+LZMA2 stream, to be decoded with a dictionary of at least the size of the packed symbols; ``zstd`` one frame (RFC 8878)
+that states its content size. An empty stream has an empty payload.
 
-Every decompressor is told the most bytes it may give, so a bomb is refused at the first byte too many.
+Every decompressor is given the largest allowed output size, so that a decompression bomb is refused at the first excess
+byte.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nqbench.api.toolkit.bits import byte_width, pack_bytes, unpack_bytes
 
 
 class _Decompressor(Protocol):
-    """What bz2 and lzma agree on."""
+    """The common interface of the decompressors of bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -33,7 +34,7 @@ class _Decompressor(Protocol):
 
 
 class ByteCoder(Coder):
-    """A compressor of bytes, on packed symbols."""
+    """A general-purpose compressor, applied to packed symbols."""
 
     def encode(self, stream: Stream) -> Encoded:
         packed = pack_bytes(stream.symbols, stream.spec.alphabet)
@@ -55,7 +56,7 @@ class ByteCoder(Coder):
         raise NotImplementedError
 
     def decompress(self, data: bytes, size: int) -> bytes:
-        """At most size + 1 bytes; raises CorruptFile."""
+        """At most size + 1 bytes. Raises CorruptFile."""
         raise NotImplementedError
 
 
@@ -63,7 +64,7 @@ def _whole(decompressor: _Decompressor, data: bytes, size: int, errors: type[Exc
     """Runs a bz2 or lzma decompressor over exactly one stream."""
     try:
         out = decompressor.decompress(data, max_length=size + 1)
-        if not decompressor.eof and len(out) == size:  # the end mark is read only when asked for more
+        if not decompressor.eof and len(out) == size:  # the end mark is only read when more output is requested
             out += decompressor.decompress(b"", max_length=1)
     except errors as error:
         raise CorruptFile(f"the payload is no valid stream ({error})") from None
@@ -132,7 +133,7 @@ class Xz(ByteCoder, name="xz"):
         return lzma.compress(data, lzma.FORMAT_RAW, filters=self._filters(len(data)))
 
     def decompress(self, data: bytes, size: int) -> bytes:
-        # the window is ours to choose, not the file's: raw LZMA2 does not state one
+        # raw LZMA2 does not state its window: it is set here, not by the file
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=self._filters(size))
         return _whole(decompressor, data, size, lzma.LZMAError)
 

@@ -1,11 +1,11 @@
-"""Floats bit for bit: levels on a grid through ``context``, and the bits below the grid as they are.
+"""Lossless coding of floats: their levels on a grid by an entropy coder, and the bits below the grid uncompressed.
 
-A trained weight's exponent and sign are far from random, the low bits of its mantissa are. ZipNN (Hershcovitch et al.
-2024, arXiv:2411.05239) and DFloat11 (Zhang et al. 2025, arXiv:2504.11651) code exponents by themselves, each with one
-table. Here they are cut another way: q, the whole multiple of a power of two 2^k that a weight contains, is a level as
-a quantizer would give it, and ``context`` sees in it what it sees in those: scales by filter and input, smooth kernels,
-signs. q tells the sign, the exponent and the first bits of the mantissa of whatever is at least 2^k; for the others
-comes an exponent.
+The exponent and sign of a trained weight are far from random, but the low bits of its mantissa are random. ZipNN
+(Hershcovitch et al. 2024, arXiv:2411.05239) and DFloat11 (Zhang et al. 2025, arXiv:2504.11651) code exponents
+separately, with one table each. Here floats are split in another way: q, the weight divided by a power of two 2^k and
+truncated to an integer, is a level like that of a uniform quantizer, so that ``context`` can use the same dependencies:
+scales by filter and input, smooth kernels, signs. For weights of at least 2^k, q determines the sign, the exponent and
+the first bits of the mantissa; for smaller ones the exponent is coded separately.
 
 Bitstream
 =========
@@ -37,7 +37,7 @@ Else let n = bits M - d.
 - Else S says whether q < 0, and with l = floor(log2 |q|), E = low + l, and |q| are a 1 and the upper l bits of M; n - l
   bits come from the string, the others of the n.
 
-So a level is 0 where E < low or E >= low + reach. The encoder puts low two octaves below the median weight.
+So a level is 0 where E < low or E >= low + reach. The encoder sets low two octaves below the median weight.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from nqbench_coders.rans import Rans
 
 
 class Format(NamedTuple):
-    """A float's layout; ``stored``: as numpy has it, bfloat16 by its bits."""
+    """The layout of a float. stored: its dtype in numpy; for bfloat16, the dtype of its bits."""
 
     stored: np.dtype[np.generic]
     exponent: int
@@ -74,19 +74,19 @@ FORMATS = (
 )
 TABLE = 4
 REACH = 12
-"""Octaves of levels at most: beyond, outliers cost as many bits as in the string."""
+"""Largest number of octaves of levels: beyond, outliers take as many bits as in the string."""
 BELOW = 2
-"""Octaves from the median weight down to low: on ResNet-32, 1 to 3 are within 0.1 %."""
+"""Octaves from the median weight down to low: on ResNet-32, values from 1 to 3 differ by less than 0.1 %."""
 MOST_LEVEL = 1 << 20
 SAMPLE, FEW, OFTEN = 1 << 12, 1 << 10, 8
-"""A table is tried where so many weights have at most so many values, and used where each occurs so often, the most
-common (of a pruned network, 0) not counted."""
+"""A table is tried if a sample of about this many weights has at most this many distinct values, and used if values
+occur at least this often on average, not counting the most common one (0 in a pruned network)."""
 BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """How a tensor without a table is cut."""
+    """How the floats of a tensor without a table are split."""
 
     format: Format
     drop: int
@@ -96,7 +96,7 @@ class _Grid:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """The values of a tensor that has few, as bits."""
+    """The values, as bits, of a tensor with few distinct values."""
 
     format: Format
     values: np.ndarray
@@ -104,7 +104,7 @@ class _Table:
 
 
 class Lossless(Codec, name="lossless"):
-    """Every float tensor bit for bit: levels of a grid through an entropy coder, the bits below it as they are."""
+    """Every float tensor bit for bit: entropy-coded levels on a grid, and the bits below the grid uncompressed."""
 
     coder: Literal["context", "rans"] = "context"
     """The entropy coder of levels and exponents: ``context`` for the smallest files, ``rans`` for speed."""
@@ -213,7 +213,7 @@ def _way(bits: np.ndarray, format: Format) -> _Grid | _Table:
 
 
 def _in_order(values: np.ndarray, format: Format) -> _Table:
-    """Values by size, those below zero first; z: +0, or what is nearest above."""
+    """The values in ascending order; z is the index of +0, or of the next larger value."""
     top = format.bits.type(1 << (8 * format.stored.itemsize - 1))
     negative = (values & top) != 0
     ordered = np.concatenate([values[negative][::-1], values[~negative]])
@@ -231,7 +231,7 @@ def _read_way(reader: ByteReader) -> _Grid | _Table:
     start = reader.offset
     kind = reader.take(1)[0]
     if kind >= 2 * TABLE:
-        raise CorruptFile(f"a tensor is of the kind {kind}", offset=start)
+        raise CorruptFile(f"a tensor is declared to be of the unknown kind {kind}", offset=start)
     format = FORMATS[kind % TABLE]
     if kind >= TABLE:
         count = reader.varint(MOST_LEVEL + 1, "the number of a table's values")

@@ -16,8 +16,8 @@ symbol one code later; the code in between may be S - 1 itself, whose phrase the
 S reaches L the dictionary stays as it is. The clear code stands for no symbol, makes no entry, and brings the
 dictionary back to S = B.
 
-When to clear is the encoder's affair. This one does as soon as S reaches L, and earlier where the dictionary stops
-paying: where the last 4096 symbols or so took an eighth more bits each than the best such window since it was cleared.
+The encoder decides when to clear. This one clears as soon as S reaches L, or earlier if compression gets worse: if the
+last 4096 symbols or so took an eighth more bits each than the best such window since the last clearing.
 
 ``reset`` without the byte 0 (files written before there was a clear code): B = R, and when S reaches L, S = R again.
 """
@@ -36,12 +36,12 @@ from nqbench_coders.table import read_table, write_table
 
 _CLEARS = b"\0"
 _PART = 1 << 16
-"""Symbols that are renamed at a time: numpy takes 8 bytes for each index."""
+"""Number of symbols renamed at a time: numpy takes 8 bytes for each index."""
 
 _WORTH = 16
-"""Symbols for each place of the dictionary from which a full one is laid out anew."""
+"""A full dictionary is laid out again if the stream has at least this many symbols per entry."""
 _ROOM = 4
-"""Places for each of the dictionary's that the layout may take."""
+"""Largest number of places per entry that the layout may take."""
 
 _REASONS = {
     -1: "the codes run out before the symbols",
@@ -57,7 +57,8 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
     """The dictionary has at most 2^dictionary_bits entries (or one per symbol, if there are more symbols)."""
 
     when_full: Literal["freeze", "reset"] = "freeze"
-    """What to do when the dictionary is full: keep it, or empty it, and again whenever compression gets worse."""
+    """What to do when the dictionary is full: keep it, or empty it, in which case it is also emptied when compression
+    gets worse."""
 
     def encode(self, stream: Stream) -> Encoded:
         from nqbench_coders.kernels.lzw import WINDOW
@@ -82,7 +83,7 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         return Encoded(table, out[: bits // 64 + 1].astype("<u8").tobytes()[: (bits + 7) // 8])
 
     def _fill(self, symbols: np.ndarray, root_of: np.ndarray, roots: int, out: np.ndarray) -> int:
-        """Fills ``out`` with the payload; returns its bits."""
+        """Fills ``out`` with the payload. Returns its number of bits."""
         from nqbench_coders.kernels import lzw as growing
         from nqbench_coders.kernels import lzw_full as full
 
@@ -91,7 +92,7 @@ class Lzw(Coder, name="lzw", paper="Welch 1984, A technique for high-performance
         firsts = np.zeros(limit, dtype=np.uint32)
         slots = np.zeros(2 << self.dictionary_bits, dtype=np.uint64)
         state = np.zeros(5, dtype=np.uint64)
-        # a full dictionary is laid out anew where that is soon made good, and where it is small beside the stream
+        # a full dictionary is laid out again if that pays for itself and takes little memory compared with the stream
         many = not clears and roots <= limit // 2 and symbols.size >= _WORTH * limit
         read = growing.encode_lzw(symbols, root_of, roots, limit, clears, many, firsts, slots, state, out)
         if read < symbols.size:

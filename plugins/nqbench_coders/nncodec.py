@@ -1,10 +1,10 @@
-"""NNCodec, the public implementation of ISO/IEC 15938-17 (neural network coding), as a peer.
+"""NNCodec, the public implementation of ISO/IEC 15938-17 (neural network coding), for comparison.
 
 Dependent quantization with eight states, rate-distortion optimization, and DeepCABAC (Becking et al. 2023). Needs the
-package `nncodec` (extra ``nncodec``), which is compiled when it is installed and asks for an older numpy than it needs:
+package `nncodec` (extra ``nncodec``), which is compiled on installation and requires an older numpy than it needs:
 ``pip install "nqbench[nncodec]"`` and then ``pip install -c constraints.txt numpy torch``.
 
-The codec's own stream stands behind four bytes, its CRC-32: the library's decoder reads what it is given unchecked.
+The codec's stream is preceded by its CRC-32 (four bytes), since the library's decoder does not check its input.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from nqbench.api import Codec, CorruptFile, Knob
 
 _CHECKSUM = 4
 _FINE = -75
-"""The library's own qp of tensors of one dimension, at density 2."""
+"""The library's default qp for tensors of one dimension, at density 2."""
 
 
 class NNCodec(
     Codec, name="nncodec", requires="nncodec", paper="ISO/IEC 15938-17; Becking et al., NNCodec, ICML 2023 workshop"
 ):
-    """Neural network coding by the package nncodec: trellis quantization and DeepCABAC, every tensor at one qp."""
+    """Neural network coding by the package nncodec: trellis quantization and DeepCABAC, with one qp for all tensors."""
 
     qp: int = Field(-38, ge=-320, le=0)
     """Quantization parameter: the step doubles every 2^density."""
     density: int = Field(2, ge=2, le=4)
-    """How finely steps can be chosen: 2^density an octave. The standard's own choice is 2."""
+    """Resolution of the steps: 2^density values per octave. The standard's default is 2."""
     dependent: bool = True
-    """Dependent quantization with eight states instead of a uniform grid."""
+    """Whether to use dependent quantization with eight states instead of a uniform grid."""
     lambda_scale: float = Field(0.0, ge=0)
-    """How much the choice of levels minds their rate."""
+    """Weight of the rate in the rate-distortion optimization of levels."""
     tensors: Literal["all", "weights"] = "all"
-    """``weights``: only what a quantizer would take. The library gives tensors of one dimension a fine grid of its own:
-    on ResNet-32 they take twice the bytes of float16."""
+    """``weights``: only the tensors that a quantizer would compress. For tensors of one dimension, the library uses a
+    fine grid, which on ResNet-32 takes twice the bytes of float16."""
 
     def weights_alone(self) -> bool:
         return self.tensors == "weights"
@@ -86,7 +86,7 @@ class NNCodec(
 
 @cache
 def _library() -> ModuleType:
-    """The package's compressing module, imported once."""
+    """The package's compression module, imported once."""
     _import_torchvision()
     from nncodec import nnc
 
@@ -96,13 +96,14 @@ def _library() -> ModuleType:
 
 def _import_torchvision() -> None:
     """nncodec imports torchvision, which fails beside a torch that it was not built for (the CPU build, or another
-    version): its compiled operators are missing. Two that it looks for are then declared; nncodec never calls them.
-    Where they are there, declaring them first would make torchvision's own library abort the process."""
+    version): its compiled operators are missing. In that case, two operators that torchvision looks up are declared
+    here; nncodec never calls them. If they exist, declaring them first would make torchvision's library abort the
+    process."""
     try:
         importlib.import_module("torchvision")
     except RuntimeError:
         for name in ("nms", "qnms"):
-            with contextlib.suppress(RuntimeError):  # it is there
+            with contextlib.suppress(RuntimeError):  # it exists
                 library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
                 _kept.append(library)
@@ -110,11 +111,11 @@ def _import_torchvision() -> None:
 
 
 _kept: list[Any] = []
-"""A library's operators last as long as it does."""
+"""The library object must be kept alive for its operators to exist."""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the library prints of its progress is of no use to a worker."""
+    """Suppress the library's progress output."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

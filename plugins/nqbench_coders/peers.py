@@ -1,12 +1,12 @@
-"""Other people's coders, to be measured beside ours; each is registered where its package is installed (extra
-``peers``).
+"""Coders of other packages, for comparison; each is registered if its package is installed (extra ``peers``).
 
 ``ncompress`` (Unix compress, .Z) and ``imagecodecs-lzw`` (TIFF's LZW) take symbols packed into 1, 2 or 4 bytes;
 ``pcodec`` takes them as unsigned integers; ``constriction`` (ANS) and ``dahuffman`` have a table by
 ``nqbench_coders.table``: constriction's as ``rans`` chooses it (one byte of precision, then the frequencies),
 dahuffman's the exact counts.
 
-Do not archive files with them: their packages define the payload and may change it, and only our own coders are fuzzed.
+Do not use them for archives: the packages define the payload and may change it, and only nqbench's own coders are
+fuzzed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from nqbench_coders.table import read_table, write_table
 
 
 class _Bounded(io.BytesIO):
-    """A file that keeps ``most`` bytes and one more, and drops the rest: an exception in it would end the process, for
-    the caller is C++."""
+    """A file that keeps ``most`` + 1 bytes and drops the rest. It raises no exception, which would end the process,
+    since the caller is C++."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Bounded(io.BytesIO):
 
 
 class Ncompress(ByteCoder, name="ncompress", requires="ncompress"):
-    """LZW as Unix compress writes it (.Z, 16 bits), by the package ncompress."""
+    """LZW in the format of Unix compress (.Z, 16 bits), by the package ncompress."""
 
     def compress(self, data: bytes) -> bytes:
         import ncompress
@@ -56,7 +56,7 @@ class Ncompress(ByteCoder, name="ncompress", requires="ncompress"):
 
 
 class ImagecodecsLzw(ByteCoder, name="imagecodecs-lzw", requires="imagecodecs"):
-    """LZW as TIFF has it (12 bits), by the package imagecodecs."""
+    """LZW in the format of TIFF (12 bits), by the package imagecodecs."""
 
     def compress(self, data: bytes) -> bytes:
         import imagecodecs

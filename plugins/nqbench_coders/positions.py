@@ -1,17 +1,17 @@
-"""Where the kept weights of a pruned network are: masks as a stream of symbols, which a coder writes.
+"""Positions of the kept weights of a pruned network: masks as a stream of symbols for a coder.
 
-All masks are one row of places: the tensors in the file's order, each row-major, T places in all.
+All masks are concatenated to T places: the tensors in the file's order, each row-major.
 
 ``gaps`` (Han, Mao, Dally, Deep Compression, ICLR 2016, section 2): with E = 2^bits - 1, symbol s < E means "skip s
-places, the next is kept"; E is the escape, "skip E places". What lies behind the last kept place is not said. Each
-symbol moves ahead by at least one place, so there are at most T of them; the last one is no escape. With an entropy
-coder behind it a wide alphabet costs nothing: unused symbols are not in its table.
+places, the next is kept"; E is the escape, "skip E places". The places after the last kept one are not coded. Each
+symbol advances by at least one place, so there are at most T of them; the last one is not an escape. A large alphabet
+costs nothing with an entropy coder, since unused symbols are not in its table.
 
 ``bitmap``: symbol i holds the places i bits ... i bits + bits - 1, the first in the lowest bit, 1 for kept; the last
-symbol is filled with 0s. Eight places a symbol, because a prefix code spends at least one bit a symbol: on single
-places it would gain nothing, on bytes it comes within a few percent of the entropy.
+symbol is filled with 0s. There are eight places per symbol, because a prefix code spends at least one bit per symbol:
+with single places it would gain nothing, with bytes it comes within a few percent of the entropy.
 
-``zero`` writes nothing: pruned weights are one more symbol of the weights' own stream.
+``zero`` writes no positions: pruned weights are an additional symbol in the stream of the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _places(shapes: Sequence[tuple[int, ...]]) -> int:
 
 
 def _parted(places: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """The row of places as masks of these shapes."""
+    """The places as masks of these shapes."""
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
     parts = np.split(places, np.cumsum(sizes)[:-1]) if sizes else []
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -58,7 +58,7 @@ class Gaps(Positions, name="gaps", paper="Han et al. 2016, arXiv:1510.00149"):
         escape = self._escape
         skipped = np.diff(kept, prepend=-1) - 1
         escapes = skipped // escape
-        last = np.cumsum(escapes + 1) - 1  # the place of each gap's own symbol
+        last = np.cumsum(escapes + 1) - 1  # the index of each gap's last symbol
         symbols = np.full(int(last[-1]) + 1 if last.size else 0, escape, dtype=np.int32)
         symbols[last] = skipped % escape
         return Stream.of(symbols, escape + 1)
@@ -90,10 +90,10 @@ class Gaps(Positions, name="gaps", paper="Han et al. 2016, arXiv:1510.00149"):
 
 
 class Bitmap(Positions, name="bitmap"):
-    """One bit a place, several places a symbol."""
+    """One bit per place, several places per symbol."""
 
     bits: int = Field(8, ge=1, le=16)
-    """Places per symbol."""
+    """Number of places per symbol."""
 
     def to_stream(self, masks: Sequence[np.ndarray]) -> Stream:
         places = _joined(masks)
@@ -124,6 +124,6 @@ class Bitmap(Positions, name="bitmap"):
 
 
 class Zero(Positions, name="zero"):
-    """Pruned weights are one more symbol of the weights' own stream."""
+    """Pruned weights are an additional symbol in the stream of the weights."""
 
     merges = True

@@ -30,13 +30,13 @@ from nqbench_coders.symbol_counts import ranked, used_symbols
 from nqbench_coders.table import Table, read_table, write_table
 
 MANY = 1 << 19
-"""Symbols from which there are eight states: 64 bytes then cost less than 0.1 % at 1 bit a symbol."""
+"""Number of symbols from which there are eight states, whose 64 bytes are then less than 0.1 % at 1 bit per symbol."""
 
 MOST_PRECISION = 28
 
 
 class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
-    """Range asymmetric numeral system with the symbols' frequencies in the file."""
+    """Range asymmetric numeral system; the symbols' frequencies are stored in the file."""
 
     def encode(self, stream: Stream) -> Encoded:
         from nqbench_coders.kernels.rans import MULTIPLIED, encode_rans, encode_rans_of_eight, reciprocals
@@ -48,7 +48,7 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
         if used.size == 1:
             return Encoded(table, b"")
         symbols, size = ranked(stream, used)
-        # what a symbol can cost beyond its share: the states hold at least 31 - precision bits more than the frequency
+        # bound of the excess per symbol: a state has at least 31 - precision bits more than the frequency
         bits = _bits(counts, frequencies, precision) + symbols.size * 1.5 * 2.0 ** (precision - 31)
         words = np.empty(int(bits) // 32 + 16, dtype=np.uint32)
         states = _first_states(symbols.size)
@@ -66,11 +66,12 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
         return Encoded(table, state.to_bytes(max(length, 5) if tail else length, "little") + tail)
 
     def least(self, stream: Stream) -> float:
-        """Bytes that ``encode`` gives at least: by the entropy, for who wants to know whether to encode at all."""
+        """A lower bound of the size of ``encode``'s result, in bytes, from the entropy; to decide whether encoding is
+        worthwhile."""
         used, counts = used_symbols(stream)
         if used.size == 1:
             return 0.0
-        # a state of 0 stays 0 under the smallest symbol: those that end the stream cost nothing
+        # pushing the smallest symbol onto the state 0 leaves it 0: such symbols at the end of the stream cost nothing
         counts[0] -= np.argmax(stream.symbols[::-1] != used[0])
         counts = counts[counts > 0]
         precision = min(max(16, bit_width(used.size) + 4), MOST_PRECISION)
@@ -143,7 +144,8 @@ def _entries(frequencies: np.ndarray) -> np.ndarray:
 
 
 def _spread(rows: np.ndarray, used: np.ndarray, size: int) -> np.ndarray:
-    """What stands by rank, by symbol: (m w,) uint64 -> (size w,), ones for symbols that do not occur."""
+    """Rows indexed by rank -> rows indexed by symbol: (m w,) uint64 -> (size w,), ones for symbols that do not
+    occur."""
     if size == used.size:
         return rows
     spread = np.ones((size, rows.size // used.size), dtype=np.uint64)
@@ -156,7 +158,7 @@ def _bits(counts: np.ndarray, frequencies: np.ndarray, precision: int) -> float:
 
 
 def best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, bytes]:
-    """Precision, (m,) int64 frequencies and the table of the fewest bytes in all."""
+    """The precision, (m,) int64 frequencies and the table for which table and payload take the fewest bytes."""
     least = bit_width(used.size)
     if least > 12:
         tried = [min(least + 4, MOST_PRECISION)]
@@ -179,7 +181,7 @@ def best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, b
 def quantized_frequencies(counts: np.ndarray, precision: int) -> np.ndarray:
     """counts: (m,) int64 > 0 -> (m,) int64 >= 1 that sum to 2^precision, nearly proportional, m <= 2^precision.
 
-    Rounded, then moved by ones where that costs the fewest bits until the sum is right.
+    They are rounded, then changed by ones where that costs the fewest bits, until the sum is right.
     """
     total = 1 << precision
     exact = counts * (total / counts.sum())

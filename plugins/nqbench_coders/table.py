@@ -36,7 +36,7 @@ import numpy as np
 from nqbench.api import CorruptFile
 
 _BLOCK = 1 << 10
-"""Entries that are spelled at a time."""
+"""Number of entries converted to decisions at a time."""
 
 _TOO_MANY = -3
 _REASONS = {
@@ -49,7 +49,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Table:
-    """used: (m,) int64 rising symbols; classes: (m,) int64; extra: (m,) int64."""
+    """used: (m,) int64 symbols that occur, ascending; classes: (m,) int64; extra: (m,) int64."""
 
     used: np.ndarray
     classes: np.ndarray
@@ -65,7 +65,7 @@ def write_table(used: np.ndarray, classes: np.ndarray, extra: np.ndarray | None 
     memory = np.array([-1, -1, 0, 0])
     room = min(used.size, _BLOCK) * MOST_DECISIONS
     decisions = np.empty(room, dtype=np.int16)
-    out = np.empty(2 * room + 8, dtype=np.uint8)  # no decision costs above 10 bits
+    out = np.empty(2 * room + 8, dtype=np.uint8)  # a decision takes at most 10 bits
     parts = []
     for start in range(0, used.size, _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -77,7 +77,7 @@ def write_table(used: np.ndarray, classes: np.ndarray, extra: np.ndarray | None 
 
 
 def read_table(data: bytes, alphabet: int, count: int, target: int, with_extra: bool, start: int = 0) -> Table:
-    """``count``: symbols of the stream, so at most that many entries, each 24 bytes here, are ever held. The table
+    """count: number of symbols of the stream, which bounds the number of entries (24 bytes each) in memory. The table
     begins at the byte ``start`` of ``data``. Raises CorruptFile of the section ``coder_table``.
     """
     from nqbench_coders.kernels.table import decode_table, fresh_model, fresh_state

@@ -1,6 +1,7 @@
-"""What ``nqbench_coders.context`` reads a stream as: chunks, in each the pieces of tensors, and bitmaps of positions.
+"""The layout of a stream for ``nqbench_coders.context``: chunks, the pieces of tensors in them, and bitmaps of
+positions.
 
-Its docstring is the specification.
+The docstring of that module is the specification.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import numpy as np
 from nqbench.api import Stream, StreamSpec, StreamTensor
 
 CHUNK = 1 << 20
-"""Symbols a chunk, at least: each learns anew, which costs a few hundred bytes, and is coded on a core of its own."""
+"""Smallest number of symbols per chunk: each chunk adapts from scratch, which costs a few hundred bytes, and can be
+coded by a core of its own."""
 
 WIDEST = 4096
-"""Places of a kernel; a tensor of more, or of fewer than two dimensions, is taken for rows of so many places."""
+"""Largest number of places of a kernel; a tensor with larger kernels, or of fewer than two dimensions, is treated as
+rows of this many places."""
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Symbols [start, stop) of the stream, those of a tensor from its given place on."""
+    """Symbols [start, stop) of the stream, which are those of a tensor from the given place on."""
 
     start: int
     stop: int
@@ -35,7 +38,7 @@ class Piece:
 
 
 def as_bitmap(stream: Stream) -> Stream | None:
-    """The places of a bitmap one by one, if the stream may be one."""
+    """The stream of a bitmap's single places, if the stream can be a bitmap; else None."""
     each = places_a_symbol(stream.spec)
     if not each:
         return None
@@ -45,7 +48,7 @@ def as_bitmap(stream: Stream) -> Stream | None:
 
 
 def places_a_symbol(spec: StreamSpec) -> int:
-    """How many places of the tensors each symbol holds, one bit each, if it may be so; else 0."""
+    """The number of places per symbol, one bit each, if the stream can be a bitmap; else 0."""
     each = spec.alphabet.bit_length() - 1
     if not 1 <= each <= 16 or spec.alphabet != 1 << each or any(t.stop for t in spec.tensors):
         return 0
@@ -68,12 +71,12 @@ def borders_of(count: int) -> list[int]:
 
 
 def zero_named(spec: StreamSpec) -> bool:
-    """Whether the specification says each symbol's zero."""
+    """Whether the specification names a zero symbol for each of its tensors."""
     return _fits(spec) and all(t.zero is not None and 0 <= t.zero < spec.alphabet for t in spec.tensors)
 
 
 def _fits(spec: StreamSpec) -> bool:
-    """Whether the tensors are just the stream."""
+    """Whether the tensors' parts are exactly the stream."""
     at = 0
     for tensor in spec.tensors:
         size = math.prod(tensor.shape)
@@ -86,7 +89,7 @@ def _fits(spec: StreamSpec) -> bool:
 
 
 def pieces_of(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece]:
-    """A chunk's tensors. zero: for those whose specification has none."""
+    """The pieces of a chunk. zero: the zero symbol of tensors whose specification has none."""
     nothing = np.zeros(0, dtype=np.bool_)
     if not _fits(spec):
         yield Piece(first, last, first, 1, 1, WIDEST, zero, nothing)
@@ -104,7 +107,7 @@ def pieces_of(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Pi
 
 
 def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Inputs of a filter, height and width of its kernels."""
+    """The number of inputs of a filter, and the height and width of its kernels."""
     if len(shape) < 2 or shape[0] < 2:
         return 1, 1, WIDEST
     height, width = math.prod(shape[2:-1]), shape[-1] if len(shape) > 2 else 1
@@ -112,7 +115,7 @@ def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def packed(places: np.ndarray, spec: StreamSpec) -> np.ndarray:
-    """(count,) int32: so many places a symbol, the first in the lowest bit."""
+    """(count,) int32: places packed into symbols, the first in the lowest bit."""
     each = places_a_symbol(spec)
     padded = np.zeros(spec.count * each, dtype=np.int32)
     padded[: places.size] = places

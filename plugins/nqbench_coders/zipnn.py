@@ -1,7 +1,8 @@
-"""ZipNN (Hershcovitch et al. 2024, arXiv:2411.05239) by its own package: byte planes, exponents Huffman-coded.
+"""ZipNN (Hershcovitch et al. 2024, arXiv:2411.05239) by its authors' package: byte planes, with Huffman-coded
+exponents.
 
-All tensors of a dtype, one after another, are one buffer, which favours it: headers and tables are per buffer, not per
-tensor. It does not take float64, which are given to it as if they were float32.
+All tensors of a dtype are concatenated to one buffer, to its advantage: headers and tables are stored per buffer, not
+per tensor. It does not support float64, whose bytes are passed as if they were float32.
 
 Bitstream: CRC-32 of what follows (4 bytes, little-endian); a byte for each tensor in order, its dtype (0 float32, 1
 float16, 2 bfloat16, 3 float64); for each dtype that occurs, in this order, the size of its buffer as an ``int`` of the
@@ -29,7 +30,7 @@ _STORED = list(_DTYPES.values())
 
 
 class ZipNN(Codec, name="zipnn", requires="zipnn", paper="arXiv:2411.05239"):
-    """Lossless compression of floats by the package zipnn: byte planes, each through Huffman codes where that pays."""
+    """Lossless compression of floats by the package zipnn: byte planes, Huffman-coded where that saves bytes."""
 
     exact: ClassVar[bool] = True
 
@@ -49,7 +50,7 @@ class ZipNN(Codec, name="zipnn", requires="zipnn", paper="arXiv:2411.05239"):
         reader = ByteReader(data[4:])
         numbers = reader.take(len(shapes))
         if numbers and max(numbers) >= len(_DTYPES):
-            raise CorruptFile("a tensor has no such dtype", offset=4)
+            raise CorruptFile("a tensor is declared to be of an unknown dtype", offset=4)
         back: dict[str, np.ndarray] = {}
         for number, name in enumerate(_DTYPES):
             own = [(n, s) for (n, s), chosen in zip(shapes.items(), numbers, strict=True) if chosen == number]

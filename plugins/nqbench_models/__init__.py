@@ -1,4 +1,4 @@
-"""nqbench's own models."""
+"""nqbench's own models and data sets."""
 
 from __future__ import annotations
 

@@ -47,13 +47,14 @@ IMAGENETTE_CLASSES = (
 
 
 class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv:1612.01543, Table 1"):
-    """AlexNet on ImageNet, on Imagenette's ten classes, or without data for rate and distortion only."""
+    """AlexNet on ImageNet, on Imagenette's ten classes, or without data (rate and distortion only)."""
 
     weights: str = "imagenet"
-    """``imagenet``: PyTorch's official ones, downloaded once. ``random``: drawn, for speed and memory at full size.
-    Else the path of a state dict (.safetensors, or .pth without any code in it)."""
+    """``imagenet``: the official weights of PyTorch, downloaded once. ``random``: random weights, for measurements of
+    speed and memory. Otherwise the path of a state dict (.safetensors, or .pth that holds only tensors)."""
     data: Literal["none", "imagenet", "imagenette"] = "imagenet"
-    """``imagenet``: NQBENCH_DATA/imagenet/val (and train) with 1,000 folders. ``imagenette``: downloaded. ``none``."""
+    """``imagenet``: images in NQBENCH_DATA/imagenet/val (and train), in 1,000 folders. ``imagenette``: downloaded.
+    ``none``: no images."""
     draw: int = Field(0, ge=0)
     """Seed of random weights."""
 
@@ -70,7 +71,7 @@ class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv
     def _own(self) -> Path:
         path = Path(self.weights).expanduser()
         if not path.exists():
-            raise DataMissing(f"alexnet: no weights at {path}; known words are imagenet and random")
+            raise DataMissing(f"alexnet: no weights at {path}; write imagenet, random or the path of a state dict")
         return path
 
     def fingerprint(self) -> str:
@@ -84,7 +85,7 @@ class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv
         return f"alexnet {what} {self.data}"
 
     def load(self, device: torch.device) -> nn.Module:
-        with torch.device("meta"):  # 61 million initial values would be drawn for nothing
+        with torch.device("meta"):  # avoids drawing 61 million initial values
             module = network()
         if self.weights == "random":
             module.load_state_dict(random_state(module, self.draw), assign=True)
@@ -109,7 +110,8 @@ class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv
         return _imagenet(split) if self.data == "imagenet" else _imagenette(split)
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        """(B, 3, 224, 224) float32 and labels. Folders are sorted by class, so the stored order is a fixed shuffle."""
+        """(B, 3, 224, 224) float32 and labels. Files are sorted by class, so without a seed their order is a fixed
+        shuffle."""
         folder = self._folder(split)
         generator = torch.Generator().manual_seed(0 if shuffle is None else shuffle)
         order = torch.randperm(len(folder.paths), generator=generator).tolist()
@@ -120,7 +122,8 @@ class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv
 
 
 def network() -> nn.Module:
-    """Names as in torchvision, so that its weights fit: features.{0,3,6,8,10}, classifier.{1,4,6}."""
+    """The network, with parameter names as in torchvision so that its weights can be loaded: features.{0,3,6,8,10},
+    classifier.{1,4,6}."""
     features = nn.Sequential(
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
         nn.ReLU(inplace=True),
@@ -157,7 +160,8 @@ def network() -> nn.Module:
 
 
 def random_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Laplacian weights, as trained ones roughly are, of deviation 1 / sqrt(3 fan_in); biases 0."""
+    """Weights from a Laplace distribution, like trained ones approximately, with standard deviation 1 / sqrt(3 fan_in);
+    biases 0."""
     state = {}
     for index, (name, parameter) in enumerate(module.named_parameters()):
         if parameter.dim() < 2:

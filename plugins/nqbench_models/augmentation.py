@@ -1,4 +1,4 @@
-"""Data augmentation of training images, by random draws that are the same on every device."""
+"""Data augmentation of training images, with random numbers that are the same on every device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 def flip_and_shift(pixels: Tensor, generator: torch.Generator, reach: int) -> Tensor:
-    """Each image mirrored with probability 1/2 and shifted by up to ``reach`` pixels either way, zeros moving in."""
+    """Each image mirrored with probability 1/2 and shifted by up to ``reach`` pixels along each axis, padded with
+    zeros."""
     count, _, height, width = pixels.shape
     device = pixels.device
     padded = nn.functional.pad(pixels, (reach,) * 4)
@@ -22,8 +23,8 @@ def flip_and_shift(pixels: Tensor, generator: torch.Generator, reach: int) -> Te
 
 
 def cut_out(pixels: Tensor, generator: torch.Generator, size: int, value: int) -> Tensor:
-    """A square of ``size`` x ``size`` pixels anywhere in each image becomes ``value`` (arXiv:1708.04552; wholly
-    inside)."""
+    """A random square of ``size`` x ``size`` pixels in each image becomes ``value`` (arXiv:1708.04552, but always
+    completely inside the image)."""
     count, _, height, width = pixels.shape
     reach = torch.tensor([height - size + 1, width - size + 1])
     corners = (torch.rand(2, count, generator=generator) * reach[:, None]).long().to(pixels.device)

@@ -1,4 +1,5 @@
-"""A user's batches: which part goes into the network, which part is the label, and the message for anything else."""
+"""Batches from a user's function: which part is the network's input, which is the label, and messages for other
+forms."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Batch, NqbenchError
 
 LABELS = ("labels", "label", "targets", "target", "y")
-"""What labels are called in a batch that is a dict."""
+"""Names of the labels in a batch that is a dict."""
 _last: dict[str, object] = {}
 """The last iterator that each function returned."""
 
 
 def fresh(function: str, returned: object, split: str) -> Iterator[Batch]:
-    """The batches that ``function`` returned for a split. BadInput for one iterator twice, or without a batch."""
+    """The batches that ``function`` returned for a split. Raises BadInput if the same iterator was returned before, or
+    if it gives no batch."""
     if not isinstance(returned, Iterable):
         raise BadInput(f"{function} returns {type(returned).__name__} for the split '{split}', expected batches")
     if isinstance(returned, Iterator):
@@ -41,8 +43,7 @@ def fresh(function: str, returned: object, split: str) -> Iterator[Batch]:
 
 
 def called(module: nn.Module, batch: Batch) -> Callable[[], Any]:
-    """The call of a network that a batch asks for: ``module(x)``, ``module(*x)`` for a tuple x, ``module(**x)`` for a
-    dict."""
+    """The network's call for a batch: ``module(x)``, ``module(*x)`` for a tuple x, ``module(**x)`` for a dict."""
     inputs, _ = parts(batch)
     if isinstance(inputs, Mapping):
         return partial(module, **inputs)
@@ -50,7 +51,8 @@ def called(module: nn.Module, batch: Batch) -> Callable[[], Any]:
 
 
 def parts(batch: Batch) -> tuple[Any, Any]:
-    """(inputs, labels or None) of x, (x,), (x, y) or a dict, labels by name. BadInput for any other."""
+    """(inputs, labels or None) of a batch that is x, (x,), (x, y) or a dict with named labels. Raises BadInput for any
+    other."""
     if isinstance(batch, Mapping):
         name = next((name for name in LABELS if name in batch), None)
         return {key: value for key, value in batch.items() if key != name}, None if name is None else batch[name]
@@ -66,8 +68,8 @@ def parts(batch: Batch) -> tuple[Any, Any]:
 
 @contextmanager
 def told(what: str, batch: Batch, module: nn.Module | None = None) -> Iterator[None]:
-    """An error inside the block becomes one line: what could not be done, with which batch, and where. Only a user's
-    own function or network belongs into the block: an error of ours is none of a batch."""
+    """An error inside the block becomes a BadInput of one line: which function failed, with which batch, and where.
+    Only calls of a user's function or network belong in the block, since other errors are not the batch's fault."""
     try:
         yield
     except NqbenchError:
@@ -82,7 +84,7 @@ def told(what: str, batch: Batch, module: nn.Module | None = None) -> Iterator[N
 
 
 def described(value: object) -> str:
-    """Types and shapes, for a line."""
+    """Types and shapes, for a message of one line."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, Mapping):
@@ -93,7 +95,7 @@ def described(value: object) -> str:
 
 
 def _dtypes(batch: Batch, module: nn.Module | None) -> str:
-    """A hint where numbers of one width meet a network of another."""
+    """A hint if the dtype of the batch differs from that of the network."""
     if module is None:
         return ""
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
@@ -106,7 +108,7 @@ def _dtypes(batch: Batch, module: nn.Module | None) -> str:
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
-    """All tensors of a batch's part, whatever they are packed in."""
+    """All tensors in a part of a batch, in nested containers too."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | tuple | list):
@@ -115,7 +117,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def labels_of(function: str, batch: Batch) -> Tensor:
-    """The labels, or BadInput that says what to do without."""
+    """The labels. Raises BadInput, with advice, if there are none."""
     _, labels = parts(batch)
     if not isinstance(labels, Tensor):
         raise BadInput(

@@ -1,4 +1,5 @@
-"""BERT's encoder [arXiv:1810.04805], with the names of Hugging Face's checkpoints, and sentences as its mean tokens."""
+"""BERT's encoder [arXiv:1810.04805], with the parameter names of Hugging Face's checkpoints, and sentence vectors as
+the mean over tokens."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(shape.width, shape.width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """mask: (B, T) bool, True for words."""
+        """mask: (B, T) bool, False for padding."""
         count, tokens, width = x.shape
         q, k, v = (
             part(x).reshape(count, tokens, self.heads, -1).transpose(1, 2)
@@ -57,7 +58,7 @@ class Attention(nn.Module):
 
 
 class Output(nn.Module):
-    """A linear layer beside a shortcut, then a norm."""
+    """A linear layer with a residual connection, then a layer norm."""
 
     def __init__(self, inputs: int, shape: Shape) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class Layer(nn.Module):
 
 
 class SentenceEncoder(nn.Module):
-    """(B, T) tokens, 0 for padding -> (B, width): the mean of the last layer's words."""
+    """(B, T) tokens, 0 for padding -> (B, width): the mean of the last layer's outputs over tokens."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -101,6 +102,6 @@ class SentenceEncoder(nn.Module):
 
 
 def mean_of_words(x: Tensor, mask: Tensor) -> Tensor:
-    """(B, width): the mean over a sentence's words. x: (B, T, width); mask: (B, T) bool."""
+    """(B, width): the mean over a sentence's tokens. x: (B, T, width); mask: (B, T) bool, False for padding."""
     kept = mask[:, :, None].to(x.dtype)
     return (x * kept).sum(1) / kept.sum(1).clamp(min=1e-9)

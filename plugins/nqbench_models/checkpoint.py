@@ -1,7 +1,8 @@
-"""Checkpoints as files hold them -> tensors by name, without running anything in them.
+"""Reads checkpoint files into tensors by name, without running code that they may contain.
 
 A ``.safetensors`` or ``.gguf`` file, a PyTorch file of any suffix, the index of a checkpoint in shards, or a folder in
-Hugging Face's layout. What a training loop wrapped around the state dict (``{"model": ..., "epoch": 3}``) is taken off.
+Hugging Face's layout. The state dict is found inside the dict that a training loop has saved (``{"model": ..., "epoch":
+3}``).
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from nqbench.api import BadInput
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""What a folder in Hugging Face's layout holds the weights in, the first that is there."""
+"""Names of the weights' file in a folder in Hugging Face's layout; the first that exists is used."""
 _USUAL = ("state_dict", "model_state_dict", "model", "params", "module", "net", "network", "weights")
-"""Entries that hold a network, the likeliest first."""
+"""Names of entries that hold a network's state dict, the most likely first."""
 _AVERAGED = re.compile(r"(^|[_.])(ema|swa|averaged?|avg)([_.]|$)")
 _DEPTH = 3
 _PLAIN_DATA = [argparse.Namespace, np.dtype, np.ndarray]
-"""What training loops put beside a state dict and does nothing when it is unpickled."""
+"""Harmless types that training loops save beside a state dict, which may be unpickled."""
 
 
 def read_state(path: Path, entry: str | None = None) -> dict[str, Tensor]:
-    """A state dict. entry: which one of a PyTorch file that holds several (``ema``, ``params_ema``, ``a.b``).
+    """A state dict. entry: which one to take from a PyTorch file with several (``ema``, ``params_ema``, ``a.b``).
 
-    Raises BadInput, in one line, for a file that cannot be read, holds no state dict, or several equally likely ones.
+    Raises BadInput, in one line, for a file that cannot be read, or that holds no state dict or several equally likely
+    ones.
     """
     path = weights_in(path) if path.is_dir() else path
     if path.name.endswith(".index.json"):
@@ -49,7 +51,7 @@ def read_state(path: Path, entry: str | None = None) -> dict[str, Tensor]:
 
 
 def weights_in(folder: Path) -> Path:
-    """The file of weights, or the index of its shards, of a folder in Hugging Face's layout."""
+    """The file of weights, or the index of shards, in a folder in Hugging Face's layout."""
     for name in _FOLDER:
         if (folder / name).is_file():
             return folder / name
@@ -86,7 +88,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _numpy_parts() -> list[Any]:
-    """What NumPy's own arrays and scalars are unpickled by."""
+    """The functions and types by which NumPy's arrays and scalars are unpickled."""
     scalars = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
     return [*scalars, np.float64().__reduce__()[0], np.empty(0).__reduce__()[0]]
 
@@ -116,7 +118,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
 
 
 def _state_in(found: object, path: Path, entry: str | None) -> dict[str, Tensor]:
-    """The state dict inside what a file holds. PyTorch's notes on versions (``_metadata``) stay with it."""
+    """The state dict in the content of a file. PyTorch's version information (``_metadata``) is kept."""
     if entry is not None:
         for step in entry.split("."):
             if not isinstance(found, Mapping) or step not in found:
@@ -131,7 +133,7 @@ def _state_in(found: object, path: Path, entry: str | None) -> dict[str, Tensor]
 
 
 def is_state(found: object) -> bool:
-    """Whether it is a state dict: names to tensors, some modules' own extra state aside."""
+    """Whether it is a state dict: a mapping of names to tensors, apart from the extra state of some modules."""
     return isinstance(found, Mapping) and all(
         isinstance(name, str) and (isinstance(value, Tensor) or name.endswith("_extra_state"))
         for name, value in found.items()
@@ -139,7 +141,7 @@ def is_state(found: object) -> bool:
 
 
 def _chosen(found: object, path: Path) -> object:
-    """The one entry of a training's checkpoint that holds the network."""
+    """The entry of a training checkpoint that holds the network."""
     if not isinstance(found, Mapping):
         raise BadInput(f"{path} holds {type(found).__name__}, no state dict: save the network's state_dict() alone")
     entries = [str(name) for name, value in found.items() if _holds_tensors(value)]
@@ -157,7 +159,7 @@ def _chosen(found: object, path: Path) -> object:
 
 
 def averaged_entries(path: Path) -> tuple[str, ...]:
-    """Entries of averaged weights that a PyTorch file holds beside the network that is taken from it."""
+    """Entries with averaged weights in a PyTorch file, besides the network that is loaded from it."""
     if path.is_dir() or path.suffix in (".safetensors", ".gguf", ".json"):
         return ()
     found = _unpickled(path)
@@ -167,7 +169,7 @@ def averaged_entries(path: Path) -> tuple[str, ...]:
 
 
 def _holds_tensors(value: object, depth: int = _DEPTH) -> bool:
-    """Whether it is a state dict, or a mapping that holds one; an optimizer's state is neither."""
+    """Whether it is a state dict or a mapping that holds one (an optimizer's state is neither)."""
     if not isinstance(value, Mapping) or not value or "param_groups" in value:
         return False
     if is_state(value):
@@ -182,7 +184,7 @@ def _told(found: object) -> str:
 
 
 def some(names: list[str]) -> str:
-    """A few names, for a line."""
+    """A few of the names, for a message of one line."""
     shown = names[:4]
     return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")
 

@@ -1,4 +1,4 @@
-"""Which of a model's tensors are compressed, by patterns of their names."""
+"""Choosing the tensors of a model to compress, by patterns of their names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from nqbench.api import BadInput, Model
 
 
 class Chosen(Model):
-    """A model whose tensors can be chosen: ``encoder.*``, ``*.weight``."""
+    """A model whose tensors to compress can be chosen by patterns such as ``encoder.*`` or ``*.weight``."""
 
     include: tuple[str, ...] = ()
-    """Name patterns of the tensors to compress; none: all that can be compressed."""
+    """Patterns of the names of tensors to compress; none: all that can be compressed."""
     exclude: tuple[str, ...] = ()
-    """Name patterns of the tensors not to compress."""
+    """Patterns of the names of tensors not to compress."""
 
     def candidates(self, module: nn.Module) -> tuple[str, ...]:
-        """What the patterns choose from."""
+        """The tensors from which the patterns choose."""
         return super().compressible(module)
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""CIFAR-10 from the official python version.
+"""CIFAR-10, from the official files for Python.
 
-Its files are pickles. Each one's official md5 is checked before it is opened, only numpy's own array constructor is
-let through, and a safetensors copy in the cache folder is what later processes read.
+These files are pickles. The official md5 of each is checked before it is opened, and unpickling allows only numpy's
+array constructor. Later processes read a safetensors copy in the cache folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from nqbench_models.images import Images
 NAME = "CIFAR-10 (official python version)"
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""What the given weights' networks take off and divide by, for pixels in [0, 1]; ImageNet's figures."""
+"""Mean and standard deviation for normalizing pixels in [0, 1]; those of ImageNet, with which the given weights were
+trained."""
 FOLDER = "cifar-10-batches-py"
 _MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -45,7 +46,7 @@ ARCHIVE = Remote(
 
 
 def prepare() -> None:
-    """Find the batches, or download and unpack the archive; DataMissing if neither works."""
+    """Find the batches, or download and unpack the archive. Raises DataMissing if neither works."""
     if all(find_data(f"{FOLDER}/{name}") for name in _MD5):
         return
     archive = fetch(ARCHIVE)
@@ -64,19 +65,19 @@ def cifar10(split: Split) -> Images:
     with FileLock(copy.with_suffix(".lock")):
         try:
             tensors, _ = unseal(copy)
-        except (FileNotFoundError, BadInput):  # not made yet, or damaged
+        except (FileNotFoundError, BadInput):  # does not exist yet, or is damaged
             names = ["test_batch"] if stem == "test" else [f"data_batch_{i}" for i in range(1, 6)]
             parts = [_read(name) for name in names]
             pixels = torch.from_numpy(np.concatenate([p for p, _ in parts]))
             labels = torch.from_numpy(np.concatenate([y for _, y in parts]))
             tensors = {"pixels": pixels, "labels": labels}
-            with suppress(OSError):  # the official files serve as well
+            with suppress(OSError):  # the official files can be used instead
                 seal(copy, tensors, {})
     return Images(tensors["pixels"], tensors["labels"])
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """(B, 3, 32, 32) uint8 -> a network's input, float32, channels innermost in memory."""
+    """(B, 3, 32, 32) uint8 -> a network's input, float32, in channels-last memory format."""
     x = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32) / 255
     mean, std = (torch.tensor(figures, device=x.device)[:, None, None] for figures in (MEAN, STD))
     return (x - mean) / std
@@ -95,7 +96,8 @@ def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unpickle(path: Path) -> Any:
-    """Lists, dicts, numbers, bytes and numpy arrays; anything else in the pickle raises UnpicklingError."""
+    """The content of a pickle of lists, dicts, numbers, bytes and numpy arrays. Raises UnpicklingError for anything
+    else."""
     return _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
 
 

@@ -1,4 +1,4 @@
-"""A user's data files: which is which split's, and labelled texts and images in them."""
+"""A user's data files: finding the file of each split, and reading labelled texts and images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def file_of(place: Path, split: str) -> Path | None:
-    """The file or folder of a split: in a folder, or among what begins with that path; the first by name."""
+    """The file or folder of a split in the folder ``place``, or among the files whose paths begin with ``place``; the
+    first by name."""
     found = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(f"{place.name}*"))
     for word in _WORDS[split]:
         for path in found:
@@ -22,8 +23,8 @@ def file_of(place: Path, split: str) -> Path | None:
 
 
 def labelled_texts(file: Path) -> tuple[list[str], list[str]]:
-    """Texts and labels of a tab- or comma-separated file; a header with ``text`` (or ``sentence``) and ``label`` says
-    which is which, else the text comes first. Raises BadInput for any other."""
+    """Texts and labels of a tab- or comma-separated file; a header with ``text`` (or ``sentence``) and ``label`` names
+    the columns, otherwise the first column is the text. Raises BadInput for other files."""
     with file.open(encoding="utf-8", newline="") as lines:
         tabs = file.suffix.lower() in (".tsv", ".txt")
         rows = [row for row in csv.reader(lines, delimiter="\t" if tabs else ",") if row]
@@ -39,7 +40,7 @@ def labelled_texts(file: Path) -> tuple[list[str], list[str]]:
 
 
 def images_of(folder: Path) -> tuple[list[Path], list[str]]:
-    """Images and labels of a folder with a folder a class. Raises BadInput where there are none."""
+    """Paths and labels of the images in a folder with one folder per class. Raises BadInput if there are none."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     found = [(path, each.name) for each in classes for path in sorted(each.iterdir()) if path.suffix.lower() in _IMAGES]
     if not found:

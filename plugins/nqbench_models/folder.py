@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class, read and prepared as ImageNet's usually are, by Pillow."""
+"""Images in folders, one folder per class, read and preprocessed with Pillow in the usual way for ImageNet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 @dataclass(frozen=True)
 class Folder:
-    """paths and labels, in the order of class and file name."""
+    """Paths and labels, in the order of class and file name."""
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
@@ -35,7 +35,7 @@ class Folder:
         return Folder(tuple(path for path, _ in found), tuple(label for _, label in found))
 
     def batches(self, batch_size: int, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(B, 3, 224, 224) float32 and (B,) int64; read by a few threads."""
+        """(B, 3, 224, 224) float32 and (B,) int64; images are read by a few threads."""
         with ThreadPoolExecutor(max_workers=4) as pool:
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
@@ -44,7 +44,7 @@ class Folder:
 
 
 def prepared(path: Path) -> Tensor:
-    """(3, 224, 224) uint8 RGB: the shorter side resized to 256 (bilinear), the centre cut out."""
+    """(3, 224, 224) uint8 RGB: the shorter side is resized to 256 (bilinear), then the centre is cropped."""
     from PIL import Image
 
     with Image.open(path) as file:
@@ -59,5 +59,5 @@ def prepared(path: Path) -> Tensor:
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 with ImageNet's mean and deviation taken out."""
+    """(B, 3, H, W) uint8 -> float32, normalized with ImageNet's mean and standard deviation."""
     return (pixels.to(torch.float32) / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]

@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp's), dequantized: what their codes stand for is what the network computes with."""
+"""Reading of GGUF files (llama.cpp), dequantized: the network computes with the values that the codes represent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from nqbench.api import BadInput
 
 
 def read_gguf(path: Path) -> dict[str, Tensor]:
-    """name -> float32 tensor (integers stay integers), shapes with the outputs first. BadInput without ``gguf``."""
+    """name -> float32 tensor (integers stay integers), shapes with the outputs first. Raises BadInput if the package
+    ``gguf`` is missing or the file cannot be read."""
     try:
         from gguf import GGUFReader
         from gguf.quants import dequantize
@@ -27,6 +28,6 @@ def read_gguf(path: Path) -> dict[str, Tensor]:
 
 
 def _tensor(values: np.ndarray, shape: np.ndarray) -> Tensor:
-    """A copy: the reader's are views of the mapped file. shape: as GGUF has it, the innermost first."""
+    """A copy, since the reader's arrays are views of the mapped file. shape: in GGUF's order, innermost first."""
     sizes = tuple(int(size) for size in reversed(shape))
     return torch.from_numpy(np.array(values)).reshape(sizes)

@@ -1,4 +1,4 @@
-"""A GGUF file's tokenizer: byte-level BPE [Sennrich et al. 2016, arXiv:1508.07909] as its own tables have it."""
+"""A GGUF file's tokenizer: byte-level BPE [Sennrich et al. 2016, arXiv:1508.07909] from the file's own tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nqbench.api import BadInput
 
 
 def tokens_of(path: Path, text: str) -> list[int]:
-    """The tokens of a text. Raises BadInput where the file's tokenizer is of another kind, or a package is missing."""
+    """The tokens of a text. Raises BadInput if the file's tokenizer is of another kind or a package is missing."""
     try:
         from gguf import GGUFReader
         from tokenizers import Tokenizer, models, pre_tokenizers

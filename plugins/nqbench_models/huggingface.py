@@ -1,4 +1,5 @@
-"""A model in Hugging Face's layout, without any Python of the user's: network, tokenizer and task from its folder."""
+"""A model in Hugging Face's layout, for which the user writes no code: network and tokenizer are loaded from its
+folder."""
 
 from __future__ import annotations
 
@@ -47,25 +48,25 @@ _METRICS = {
 class HuggingFace(Chosen, name="hf"):
     """A model in Hugging Face's layout (config.json, weights, tokenizer), by its folder or its name in the local cache.
 
-    ``data`` is a folder, or the beginning of files' names, with one file a split: ``*train*``, ``*valid*`` or
-    ``*dev*``, ``*test*``. What is in them, by task: text-generation, plain text (.txt), judged by perplexity in whole
-    windows; sentence-similarity, pairs with a score (STS-B's columns, or score, sentence1, sentence2), by rank
-    correlation of cosines of mean words; text-classification, lines of text and label (tab-separated, a header names
-    them), and image-classification, a folder a class, by accuracy. The last two also by agreement with, and divergence
-    from, the float network. Where there is no train file the validation file serves to calibrate. Nothing is
-    downloaded, and no code of a model's is run.
+    ``data`` is a folder, or the common beginning of file paths, with one file per split: ``*train*``, ``*valid*`` or
+    ``*dev*``, ``*test*``. Content and metric depend on the task. text-generation: plain text (.txt), perplexity over
+    whole windows. sentence-similarity: pairs with a score (the columns of STS-B, or score, sentence1, sentence2), rank
+    correlation with the cosines of mean token vectors. text-classification: lines of text and label (tab-separated,
+    with or without a header), accuracy. image-classification: one folder per class, accuracy. For the last two, also
+    agreement with, and divergence from, the float network. If there is no train file, the validation file is used for
+    calibration. Nothing is downloaded, and no code of the model's is run.
     """
 
     folder: str
     """A folder with config.json, relative to the suite's file, or the name of a model in Hugging Face's cache."""
     task: What = "text-generation"
-    """What the model is for: which head is loaded, what data are, and which metric counts."""
+    """The task, which determines the head of the network, the form of the data and the metric."""
     data: str | None = None
-    """A folder of data files, or what their names begin with. None: no data, rate and distortion only."""
+    """A folder of data files, or the common beginning of their paths. None: no data (rate and distortion only)."""
     length: int = Field(128, ge=2)
-    """Tokens a window (text-generation), or tokens that a text is cut at."""
+    """Number of tokens in a window (text-generation), or at which a text is truncated."""
     examples: int | None = Field(None, ge=1)
-    """Windows, pairs, texts or images of a split's beginning that are used. None: all."""
+    """Number of windows, pairs, texts or images that are used, from the beginning of each split. None: all."""
 
     def prepare(self) -> None:
         folder = self._folder()
@@ -162,7 +163,7 @@ class HuggingFace(Chosen, name="hf"):
 
     # -- where things are ------------------------------------------------------------------------------------------
     def _folder(self) -> Path:
-        """The folder, or the newest copy in Hugging Face's cache of a model of that name."""
+        """The model's folder, or the newest copy in Hugging Face's cache of the model of that name."""
         path = in_suite_folder(self.folder)
         return path if path.is_dir() else _cached(self.folder) or path
 
@@ -183,7 +184,7 @@ def _transformers() -> Any:
 
 
 def _cached(name: str) -> Path | None:
-    """Where Hugging Face's cache has the configuration of a model of that name."""
+    """The path of the model's configuration in Hugging Face's cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -202,7 +203,7 @@ def _config(folder: str) -> Any:
 @cache
 def _tokenizer(folder: str) -> Any:
     if not any((Path(folder) / name).is_file() for name in _TOKENIZERS):
-        # transformers would make an empty one
+        # transformers would create an empty one
         raise BadInput(f"model 'hf': {folder} has no tokenizer: expected one of {', '.join(_TOKENIZERS)}")
     try:
         return _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -245,7 +246,7 @@ def _texts(folder: str, file: Path, length: int, most: int | None) -> tuple[Tens
 
 
 def _labels(folder: str, file: Path, names: Sequence[str]) -> Tensor:
-    """Labels as numbers: as they are, or by the configuration's names."""
+    """Labels as numbers: unchanged if they are numbers, otherwise by the names in the configuration."""
     known = {str(name).lower(): int(number) for name, number in (_config(folder).label2id or {}).items()}
     numbers = [int(name) if name.isdigit() else known.get(name.lower(), -1) for name in names]
     if -1 in numbers:
@@ -257,7 +258,7 @@ def _labels(folder: str, file: Path, names: Sequence[str]) -> Tensor:
 
 @cache
 def _images(folder: str, file: Path, length: int, most: int | None) -> tuple[Tensor, Tensor]:
-    """(N, 3, H, W) as the model's preprocessor makes them, and (N,) labels."""
+    """(N, 3, H, W) outputs of the model's image processor, and (N,) labels."""
     paths, names = images_of(file)
     try:
         processor = _transformers().AutoImageProcessor.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,5 @@
-"""What every image classifier here shares: pixels in memory, batches by seed, training once, the store of weights."""
+"""Shared by all image classifiers here: images in memory, shuffled batches, training, and the store of trained
+weights."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
 from nqbench.api.toolkit.store import Trained, recipe_digest, trained
 
 KEPT_BYTES = 2**28
-"""The most that a process keeps of a data set's inputs, ready for the network."""
+"""Largest number of bytes of normalized inputs that a process keeps in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +36,20 @@ class Images:
 
 
 class ImageModel(Model):
-    """An image classifier trained on ``images("train")`` less the last ``holdout``, which are its validation split.
+    """An image classifier trained on ``images("train")`` without the last ``holdout``, which are its validation split.
 
-    A subclass says how to ``build`` the network, where ``images`` come from, how pixels become inputs
-    (``normalise``), and its ``recipe``. Networks are trained on one thread, so the weights do not depend on how many a
-    worker has; they are the same bits on every run on one machine and build of PyTorch.
+    A subclass defines how to ``build`` the network, the ``images``, how pixels become inputs (``normalise``), and the
+    ``recipe`` of the training. Networks are trained on one thread, so that the weights do not depend on a worker's
+    number of threads; on the same machine and build of PyTorch they are bitwise reproducible.
     """
 
     VERSION: ClassVar[int] = 1
-    """Raised when the code that trains changes what it gives: the weights are then trained anew."""
+    """To be increased when a change of the training code changes its result: the weights are then trained again."""
 
     replays: ClassVar[bool] = True
 
     holdout: int = Field(0, ge=0)
-    """Training images (the last ones) that are left out of training and serve as the validation split."""
+    """Number of training images (the last ones) that are not trained on and form the validation split."""
     train_seed: int = Field(0, ge=0)
     """Seed of the initial weights and of the order of the images."""
 
@@ -58,11 +59,11 @@ class ImageModel(Model):
         raise NotImplementedError
 
     def images(self, split: Split) -> Images:
-        """All of a split; never ``validation``."""
+        """All images of a split, which is ``train`` or ``test``."""
         raise NotImplementedError
 
     def data_name(self) -> str:
-        """Text that identifies the data."""
+        """A text that identifies the data set."""
         raise NotImplementedError
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -70,8 +71,8 @@ class ImageModel(Model):
         return pixels.to(torch.float32) / 255
 
     def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, C, H, W) uint8 -> the same, as training sees it, where it lies. generator: the CPU's, so that the draws
-        are the same everywhere. Default: as they are."""
+        """(B, C, H, W) uint8 -> the augmented images, on the same device. generator: on the CPU, so that random numbers
+        do not depend on the device. Default: unchanged."""
         return pixels
 
     def recipe(self) -> Recipe:
@@ -79,7 +80,7 @@ class ImageModel(Model):
 
     # -- the contract -----------------------------------------------------------------------------------------------
     def full_recipe(self) -> dict[str, Any]:
-        """All that the trained weights depend on."""
+        """Everything that the trained weights depend on."""
         return {
             "model": self.name,
             "parameters": self.model_dump(mode="json"),
@@ -106,7 +107,7 @@ class ImageModel(Model):
         return trained(self.name, self.full_recipe(), lambda workdir: self.train(workdir, device))
 
     def train(self, workdir: Path, device: torch.device) -> Trained:
-        """Train from the initial weights by the recipe, going on from a checkpoint in ``workdir`` if there is one."""
+        """Train from the initial weights by the recipe, resuming from a checkpoint in ``workdir`` if there is one."""
         recipe = self.recipe()
         with one_thread(), seeded(self.train_seed):
             module = self.build().to(device).train()
@@ -128,7 +129,7 @@ class ImageModel(Model):
         return split != "validation" or self.holdout > 0
 
     def examples(self, split: Split) -> Images:
-        """A split's images, the held-out ones cut off from training."""
+        """The images of a split, with the held-out ones removed from ``train``."""
         if split == "test":
             return self.images("test")
         whole = self.images("train")
@@ -146,14 +147,15 @@ class ImageModel(Model):
         yield from self._drawn(data, _prepared(self, split), batch_size, shuffle)
 
     def batches_on(self, device: torch.device, split: Split, *, batch_size: int = 256, shuffle: int) -> Iterator[Batch]:
-        """On a GPU the pixels lie there, all of them, and are augmented there; what is drawn is drawn as on the CPU."""
+        """On a GPU, all images are in its memory and are augmented there, with the same random numbers as on the
+        CPU."""
         if device.type == "cpu":
             yield from self.batches(split, batch_size=batch_size, shuffle=shuffle)
         else:
             yield from self._drawn(_resident(self, split, device), None, batch_size, shuffle)
 
     def _drawn(self, data: Images, ready: Tensor | None, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Batches in a drawn order, where the data lie. ready: all of them as the network's inputs."""
+        """Batches in random order, on the device of the data. ready: all images as the network's inputs."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(data), generator=generator).to(data.labels.device)
         for start in range(0, len(data), batch_size):
@@ -167,21 +169,21 @@ class ImageModel(Model):
 
 @lru_cache(maxsize=2)
 def _resident(model: ImageModel, split: Split, device: torch.device) -> Images:
-    """A split on a device. Two are kept: a training's, and that of a model that teaches it."""
+    """A split on a device. Two are cached: that of a training, and that of a model that is its teacher."""
     data = model.examples(split)
     return Images(data.pixels.to(device), data.labels.to(device))
 
 
 @lru_cache(maxsize=1)
 def _prepared(model: ImageModel, split: Split) -> Tensor | None:
-    """All of a split as the network's inputs, where training sees the images as they are and that is small; else none.
+    """All images of a split as the network's inputs, if they are not augmented and take little memory; otherwise None.
 
-    Gathering rows of it is what a step then costs; normalising anew took as long as a tenth of LeNet-300-100's step.
+    A step then only has to gather rows; normalizing in each step took a tenth of the time of a step of LeNet-300-100.
     """
     pixels = model.examples(split).pixels
     if type(model).augment is not ImageModel.augment or 4 * pixels.numel() > KEPT_BYTES:
         return None
     inputs = model.normalise(pixels)
-    # gathered rows are contiguous: other strides would choose another convolution, and other last bits
+    # contiguous, like gathered rows: with other strides another convolution algorithm would round differently
     plain = inputs.stride() == torch.empty(inputs.shape, device="meta").stride()
     return inputs if plain and 4 * inputs.numel() <= KEPT_BYTES else None

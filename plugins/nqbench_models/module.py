@@ -1,4 +1,4 @@
-"""A user's own network, checkpoint and data, by names alone: no plugin to write.
+"""A user's own network, checkpoint and data, given by names in a suite, without writing a plugin.
 
 A complete example. ``mine.py``, beside the suite::
 
@@ -22,19 +22,19 @@ and in the suite::
       - module: {folder: ., network: "mine:network", checkpoint: mine.safetensors, data: "mine:batches"}
 
 ``batches`` must give a fresh iterator each call. A batch is (inputs, labels), where several inputs are a tuple or a
-dict of their own, or one dict with ``labels`` in it. Of what the network returns, ``.logits``, a dict's only tensor or
-the first of a tuple is taken. The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch
--> a loss per example) and ``score`` (module, batches -> {name: value}) name functions of yours. ``outputs`` (module,
-batch -> outputs) is for whatever else a batch is, or a network returns.
+dict, or a single dict that contains ``labels``. The outputs are ``.logits`` of the returned object, the only tensor of
+a dict, or the first of a tuple. The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs,
+batch -> a loss per example) and ``score`` (module, batches -> {name: value}) name functions of yours. For other forms
+of batches or outputs, name a function ``outputs`` (module, batch -> outputs).
 
 The checkpoint is a state dict as frameworks write it: .safetensors, a PyTorch file (.pt, .pth, .ckpt, .bin; read with
-weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf file. What wrappers put before the names
-is taken off where that makes all names fit, and said.
+weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf file. Prefixes that wrappers add to the
+names are removed if all names then fit; a note says so.
 
-A TorchScript file is a program, which can write files (``torch.from_file``): run none of a stranger's.
-A TorchScript or torch.export file (with a free batch size: ``dynamic_shapes``) serves as a function does, but keeps its
-layers to itself: ``hessian`` and ``fisher`` then take a backward pass a sample, as for embeddings and norms. For
-Hugging Face models there is the model ``hf``.
+Instead of a function, ``network`` may be a TorchScript or torch.export file (with a dynamic batch size:
+``dynamic_shapes``). A TorchScript file is a program that can write files (``torch.from_file``): use none from an
+untrusted source. The layers of such a network are not accessible, so that ``hessian`` and ``fisher`` take one backward
+pass per sample, as for embeddings and norms. For Hugging Face models use the model ``hf``.
 """
 
 from __future__ import annotations
@@ -90,18 +90,18 @@ class Module(Chosen, name="module"):
 
     network: str
     """``package.module:function`` that returns the network; or a TorchScript (.pt) or torch.export (.pt2) file. All of
-    these are code that is run, and a TorchScript file can write files: use none from a source that you do not trust."""
+    these are code that is run, and a TorchScript file can write files: use none from an untrusted source."""
     checkpoint: str | None = None
-    """A state dict: .safetensors, .gguf, a PyTorch file of tensors, an index of shards, or a folder of Hugging Face's.
-    None: the network comes with its weights."""
+    """A state dict: .safetensors, .gguf, a PyTorch file of tensors, an index of shards, or a folder in Hugging Face's
+    layout. None: the network has its weights already."""
     entry: str | None = None
-    """Which entry of a checkpoint of several networks: ``ema``, ``params_ema``. None: the one without averaged
+    """The entry of a checkpoint with several networks: ``ema``, ``params_ema``. None: the one without averaged
     weights."""
     data: Function | None = None
-    """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data, rate and distortion only."""
+    """``package.module:function`` (split, batch_size, shuffle) -> batches. None: no data (rate and distortion only)."""
     score: Function | None = None
-    """``package.module:function`` (module, batches) -> {name: value}, the headline first; a value is a number, or a
-    tensor with one for each example, whose mean it then is. None: top-1 accuracy in %."""
+    """``package.module:function`` (module, batches) -> {name: value}, the headline metric first; a value is a number,
+    or a tensor with one number per example, of which the metric is the mean. None: top-1 accuracy in %."""
     metric_name: str = "accuracy"
     """The name of the headline metric among those that ``score`` returns."""
     higher_is_better: bool = True
@@ -111,20 +111,20 @@ class Module(Chosen, name="module"):
     loss_is: Literal["categorical", "gaussian", "other"] = "categorical"
     """The distribution of which the loss is the negative log-likelihood."""
     outputs: Function | None = None
-    """``package.module:function`` (module, batch) -> outputs. None: the network's, for a batch's inputs."""
+    """``package.module:function`` (module, batch) -> outputs. None: the network is called with a batch's inputs."""
     splits: tuple[Split, ...] = ("train", "test")
     """The splits that the function ``data`` can give."""
     tensors: tuple[str, ...] = ()
-    """Parameters to compress; none: every one of two or more dimensions."""
+    """Names of the parameters to compress; none: all with two or more dimensions."""
     folder: str = ""
-    """A folder to import from and to look for files in, relative to the suite's file; none: the suite's own."""
+    """The folder for imports and files, relative to the suite's file; none: the folder of the suite's file."""
     version: str = ""
-    """Any text. Change it if your data or a module that your functions import changed: then no cached result is
-    reused."""
+    """Any text. Change it when your data, or modules that your functions import, have changed, so that no cached
+    results are reused."""
 
     # -- the contract -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
-        """All that can be wrong is found here, by a batch that goes through the network."""
+        """Errors in files, functions and shapes are found here, by passing one batch through the network."""
         for path in self._files():
             if not path.exists():
                 folder = self.folder or "that of the suite, or the working folder"
@@ -138,7 +138,7 @@ class Module(Chosen, name="module"):
             self._rehearse(module.eval())
 
     def fingerprint(self) -> str:
-        """The parameters, the files' hashes, and those of the modules that the functions are defined in."""
+        """The parameters and the hashes of the files and of the modules that define the functions."""
         parts = [f"module 1 {self.canonical_json()}"]
         for text in self._functions():
             source = inspect.getsourcefile(inspect.unwrap(self._function(text)))
@@ -199,8 +199,8 @@ class Module(Chosen, name="module"):
         return self.loss_is
 
     def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Classes along axis 1, as cross-entropy has them; with a loss of one's own, along the last, as language
-        models have them."""
+        """Classes are along axis 1, as for PyTorch's cross-entropy; with a user's loss, along the last axis, as for
+        language models."""
         if self.loss is None or outputs.dim() < 3 or self.loss_is != "categorical":
             return super().logits(outputs, batch)
         return outputs.flatten(0, -2)
@@ -218,7 +218,7 @@ class Module(Chosen, name="module"):
         return Evaluation(metrics, None, {**beside, **examples})
 
     def _scores(self, values: object) -> tuple[dict[str, float], dict[str, PerExample]]:
-        """What a ``score`` gave, as metrics and, where it says them, as values of the examples."""
+        """The values that ``score`` returned, as metrics, and, if it returned tensors, as values per example."""
         if not isinstance(values, Mapping) or self.metric_name not in values:
             given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise BadInput(
@@ -231,7 +231,7 @@ class Module(Chosen, name="module"):
             raise BadInput(f"model '{self.name}': {self.score} gives {error}") from None
 
     def _rehearse(self, module: nn.Module) -> None:
-        """One batch through the network, its loss and its metric, so that what does not fit is told at once."""
+        """Pass one batch through the network, its loss and its metric, so that errors are reported at the start."""
         split: Split = "train" if "train" in self.splits else self.splits[0]
         first = next(iter(self.batches(split, batch_size=2)))
         device = device_of(module)
@@ -265,14 +265,15 @@ class Module(Chosen, name="module"):
         return scripted
 
     def _fill(self, module: nn.Module, say: Callable[[str], None] | None = None) -> None:
-        """The checkpoint into the network. say: told what was done to its names, and what else the file holds."""
+        """Load the checkpoint into the network. say: called with a description of the renaming and of the file's other
+        entries."""
         if self.checkpoint is None:
             return
         path = self._path(self.checkpoint)
         fill(module, read_state(path, self.entry), path, say=say)
         averaged = averaged_entries(path) if say is not None and self.entry is None else ()
         if averaged and say is not None:
-            say(f"{path} holds averaged weights too, which were not taken: for those, `entry: {averaged[0]}`")
+            say(f"{path} also holds averaged weights, which were not loaded: to use them, write `entry: {averaged[0]}`")
 
     def _say(self, text: str) -> None:
         warnings.warn(f"model '{self.name}': {text}", Note, stacklevel=2)
@@ -322,7 +323,7 @@ def _import(text: str, folder: str) -> Callable[..., Any]:
 
 
 def _forget_other(name: str, folder: Path) -> None:
-    """So that another suite's module of the same name, imported before, is not taken for this folder's."""
+    """Forget a module of the same name that was imported from another suite's folder."""
     known = sys.modules.get(name)
     here = [path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
     file = getattr(known, "__file__", None)
@@ -333,12 +334,12 @@ def _forget_other(name: str, folder: Path) -> None:
 
 
 def _check_batch(program: torch.export.ExportedProgram, path: Path) -> None:
-    """BadInput where the program takes batches of one size alone: a benchmark's have many."""
+    """Raises BadInput if the program only accepts batches of one size."""
     inputs = set(program.graph_signature.user_inputs)
     placeholders = (n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs)
     values = [node.meta.get("val") for node in placeholders]
     sizes = [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim]
-    # an input that is no batch, the same for every one, may be of a fixed size
+    # inputs that are not batches, the same for every call, may have a fixed size
     if sizes and all(isinstance(size, int) for size in sizes):
         raise BadInput(
             f"model 'module': {path} takes batches of exactly {sizes[0]}, expected any size: export it with "
@@ -347,7 +348,7 @@ def _check_batch(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def _with_modes(module: nn.Module) -> nn.Module:
-    """An exported network, whose mode was fixed when it was exported: train and eval leave it as it is."""
+    """An exported network, whose mode was fixed at export, with methods train and eval that do nothing."""
 
     def same(self: nn.Module, mode: bool = True) -> nn.Module:
         return self

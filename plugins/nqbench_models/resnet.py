@@ -21,12 +21,12 @@ from nqbench_models.resnet9 import MeanLogits, ResNet9
 
 
 def relu(x: Tensor) -> Tensor:
-    """In place where no gradient is taken: saves an eighth of an evaluation."""
+    """ReLU, in place if no gradient is computed, which makes an evaluation an eighth faster."""
     return nn.functional.relu(x, inplace=not torch.is_grad_enabled())
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut that subsamples and pads with zero channels (option A)."""
+    """Two 3 x 3 convolutions with a shortcut that subsamples and pads with zero channels (option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        # batch norm and convolution are fastest on channels-last memory here
+        # batch norm and convolution are fastest here in the channels-last memory format
         x = x.contiguous(memory_format=torch.channels_last)
         x = relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
@@ -75,29 +75,29 @@ class CifarResNet(nn.Module):
 
 
 class ResNet(ImageModel):
-    """What the CIFAR-10 ResNets share; a subclass fixes the depth."""
+    """Shared by the CIFAR-10 ResNets; a subclass defines the depth."""
 
     blocks: ClassVar[int]
     evaluation_batch: ClassVar[int] = 32
-    """Small, so that activations stay in the processor's cache."""
+    """Small enough for activations to stay in the processor's cache."""
 
     weights_from: Literal["file", "recipe"] = "file"
-    """``file``: the given weights, NQBENCH_DATA/weights/<name>-cifar10.safetensors. ``recipe``: trained here."""
+    """``file``: the given weights, NQBENCH_DATA/weights/<name>-cifar10.safetensors. ``recipe``: trained by nqbench."""
     epochs: int = Field(200, ge=1)
-    """Passes over the training images, where they are trained here."""
+    """Passes over the training images, for ``weights_from: recipe``."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16``: trained under autocast, twice as fast or better on GPUs and CPUs that compute in it; slower on
+    """``bfloat16``: trains under autocast, at least twice as fast on GPUs and CPUs with native support, slower on
     others."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The dtype that the trained weights are rounded to, and in which the network computes."""
+    """The dtype to which the trained weights are rounded and in which the network computes."""
     data: Literal["cifar10", "none"] = "cifar10"
-    """``none``: no data and no metric, for suites about rate and distortion only."""
+    """``none``: no data and no metric, for suites that only measure rate and distortion."""
     teachers: int = Field(0, ge=0)
     """Number of ``resnet9`` networks, trained on the same images with different seeds, whose mean logits are the
-    teacher for distillation; 0: the trained network itself is the teacher."""
+    teacher for distillation; 0: the teacher is the trained network itself."""
     compared: int = Field(0, ge=0, le=10000)
-    """Evaluate only this many test images, the first ones; 0: all. Agreement with the float network and the divergence
-    from it are far less noisy than accuracy, and need no more."""
+    """Number of test images to evaluate, the first ones; 0: all. A part may suffice for agreement with the float
+    network and divergence from it, which are far less noisy than accuracy."""
 
     def build(self) -> nn.Module:
         return CifarResNet(self.blocks)
@@ -151,8 +151,8 @@ class ResNet(ImageModel):
         )
 
     def full_recipe(self) -> dict[str, Any]:
-        """Of the weights as they are trained: without the teachers and the dtype, which come after, and
-        whether it is evaluated."""
+        """The recipe of the trained weights: without the teachers, the dtype and the data for evaluation, which do not
+        affect them."""
         if self.weights_from == "recipe":
             whole = super().full_recipe()
             kept = {k: v for k, v in whole["parameters"].items() if k not in ("teachers", "dtype", "data", "compared")}
@@ -191,7 +191,7 @@ class ResNet(ImageModel):
     def has_split(self, split: Split) -> bool:
         if self.data == "none":
             return False
-        # the given weights have seen every training image
+        # the given weights were trained on all training images
         return split != "validation" or (self.holdout > 0 and self.weights_from == "recipe")
 
 

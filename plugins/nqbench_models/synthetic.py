@@ -1,8 +1,8 @@
-"""Weights without a network: n draws from a known law, for rate, distortion, speed and memory.
+"""Weights without a network: n samples of a known distribution, for measuring rate, distortion, speed and memory.
 
-Laws, each scaled to the asked standard deviation s: ``laplace`` (density exp(-sqrt(2) |w| / s) / (sqrt(2) s)),
-``gaussian``, and ``mixture``, of a narrow Gaussian (80 % of the weights, deviation 0.1 t) and a wide one (20 %,
-deviation t), t chosen so that the whole has deviation s.
+Distributions, each scaled to the given standard deviation s: ``laplace`` (density exp(-sqrt(2) |w| / s) / (sqrt(2) s)),
+``gaussian``, and ``mixture``, of a narrow Gaussian (80 % of the weights, standard deviation 0.1 t) and a wide one (20
+%, standard deviation t), with t such that the mixture has standard deviation s.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class _Weights(nn.Module):
 
 
 class Synthetic(Model, name="synthetic"):
-    """n weights drawn from a Laplace, Gaussian or mixture law: no data, no metric."""
+    """n weights drawn from a Laplace, Gaussian or mixture distribution: no data, no metric."""
 
     n: int = Field(1_000_000, ge=1, le=1 << 33)
     """Number of weights; AlexNet has about 61 million."""
     distribution: Literal["laplace", "gaussian", "mixture"] = "laplace"
-    """The law that the weights are drawn from."""
+    """The distribution of the weights."""
     deviation: float = Field(1.0, gt=0)
-    """Standard deviation of the law."""
+    """Standard deviation of the distribution."""
     tensors: int = Field(1, ge=1)
-    """Number of tensors that the weights are shared out among, in order, as evenly as can be."""
+    """Number of tensors among which the weights are divided, in order and as evenly as possible."""
     draw: int = Field(0, ge=0)
-    """Seed of the draw."""
+    """Seed of the random weights."""
 
     def fingerprint(self) -> str:
         return f"synthetic 1 {self.canonical_json()}"
@@ -61,8 +61,8 @@ class Synthetic(Model, name="synthetic"):
 
 
 def sample(n: int, distribution: str, deviation: float, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(n,) float32 draws. Drawn a chunk at a time, so that memory stays near the result's; a shorter sample is the
-    start of a longer one."""
+    """(n,) float32 samples, drawn in chunks so that memory stays near the size of the result. A shorter sample is the
+    beginning of a longer one."""
     out = np.empty(n, dtype=np.float32)
     for index, start in enumerate(range(0, n, _CHUNK)):
         generator = np.random.default_rng((seed, index))
@@ -72,7 +72,7 @@ def sample(n: int, distribution: str, deviation: float, seed: int) -> np.ndarray
 
 
 def _draw(generator: np.random.Generator, distribution: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A chunk of unit deviation."""
+    """A chunk with standard deviation 1."""
     if distribution == "laplace":
         return generator.laplace(scale=math.sqrt(0.5), size=_CHUNK)
     values = generator.standard_normal(_CHUNK)

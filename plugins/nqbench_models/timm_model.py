@@ -1,4 +1,4 @@
-"""A network of the package timm, by name, with a checkpoint of one's own."""
+"""A network of the package timm, by its name, with the user's checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Timm(Module, name="timm"):
     network: str
     """A network's name in timm: ``resnet18``, ``vit_tiny_patch16_224``."""
     classes: int | None = None
-    """Classes of the last layer. None: as timm has it."""
+    """Number of classes of the last layer. None: timm's default."""
 
     def _build(self) -> nn.Module:
         try:

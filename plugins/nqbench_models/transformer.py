@@ -1,4 +1,4 @@
-"""A small vision transformer (arXiv:2010.11929) on MNIST or on the bundled digits, trained in a minute or two."""
+"""A small vision transformer (arXiv:2010.11929) on MNIST or on scikit-learn's digits, trained in a minute or two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nqbench_models.lenet import GreyDigits
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each behind a layer norm and beside a shortcut."""
+    """Attention and a two-layer perceptron, each after a layer norm and with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -36,7 +36,8 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """(B, 1, H, W) -> (B, 10): 16 patches, a learnt place for each, ``depth`` blocks, the mean token's class."""
+    """(B, 1, H, W) -> (B, 10): 16 patches with learned position embeddings, ``depth`` blocks, classification of the
+    mean token."""
 
     def __init__(self, size: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -55,14 +56,14 @@ class ViT(nn.Module):
 
 
 class Transformer(GreyDigits, name="transformer", paper="arXiv:2010.11929"):
-    """A vision transformer of a few blocks on MNIST (7 x 7 patches) or the bundled digits (2 x 2)."""
+    """A vision transformer of a few blocks on MNIST (patches of 7 x 7 pixels) or scikit-learn's digits (2 x 2)."""
 
     width: int = Field(64, ge=8, multiple_of=4)
     """Dimension of a token's vector."""
     depth: int = Field(3, ge=1)
     """Blocks."""
     heads: int = Field(4, ge=1)
-    """Attention heads; they divide the width."""
+    """Number of attention heads, a divisor of the width."""
 
     epochs: int = Field(20, ge=1)
     """Passes over the training images."""
@@ -71,7 +72,7 @@ class Transformer(GreyDigits, name="transformer", paper="arXiv:2010.11929"):
         return ViT(28 if self.data == "mnist" else 8, self.width, self.depth, self.heads)
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
-        """The weights of linear and convolution layers; places and norms stay as they are."""
+        """The weights of linear and convolution layers; position embeddings and norms are not compressed."""
         return tuple(name for name in super().compressible(module) if name != "place")
 
     def recipe(self) -> Recipe:

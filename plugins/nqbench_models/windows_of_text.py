@@ -1,4 +1,4 @@
-"""Text in windows of tokens, and how well a language model foretells them."""
+"""Text in windows of tokens, and the losses of a language model on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 LOGITS = 1 << 27
-"""Numbers of logits of one batch, at most: half a gigabyte."""
+"""Largest number of logits in a batch: half a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +21,12 @@ class Windows:
 
     @staticmethod
     def of(tokens: list[int], length: int, most: int | None = None) -> Windows:
-        """Whole windows alone, one after another, ``most`` at most."""
+        """Consecutive whole windows, at most ``most`` of them."""
         count = len(tokens) // length if most is None else min(len(tokens) // length, most)
         return Windows(torch.tensor(tokens[: count * length], dtype=torch.int64).reshape(count, length))
 
     def batches(self, batch_size: int, words: int, shuffle: int | None) -> Iterator[tuple[Tensor]]:
-        """words: of the vocabulary; batches are small enough for their logits."""
+        """words: size of the vocabulary; batch sizes are reduced to limit the memory of logits."""
         order = torch.arange(len(self.ids))
         if shuffle is not None:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
@@ -36,6 +36,6 @@ class Windows:
 
 
 def window_losses(logits: Tensor, ids: Tensor) -> Tensor:
-    """(B,) mean negative log-likelihood of each window's tokens but the first, nats. logits: (B, T, words)."""
+    """(B,) mean negative log-likelihood, in nats, of each window's tokens except the first. logits: (B, T, words)."""
     each = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return each.reshape(len(ids), -1).mean(1)

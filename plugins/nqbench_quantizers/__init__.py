@@ -1,4 +1,4 @@
-"""nqbench's own quantizers, one module a family."""
+"""nqbench's own quantizers, one module per family."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ nqbench_api_version = 1
 
 @hookimpl
 def nqbench_plugins() -> list[type[Plugin]]:
-    """The classes registered under the entry point ``quantizers``; other libraries' where they are installed."""
+    """The classes registered under the entry point ``quantizers``; those of other libraries only where these are
+    installed."""
     return [
         ScikitLearn,
         KMeans1D,

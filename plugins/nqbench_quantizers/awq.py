@@ -1,17 +1,17 @@
 """Activation-aware weight quantization [Lin et al. 2023, 2306.00978, section 3.2].
 
-Few input channels carry most of a layer's signal. Multiplied by s_c > 1 before they are rounded, and divided by it
-after, their weights have a smaller error, as long as the scales of their groups grow by less. With the weights W of a
+Few input channels carry most of a layer's signal. If their weights are multiplied by s_c > 1 before rounding and
+divided by it afterwards, their error falls, as long as the scales of their groups grow by less. With the weights W of a
 layer, its inputs' second moments H = E[x x^T] and a grid of b bits with a scale for each group (``rtn``)::
 
     value = Q(W diag(s)) diag(s)^-1        s_c = (H_cc^1/2)^alpha, divided by (max s min s)^1/2
 
-alpha in [0, 1] is searched in ``tries`` steps for the least tr((W - value) H (W - value)^T), the output's error; the
-authors take mean |x_c| for an input's size, here it is its root mean square, which H knows.
+alpha in [0, 1] is searched in ``tries`` steps for the least output error, tr((W - value) H (W - value)^T). The paper
+measures the size of an input by mean |x_c|; here it is the root mean square, which H contains.
 
-The factors 1 / s are stored, float16, one an input channel of a tensor (``equalize`` of ``nqbench.api.structure``), and
-left out where alpha = 0 serves all tensors best. The training ``fold`` moves them into the layer before, where the
-network allows it, and they cost nothing.
+The factors 1 / s are stored as float16, one per input channel of a tensor (``equalize`` of ``nqbench.api.structure``),
+and left out where alpha = 0 is best for all tensors. The training ``fold`` moves them into the preceding layer where
+the network allows it; then they cost no bytes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from nqbench_quantizers.feedback import power
 from nqbench_quantizers.rtn import RTN
 
 _REACH = 2.0**10
-"""How far factors may lie from 1, so that what is divided by them stays a float16 number."""
+"""How far factors may lie from 1, so that weights divided by them can still be represented in float16."""
 
 
 class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
-    """A grid of b bits with scales by group, after input channels were scaled by their activations' size."""
+    """A grid of b bits with a scale per group, after input channels were scaled by the size of their activations."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -52,7 +52,7 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
     bits: int = Field(4, ge=2, le=16)
     """Bits per weight, before entropy coding."""
     symmetric: bool = False
-    """Whether the grid is symmetric about 0, else it has a zero point."""
+    """Whether the grid is symmetric about 0; otherwise it has a zero point."""
     granularity: Granularity = "group"
     """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
     group."""
@@ -63,7 +63,7 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
     exponent: float | None = Field(None, ge=0, le=1)
     """alpha; None: searched for each tensor."""
     tries: int = Field(20, ge=1, le=1000)
-    """Number of values of alpha that are tried."""
+    """Number of values of alpha that the search tries."""
 
     def quantize(self, source: Source) -> Quantized:
         moments = self.needs(source, SecondMoments)
@@ -99,7 +99,7 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
         )
 
     def _factors(self, source: Source, tensor: SourceTensor, channels: _Channels) -> Tensor:
-        """(inputs,) float32 numbers 1 / s, as stored."""
+        """(inputs,) float32: the factors 1 / s, rounded as they are stored."""
         alphas = [i / self.tries for i in range(self.tries)] if self.exponent is None else [self.exponent]
         kept = source.weights[tensor.start : tensor.stop]
         alone = replace(tensor, start=0, stop=tensor.size)
@@ -118,7 +118,7 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """A tensor's input channels. axis: along which they lie; None of a tensor that has no such axis."""
+    """A tensor's input channels. axis: the tensor's axis along which they lie; None where there is no such axis."""
 
     moments: Moments
     axis: int | None
@@ -140,7 +140,7 @@ class _Channels:
         return torch.ones(self.count(tensor), device=self.moments.gram.device)
 
     def factors(self, tensor: SourceTensor, alpha: float) -> Tensor:
-        """(inputs,) 1 / s as float16 has them."""
+        """(inputs,): the factors 1 / s, rounded to float16."""
         gram, count = self.moments.gram, self.count(tensor)
         diagonal = (gram[:, 0] if self.moments.diagonal else gram.diagonal(dim1=1, dim2=2)).double()
         groups = count // len(gram) if self.moments.layout == 1 else count
@@ -148,13 +148,13 @@ class _Channels:
         size = (size.reshape(-1) if self.moments.layout == 1 else size.mean(0)).clamp(min=0).sqrt()
         if self.axis is None or size.numel() != count or not bool((size > 0).any()):
             return self.ones(tensor)
-        # an input that is always 0 has no factor of its own: the smallest of the others
+        # an input that is always 0 defines no factor: it gets the smallest of the others
         size = torch.where(size > 0, size, size[size > 0].min()).pow(alpha)
         s = size / (size.max() * size.min()).sqrt()
         return (1 / s).clamp(1 / _REACH, _REACH).half().float()
 
     def spread(self, factors: Tensor, tensor: SourceTensor) -> Tensor:
-        """(kept,): each kept weight's factor."""
+        """(kept,): the factor of each kept weight."""
         if self.axis is None:
             return factors.expand(tensor.size)
         shape = [-1 if axis == self.axis else 1 for axis in range(len(tensor.shape))]
@@ -162,7 +162,7 @@ class _Channels:
         return whole.reshape(-1) if tensor.mask is None else whole[tensor.mask]
 
     def entries(self, factors: Tensor, tensor: SourceTensor, per: Per) -> Tensor:
-        """The array's entries of this tensor."""
+        """This tensor's entries of the stored array of factors."""
         if not math.prod(tensor.shape):
             return factors[:0]
         if per.by == "channel" and per.size == self.axis:
@@ -173,7 +173,7 @@ class _Channels:
         return torch.ones(per.entries(tensor.shape), device=factors.device)
 
     def error(self, change: Tensor, tensor: SourceTensor) -> float:
-        """What a change of the kept weights, (kept,), costs in the output."""
+        """The output error that a change of the kept weights, (kept,), causes."""
         whole = change
         if tensor.mask is not None:
             whole = torch.zeros(tensor.shape, device=change.device).masked_scatter(tensor.mask, change)
@@ -181,7 +181,7 @@ class _Channels:
 
 
 def _common(tensors: Sequence[SourceTensor], channels: Sequence[_Channels]) -> Per:
-    """One granularity for all of a group's tensors: the axis of the inputs where they share one."""
+    """One granularity for all tensors of a group: the axis of the inputs if all tensors have the same one."""
     axes = {own.axis for own in channels}
     if len(axes) == 1 and None not in axes:
         return Per("channel", axes.pop() or 0)

@@ -1,10 +1,10 @@
-"""Error feedback that looks ahead: of each row the K best beginnings are kept, not one.
+"""Error feedback with a beam search: the K best beginnings of each row are kept instead of one.
 
 With H = M D M^T (``feedback``) the error of a row's first columns, sum_{i<j} d_i (...)^2, no longer changes with what
 comes after: choosing q is a walk through a tree whose branches are levels, with costs that only grow. Rounding to the
-nearest level at each column is the walk that never looks back (Babai's nearest plane). Keeping the K cheapest walks at
-each depth is the M-algorithm (Anderson and Mohan 1984), the K-best sphere decoder of MIMO receivers (Guo and Nilsson
-2006): a level that is farther off, or dearer in bits, may make later columns cheaper.
+nearest level at each column is the greedy walk, which never revises a choice (Babai's nearest plane). Keeping the K
+cheapest walks at each depth is the M-algorithm (Anderson and Mohan 1984), the K-best sphere decoder of MIMO receivers
+(Guo and Nilsson 2006): a level that is farther from its target, or costs more bits, may make later columns cheaper.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 from nqbench_quantizers.kernels import Array, jit
 
 _LOOK_BACK = 8
-"""Columns between two looks at where walks part: what they have in common is worked out once."""
+"""Columns between two checks of where the walks part; computations for their common columns are made once."""
 
 
 @jit
 def _meeting(parent: Array, back: Array, count: int, last: int, common: int) -> int:
-    """How many columns, at least ``common``, all ``count`` walks that end at column ``last`` have in common."""
+    """The number of leading columns, at least ``common``, that all ``count`` walks up to column ``last`` have in
+    common."""
     for n in range(count):
         back[n] = n
     for j in range(last, common - 1, -1):
@@ -46,8 +47,8 @@ def best_rows(
 ) -> None:
     """Fill levels (m, R) for the forms that ``Rows`` describes: weights (m, R), lower (m, m), gain (m,), kept (m, R).
 
-    price: (2 span + 1,), what levels from -span to span cost beside gain * (target - level)^2; those beyond cost what
-    the last does. Looked at: the nearest level, ``reach`` on each side of it, and 0.
+    price: (2 span + 1,), the cost of the levels -span ... span, added to gain * (target - level)^2; levels beyond span
+    cost as much as the outermost one. Candidates are the nearest level, ``reach`` levels on each side of it, and 0.
     """
     m, rows = weights.shape
     span = price.size // 2
@@ -70,7 +71,7 @@ def best_rows(
                 nearest = np.round(target)
                 free = kept[j, r] and gain[j] > 0
                 for k in range(2 * reach + 2):
-                    # the nearest first, and 0 last: of equal walks the first is kept
+                    # the nearest level first, 0 last: of walks of equal cost the first one is kept
                     level = nearest + (k + 1) // 2 * (1 - 2 * (k % 2))
                     if k > 2 * reach or not free:
                         if free and abs(nearest) <= reach:
@@ -80,7 +81,7 @@ def best_rows(
                     price_here = price[place] if free else 0.0
                     walk = cost[s] + gain[j] * (target - level) ** 2 + price_here
                     if found < beam_width or walk < total[found - 1]:
-                        # sorted, the cheapest first
+                        # sorted, cheapest first
                         at = found if found < beam_width else beam_width - 1
                         while at > 0 and walk < total[at - 1]:
                             total[at], parent[j, at], chosen[j, at] = (
@@ -103,7 +104,7 @@ def best_rows(
             count = found
             if j % _LOOK_BACK == 0:
                 met = _meeting(parent, back, count, j, common)
-                # both arrays take turns
+                # the two arrays are used alternately
                 for i in range(common, met):
                     moved[0, i] = errors[0, i]
                 common = met

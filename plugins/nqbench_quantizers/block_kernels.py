@@ -9,12 +9,12 @@ import numba
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-jit = numba.njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")  # 0 / 0 is no number, and no error
+jit = numba.njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")  # 0 / 0 gives nan instead of raising
 
 
 @jit
 def extremes(rows: Array, low: Array, high: Array) -> None:
-    """low_r, high_r: the ends of row r of (R, L) float32, L >= 1."""
+    """Fill low_r and high_r with the least and largest entry of row r of (R, L) float32, L >= 1."""
     for r in range(rows.shape[0]):
         row = rows[r]
         least = most = row[0]
@@ -26,8 +26,8 @@ def extremes(rows: Array, low: Array, high: Array) -> None:
 
 @jit
 def grid_levels(rows: Array, scale: Array, zero: Array, lowest: int, highest: int, out: Array) -> None:
-    """out (R, L) int32 = clamp(round(w / scale_r) + zero_r, lowest, highest) - lowest; the quotient counts as 0 where
-    it is no finite number. zero: (0,) for none."""
+    """out (R, L) int32 = clamp(round(w / scale_r) + zero_r, lowest, highest) - lowest; a quotient that is not finite
+    counts as 0. zero: (0,) for none."""
     bottom, top = np.float32(lowest), np.float32(highest)
     nothing = np.float32(0.0)
     for r in range(rows.shape[0]):
@@ -40,7 +40,8 @@ def grid_levels(rows: Array, scale: Array, zero: Array, lowest: int, highest: in
 
 @jit
 def few_cells(rows: Array, scale: Array, edges: Array, out: Array) -> None:
-    """out (R, L) int32 = how many of a few edges lie below w / scale_r; that counts as 0 where it is not finite."""
+    """out (R, L) int32 = the number of edges below w / scale_r, by linear search; a quotient that is not finite counts
+    as 0."""
     x = np.empty(rows.shape[1], dtype=np.float32)
     nothing = np.float32(0.0)
     for r in range(rows.shape[0]):
@@ -55,7 +56,7 @@ def few_cells(rows: Array, scale: Array, edges: Array, out: Array) -> None:
 
 @jit
 def many_cells(rows: Array, scale: Array, edges: Array, out: Array) -> None:
-    """The same by bisection."""
+    """As ``few_cells``, by bisection."""
     for r in range(rows.shape[0]):
         for c in range(rows.shape[1]):
             q = rows[r, c] / scale[r]

@@ -1,5 +1,5 @@
-"""Extremes and levels of rows that have a scale each: compiled loops on the CPU, torch's operations elsewhere, of the
-same bits."""
+"""Extremes and levels of rows with one scale each: compiled loops on the CPU, torch's operations elsewhere, with
+bit-identical results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from nqbench.api import chunks
 from nqbench.api.chunks import CHUNK, in_chunks
 
-_FEW = 32  # edges that are faster compared one after another than by bisection
+_FEW = 32  # up to this many edges, a linear search is faster than bisection
 
 
 def extremes(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(R,) least and (R,) largest of each row of (R, L) float32."""
+    """The least, (R,), and the largest, (R,), entry of each row of (R, L) float32."""
     if chunks.on_torch(matrix) or not matrix.numel():
         low, high = torch.aminmax(matrix, dim=1)
         return low, high
@@ -28,7 +28,8 @@ def extremes(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grid_levels(matrix: Tensor, scale: Tensor, zero: Tensor | None, lowest: int, highest: int) -> Tensor:
-    """(R, L) int32 levels clamp(round(w / scale) + zero), counted from ``lowest``; those of 0 where the scale is 0."""
+    """(R, L) int32 levels clamp(round(w / scale) + zero), counted from ``lowest``; where the scale is 0, the level of
+    the value 0."""
     if chunks.on_torch(matrix) or not matrix.numel():
         level = torch.round(quotient(matrix, scale[:, None]))
         level = (level if zero is None else level + zero[:, None]).clamp_(lowest, highest)
@@ -43,7 +44,7 @@ def grid_levels(matrix: Tensor, scale: Tensor, zero: Tensor | None, lowest: int,
 
 
 def cells(matrix: Tensor, scale: Tensor, edges: Tensor) -> Tensor:
-    """(R, L) int32: how many of the ascending (k,) float32 edges lie below each weight over its row's scale."""
+    """(R, L) int32: the number of ascending (k,) float32 edges below each weight divided by its row's scale."""
     if chunks.on_torch(matrix) or not matrix.numel():
         return torch.bucketize(quotient(matrix, scale[:, None]), edges, out_int32=True)
     from nqbench_quantizers.block_kernels import few_cells, many_cells

@@ -1,9 +1,10 @@
-"""Other libraries' quantization by group, by reading their tensors: codes, scales and zero points of the packages
-``hqq``, ``optimum-quanto`` and ``torchao``, on the CPU, in this project's files and under its entropy coders.
+"""Group-wise quantization by other libraries: the codes, scales and zero points that the packages ``hqq``,
+``optimum-quanto`` and ``torchao`` compute on the CPU, stored in this project's files and coded by its entropy coders.
 Registered only where the package is installed: the optional extra ``peers``.
 
-Each is given the groups as rows of a matrix, and returns whole codes q and numbers a row so that value = s (q - z), or
-s q + t; how it finds them is its own. A group of one value is left to this module: it is its own scale.
+Each library is given the groups as rows of a matrix and returns integer codes q with a scale and an offset per row, so
+that value = s (q - z) or s q + t. Groups whose weights are all equal do not go through the library: here their value is
+the scale.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nqbench_quantizers.block_levels import extremes
 
 
 class _Peer(Quantizer):
-    """Codes of b bits, a scale and an offset a group, by a library."""
+    """Codes of b bits with a scale and an offset per group, computed by a library."""
 
     library: ClassVar[str]
     offset_name: ClassVar[Literal["zero", "shift"]] = "zero"
@@ -28,7 +29,8 @@ class _Peer(Quantizer):
     bits: int = Field(4, ge=2, le=8)
     """Bits per weight, before entropy coding."""
     granularity: Granularity = "group"
-    """What has a scale and an offset: all tensors (``global``), a tensor (``layer``), a channel, a group."""
+    """Which weights share a scale and an offset: those of all tensors (``global``), of a tensor (``layer``), a channel,
+    a group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share them (``granularity: group``)."""
 
@@ -51,8 +53,9 @@ class _Peer(Quantizer):
         return Knob("bits", 2, 8, "linear", integer=True, more_bytes="up")
 
     def _guarded(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, L) int32 codes, (R,) scales and offsets; rows of one value, or that the library cannot express in finite
-        numbers, by themselves: code 1 is their value of the largest size, 0 is 0."""
+        """(R, L) int32 codes, (R,) scales and offsets. Rows whose weights are all equal, and rows for which the library
+        returns numbers that are not finite, are coded here: code 1 is the weight of the largest magnitude, code 0 is
+        0."""
         if not matrix.numel():
             empty = matrix.new_zeros(len(matrix))
             return torch.zeros(matrix.shape, dtype=torch.int32, device=matrix.device), empty, empty
@@ -69,12 +72,12 @@ class _Peer(Quantizer):
         )
 
     def _by_library(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes, and scale and offset of each row."""
+        """The codes, and the scale and the offset of each row."""
         raise NotImplementedError
 
 
 class HQQPackage(_Peer, name="hqq-package", requires="hqq", paper="https://pypi.org/project/hqq"):
-    """hqq's own quantizer: half-quadratic zero points."""
+    """The package hqq's quantizer: zero points by half-quadratic optimization."""
 
     library = "hqq"
 
@@ -94,7 +97,7 @@ class HQQPackage(_Peer, name="hqq-package", requires="hqq", paper="https://pypi.
 
 
 class Quanto(_Peer, name="quanto", requires="optimum-quanto", paper="https://pypi.org/project/optimum-quanto"):
-    """optimum-quanto's affine codes, their ranges by its ``MaxOptimizer``."""
+    """optimum-quanto's affine codes, with ranges by its ``MaxOptimizer``."""
 
     library = "optimum-quanto"
     offset_name = "shift"
@@ -109,7 +112,7 @@ class Quanto(_Peer, name="quanto", requires="optimum-quanto", paper="https://pyp
         from optimum.quanto import MaxOptimizer, qint2, qint4
 
         if len(matrix) == 1:
-            # to the library an axis of size 1 is none
+            # the library ignores an axis of size 1
             codes, scale, shift = self._by_library(matrix.repeat(2, 1))
             return codes[:1], scale[:1], shift[:1]
         scale, shift = MaxOptimizer()(matrix, qint4 if self.bits == 4 else qint2, axis=0, group_size=None)
@@ -118,7 +121,7 @@ class Quanto(_Peer, name="quanto", requires="optimum-quanto", paper="https://pyp
 
 
 class TorchAO(_Peer, name="torchao", requires="torchao", paper="https://pypi.org/project/torchao"):
-    """torchao's affine codes with whole zero points."""
+    """torchao's affine codes with integer zero points."""
 
     library = "torchao"
 

@@ -4,14 +4,15 @@ Objective: J = D + lambda H over codewords c_j and cells C_j, with
     D = (1/n) sum_i h_i (w_i - c_j(i))^2,   H = - sum_j p_j log2 p_j,   p_j = |C_j| / n,   h_i = 1 unless given.
 
 Each iteration assigns i to argmin_j h_i (w_i - c_j)^2 - lambda log2 p_j, and then sets p_j and c_j = sum h w / sum h
-over C_j. Neither half can raise J.
+over C_j. Neither half of an iteration can increase J.
 
 Unweighted, the cells are intervals: those of the lower envelope of the lines -2 c_j w + c_j^2 - lambda log2 p_j, so an
-iteration costs k binary searches on the source's line. Weighted, the boundary depends on h_i and every weight is
-assigned on its own.
+iteration costs k binary searches in the sorted weights. Weighted, the boundaries depend on h_i, and each weight is
+assigned individually.
 
-Start: the uniform grid of step sqrt(6 lambda / (ln 2 * mean h)), where J at high rate, h step^2 / 12 - lambda log2
-step, is stationary. The weighted iteration on many weights first converges on an evenly spread sample of them.
+Initialization: the uniform grid of step sqrt(6 lambda / (ln 2 * mean h)), at which the high-rate approximation of J, h
+step^2 / 12 - lambda log2 step, is stationary. With many weights, the weighted iteration first converges on an evenly
+spaced sample of them.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from nqbench.api.chunks import CHUNK
 from nqbench_quantizers import lagrangian, partition
 from nqbench_quantizers.lagrangian import Code
 
-_BLOCK = 8  # iterations between two looks at J: on a GPU each look waits for the device
-_TOLERANCE = 1e-6  # relative fall of J in a block below which it is done
+_BLOCK = 8  # iterations between two evaluations of J: on a GPU each evaluation waits for the device
+_TOLERANCE = 1e-6  # the iteration ends when J falls by less than this share in a block
 _MOST_CODEWORDS = 1 << 16
-_SAMPLED_ABOVE = 1 << 22  # weighted: from this many weights on, first converge on every s-th
+_SAMPLED_ABOVE = 1 << 22  # weighted: with more weights than this, the iteration first converges on every s-th
 _SAMPLE = 1 << 20
 
 
 class _Lagrangian(Quantizer):
-    """What both variants share: the knob and its unit."""
+    """What both variants share: the knob lambda and its unit."""
 
     lam: float = Field(gt=0, validation_alias=AliasChoices("lam", "lambda"), examples=[0.01])
     """The price lambda of a bit, in units of J's distortion. In a suite it may be written ``lambda``."""
@@ -45,31 +46,32 @@ class _Lagrangian(Quantizer):
     """Unit of lambda: 1, or the variance of the weights times their mean sensitivity."""
 
     def price(self, source: Source) -> float:
-        """lambda in absolute units. A source without variance has no distortion to trade: any price will do."""
+        """lambda in absolute units. If all weights are equal, the distortion is 0 at any price, and any will do."""
         return self.lam if self.unit == "absolute" else self.lam * _variance(source)
 
     def knob(self, source: Source) -> Knob:
-        # D(R) = (pi e / 6) 2^-2R of the variance falls by 2 ln 2 D a bit: 0.12 at two bits
+        # D(R) = (pi e / 6) 2^-2R of the variance falls by 2 ln 2 D per bit: 0.12 at two bits
         unit = _variance(source) if self.unit == "absolute" else 1.0
         return Knob("lam", 1e-5 * unit, 3.0 * unit, "log", more_bytes="down", start=0.12 * unit)
 
 
 class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorithm 1"):
-    """Scalar quantization under an entropy constraint: least distortion plus lambda times entropy, by iteration."""
+    """Entropy-constrained scalar quantization: minimizes distortion plus lambda times entropy, by iteration."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"lam": 0.1, "unit": "variance", "k": 8}]})
     takes = frozenset({"none", "diagonal"})
 
     k: int | None = Field(None, ge=1, le=_MOST_CODEWORDS)
-    """Start from this many codewords evenly between the extremes, instead of the grid that lambda asks for."""
+    """Start from this many codewords, evenly spaced between the extremes, instead of from the grid that follows from
+    lambda."""
     iterations: int = Field(1000, ge=1)
-    """At most this many iterations."""
+    """Largest number of iterations."""
 
     def quantize(self, source: Source) -> Quantized:
         lam = self.price(source)
         h = source.h
         if h is None or bool((h == h[0]).all()):
-            # equal sensitivities leave the unweighted problem at another price
+            # with equal sensitivities the problem is the unweighted one at another price
             return self._unweighted(source, lam / (1.0 if h is None else float(h[0])), lam)
         return self._weighted(source, h, lam)
 
@@ -98,7 +100,8 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
         return _finish(source, scalar.from_symbols(source, symbols, code.codebook.numel()), lam, total + iterations)
 
     def _starts(self, source: Source, lam: float) -> list[Code]:
-        """Where to start from: the codebook of a warm start, k codewords, or the grid, its two placements of zero."""
+        """The initial codes: the codebook of a warm start, or k codewords, or the grid with zero mid-cell and on a
+        boundary."""
         previous = None if source.previous is None else source.previous.table
         if previous is not None and previous.dim() == 1:
             return [_nearest_code(source, torch.unique(previous.double().to(source.device)))]
@@ -125,12 +128,13 @@ class ECSQOptimal(_Lagrangian, name="ecsq-optimal", paper="Muresan and Effros 20
 
 
 def unweighted(source: Source) -> Source:
-    """The source without its sensitivity; made once, so that its views are shared too."""
+    """The source without its sensitivity; cached, so that its views are shared too."""
     return source if source.sensitivity is None else source.view("unweighted", lambda s: s.with_(sensitivity=None))
 
 
 def run(step: Callable[[Code], Code], start: Code, iterations: int, block: int = _BLOCK) -> tuple[Code, int]:
-    """Iterate until J falls by less than the tolerance in a block. Returns the last code and the iterations made."""
+    """Iterate until J falls by less than the tolerance in a block. Returns the last code and the number of
+    iterations."""
     code, before, done = start, math.inf, 0
     while done < iterations:
         for _ in range(min(block, iterations - done)):
@@ -148,7 +152,7 @@ def run(step: Callable[[Code], Code], start: Code, iterations: int, block: int =
 def _finish(
     source: Source, q: Quantized, lam: float, iterations: int, extra: dict[str, float] | None = None
 ) -> Quantized:
-    """The result with what the method reports added."""
+    """The result with the method's statistics added."""
     figures = dict(q.statistics)
     # D is per weight here, and `distortion` per unit of sensitivity
     j = figures["distortion"] * _mean_h(source) + lam * figures["entropy"]
@@ -157,7 +161,7 @@ def _finish(
 
 
 def _nearest_code(source: Source, codebook: Tensor) -> Code:
-    """Given codewords, with the counts of their nearest-codeword cells."""
+    """The code of a given codebook, with the counts of its nearest-codeword cells."""
     line = scalar.line(source)
     count, _, _, _ = line.sums(line.cut(scalar.midpoints(codebook)))
     used = count > 0
@@ -165,10 +169,10 @@ def _nearest_code(source: Source, codebook: Tensor) -> Code:
 
 
 def _grid_code(source: Source, width: float, zero: Literal["center", "edge"]) -> Code:
-    """The means of the cells of a uniform grid of that step."""
+    """The code whose codewords are the means of the cells of a uniform grid of this step."""
     low, high = scalar.extremes(source)
     line = scalar.line(source)
-    if low == high:  # one cell, wherever a grid's thresholds are
+    if low == high:  # all weights are equal: one cell
         return Code(line.points[:1].double(), line.count[-1:], line.count.new_tensor(math.inf))
     half = 0.5 if zero == "center" else 0.0
     first, last = (math.floor(end / width + half) for end in (low, high))

@@ -1,13 +1,13 @@
-"""A scale for each channel by a price on its codes, without data [EntQuant, 2601.22787].
+"""A scale per channel, chosen by a price on the magnitude of its codes; needs no data [EntQuant, 2601.22787].
 
-A channel's weights w are rounded to integers q = clamp(round(w / s)) of eight bits, and the entropy coder makes of them
-what they are worth; so the scale is not chosen for a number of bits, but to minimize
+A channel's weights w are rounded to eight-bit integers q = clamp(round(w / s)), which an entropy coder then codes. The
+scale is therefore not set by a number of bits, but minimizes
 
     sum h (w - s q)^2 / sum h w^2 + lam * mean |q|
 
-the l1 norm standing for the entropy, whose gradient it shares in sign. The search goes through ``tries`` scales, equal
-steps of their logarithm, from the one that uses all 127 levels to the largest weight itself, and then takes the
-least-squares scale of the best codes, s = sum h w q / sum h q^2, if the sum above is less with it.
+where the l1 norm is a proxy for the entropy, whose gradient has the same sign. The search tries ``tries`` scales,
+spaced logarithmically from the one that uses all 127 levels to the largest weight itself. It then takes the
+least-squares scale for the best codes, s = sum h w q / sum h q^2, if this lowers the objective.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST = 127
 
 
 class EntQuant(Quantizer, name="entquant", paper="arXiv:2601.22787"):
-    """Eight-bit codes whose channel's scale is chosen by an l1 price on them; for an entropy coder."""
+    """Eight-bit codes for an entropy coder, with a scale per channel chosen by an l1 price on the codes."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{}, {"lam": 0.1, "granularity": "group", "group": 12, "scales": "float32"}]}
@@ -31,7 +31,7 @@ class EntQuant(Quantizer, name="entquant", paper="arXiv:2601.22787"):
     takes = frozenset({"none", "diagonal"})
 
     lam: float = Field(0.02, ge=0, validation_alias=AliasChoices("lam", "lambda"))
-    """Price of a code's magnitude, in shares of the channel's power. In a suite it may be written ``lambda``."""
+    """Price lam of the mean |q|, relative to the channel's power. In a suite it may be written ``lambda``."""
     granularity: Granularity = "channel"
     """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
     group."""
@@ -40,7 +40,7 @@ class EntQuant(Quantizer, name="entquant", paper="arXiv:2601.22787"):
     scales: Kept = "float16"
     """How scales are stored."""
     tries: int = Field(40, ge=2, le=1000)
-    """Number of scales that are tried."""
+    """Number of scales that the search tries."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))

@@ -5,16 +5,18 @@ e = w - q, is small. Write H = M D M^T, M unit upper triangular and D diagonal. 
 
     e H e^T = sum_j d_j (e_j + sum_{i<j} e_i M_ij)^2,
 
-so that, columns taken in order, q_j belongs near the target w_j + sum_{i<j} e_i M_ij: what earlier columns did wrong is
-made up for by later ones. This is the surgeon's update: with H^-1 = U^T U, U upper triangular, d_j = 1 / U_jj^2 and the
-targets are the weights after every earlier error was pushed on along U (arXiv:2307.13304, section 4, shows that both
-are one method). In this form nothing is inverted, and the original weights stay in place.
+so that, taking the columns in order, q_j should be near the target w_j + sum_{i<j} e_i M_ij: later columns compensate
+the errors of earlier ones. This is optimal brain surgeon's update: with H^-1 = U^T U, U upper triangular, d_j = 1 /
+U_jj^2, and the targets are the weights after every earlier error was propagated along U (arXiv:2307.13304, section 4,
+shows that both are the same method). In this form no matrix is inverted, and the original weights are not overwritten.
 
-With a price of bits, q_j = argmin d_j (target_j - q)^2 + price(q) (arXiv:2505.18758). Units throughout: grid steps.
+With a price on bits, q_j = argmin d_j (target_j - q)^2 + price(q) (arXiv:2505.18758). All values are in units of grid
+steps.
 
-Masks: a row's pruned weights take no part, so that each mask has an H of its own, the kept rows and columns; rows are
-solved together, padded to one length. Where that would cost too much, rows share H with the pruned weights in it as
-weights that may only be 0: their errors are 0, and what would be pushed on them is lost.
+Masks: a row's pruned weights are left out, so that each row has an H of its own, restricted to the rows and columns of
+its kept weights; rows are solved in batches, padded to one length. Where that would cost too much, all rows share the
+full H, and pruned weights are weights that may only be 0: their error is 0, and the part of the compensation that would
+fall on them is lost.
 """
 
 from __future__ import annotations
@@ -27,25 +29,25 @@ import torch
 from torch import Tensor
 
 BLOCK = 128
-"""Columns between two matrix products: inside a block every column waits for the one before."""
-_MOST_WORK = 4e11  # multiplications of all rows' own factorizations: a minute or two on one core
-_MOST_ENTRIES = 1 << 27  # of those factors together: 1 GiB
+"""Columns per matrix product: inside a block, each column depends on the one before it."""
+_MOST_WORK = 4e11  # most multiplications for factorizations per row: a minute or two on one core
+_MOST_ENTRIES = 1 << 27  # most entries of those factors together: 1 GiB
 _CHUNK_ENTRIES = 1 << 23
 _LEAST_DAMPING = 1e-8
 
 Choose = Callable[["Rows", int, Tensor, Tensor], Tensor]
-"""(rows, j, targets (B, R) in steps, gain (B, 1)) -> levels (B, R): whole numbers, float64. The gain is what a squared
-step of error costs; 0 where an input is dead."""
+"""(rows, j, targets (B, R) in steps, gain (B, 1)) -> levels (B, R): integers, as float64. The gain is the cost of a
+squared error of one step; 0 for a dead input (one that is always 0)."""
 
 
 @dataclass(eq=False)
 class Rows:
     """B quadratic forms, each shared by R rows of m columns.
 
-    weights: (B, m, R) float64, in steps, columns in the order in which they are taken. lower: (B, m, m), lower[j, i] =
-    M_ij. gain: (B, m), D's diagonal; 0 where an input is dead. kept: (B, m, R) bool, False where a weight is pruned or
-    padding; None: all are kept. rows: (B, R) and columns: (B, m), the places in the layer's matrix.
-    levels: (B, m, R), the last choice.
+    weights: (B, m, R) float64, in steps, columns in the order in which they are quantized. lower: (B, m, m), lower[j,
+    i] = M_ij. gain: (B, m), the diagonal of D; 0 for a dead input. kept: (B, m, R) bool, False where a weight is pruned
+    or padding; None: all are kept. rows: (B, R) and columns: (B, m), the indices in the layer's matrix. levels: (B, m,
+    R), the levels chosen last.
     """
 
     weights: Tensor
@@ -57,8 +59,8 @@ class Rows:
     levels: Tensor | None = None
 
     def sweep(self, choose: Choose, block: int = BLOCK) -> None:
-        """Choose every level, in order. Left-looking: a block's targets are one matrix product with all errors before
-        it, a column's one product with those inside its block."""
+        """Choose every level, in order. Left-looking: the targets of a block are one matrix product with all errors
+        before it, those of a column one product with the errors inside its block."""
         errors = torch.zeros_like(self.weights)
         levels = torch.empty_like(self.weights)
         m = self.weights.shape[1]
@@ -78,8 +80,8 @@ class Rows:
         self.levels = levels
 
     def search(self, price: np.ndarray, reach: int, beam_width: int) -> None:
-        """Choose every level, with the cheapest ``beam_width`` beginnings of each row kept at every column: see
-        ``beam``, whose prices these are. On the CPU, wherever the weights are."""
+        """Choose every level by beam search, keeping the cheapest ``beam_width`` beginnings of each row at every
+        column; price and reach are those of ``beam.best_rows``. Runs on the CPU, whatever the weights' device."""
         from nqbench_quantizers.beam import best_rows
 
         weights, lower, gain = (part.cpu().numpy() for part in (self.weights, self.lower, self.gain))
@@ -90,8 +92,9 @@ class Rows:
         self.levels = torch.from_numpy(levels).to(self.weights.device)
 
     def descend(self, choose: Choose, block: int = BLOCK) -> None:
-        """Choose every level again, all others held: coordinate descent. With H = M D M^T the best number in column
-        j is w_j + sum_{i != j} e_i H_ij / H_jj, and H_jj is what a squared step away from it costs: nothing grows."""
+        """Choose every level again, all others held: coordinate descent. With H = M D M^T the best number in column j
+        is w_j + sum_{i != j} e_i H_ij / H_jj, and H_jj is the cost of a squared deviation of one step from it, so that
+        the objective never increases."""
         assert self.levels is not None
         h = self.lower.mT @ (self.gain[:, :, None] * self.lower)
         curvature = h.diagonal(dim1=1, dim2=2).clone()
@@ -112,8 +115,8 @@ class Rows:
         self.levels = levels
 
     def pulled(self, pull: float) -> None:
-        """Add ``pull`` times the square of every weight to the form: with H' = H + pull I it is least at
-        w' = w H H'^-1, and as far above that as (w' - q) H' (w' - q)^T says."""
+        """Add ``pull`` times the square of every weight to the form: with H' = H + pull I its minimum is at w' = w H
+        H'^-1, and it exceeds the minimum by (w' - q) H' (w' - q)^T."""
         h = self.lower.mT @ (self.gain[:, :, None] * self.lower)
         more = h + pull * torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
         moved = torch.linalg.solve(more, h @ self.weights)
@@ -127,15 +130,15 @@ class Rows:
 
 
 def nearest(rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
-    """The grid's nearest point; 0 where an input is dead."""
+    """The nearest point of the grid; 0 for a dead input."""
     return torch.where(gain > 0, target.round(), 0.0)
 
 
 def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """(lower, gain) of H + damping * mean diagonal * I = M D M^T: lower[b, j, i] = M_ij, gain[b, j] = d_j.
 
-    h: (B, m, m) float64, symmetric, positive semi-definite but for rounding; more damping is taken where it takes more
-    to be definite. A matrix of zeros is taken for the identity.
+    h: (B, m, m) float64, symmetric, positive semi-definite up to rounding; the damping is increased where it does not
+    suffice to make H definite. A matrix of zeros is replaced by the identity.
     """
     diagonal = h.diagonal(dim1=1, dim2=2)
     mean = diagonal.mean(1, keepdim=True)
@@ -144,7 +147,7 @@ def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     mean = torch.where(mean > 0, mean, 1.0)[..., None]
     share = max(damping, _LEAST_DAMPING)
     while True:
-        # the Cholesky factor of the matrix read backwards is upper triangular when read forwards
+        # the Cholesky factor of the reversed matrix, reversed again, is upper triangular
         root, failed = torch.linalg.cholesky_ex((h + share * mean * eye).flip(1, 2))
         if not bool(failed.any()):
             break
@@ -155,7 +158,8 @@ def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
 
 def whole_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor | None = None) -> Rows:
-    """A form per group. matrix: (O, m) float64 in steps; h: (G, m, m) float64; mask: (O, m), pruned places hold 0."""
+    """One form per group. matrix: (O, m) float64 in steps; h: (G, m, m) float64; mask: (O, m), the matrix is 0 where it
+    is False."""
     groups = len(h)
     columns = order(h.diagonal(dim1=1, dim2=2), descending)
     rows = torch.arange(len(matrix), device=matrix.device).reshape(groups, -1)
@@ -166,9 +170,9 @@ def whole_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask
 
 
 def lone_columns(matrix: Tensor, h: Tensor, mask: Tensor | None) -> Rows:
-    """A form per column where diagonals alone are known, h: (G, 1, m): no weight can make up for another's error.
+    """One form per column where only the diagonals are known, h: (G, 1, m): no weight can compensate another's error.
 
-    As elsewhere zeros alone are taken for the identity.
+    As in ``factor``, a diagonal of zeros is replaced by ones.
     """
     groups, _, m = h.shape
     parts = matrix.reshape(groups, -1, m).transpose(1, 2).reshape(groups * m, 1, -1)
@@ -181,7 +185,7 @@ def lone_columns(matrix: Tensor, h: Tensor, mask: Tensor | None) -> Rows:
 
 
 def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor) -> Iterator[Rows]:
-    """A form for each row, of its own kept columns: rows of similar length together, shorter ones padded."""
+    """One form per row, restricted to its kept columns: rows of similar length in one batch, shorter ones padded."""
     count, m = matrix.shape
     per_group = count // len(h)
     kept = mask.sum(1)
@@ -194,7 +198,7 @@ def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mas
         rows = ranked[: max(1, _CHUNK_ENTRIES // longest**2)]
         ranked = ranked[len(rows) :]
         group = rows // per_group
-        # kept columns first, in the order in which they are taken; m stands for padding
+        # kept columns first, in the order in which they are quantized; m stands for padding
         rank = torch.where(mask[rows], diagonal[group] + 0.0, -1.0)
         places = order(rank, True) if descending else torch.argsort(~mask[rows], dim=1, stable=True)
         columns = places[:, :longest]
@@ -204,7 +208,7 @@ def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mas
         eye = torch.eye(longest, dtype=h.dtype, device=h.device)
         block = torch.where(both, h[group[:, None, None], own[:, :, None], own[:, None, :]], 0.0)
         mean = (block.diagonal(dim1=1, dim2=2).sum(1) / kept[rows])[:, None, None]
-        # padding has the mean's weight: it changes neither the others nor the damping's share
+        # padding gets the mean of the diagonal: it changes neither the other columns nor the damping
         filled = torch.where(both, block, eye * torch.where(mean > 0, mean, 1.0))
         empty = (mean <= 0) & both
         lower, gain = factor(torch.where(empty, eye, filled), damping)
@@ -215,13 +219,13 @@ def masked_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mas
 
 
 def affordable(mask: Tensor) -> bool:
-    """Whether every row can have its own factorization."""
+    """Whether a factorization per row is affordable."""
     kept = mask.sum(1).double()
     return float((kept**3).sum()) <= _MOST_WORK and float((kept**2).sum()) <= _MOST_ENTRIES
 
 
 def order(rank: Tensor, descending: bool) -> Tensor:
-    """(B, m) columns in the order in which they are taken."""
+    """(B, m) columns in the order in which they are quantized."""
     if descending:
         return torch.argsort(rank, dim=1, descending=True, stable=True)
     return torch.arange(rank.shape[1], device=rank.device).expand(rank.shape)
@@ -232,7 +236,7 @@ def among(h: Tensor, columns: Tensor) -> Tensor:
 
 
 def _alive(h: Tensor, columns: Tensor, gain: Tensor) -> Tensor:
-    """The gain, 0 for inputs that were never other than 0, unless all of a form's were."""
+    """The gain, set to 0 for inputs that were always 0, unless all inputs of a form were."""
     diagonal = h.diagonal(dim1=1, dim2=2).gather(1, columns)
     dead = (diagonal <= 0) & (diagonal.amax(1, keepdim=True) > 0)
     return torch.where(dead, 0.0, gain)

@@ -1,7 +1,8 @@
-"""Error feedback at fixed bits: the levels of ``rtn``'s grids, chosen column by column in the weights' own unit.
+"""Error feedback at a fixed number of bits: levels of the grids of ``rtn``, chosen column by column in the weights'
+unit.
 
-The grids of groups are fixed before the first column is taken, from the weights as they are (``static_groups`` of
-GPTQ's code): a group keeps its columns whatever the order (``act_order``).
+The grids of all groups are computed from the original weights before the first column is quantized (``static_groups``
+in GPTQ's code), so that a group consists of the same columns in any order (``act_order``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from nqbench_quantizers.rtn import RTN
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """One tensor's. scale, zero: (O, m) float64 of each place; lowest, highest: the levels, before the zero point."""
+    """One tensor's grid. scale, zero: (O, m) float64, per weight; lowest, highest: the range of the levels, before the
+    zero point is subtracted."""
 
     scale: Tensor
     zero: Tensor
@@ -30,21 +32,21 @@ class Grid:
     arranged: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def levels(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """Nearest levels, the zero point taken off: whole numbers, 0 where the scale is 0."""
+        """Nearest levels minus the zero point: integers, 0 where the scale is 0."""
         ratio = torch.where(scale > 0, values / torch.where(scale > 0, scale, 1.0), 0.0)
         return torch.round(ratio).clamp(self.lowest - zero, self.highest - zero)
 
     def choose(self, rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
-        """``feedback.Choose`` in the weights' unit; 0 where an input is dead."""
+        """``feedback.Choose`` in the weights' unit; 0 for a dead input."""
         scale, divisor, low, high = self._arranged(rows)
         level = torch.round(target / divisor[:, j]).clamp_(low[:, j], high[:, j])
         return torch.where(gain > 0, level.mul_(scale[:, j]), 0.0)
 
     def _arranged(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, m, R) scales, what to divide by (inf in place of 0), lowest and highest level, of one form's columns in
-        their order: looked up once, not column by column."""
+        """(B, m, R) scales, divisors (the scales, with inf in place of 0), lowest and highest levels of a form's
+        columns, in their order; gathered once instead of per column."""
         if id(rows) not in self.arranged:
-            # a padded column has its weight 0, whatever its scale
+            # a padded column has the weight 0, whatever its scale
             columns = rows.columns[:, :, None].clamp(max=self.scale.shape[1] - 1)
             at = rows.rows[:, None, :], columns
             scale, zero = self.scale[at], self.zero[at]
@@ -55,7 +57,7 @@ class Grid:
 
 
 def grids_of(plain: RTN, source: Source) -> tuple[Quantized, list[Grid]]:
-    """What rounding to nearest gives, whose scales stay, and each tensor's grid."""
+    """The result of rounding to nearest, whose scales are kept, and each tensor's grid."""
     q = plain.quantize(source)
     structure = q.structure
     assert structure is not None
@@ -66,7 +68,7 @@ def grids_of(plain: RTN, source: Source) -> tuple[Quantized, list[Grid]]:
 
 
 def with_levels(q: Quantized, grids: Sequence[Grid], values: Sequence[Tensor], source: Source) -> Quantized:
-    """The same scales with other levels. values: (O, m) of each tensor, points of its grid."""
+    """The result with the same scales and other levels. values: (O, m) per tensor, points of its grid."""
     parts = []
     for grid, value, tensor in zip(grids, values, source.tensors, strict=True):
         level = (grid.levels(value, grid.scale, grid.zero) + grid.zero - grid.lowest).to(torch.int32)
@@ -75,7 +77,7 @@ def with_levels(q: Quantized, grids: Sequence[Grid], values: Sequence[Tensor], s
 
 
 def _dense(q: Quantized, structure: Structure, name: str) -> list[Tensor]:
-    """(O, m) float64 entries of each tensor's places."""
+    """(O, m) float64 per tensor: the array's entry for each weight."""
     per, found = structure.arrays[name].per, []
     for entries, shape in zip(entries_of(q, structure, name), structure.shapes, strict=True):
         rows = shape[0] if shape else 1

@@ -1,19 +1,21 @@
 """Scalar quantization with error feedback and an entropy-constrained choice [arXiv:2210.17323; arXiv:2505.18758].
 
 For a layer whose inputs have second moments H = E[x x^T], the mean squared error of an output with weights q in place
-of w is (w - q) H (w - q)^T. The columns are quantized one after another to the grid of one step; each choice makes up
-for the errors of the columns before it (``feedback``), and minimizes
+of w is (w - q) H (w - q)^T. The columns are quantized one after another to a uniform grid; each choice compensates the
+errors of the columns before it (``feedback``) and minimizes
 
     d_j (target_j - q)^2 + lambda * bits(q),
 
-d_j the gain of column j and bits(q) the coder's own price (``source.rate``) under the symbols' counts. The first sweep
-takes its prices from plain rounding. Each further one begins with the counts of the one before and exchanges them,
-column by column, for its own. With a ``beam_width`` above 1 that many beginnings of a row are kept (``beam``).
+where d_j is the gain of column j and bits(q) the coder's own code length (``source.rate``) given the counts of the
+symbols. The first sweep takes the counts of plain rounding. Each further sweep starts from the counts of the one before
+and replaces them, column by column, by its own. With a ``beam_width`` above 1, that many candidates for the beginning
+of a row are kept (``beam``).
 
-With ``bits`` the grids are those of ``rtn`` instead, of so many bits, with a scale (and zero point) for each tensor,
+With ``bits``, the grids are instead those of ``rtn`` with that many bits and a scale (and zero point) for each tensor,
 channel or group: GPTQ as its authors use it (``fixed_grid``).
 
-The method without a price is GPTQ's. Its update is that of optimal brain surgeon (Hassibi and Stork 1993), a pruner.
+Without a price the method is GPTQ. Its update is that of optimal brain surgeon (Hassibi and Stork 1993), a pruning
+method.
 """
 
 from __future__ import annotations
@@ -52,13 +54,13 @@ from nqbench_quantizers.steps import FORMER_STEPS, SMALLEST_STEP, beside_constan
 
 LARGEST_LEVEL = 1 << 23
 _MOST_PRICED = 1 << 16
-_REFRESH = 16  # columns between two looks at the coder's prices
+_REFRESH = 16  # columns between two updates of the coder's prices
 
 
 class GPTQ(
     Quantizer, name="gptq", formerly=("obs",), paper="arXiv:2505.18758; arXiv:2210.17323; Hassibi and Stork 1993"
 ):
-    """A uniform grid with error feedback: later weights of a row make up for the errors of earlier ones."""
+    """A uniform grid with error feedback: later weights of a row compensate the errors of earlier ones."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -88,33 +90,34 @@ class GPTQ(
     """Distance of the grid's points, in the weights' unit (for ``granularity: layer``, in standard deviations). Zero is
     on the grid."""
     bits: int | None = Field(None, ge=2, le=16)
-    """Bits of a weight, in place of a step: a grid with a scale for each tensor, channel or group."""
+    """Bits per weight, instead of a step: a grid with a scale for each tensor, channel or group."""
     granularity: Granularity = "global"
     """``global``: one step for all tensors; ``layer``: one per tensor, proportional to the standard deviation of its
     kept weights. With ``bits``: which weights share a scale; also ``channel`` and ``group``."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share a scale (``granularity: group``)."""
     symmetric: bool = True
-    """Whether the grids of ``bits`` are symmetric about 0, else they have zero points."""
+    """With ``bits``: whether the grids are symmetric about 0; otherwise they have zero points."""
     scales: Kept = "float32"
-    """How the scales of ``bits`` are stored; ``codes``: as 8-bit multiples of one float per tensor."""
+    """With ``bits``: how scales are stored; ``codes``: as 8-bit multiples of one float per tensor."""
     fit: Literal["max", "search"] = "max"
-    """How the scales of ``bits`` are chosen: to reach the largest weight, or for the least squared error."""
+    """With ``bits``: how scales are chosen, to reach the largest weight or for the least squared error."""
     lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
-    """The price lambda of a bit; 0: every target goes to its nearest point. In a suite it may be written ``lambda``."""
+    """The price lambda of a bit; 0: every target is rounded to its nearest level. In a suite it may be written
+    ``lambda``."""
     unit: Literal["step", "absolute"] = "step"
     """Unit of lambda: step^2 times the mean gain of the layer's columns, or 1 (squared output)."""
     sweeps: int = Field(2, ge=1)
-    """Passes over a layer if bits have a price: with static prices in the first, adaptive ones in the others."""
+    """Passes over a layer if bits have a price: prices are static in the first pass and adaptive in the others."""
     reach: int = Field(1, ge=0)
-    """Number of points tried on each side of the nearest one, besides zero, if bits have a price or the beam is wider
-    than 1."""
+    """Number of levels tried on each side of the nearest one, besides 0, if bits have a price or the beam is wider than
+    1."""
     beam_width: int = Field(1, ge=1, le=256)
     """Number of candidates for the beginning of a row that are kept from column to column (K-best search); 1 is GPTQ's
     greedy choice. A wider beam gives smaller errors and takes this many times as long. Prices then do not change within
     a sweep."""
     damping: float = Field(0.01, ge=0)
-    """Added to the diagonal of H, as a share of its mean."""
+    """The number added to the diagonal of H, as a share of the diagonal's mean."""
     descents: int = Field(0, ge=0)
     """Passes of coordinate descent after the feedback, which choose each weight again with all others fixed."""
     act_order: bool = False
@@ -127,9 +130,9 @@ class GPTQ(
     @model_validator(mode="after")
     def _fixed(self) -> GPTQ:
         if self.bits is None and self.granularity in ("channel", "group"):
-            raise ValueError(f"granularity '{self.granularity}' needs bits in place of a step")
+            raise ValueError(f"granularity '{self.granularity}' needs bits instead of a step")
         if self.bits is not None and (self.lam > 0 or self.beam_width > 1 or self.dither):
-            raise ValueError("fixed bits have no price (lam), no beam and no dither")
+            raise ValueError("fixed bits cannot be combined with a price (lam), a beam or a dither")
         return self
 
     def uses_rate(self) -> bool:
@@ -191,7 +194,7 @@ class GPTQ(
             as_rows = replace(
                 grid, scale=own.rows(grid.scale.reshape(tensor.shape)), zero=own.rows(grid.zero.reshape(tensor.shape))
             )
-            if own.diagonal:  # no column makes up for another
+            if own.diagonal:  # no column can compensate another
                 found = as_rows.levels(matrix, as_rows.scale, as_rows.zero) * as_rows.scale
             else:
                 found = self._levels(matrix, own.gram, mask, 1.0, None, as_rows.choose)
@@ -208,7 +211,7 @@ class GPTQ(
         return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down", start=start)
 
     def _steps(self, source: Source) -> Tensor:
-        """(tensors,) float32, on the CPU: what the decoder multiplies each tensor's levels with."""
+        """(tensors,) float32, on the CPU: the steps by which the decoder multiplies each tensor's levels."""
         if self.step < SMALLEST_STEP:
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
         granularity: Literal["global", "layer"] = "layer" if self.granularity == "layer" else "global"
@@ -217,7 +220,8 @@ class GPTQ(
     def _tensor(
         self, source: Source, tensor: SourceTensor, h: Tensor, step: float
     ) -> tuple[Tensor, tuple[float, float]]:
-        """(kept,) float64 levels of one tensor; the squared error of its outputs, and their square."""
+        """(kept,) float64 levels of one tensor; the squared error of its outputs and their squares, summed over
+        outputs."""
         if not tensor.size:
             return source.weights.new_empty(0, dtype=torch.float64), (0.0, 0.0)
         moments = self._moments(tensor, h)
@@ -232,7 +236,7 @@ class GPTQ(
                 whole = whole.masked_scatter(tensor.mask, kept)
             return moments.rows(whole.reshape(tensor.shape))
 
-        # level - x is what deploys, so w + x is what the levels have to meet
+        # the decoded weight is level - x (x the dither), so the levels must approximate w + x
         dithered = own + unit_dither(source.seed, (own.numel(),), own.device) if self.dither else own
         levels = self._levels(spread(dithered), moments.gram, mask, step, source.rate)
         error = feedback.power(spread(dithered) - levels, moments.gram), feedback.power(spread(own), moments.gram)
@@ -257,7 +261,7 @@ class GPTQ(
         rate: Rate | None,
         choose: Choose = nearest,
     ) -> Tensor:
-        """(O, m) float64, what ``choose`` takes (whole numbers, if it is ``nearest``), 0 where the mask is False."""
+        """(O, m) float64 levels that ``choose`` selects (integers, if it is ``nearest``), 0 where the mask is False."""
         descending = self.act_order
         diagonal = h.shape[1] != h.shape[2]
         if diagonal:
@@ -268,8 +272,8 @@ class GPTQ(
             parts = list(feedback.masked_rows(matrix, h, self.damping, descending, mask))
         else:
             parts = [feedback.whole_rows(matrix, h, self.damping, descending, mask)]
-        # a column is little work, and each waits for the one before: threads that meet after each would take longer
-        # than one alone, and many times as long where another process has one of their cores
+        # columns are small, and each waits for the one before: threads that synchronize after each column take longer
+        # than one thread, and many times as long where another process occupies one of their cores
         with one_thread():
             self._choose(parts, rate, step, choose)
         # one column more for padding
@@ -292,11 +296,11 @@ class GPTQ(
                 part.descend(choose)
 
     def _pull(self, parts: list[Rows], lam: float) -> float:
-        """What a later weight's square is taken to cost, as long as it is not chosen; see ``cerwu``."""
+        """The cost assumed for the square of a weight that is still to be quantized; see ``cerwu``."""
         return 0.0
 
     def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
-        # lambda where the squared error is in steps^2 times gain
+        # lambda in units of steps^2 times gain
         lam = self.lam * (mean_gain(parts) if self.unit == "step" else 1 / step**2)
         pull = self._pull(parts, lam)
         for part in parts:
@@ -319,7 +323,8 @@ class GPTQ(
 
 
 def _rounded_where_unseen(levels: Tensor, matrix: Tensor, h: Tensor, mask: Tensor | None) -> Tensor:
-    """Levels, rounded for inputs that were never seen: an embedding's row that no sample looked up is a word even so.
+    """The levels, with plain rounding for inputs that no sample has: an embedding's row that was never looked up in the
+    samples is still used in the network.
 
     matrix: (O, m) in steps; h: (G, 1, m).
     """
@@ -329,7 +334,7 @@ def _rounded_where_unseen(levels: Tensor, matrix: Tensor, h: Tensor, mask: Tenso
 
 
 def mean_gain(parts: list[Rows]) -> float:
-    """The mean of d_j over all weights: what one step^2 of squared error costs in the output."""
+    """The mean of d_j over all weights: the output error caused by a squared error of one step^2."""
     total = sum(float((p.gain[:, :, None] * _kept(p)).sum()) for p in parts)
     return total / sum(float(_kept(p).sum()) for p in parts)
 
@@ -341,9 +346,9 @@ def _kept(part: Rows) -> Tensor:
 class Prices:
     """argmin over levels near the target of gain * (target - level)^2 + lambda * bits(level).
 
-    Levels from -span to span have prices of their own; those beyond pay that of the last. pull: the share of a level's
-    square that is in the gain and the target, and no price. adaptive: each column's old
-    symbols leave the counts, and its new ones join them, as it is done.
+    The levels -span ... span have prices of their own; levels beyond have the price of the outermost. pull: the
+    multiple of a level's square that gain and target already contain, so that prices exclude it. adaptive: when a
+    column is quantized, its old symbols are removed from the counts and its new ones are added.
     """
 
     def __init__(self, parts: list[Rows], rate: Rate, lam: float, reach: int, pull: float = 0.0) -> None:
@@ -354,7 +359,7 @@ class Prices:
         self.count(parts)
 
     def count(self, parts: list[Rows]) -> None:
-        """Take the counts, and from them the prices, of what was chosen last."""
+        """Set the counts, and from them the prices, by the levels chosen last."""
         self.counts = sum((self._histogram(p.levels, p.kept) for p in parts), torch.zeros(()))
         self._refresh()
 
@@ -371,7 +376,7 @@ class Prices:
         bits = torch.from_numpy(self.rate(self.counts.cpu().numpy())).to(self.counts.device)
         self.price = self.lam * bits.double()
         if self.pull:
-            # the target has the square in it already
+            # gain and target contain the square already
             levels = torch.arange(-self.span, self.span + 1, dtype=torch.float64, device=self.price.device)
             self.price = self.price - self.pull * levels.square()
 

@@ -1,15 +1,16 @@
-"""Codewords and codebooks under the layers' own metric: expectation and maximization of the output's error.
+"""Codewords and codebooks that minimize the error of a layer's outputs, by expectation-maximization.
 
-For a layer of weights W (rows), inputs with the second moments H and values V of codewords, what counts is
-tr((W - V) H (W - V)^T): 1907.05686, equation 3, with all of H and not its blocks on the diagonal alone.
+For a layer with weights W (one row per output), inputs with second moments H and quantized weights V, the objective is
+tr((W - V) H (W - V)^T): 1907.05686, equation 3, with all of H instead of its diagonal blocks alone.
 
-* expectation: the vectors of a row are chosen again one after another, all others held. With the error E, the vector's
-  columns J and its codeword c replaced by c', the cost changes by (c' - c) H_JJ (c' - c)^T - 2 (c' - c) (E H)_J.
-* maximization: the codewords' normal equations, by conjugate gradients: they share weights through H, so that none is
-  just a mean of its members.
+* expectation: the codewords of a row are chosen again one after another, with all others fixed. With the error E, a
+  vector's columns J and its codeword c replaced by c', the cost changes by (c' - c) H_JJ (c' - c)^T - 2 (c' - c) (E
+  H)_J.
+* maximization: the normal equations of the codewords, solved by conjugate gradients; codewords are coupled through H,
+  so that none is simply the mean of its members.
 
-Neither raises the cost. A layer that is pruned, or whose rows are not what its outputs multiply, is judged by H's
-diagonal alone, weight by weight.
+Neither step increases the cost. For a layer that is pruned, or whose rows do not correspond to outputs, only the
+diagonal of H is used, weight by weight.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _GRADIENTS = 12  # steps of conjugate gradients
 
 @dataclass(eq=False)
 class Layer:
-    """weights, value: (R, L) float64, L a multiple of d, filled up with 0. Either gram, (G, L, L), or diagonal, (R, L);
-    0 where it is filled up. symbols: (R, L / d, s) int64, s codewords a vector, in all codebooks one after another."""
+    """weights, value: (R, L) float64, L a multiple of d, padded with 0. Either gram, (G, L, L), or diagonal, (R, L), 0
+    at the padding. symbols: (R, L / d, s) int64, s codewords per vector, numbered through all codebooks."""
 
     weights: Tensor
     gram: Tensor | None
@@ -39,7 +40,7 @@ class Layer:
     d: int
 
     def times(self, change: Tensor) -> Tensor:
-        """(R, L) change times H."""
+        """(R, L): the change times H."""
         if self.gram is None:
             return change * self.diagonal
         groups = len(self.gram)
@@ -54,12 +55,12 @@ class Layer:
         return float((self.times(error) * error).sum())
 
     def gathered(self, pull: Tensor, books: Tensor) -> Tensor:
-        """(m k, d): sums of (R, L) over each codeword's members."""
+        """(m k, d): the sums of (R, L) over the members of each codeword."""
         per_vector = pull.reshape(*self.symbols.shape[:2], 1, self.d).expand(*self.symbols.shape, self.d)
         return torch.zeros_like(books).index_add_(0, self.symbols.reshape(-1), per_vector.reshape(-1, self.d))
 
     def choose(self, books: Tensor, count: int, summed: bool) -> None:
-        """Every codeword again, one after another. count: codebooks of equal size."""
+        """Choose every codeword again, one after another. count: the number of codebooks, which have equal sizes."""
         error = self.weights - self.value(books)
         pull = self.times(error)
         k = len(books) // count
@@ -76,7 +77,7 @@ class Layer:
                 self._pulled(pull, moved, at)
 
     def _chosen(self, book: Tensor, old: Tensor, pull: Tensor, at: slice) -> Tensor:
-        """(R,) int64: the best codeword of each row's vector, -1 where none is better than the one it has."""
+        """(R,) int64: the best codeword for each row's vector, -1 where none is better than the current one."""
         if self.gram is None:
             h = self.diagonal[:, at]
             score = h @ book.square().T - 2 * (pull + h * old) @ book.T
@@ -100,7 +101,7 @@ class Layer:
 
 
 def improved(books: Tensor, layers: Sequence[Layer]) -> Tensor:
-    """(m k, d) codebooks of no larger cost: conjugate gradients from those that are given."""
+    """(m k, d) codebooks of no larger cost, by conjugate gradients starting at the given ones."""
     books = books.clone()
     residual = sum((y.gathered(y.times(y.weights - y.value(books)), books) for y in layers), torch.zeros_like(books))
     step, power = residual.clone(), float(residual.square().sum())
@@ -119,13 +120,14 @@ def improved(books: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 
 def layer_of(tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symbols: Tensor, d: int) -> Layer:
-    """kept, h: (kept,) weights and their diagonal; packed: damped second moments. symbols: (vectors, s)."""
+    """kept, h: (kept,) weights and their entries of the diagonal of H; packed: damped second moments. symbols:
+    (vectors, s)."""
     rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
     moments = Moments.of(packed)
     length = kept.numel() // rows
     fits = moments.layout == 0 and not moments.diagonal and moments.gram.shape[2] == length
     if tensor.mask is not None or not fits:
-        # a vector a row: they have nothing to do with one another
+        # one vector per row: vectors are independent
         weights, diagonal = (row_vectors((tensor,), values.double(), d)[0] for values in (kept, h))
         return Layer(weights, None, diagonal, symbols.reshape(len(weights), 1, -1).clone(), d)
     short = -length % d
@@ -135,8 +137,9 @@ def layer_of(tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symb
 
 
 def damped(moments: SecondMoments, source: Source, damping: float) -> tuple[list[Tensor], Tensor]:
-    """Second moments of each tensor with ``damping`` times their mean diagonal added, and what is on their diagonals
-    for each kept weight, (n,), both as shares of the largest diagonal entry of all; where nothing is known, ones."""
+    """The second moments of each tensor, with ``damping`` times the mean of their diagonal added to it, and the
+    diagonal entry of each kept weight, (n,). Both are relative to the largest diagonal entry of all tensors; where
+    nothing is known, they are ones."""
     packed, diagonals = [], []
     for tensor, matrix in zip(source.tensors, moments.matrices, strict=True):
         own = Moments.of(matrix.double())

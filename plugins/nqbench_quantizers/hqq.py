@@ -1,13 +1,14 @@
-"""Half-quadratic quantization: zero points that leave a sparse error, from the weights alone [Badri and Shaji 2023].
+"""Half-quadratic quantization: zero points for which the error is sparse, found from the weights alone [Badri and Shaji
+2023].
 
 A group of weights w has a scale s and a zero point z: q = clamp(round(w / s + z)), value = s (q - z). With s held at
-(max - min) / (2^b - 1), z minimizes sum |w - value|^p, p < 1, by half-quadratic splitting: with an error e of its own,
+(max - min) / (2^b - 1), z minimizes sum |w - value|^p, p < 1, by half-quadratic splitting with an auxiliary error e,
 
     e <- shrink(w - s (q - z), beta)        shrink(x, beta) = sign(x) max(0, |x| - |x|^(p-1) / beta)
     z <- mean(q - (w - e) / s)
 
-(equations 4 and 6 of https://mobiusml.github.io/hqq_blog), beta growing by ``kappa`` each time. The best z of all
-iterations, by mean |w - value|, is kept. No data and no gradient is used.
+(equations 4 and 6 of https://mobiusml.github.io/hqq_blog), where beta grows by the factor ``kappa`` in each iteration.
+The z of the least mean |w - value| over all iterations is kept. Neither data nor gradients are used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nqbench.api.toolkit.blocks import Blocks, Entries, Granularity, Kept, per_o
 
 
 class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog"):
-    """A grid of b bits, a scale and a zero point a group; the zero points leave few errors that are large."""
+    """A grid of b bits with a scale and a zero point per group; zero points are chosen for a sparse error."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{}, {"bits": 2, "group": 16}, {"bits": 3, "granularity": "channel"}]}
@@ -37,13 +38,13 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
     scales: Kept = "float16"
     """How scales are stored."""
     p: float = Field(0.7, gt=0, le=1)
-    """The norm of the error."""
+    """p, the exponent of the error's norm."""
     beta: float = Field(10.0, gt=0)
-    """The first beta, in units of one over the group's range."""
+    """The first beta, in units of 1 / the group's range."""
     kappa: float = Field(1.01, ge=1)
-    """Growth of beta."""
+    """Factor of beta from one iteration to the next."""
     iterations: int = Field(20, ge=0, le=1000)
-    """Half-quadratic steps."""
+    """Number of half-quadratic iterations."""
 
     def quantize(self, source: Source) -> Quantized:
         most = 2**self.bits - 1
@@ -51,7 +52,7 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
         matrices = blocks.matrices()
         real = blocks.matrices(torch.ones_like(source.weights))
         ends = [_ends(m, r) for m, r in zip(matrices, real, strict=True)]
-        # a group of one value: its magnitude is the scale, and its zero point -1 or 1
+        # a group of equal weights: their magnitude is the scale, and the zero point is -1 or 1
         exact = [torch.where(high > low, (high - low) / most, low.abs()) for low, high in ends]
         scale = Entries.kept_as("step", torch.cat(exact), blocks, self.scales)
         zeros = [
@@ -77,7 +78,8 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
         return Knob("bits", 1, 8, "linear", integer=True, more_bytes="up")
 
     def _zero(self, w: Tensor, real: Tensor, scale: Tensor, low: Tensor, most: int) -> Tensor:
-        """(entries,) zero points. w, real: (entries, width), 1 where there is a weight."""
+        """(entries,) zero points. w: (entries, width); real: the same shape, 1 where there is a weight, 0 at
+        padding."""
         count = real.sum(1).clamp(min=1)
         zero = torch.nan_to_num(-low / scale, nan=0.0, posinf=0.0, neginf=0.0)
         s = scale[:, None]
@@ -98,7 +100,7 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
 
 
 def _ends(w: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest weight of each row, 0 of one without."""
+    """The least and the largest weight of each row, 0 for a row without weights."""
     if not w.numel():
         return w.new_zeros(len(w)), w.new_zeros(len(w))
     there = real > 0

@@ -26,7 +26,7 @@ def _within(h: Array, hw: Array, hww: Array, a: int, b: int) -> float:
 def best_intervals(h: Array, hw: Array, hww: Array, k: int) -> Array:
     """(k,) int64 starts of the k intervals of B >= k bins with the least total within-interval distortion.
 
-    cost[j][b] = min_a cost[j-1][a] + within(a, b). The best a never falls as b grows (within obeys the Monge
+    cost[j][b] = min_a cost[j-1][a] + within(a, b). The best a does not decrease as b grows (within satisfies the Monge
     condition), so each layer is solved by divide and conquer in O(B log B). h, hw, hww: (B + 1,) prefix sums.
     """
     bins = h.size - 1
@@ -72,8 +72,8 @@ def best_intervals(h: Array, hw: Array, hww: Array, k: int) -> Array:
 def entropy_constrained_intervals(count: Array, hw: Array, hww: Array, lam: float) -> tuple[Array, float]:
     """Starts of the intervals of B bins with the least sum of within + lam n_ab log2(n / n_ab), and that sum.
 
-    A shortest path over B + 1 nodes, every pair tried: -n log n breaks the Monge condition that a faster search needs.
-    count, hw, hww: (B + 1,) prefix sums of 1, w, w^2.
+    A shortest path over B + 1 nodes with all edges tried: -n log n violates the Monge condition that a faster search
+    needs. count, hw, hww: (B + 1,) prefix sums of 1, w, w^2.
     """
     bins = count.size - 1
     total = np.log2(count[bins])
@@ -104,7 +104,8 @@ def entropy_constrained_intervals(count: Array, hw: Array, hww: Array, lam: floa
 
 @jit
 def envelope(codebook: Array, price: Array, out: Array) -> None:
-    """out (k - 1,): edges of the cells of argmin_j (w - c_j)^2 + price_j, by a stack of the lines seen so far."""
+    """out (k - 1,): edges of the cells of argmin_j (w - c_j)^2 + price_j, by a stack of the lines of the envelope so
+    far."""
     k = codebook.size
     kept = np.empty(k, dtype=np.int64)
     begin = np.empty(k)
@@ -123,7 +124,7 @@ def envelope(codebook: Array, price: Array, out: Array) -> None:
         top += 1
         kept[top] = j
         begin[top] = at
-    # a codeword without a cell begins where the next one that has one does
+    # the edge of a codeword with an empty cell is that of the next non-empty cell
     position, at = top, np.inf
     for j in range(k - 1, 0, -1):
         if position >= 0 and kept[position] == j:
@@ -134,8 +135,8 @@ def envelope(codebook: Array, price: Array, out: Array) -> None:
 
 @jit
 def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float, nearest: int) -> int:
-    """argmin_j g (w - c_j)^2 + price_j, searched outward from the nearest codeword until distortion and the lowest
-    price alone reach the best cost."""
+    """argmin_j g (w - c_j)^2 + price_j, searched outward from the nearest codeword until the distortion plus the lowest
+    price of all reaches the best cost."""
     d = w - codebook[nearest]
     best, where = d * d * g + price[nearest], nearest
     for j in range(nearest - 1, -1, -1):
@@ -144,7 +145,7 @@ def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float
         if near + cheapest > best:
             break
         cost = near + price[j]
-        if cost <= best:  # the lowest index wins a tie
+        if cost <= best:  # ties go to the lowest index
             best, where = cost, j
     for j in range(nearest + 1, codebook.size):
         d = w - codebook[j]
@@ -159,7 +160,7 @@ def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float
 
 @jit
 def _nearest(w: float, edges: Array, low: float, scale: float, lut: Array) -> Any:
-    """Number of edges below w; the table is that of ``nqbench.api.toolkit.passes.edge_table``."""
+    """Number of edges below w; ``lut`` is the table of ``nqbench.api.toolkit.passes.edge_table``."""
     size = lut.size - 1
     c = (w - low) * scale
     cell = 0 if not c > 0.0 else (size - 1 if c >= size else int(c))
@@ -226,13 +227,13 @@ def tally(key: Array, counts: Array) -> None:
 
 @jit
 def hash_tally(key: Array, slots: Array, counts: Array, place: Array, most: int) -> int:
-    """Open addressing: place_i = the slot of key_i (>= 0), counts its members. slots: 2^b entries of -1. Returns the
-    number of distinct keys; stops at the first beyond ``most``."""
+    """Open addressing: place_i = the slot of key_i (>= 0), counts = the number of members of each slot. slots: 2^b
+    entries of -1. Returns the number of distinct keys; stops as soon as there are more than ``most``."""
     room = slots.size - 1
     found = 0
     for i in range(key.size):
         value = np.int64(key[i])
-        # Fibonacci hashing spreads keys that differ in few digits
+        # Fibonacci hashing spreads keys that differ in few bits
         at = ((value * np.int64(-7046029254386353131)) >> 20) & room
         while slots[at] != value:
             if slots[at] < 0:

@@ -2,12 +2,13 @@
 
 Objective: min over codewords c_1 < ... < c_k of D = sum_i h_i min_j (w_i - c_j)^2, h_i = 1 without a sensitivity.
 
-Lloyd's iteration: cells are the intervals between midpoints, whatever h; c_j = sum_{C_j} h w / sum_{C_j} h.
-On the source's line (``nqbench.api.scalar``) an iteration costs k binary searches, and D never rises.
+Lloyd's iteration: cells are the intervals between midpoints, whatever h; c_j = sum_{C_j} h w / sum_{C_j} h. In the
+sorted weights (``nqbench.api.toolkit.scalar``) an iteration costs k binary searches, and D never increases.
 
 ``optimal``: the global minimum by dynamic programming over the points in order (the cells of the optimum are
-intervals): exact where the distinct values are few enough to be a bin each, else on companded bins and then polished by
-Lloyd on all points. ``fixed``: codewords that are held while the others are learned [1707.04319, section 4.2].
+intervals): exact if there are few enough distinct values for a bin each; otherwise on companded bins, followed by
+Lloyd's iteration on all points. ``fixed``: codewords that stay in place while the others are learned [1707.04319,
+section 4.2].
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torch import Tensor
 from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 from nqbench_quantizers import partition
 
-_BLOCK = 16  # Lloyd iterations between two looks at the distortion: on a GPU each look waits for the device
-_TOLERANCE = 1e-7  # relative fall of D in a block below which Lloyd stops
+_BLOCK = 16  # Lloyd iterations between two evaluations of the distortion: on a GPU each waits for the device
+_TOLERANCE = 1e-7  # Lloyd's iteration stops when D falls by less than this share in a block
 
 
 class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv:1510.00149; arXiv:1612.01543"):
@@ -35,18 +36,18 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
     init: Literal["linear", "kmeans++", "quantile"] = "linear"
     """Start of Lloyd's iteration: evenly between the extremes (Han et al.), k-means++, or at quantiles."""
     optimal: bool = False
-    """Find the global minimum by dynamic programming instead of starting Lloyd from ``init``."""
+    """Find the global minimum by dynamic programming instead of Lloyd's iteration from ``init``."""
     fixed: tuple[float, ...] = ()
-    """Codewords that are part of the codebook and do not move, such as 0."""
+    """Codewords that belong to the codebook and do not move, such as 0."""
     iterations: int = Field(2000, ge=0)
-    """At most this many Lloyd iterations."""
+    """Largest number of Lloyd iterations."""
 
     @model_validator(mode="after")
     def _consistent(self) -> KMeans:
         if len(set(self.fixed)) != len(self.fixed) or len(self.fixed) > self.k:
             raise ValueError("fixed must be distinct codewords, at most k of them")
         if self.optimal and self.fixed:
-            raise ValueError("optimal: true places every codeword: it cannot hold fixed ones")
+            raise ValueError("optimal: true chooses every codeword, so fixed ones cannot be given")
         return self
 
     def uses_seed(self) -> bool:
@@ -61,7 +62,7 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
             start, held = self._start(source, line)
         codebook, iterations = lloyd(line, start, held, self.iterations)
         if not line.exact and self.iterations:
-            # one iteration on the weights themselves: the line's bins are means of many
+            # one iteration on the weights themselves: a bin of the sorted weights may stand for the mean of many
             sums = scalar.interval_sums(source.weights, source.h, scalar.midpoints(codebook), line.shift)
             codebook = centroids(sums[1], sums[2], line.shift, codebook, held)
         return scalar.nearest(source, codebook, held, {"iterations": float(iterations)})
@@ -84,7 +85,8 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
 
 
 def lloyd(line: scalar.Line, codebook: Tensor, held: Tensor, iterations: int) -> tuple[Tensor, int]:
-    """Lloyd's iteration until D stops falling. codebook: (k,) float64 ascending. Returns the last one and the count."""
+    """Lloyd's iteration until D stops falling. codebook: (k,) float64 ascending. Returns the last codebook and the
+    number of iterations."""
     before, done = float("inf"), 0
     while done < iterations:
         block = min(_BLOCK, iterations - done)
@@ -99,8 +101,8 @@ def lloyd(line: scalar.Line, codebook: Tensor, held: Tensor, iterations: int) ->
 
 
 def step(line: scalar.Line, codebook: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """One iteration: the next codebook, and D of the given one (a scalar on the device). Codewords without members
-    stay where they are: the order never changes, since each mean lies in its own cell."""
+    """One iteration: the next codebook, and D of the given one (a scalar on the device). Codewords without members stay
+    where they are. The order never changes, since each mean lies in its own cell."""
     positions = line.cut(scalar.midpoints(codebook))
     _, h, hw, hww = line.sums(positions)
     c = codebook - line.shift
@@ -109,7 +111,7 @@ def step(line: scalar.Line, codebook: Tensor, held: Tensor) -> tuple[Tensor, Ten
 
 
 def centroids(h: Tensor, hw: Tensor, shift: float, codebook: Tensor, held: Tensor) -> Tensor:
-    """c_j = sum h w / sum h of each cell; the codeword as it was where it is held or has no members."""
+    """c_j = sum h w / sum h of each cell; codewords that are held or have no members are unchanged."""
     stay = held | (h <= 0)
     return torch.where(stay, codebook, shift + hw / torch.where(stay, 1.0, h))
 

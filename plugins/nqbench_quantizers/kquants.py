@@ -1,19 +1,18 @@
 """k-quants: blocks of a few weights whose scales and minima are themselves quantized in super-blocks of 256.
 
-The formats of llama.cpp (ggml's ``block_q4_K``, ``block_q3_K``, ``block_q2_K``), as their structures say it: within a
-super-block of 256 weights with the float16 units d and m,
+The formats of llama.cpp (ggml's ``block_q4_K``, ``block_q3_K``, ``block_q2_K``), as their C structures define them:
+within a super-block of 256 weights with the float16 units d and m,
 
 * ``q4_k``: blocks of 32, value = d c q - m c' with q in [0, 15] and six-bit codes c, c' for scale and minimum: 4.5 bits
 * ``q3_k``: blocks of 16, value = d c q with q in [-4, 3] and six-bit codes c in [-32, 31]: 3.4375 bits
 * ``q2_k``: blocks of 16, value = d c q - m c' with q in [0, 3] and four-bit codes: 2.625 bits
 
-Here scales of ``q3_k`` are codes in [0, 31] (its sign is of no use where levels are nearly symmetric). A row whose
-length is no multiple of 256 ends in a shorter super-block, where ggml refuses it.
+Here the scale codes of ``q3_k`` are in [0, 31] (a sign is of little use where levels are nearly symmetric). A row whose
+length is not a multiple of 256 ends in a shorter super-block; ggml rejects such rows.
 
 Scale and minimum of a block are a least-squares fit: levels from the range, then s and m from the normal equations of
 sum v (w - (s q - m))^2 with m >= 0, in ``rounds`` rounds [ggml's make_qkx2_quants does the same over a grid of shrunk
-ranges]; v = 1 + |w| / the block's root mean square, as ggml
-weighs it, times the sensitivity.
+ranges]; v = 1 + |w| / the block's root mean square, the weighting of ggml, times the sensitivity.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SUPER = 256
 
 
 class _KQuant(Quantizer):
-    """A scale, and perhaps a minimum, a block: codes against floats a super-block."""
+    """A scale, and for some formats a minimum, per block, coded as multiples of a float per super-block."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"rounds": 0}]})
     takes = frozenset({"none", "diagonal"})
@@ -43,7 +42,7 @@ class _KQuant(Quantizer):
     minimum: ClassVar[bool] = True
 
     rounds: int = Field(3, ge=0, le=100)
-    """Rounds of least squares after the range."""
+    """Rounds of the least-squares fit that follow the fit to the range."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, Per("group", self.block))
@@ -76,7 +75,7 @@ class _KQuant(Quantizer):
         return torch.nan_to_num(moved / scale[:, None], nan=0.0, posinf=0.0, neginf=0.0).round().clamp(*self.levels)
 
     def _fit(self, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(entries,) scale and minimum, both >= 0, of each row."""
+        """(entries,) scale and (entries,) minimum of each row, both >= 0."""
         if not w.numel():
             return w.new_zeros(len(w)), w.new_zeros(len(w))
         lowest, highest = self.levels
@@ -120,14 +119,14 @@ class Q2K(_KQuant, name="q2_k", paper="llama.cpp, ggml block_q2_K"):
 
 
 def _weight(w: Tensor) -> Tensor:
-    """ggml's: 1 + |w| over the root mean square of the block."""
+    """The weighting of ggml: 1 + |w| / the root mean square of the block."""
     if not w.numel():
         return w
     return torch.nan_to_num(1 + w.abs() / w.square().mean(1, keepdim=True).sqrt(), nan=1.0, posinf=1.0)
 
 
 def _least_squares(w: Tensor, v: Tensor, q: Tensor, minimum: bool) -> tuple[Tensor, Tensor]:
-    """The s and m >= 0 of least sum v (w - (s q - m))^2 for given levels."""
+    """The s and the m >= 0 that minimize sum v (w - (s q - m))^2 for given levels q."""
     n, sq, sqq = v.sum(1), (v * q).sum(1), (v * q * q).sum(1)
     sw, swq = (v * w).sum(1), (v * w * q).sum(1)
     alone = torch.nan_to_num(swq / sqq, nan=0.0, posinf=0.0, neginf=0.0)
@@ -141,7 +140,8 @@ def _least_squares(w: Tensor, v: Tensor, q: Tensor, minimum: bool) -> tuple[Tens
 
 
 def _coded(name: str, values: Tensor, blocks: Blocks, codes: int, sign: float) -> Entries:
-    """Codes against a float16 a super-block: the unit is its blocks' largest value over codes - 1."""
+    """Values as codes times a float16 unit per super-block: the unit is the largest value of its blocks divided by
+    codes - 1."""
     each = SUPER // blocks.per.size
     supers = Per("group", SUPER)
     units, rounded, read = [], [], []
@@ -153,7 +153,7 @@ def _coded(name: str, values: Tensor, blocks: Blocks, codes: int, sign: float) -
         groups = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % each)).reshape(-1, each)
         unit = groups.amax(1) / (codes - 1)
         half = unit.half().float()
-        # what a half would lose is kept as it is: the unit then is a float
+        # where float16 would lose range, the unit is stored as float32
         unit = half if _fits_half(unit) else unit
         code = torch.nan_to_num(groups / unit[:, None], nan=0.0, posinf=0.0).round().clamp(0, codes - 1)
         rounded.append(code.reshape(rows, -1)[:, : matrix.shape[1]].reshape(-1))

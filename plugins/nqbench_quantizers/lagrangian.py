@@ -1,4 +1,4 @@
-"""One iteration of entropy-constrained scalar quantization, weighted and not; see ``ecsq`` for the formulas."""
+"""One iteration of entropy-constrained scalar quantization, weighted and unweighted; see ``ecsq`` for the formulas."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nqbench.api import chunks, scalar
 from nqbench.api.chunks import in_chunks
 
 Array = np.ndarray[Any, Any]
-_ELEMENTS = 1 << 25  # of a (weights, codewords) block of costs at a time
+_ELEMENTS = 1 << 25  # of a (weights, codewords) block of costs, computed at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """What an iteration starts from. codebook: (k,) float64 ascending. counts: (k,) float64 members (0: not in use).
-    j: J after the iteration that gave it, times n; a scalar on the device."""
+    """The state of the iteration. codebook: (k,) float64 ascending. counts: (k,) float64, members of each codeword (0:
+    not in use). j: n times the J of the last iteration; a scalar on the device."""
 
     codebook: Tensor
     counts: Tensor
@@ -32,15 +32,16 @@ class Code:
 
 
 def step(line: scalar.Line, code: Code, lam: float) -> Code:
-    """Unweighted: the envelope's cells, their means and counts. Codewords without members keep their place with a
-    count of 0, so that no shape depends on the data."""
+    """Unweighted: the cells by the lower envelope, their means and counts. Codewords without members stay in the
+    codebook with a count of 0, so that no shape depends on the data."""
     positions = line.cut(edges(code.codebook, code.price(lam)))
     count, h, hw, hww = line.sums(positions)
     return Code(line.means(positions, h, hw, code.codebook), count, _objective(count, h, hw, hww, lam))
 
 
 def weighted_step(weights: Tensor, h: Tensor, code: Code, lam: float, shift: float) -> Code:
-    """Weighted: every weight to its own argmin, then means and counts. shift: ``scalar.offset`` of the source."""
+    """Weighted: each weight is assigned to its own argmin; then means and counts. shift: ``scalar.offset`` of the
+    source."""
     count, total, hw, hww = assign_and_sum(weights, h, code.codebook, code.price(lam), shift)
     return Code(_means(total, hw, shift, code.codebook), count, _objective(count, total, hw, hww, lam))
 
@@ -59,7 +60,7 @@ def _objective(count: Tensor, h: Tensor, hw: Tensor, hww: Tensor, lam: float) ->
 
 def edges(codebook: Tensor, price: Tensor) -> Tensor:
     """(k - 1,) float64 ascending edges of the cells of argmin_j (w - c_j)^2 + price_j. codebook: (k,) ascending, all
-    different. A codeword that is nowhere the best has an empty cell: its two edges are equal."""
+    different. A codeword that is the best for no w has an empty cell: its two edges are equal."""
     if chunks.on_torch(codebook):
         return _torch_edges(codebook, price)
     from nqbench_quantizers import kernels
@@ -70,8 +71,8 @@ def edges(codebook: Tensor, price: Tensor) -> Tensor:
 
 
 def _torch_edges(codebook: Tensor, price: Tensor) -> Tensor:
-    """Cell j begins where the line of every i < j has crossed it, and exists if that is before any i > j does. All
-    pairs, in rows: no look at the data is needed."""
+    """Cell j begins where it has crossed the line of every i < j, and is non-empty if that is before any i > j crosses
+    it. All pairs are computed as a matrix, so that nothing waits for the device."""
     k = codebook.numel()
     lower, upper = torch.empty_like(codebook), torch.empty_like(codebook)
     index = torch.arange(k, device=codebook.device)
@@ -79,14 +80,14 @@ def _torch_edges(codebook: Tensor, price: Tensor) -> Tensor:
     for start in range(0, k, rows):
         j = index[start : start + rows, None]
         gap = codebook[j] - codebook
-        # x where both cost the same: (c_i + c_j)/2 + (price_j - price_i) / (2 (c_j - c_i))
+        # w at which both cost the same: (c_i + c_j)/2 + (price_j - price_i) / (2 (c_j - c_i))
         rise = torch.where(price[j].isinf() & price.isinf(), 0.0, price[j] - price)
         cross = (codebook[j] + codebook) / 2 + rise / (2 * gap)
         lower[start : start + rows] = torch.where(index < j, cross, -torch.inf).amax(1)
         upper[start : start + rows] = torch.where(index > j, cross, torch.inf).amin(1)
     best = (lower < upper) & ~price.isinf()
     begin = torch.where(best, lower, torch.inf)
-    # a codeword without a cell begins where the next one that has one does
+    # the edge of a codeword with an empty cell is that of the next non-empty cell
     return begin.flip(0).cummin(0).values.flip(0)[1:]
 
 
@@ -106,7 +107,7 @@ def assign(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor) -> Tenso
 
 
 def assign_and_sum(weights: Tensor, h: Tensor, codebook: Tensor, price: Tensor, shift: float) -> Tensor:
-    """(4, k) float64 sums as in ``scalar.symbol_sums`` over the cells of ``assign``, without keeping the symbols."""
+    """(4, k) float64 sums as in ``scalar.symbol_sums`` over the cells of ``assign``, without storing the symbols."""
     k = codebook.numel()
     if chunks.on_torch(weights):
         sums = torch.zeros(4, k, dtype=torch.float64, device=weights.device)
@@ -142,6 +143,6 @@ def _blocks(n: int, k: int) -> list[slice]:
 
 
 def _tables(codebook: Tensor, price: Tensor) -> tuple[Array, Array, tuple[Array, float, float, Array]]:
-    """Codewords and prices as arrays, and the look-up table of the nearest codeword."""
+    """Codewords and prices as arrays, and a look-up table for the nearest codeword."""
     middles = scalar.floor32(scalar.midpoints(codebook)).numpy()
     return codebook.numpy(), price.numpy(), scalar.edge_table(middles)

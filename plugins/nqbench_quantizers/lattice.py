@@ -1,20 +1,20 @@
-"""Lattice quantization of vectors, plain and with a dither that the decoder redraws [1802.02271; Ziv 1985].
+"""Lattice quantization of vectors, plain and with a dither that the decoder generates again [1802.02271; Ziv 1985].
 
-Vectors of d weights are taken in order from the concatenated source; the last one is padded, and its padding is dropped
-again. With step s, each coordinate goes to the grid point
+The concatenated weights are cut into vectors of d in order; the last one is padded, and its padding is dropped after
+decoding. With step s, each coordinate is rounded to the grid point
     q = s * round(w / s)                (``zero: center``: zero is mid-cell, the paper's boundaries (b)), or
     q = s * (floor(w / s) + 1/2)        (``zero: edge``: zero is on a boundary, (a)).
-``randomized-lattice`` draws u_i ~ Uniform(-s/2, s/2) once per vector i, quantizes w + u_i and deploys q - u_i. Each
-coordinate's error, taken alone, is then uniform on the cell and independent of the source: its mean square is s^2 / 12.
+``randomized-lattice`` draws u_i ~ Uniform(-s/2, s/2) once per vector i, quantizes w + u_i and decodes q - u_i. The
+error of each coordinate is then uniform on the cell and independent of the source: its mean square is s^2 / 12.
 
 The symbols are indices of the distinct lattice points that occur, in lexicographic order; the codebook holds those
-points, (k,) or (k, d), and is what fine-tuning moves. The decoder redraws u from the seed in the file.
+points, (k,) or (k, d), and fine-tuning moves them. The decoder generates u from the seed in the file.
 
-Statistics, in bits per weight: ``entropy`` is H(Q), what a coder pays that does not know the dither;
-``conditional_entropy`` is H(Q|U), what one pays that does: the entropy of the source's empirical law on the lattice
-shifted by u, averaged over ``_DITHERS`` values of u in the middles of equal slices of the cell. For d = 1 the law is
-read off the source's line. For d > 1 it is counted on at most ``_VECTORS`` of the vectors, evenly spread; where the
-points are not far fewer than the vectors, such a count is biased low (both entropies are).
+Statistics, in bits per weight: ``entropy`` is H(Q), the rate of a coder that does not know the dither;
+``conditional_entropy`` is H(Q|U), the rate of one that does: the entropy of the empirical distribution of the weights
+on the lattice shifted by u, averaged over ``_DITHERS`` values of u at the middles of equal slices of the cell. For d =
+1 the distribution is read from the sorted weights. For d > 1 it is counted on at most ``_VECTORS`` of the vectors,
+evenly spaced; unless there are far fewer points than vectors, both entropies are biased low.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from nqbench_quantizers.steps import steps_of
 
 _DITHERS = 16
 _VECTORS = 1 << 19
-_CELLS = 1 << 20  # a lattice of more cells is counted by the points that occur
+_CELLS = 1 << 20  # with more cells, only the points that occur are counted
 
 
 class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
-    """Vectors of d weights to the nearest point of a cubic lattice; the points that occur are the codebook."""
+    """Maps vectors of d weights to the nearest point of a cubic lattice; the points that occur are the codebook."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"step": 0.5, "d": 2, "zero": "edge"}]})
 
@@ -45,7 +45,7 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
     d: int = Field(1, ge=1, le=64)
     """Number of weights in a vector."""
     zero: Literal["center", "edge"] = "center"
-    """Whether zero lies in the middle of a cell or on a boundary."""
+    """Whether zero lies in the middle of a cell or on a boundary between cells."""
     unit: Literal["absolute", "std"] = "absolute"
     """Unit of the step: 1, or the standard deviation of the weights."""
 
@@ -57,7 +57,7 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
 
     def knob(self, source: Source) -> Knob:
         unit = (scalar.moments(source)[1] or 1.0) if self.unit == "absolute" else 1.0
-        # d coordinates make points ** d: a fine lattice in many dimensions has one point a vector
+        # a fine lattice in many dimensions has so many points that each vector has one of its own
         low = unit * (1 / 32 if self.d == 1 else 1 / 4)
         return Knob("step", low, unit * 6, "log", more_bytes="down", start=unit * gaussian_step(2))
 
@@ -93,7 +93,8 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
         )
 
     def _constant(self, source: Source, value: float) -> Quantized:
-        """A source of deviation 0 has no step in deviations: its one value is the one point, and nothing is drawn."""
+        """If all weights are equal, a step in standard deviations would be 0: their value is the only point, and no
+        dither is drawn."""
         codebook = torch.full((1, self.d) if self.d > 1 else (1,), value, dtype=torch.float32, device=source.device)
         symbols = torch.zeros(-(-source.n // self.d), dtype=torch.int32, device=source.device)
         figures = {"codewords": 1.0, "entropy": 0.0}
@@ -101,7 +102,7 @@ class Lattice(Quantizer, name="lattice", paper="arXiv:1802.02271, section 3"):
 
 
 class RandomizedLattice(Lattice, name="randomized-lattice", paper="arXiv:1802.02271, section 3; Ziv 1985"):
-    """A lattice shifted for each vector by a random dither, which the decoder redraws from the seed in the file."""
+    """A lattice shifted for each vector by a random dither, which the decoder generates from the seed in the file."""
 
     def uses_seed(self) -> bool:
         return True
@@ -111,7 +112,7 @@ class RandomizedLattice(Lattice, name="randomized-lattice", paper="arXiv:1802.02
 
 
 def conditional_entropy(source: Source, step: float, d: int, zero: Literal["center", "edge"]) -> float:
-    """H(Q|U) in bits per weight; see the module."""
+    """H(Q|U) in bits per weight; see the module's docstring."""
     middles = [step * ((m + 0.5) / _DITHERS - 0.5) for m in range(_DITHERS)]
     low, high = scalar.extremes(source)
     if d == 1 and (high - low) / step < _CELLS:
@@ -131,7 +132,7 @@ def conditional_entropy(source: Source, step: float, d: int, zero: Literal["cent
 
 
 def _shifted_counts(line: scalar.Line, step: float, u: float, zero: Literal["center", "edge"]) -> Tensor:
-    """Members of each cell of the lattice for w + u, from the line's running counts."""
+    """Members of each cell of the lattice for w + u, from the cumulative counts of the sorted weights."""
     half = 0.5 if zero == "center" else 0.0
     low, high = (math.floor((float(line.points[i]) + u) / step + half) for i in (0, -1))
     edges = (torch.arange(low + 1, high + 1, dtype=torch.float64, device=line.points.device) - half) * step - u

@@ -1,16 +1,19 @@
 """Points of E8, D4 and Z after a Hadamard transform, entropy-coded [QuIP#, 2402.04396; Conway and Sloane 1982, 1999].
 
 A row's weights are rotated (``nqbench.api.hadamard``), which makes them nearly Gaussian, divided by a scale (``step``
-times their root mean square, one a tensor or channel) and taken d at a time, d = 8 or 4: each vector goes to the
-nearest point of the lattice. Per weight a cell's second moment, for a cell of volume 1, is 0.0717 in E8 and 0.0766 in
-D4 where the integers have 1/12 = 0.0833: at equal rate 0.65 and 0.37 dB less error, 0.11 and 0.06 bit.
+times their root mean square, one per tensor or channel) and cut into vectors of d, d = 8 or 4: each vector is mapped to
+the nearest point of the lattice. The second moment per weight of a cell of volume 1 is 0.0717 for E8 and 0.0766 for D4,
+against 1/12 = 0.0833 for the integers: at equal rate, 0.65 and 0.37 dB less error; at equal error, 0.11 and 0.06 bits
+per weight less.
 
-Nearest points: D_n's by rounding all coordinates and, where their sum is odd, the one that is off most the other way;
-E8 = D8 or D8 + (1/2, ..., 1/2), whichever is nearer [Conway and Sloane 1982, sections 4 and 5].
+Nearest points: for D_n, all coordinates are rounded and, if their sum is odd, the one with the largest error is rounded
+the other way; E8 is the union of D8 and D8 + (1/2, ..., 1/2), of whose two nearest points the nearer one is taken
+[Conway and Sloane 1982, sections 4 and 5].
 
-Symbols number the points by their norm (``nqbench.api.tables``: no bytes), 2^16 at most: up to 2 bits per weight in E8,
-4 in D4, before entropy coding. A vector beyond the last of them goes to the nearest of them. ``zn``, the integers, is a
-grid with an entropy code and nothing else, what the others are measured against: its symbols are the coordinates.
+The points are numbered by their norm, up to 2^16 of them (a table of ``nqbench.api.tables``, which takes no bytes in
+the file): up to 2 bits per weight for E8 and 4 for D4, before entropy coding. A vector whose lattice point is not among
+them is mapped to the nearest one that is. ``zn``, the integers, is a plain grid with an entropy code, the reference for
+the others: its symbols are the coordinates.
 """
 
 from __future__ import annotations
@@ -29,19 +32,19 @@ from nqbench.api.tables import MOST_POINTS, table_of
 from nqbench.api.toolkit.blocks import Blocks, Entries, per_of
 from nqbench_quantizers.row_vectors import row_vectors
 
-_FEW = 0.2  # share of vectors beyond the table that is borne with
+_FEW = 0.2  # largest share of vectors outside the table that is accepted
 _AT_ONCE = 1 << 24
 
 
 class _Rotated(Quantizer):
-    """A lattice after a Hadamard transform."""
+    """A lattice applied after a Hadamard transform."""
 
     d: ClassVar[int]
     rule: ClassVar[str]
     scale_name: ClassVar[str] = "scale"
 
     step: float = Field(1.0, gt=0)
-    """Scale of the lattice, in root mean squares of the rotated weights."""
+    """Scale of the lattice, as a multiple of the root mean square of the rotated weights."""
     granularity: Literal["global", "layer", "channel"] = "layer"
     """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), or of an output
     channel."""
@@ -54,7 +57,7 @@ class _Rotated(Quantizer):
     @model_validator(mode="after")
     def _tiles(self) -> _Rotated:
         if self.tile and not self.block:
-            raise ValueError("a tile needs a block of the transform along the rows")
+            raise ValueError("tile needs a transform along the rows: give block, too")
         return self
 
     @field_validator("block", "tile")
@@ -79,7 +82,7 @@ class _Rotated(Quantizer):
 
     def quantize(self, source: Source) -> Quantized:
         if bool((source.weights == source.weights[0]).all()):
-            # no lattice is needed for one value, and none holds it exactly
+            # one value needs no lattice, and no lattice represents it exactly
             return Quantized.nearest(source, source.weights[:1])
         blocks = Blocks(source, per_of(self.granularity, 1))
         rotated = self._rotated(source)
@@ -97,7 +100,7 @@ class _Rotated(Quantizer):
     def _result(
         self, source: Source, blocks: Blocks, scale: Entries, units: Tensor, transform: Mapping[str, int]
     ) -> Quantized:
-        """units: (n,) the rotated weights in scales."""
+        """units: (n,) the rotated weights divided by their scales."""
         symbols, count = self._numbered(row_vectors(source.tensors, units, self.d)[0])
         structure = blocks.structure(scale, dimension=self.d, table=self.rule, **transform)
         return Quantized(
@@ -117,7 +120,7 @@ class _Rotated(Quantizer):
         )
 
     def _numbered(self, vectors: Tensor) -> tuple[Tensor, int]:
-        """(vectors,) int32 numbers of the nearest points, and how many points there are."""
+        """(vectors,) int32 numbers of the nearest points, and the number of points in the table."""
         points = self.nearest(vectors)
         table = table_of(self.rule, MOST_POINTS, self.d)
         keys, order = _keys(table), np.argsort(_keys(table), kind="stable")
@@ -146,7 +149,7 @@ class Zn(_Rotated, name="zn", paper="Gish and Pierce 1968; arXiv:2402.04396"):
     d, rule, scale_name = 1, "", "step"
 
     step: float = Field(0.5, gt=0)
-    """Step of the grid, in root mean squares of the rotated weights."""
+    """Step of the grid, as a multiple of the root mean square of the rotated weights."""
 
     def _result(
         self, source: Source, blocks: Blocks, scale: Entries, units: Tensor, transform: Mapping[str, int]
@@ -161,7 +164,7 @@ class Zn(_Rotated, name="zn", paper="Gish and Pierce 1968; arXiv:2402.04396"):
 
 
 class D4(_Rotated, name="d4", paper="Conway and Sloane 1982; arXiv:2402.04396"):
-    """Four weights at a time to the nearest point of D4, after a Hadamard transform."""
+    """Maps four weights at a time to the nearest point of D4, after a Hadamard transform."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{}, {"step": 0.6, "block": 8, "tile": 4, "granularity": "channel"}]}
@@ -174,13 +177,13 @@ class D4(_Rotated, name="d4", paper="Conway and Sloane 1982; arXiv:2402.04396"):
 
 
 class E8(_Rotated, name="e8", paper="Conway and Sloane 1982; arXiv:2402.04396"):
-    """Eight weights at a time to the nearest point of E8, after a Hadamard transform."""
+    """Maps eight weights at a time to the nearest point of E8, after a Hadamard transform."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"step": 2.5, "block": 0, "granularity": "channel"}]})
     d, rule = 8, "e8"
 
     step: float = Field(2.0, gt=0)
-    """Scale of the lattice, in root mean squares of the rotated weights."""
+    """Scale of the lattice, as a multiple of the root mean square of the rotated weights."""
 
     @staticmethod
     def nearest(x: Tensor) -> Tensor:
@@ -190,7 +193,7 @@ class E8(_Rotated, name="e8", paper="Conway and Sloane 1982; arXiv:2402.04396"):
 
 
 def even(x: Tensor) -> Tensor:
-    """(n, d) nearest points of Z^d whose sum is even."""
+    """(n, d) nearest points of Z^d with an even sum of coordinates, which is D_d."""
     rounded = torch.round(x)
     off = x - rounded
     odd = rounded.sum(1) % 2 != 0
@@ -200,7 +203,7 @@ def even(x: Tensor) -> Tensor:
 
 
 def _keys(points: np.ndarray) -> np.ndarray:
-    """(n,) int64, one for each point whose coordinates are below 64; others share the key -1."""
+    """(n,) int64 keys, distinct for points whose coordinates are below 64; all others have the key -1."""
     twice = np.rint(2 * points.astype(np.float64))
     inside: np.ndarray = np.all(np.abs(twice) < 64, axis=1)
     digits = np.where(inside[:, None], twice, 0).astype(np.int64) + 64

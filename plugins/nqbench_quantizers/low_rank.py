@@ -1,9 +1,10 @@
-"""Low rank, alone or with a quantized rest: the C steps of Idelbayev and Carreira-Perpinan (CVPR 2020; 2107.04380).
+"""Low-rank matrices, alone or plus a quantized remainder: the C steps of Idelbayev and Carreira-Perpinan (CVPR 2020;
+2107.04380).
 
 Each tensor is a matrix W (rows, its other axes): W ~ A B + step * symbol, A (rows, r) and B (r, columns) from the
-truncated singular value decomposition, the best of its rank (Eckart, Young 1936), in eight bits an entry. The rank is
-the one of least |W - A B|^2 / variance + lam r (rows + columns). In ``learning-compression`` this is low-rank
-compression with learned ranks, and with ``step`` the additive combination of both.
+truncated singular value decomposition, the best approximation of its rank (Eckart, Young 1936), in eight bits per
+entry. The rank r minimizes |W - A B|^2 / variance + lam r (rows + columns). In ``learning-compression`` this is
+low-rank compression with learned ranks, and with ``step`` the additive combination of both.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from nqbench.api import Knob, Quantized, Quantizer, Source, SourceTensor
 
-_LEVELS = 127  # of an eight-bit factor, each side of 0
+_LEVELS = 127  # levels of an eight-bit factor on each side of 0
 
 
 class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:2107.04380"):
-    """A truncated SVD of each tensor's matrix, the rank by its cost; the rest on a uniform grid, or left away.
+    """A truncated SVD of each tensor's matrix, of a rank chosen by its cost; the remainder is quantized or dropped.
 
     Rank r minimizes |W - W_r|^2 / variance + lam r (rows + columns). Tensors with pruned weights have rank 0.
     """
@@ -26,16 +27,16 @@ class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:210
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"lam": 0.1, "step": 0.5}]})
 
     lam: float = Field(1.0, ge=0)
-    """The price of a number of the factors, in variances of the tensor's weights."""
+    """The price of one number in the factors, in units of the variance of the tensor's weights."""
     step: float | None = Field(None, gt=0)
-    """The step of the rest's grid in deviations of the tensor's weights; none: there is no rest, but for tensors of
-    rank 0 one with the step 1."""
+    """The step of the remainder's grid, in standard deviations of the tensor's weights; none: the remainder is dropped,
+    except that tensors of rank 0 are quantized with the step 1."""
 
     def quantize(self, source: Source) -> Quantized:
         made = [self._tensor(source, t) for t in source.tensors]
         symbols = torch.cat([level for level, *_ in made])
         low, high = int(symbols.min()), int(symbols.max())
-        # without a rest the step is no more than a constant
+        # without a remainder the step is a constant
         steps = {"step": torch.stack([step for _, step, *_ in made])}
         factor_steps = torch.cat([torch.stack([a[1], b[1]]) for _, _, _, a, b in made])
         factors = [part for _, _, _, *both in made for part in both]
@@ -74,7 +75,7 @@ class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:210
                 b = codes[done + m * rank : done + (m + n) * rank].reshape(rank, n).float()
                 b = b * p["factor_steps"][2 * index + 1]
                 done += (m + n) * rank
-                # one rounding an operation, in order of the ranks: the same bits on every device
+                # one rounding per operation, in order of the ranks: the same bits on every device
                 product = a[:, :1] * b[:1]
                 for r in range(1, rank):
                     product = product + a[:, r : r + 1] * b[r : r + 1]
@@ -86,7 +87,7 @@ class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:210
         return None if self.step is None else Knob("step", 0.05, 8.0, more_bytes="down", start=1.0)
 
     def _tensor(self, source: Source, t: SourceTensor) -> tuple[Tensor, Tensor, int, _Factor, _Factor]:
-        """(n,) levels of the rest, its step, the rank, and the factors' codes with their steps."""
+        """(n,) levels of the remainder, its step, the rank, and the factors' codes with their steps."""
         w = source.weights[t.start : t.stop]
         deviation = w.std(correction=0) if w.numel() else w.new_zeros(())
         if not float(deviation) > 0:  # equal weights: one level
@@ -103,7 +104,7 @@ class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:210
             rest = w - ((first[0].float() * first[1]) @ (second[0].float() * second[1])).reshape(-1)
         if self.step is None and rank:
             return torch.zeros_like(w), w.new_ones(()), rank, first, second
-        # of the smallest floats a share rounds to 0
+        # a fraction of the smallest floats rounds to 0
         step = ((self.step or 1.0) * deviation).clamp_min(torch.finfo(torch.float32).smallest_normal * 2**-23)
         return (rest / step).round(), step, rank, first, second
 

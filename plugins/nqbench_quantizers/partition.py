@@ -1,4 +1,5 @@
-"""Optimal partitions of a line into intervals, on a coarse view of it: where k-means starts from, or ends."""
+"""Optimal partitions of the sorted weights into intervals, computed on a histogram of them: for k-means++ starts and
+for the optimum."""
 
 from __future__ import annotations
 
@@ -11,14 +12,15 @@ from torch import Tensor
 from nqbench.api import Source, scalar
 
 BINS = 4096
-"""Bins of the coarse view; distinct values up to this many are a bin each."""
+"""Bins of the histogram; up to this many distinct values have a bin each."""
 _FINE = 8192
 
 
 @dataclass(frozen=True, eq=False)
 class Coarse:
-    """Consecutive bins of a line, none empty, on the CPU. count, h, hw, hww: (B,) float64 sums as in ``scalar.Line``.
-    edges: (B - 1,) float64, the largest point of each bin but the last. exact: each bin is one distinct value."""
+    """A histogram: consecutive bins of the sorted weights, none empty, on the CPU. count, h, hw, hww: (B,) float64 sums
+    as in ``scalar.Line``. edges: (B - 1,) float64, the largest point of each bin but the last. exact: each bin is one
+    distinct value."""
 
     count: np.ndarray
     h: np.ndarray
@@ -30,8 +32,9 @@ class Coarse:
 
 
 def coarse(source: Source, line: scalar.Line, bins: int = BINS) -> Coarse:
-    """The source's coarse view: a bin for each distinct value if there are at most ``bins``, else companded bins, whose
-    density follows the cube root of the source's, as the codewords of the best quantizer do (Panter and Dite 1951)."""
+    """The source's histogram: a bin for each distinct value if there are at most ``bins`` of them, else companded bins,
+    whose density is proportional to the cube root of the source's, like that of the best quantizer's codewords (Panter
+    and Dite 1951)."""
     return source.view(("coarse", source.h is not None, bins), lambda _: _coarse(line, bins))
 
 
@@ -47,8 +50,8 @@ def _coarse(line: scalar.Line, bins: int) -> Coarse:
 
 
 def _edges(line: scalar.Line, values: Tensor, bins: int) -> Tensor:
-    """Ascending inner edges, (<= bins - 1,) float64: three quarters of the bins companded, and each of the outermost
-    values a bin of its own. Out there a codeword may have one member or two, and no density says which."""
+    """Ascending inner edges, (<= bins - 1,) float64: three quarters of the bins are companded, the others hold one of
+    the outermost values each. There, codewords have only one or two members, and the density does not tell which."""
     alone = bins // 8
     edges = torch.cat([values[:alone].double(), _companded(line, bins - 2 * alone), values[-alone - 1 : -1].double()])
     distinct: Tensor = torch.unique(edges)
@@ -72,7 +75,7 @@ def _companded(line: scalar.Line, bins: int) -> Tensor:
 
 
 def optimal_codebook(source: Source, line: scalar.Line, k: int) -> Tensor:
-    """(<= k,) float64 ascending codewords of the best partition of the coarse view into at most k intervals."""
+    """(<= k,) float64 ascending codewords of the best partition of the histogram into at most k intervals."""
     from nqbench_quantizers import kernels
 
     view = coarse(source, line, max(BINS, min(16 * k, 1 << 16)))
@@ -83,7 +86,8 @@ def optimal_codebook(source: Source, line: scalar.Line, k: int) -> Tensor:
 
 
 def entropy_constrained_edges(source: Source, line: scalar.Line, lam: float, bins: int) -> tuple[Tensor, float]:
-    """The intervals of the coarse view with the least J = D + lam H: their inner edges, (k - 1,) float64, and J."""
+    """The partition of the histogram into intervals with the least J = D + lam H: their inner edges, (k - 1,) float64,
+    and J."""
     from nqbench_quantizers import kernels
 
     view = coarse(source, line, bins)
@@ -93,8 +97,9 @@ def entropy_constrained_edges(source: Source, line: scalar.Line, lam: float, bin
 
 
 def plus_plus(source: Source, line: scalar.Line, k: int) -> Tensor:
-    """k-means++ [Arthur and Vassilvitskii 2007] on the coarse view: each next codeword is drawn with probability
-    proportional to h d^2, d the distance to the nearest so far. (k,) float64; repeats where the bins are fewer."""
+    """k-means++ [Arthur and Vassilvitskii 2007] on the histogram: each next codeword is drawn with probability
+    proportional to h d^2, d the distance to the nearest one so far. (k,) float64; codewords repeat if there are fewer
+    bins."""
     view = coarse(source, line, 1 << 14)
     values, h = view.shift + view.hw / view.h, view.h
     draws = torch.rand(k, generator=source.generator(), dtype=torch.float64).numpy()

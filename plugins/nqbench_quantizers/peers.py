@@ -1,4 +1,4 @@
-"""Other libraries' k-means as quantizers, so that a speed suite has them on the same rows. Registered only where the
+"""k-means of other libraries as quantizers, so that a suite can compare speeds. Each is registered only where its
 library is installed: the optional extra ``peers``."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 
 
 class _Peer(Quantizer):
-    """k codewords by another library; the assignment to the nearest codeword is ours."""
+    """k codewords by another library; weights are assigned to the nearest codeword by nqbench."""
 
     k: int = Field(16, ge=1, le=65536)
     """Number of codewords."""
@@ -30,7 +30,7 @@ class _Peer(Quantizer):
 
 
 class ScikitLearn(_Peer, name="sklearn-kmeans", requires="scikit-learn", paper="scikit-learn, sklearn.cluster.KMeans"):
-    """scikit-learn's KMeans: k-means++ once, then Lloyd."""
+    """scikit-learn's KMeans: Lloyd's iteration from one k-means++ start."""
 
     def uses_seed(self) -> bool:
         return True
@@ -43,7 +43,7 @@ class ScikitLearn(_Peer, name="sklearn-kmeans", requires="scikit-learn", paper="
 
 
 class KMeans1D(_Peer, name="kmeans1d", requires="kmeans1d", paper="kmeans1d; Wu 1991"):
-    """kmeans1d: the exact optimum in one dimension by SMAWK, on a sorted copy."""
+    """kmeans1d: the exact optimum in one dimension by the SMAWK algorithm."""
 
     def centers(self, weights: np.ndarray, k: int, seed: int) -> np.ndarray:
         import kmeans1d  # type: ignore[import-untyped, unused-ignore]
@@ -52,7 +52,7 @@ class KMeans1D(_Peer, name="kmeans1d", requires="kmeans1d", paper="kmeans1d; Wu 
 
 
 class Faiss(_Peer, name="faiss-kmeans", requires="faiss-cpu", paper="faiss, faiss.Kmeans"):
-    """faiss's Kmeans: Lloyd from random points of a sample."""
+    """faiss's Kmeans: Lloyd's iteration on a sample, from random points."""
 
     def uses_seed(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Points of a cubic lattice: which ones a source's vectors fall on, numbered without gaps in lexicographic order."""
+"""Points of a cubic lattice: those nearest to a source's vectors, numbered consecutively in lexicographic order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from nqbench.api import BadInput, chunks, scalar
 from nqbench.api.chunks import CHUNK, in_chunks
 
-_TABLE = 1 << 25  # keys below this are counted in a table of one entry a key
+_TABLE = 1 << 25  # keys below this are counted in a table with one entry per key
 _KEY = 1 << 62
 
 
@@ -35,8 +35,8 @@ class Grid:
         return -(-self.weights.numel() // self.d)
 
     def digits(self, start: int, stop: int) -> Tensor:
-        """(stop - start, d) float64 grid indices less ``low``. w + u is rounded to float32, its quotient is float64:
-        the same on all devices."""
+        """(stop - start, d) float64 grid indices less ``low``. w + u is rounded to float32, the quotient is computed in
+        float64: the same on all devices."""
         d = self.d
         x = self.weights[start * d : stop * d]
         if x.numel() < (stop - start) * d:
@@ -55,10 +55,10 @@ def grid(
 ) -> Grid:
     """source: the weights, and their extremes."""
     weights, low, high = source
-    reach = 1.0 if u is None else 1.5  # in steps: half a cell, the dither, and what float32 rounds away
+    reach = 1.0 if u is None else 1.5  # in steps: half a cell, the dither, and float32 rounding
     first = np.floor(min(low, 0.0) / step - reach) if weights.numel() % d else np.floor(low / step - reach)
     last = np.ceil(max(high, 0.0) / step + reach) if weights.numel() % d else np.ceil(high / step + reach)
-    # beyond 2^53 grid indices are not whole numbers any more
+    # beyond 2^53, float64 does not represent all integers
     if not (last - first < 1 << 30 and max(abs(first), abs(last)) < 1 << 53):
         raise BadInput(f"a step of {step:g} is too small for weights up to {max(-low, high):g}: take a larger step")
     return Grid(weights, u, step, d, zero, int(first), int(last - first) + 1)
@@ -70,12 +70,13 @@ def positions(indices: Tensor, step: float, zero: Literal["center", "edge"]) -> 
 
 
 def distinct(g: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """The lattice points that occur: (m,) int32 index of each vector's, (k, d) int64 grid indices in lexicographic
-    order, (k,) int64 members of each.
+    """The lattice points that occur: (m,) int32 index of each vector's point, (k, d) int64 grid indices in
+    lexicographic order, (k,) int64 members of each point.
 
-    A vector is a number in base ``span``; where that would outgrow 62 bits, its leading digits are renumbered first.
+    A vector is treated as a number in base ``span``; where that would exceed 62 bits, its leading digits are renumbered
+    first.
     """
-    heads = torch.zeros(1, 0, dtype=torch.int64, device=g.weights.device)  # digits that each value of a key stands for
+    heads = torch.zeros(1, 0, dtype=torch.int64, device=g.weights.device)  # the digits of each value of a key
     key, size, done = None, 1, 0
     while done < g.d:
         more = 1

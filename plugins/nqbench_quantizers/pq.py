@@ -4,17 +4,18 @@ Each row is cut into vectors of d weights (``nqbench.api.Structure``).
 
 * ``pq``: m codebooks of k codewords, the j-th vector of a row in codebook j mod m [Jegou et al. 2011; for weights,
   "And the bit goes down", 1907.05686, section 3].
-* ``rvq``: m codebooks whose codewords are summed, each fitted to what the ones before leave [Juang and Gray 1982].
+* ``rvq``: m codebooks whose codewords are summed, each fitted to the remainder of the ones before [Juang and Gray
+  1982].
 
-Codebooks are those of Lloyd's method with the sensitivity as weights: codeword c minimizes sum h (w - c)^2 over its
-members, coordinate by coordinate, c = sum h w / sum h; a vector goes to argmin_c sum_i h_i (w_i - c_i)^2. A codeword
-without a member takes a part of the most expensive vectors, a half each round. The first codewords are vectors drawn by
-the seed.
+Codebooks are found by Lloyd's method, weighted by the sensitivity: codeword c minimizes sum h (w - c)^2 over its
+members, coordinate by coordinate, c = sum h w / sum h; a vector goes to argmin_c sum_i h_i (w_i - c_i)^2. In each
+round, half of the codewords without members are moved to the vectors of largest error. The initial codewords are
+vectors drawn with the seed.
 
-With the inputs' second moments h is their diagonal, and what Lloyd's method found is refined under all of them in
-``refinements`` rounds of choosing codewords anew and solving for the codebooks (``gram_vectors``): the metric of
-1907.05686, equation 3, and its centroids' fine-tuning to the layer's output. The training ``finetune`` moves them
-further, by the loss.
+If the sensitivity is the second moments of the inputs, h is their diagonal, and the result of Lloyd's method is refined
+under the full matrices: ``refinements`` rounds of choosing codewords again and solving for the codebooks
+(``gram_vectors``), with the metric of 1907.05686, equation 3. The training ``finetune`` moves codewords further to
+lower the loss.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _AT_ONCE = 1 << 24  # distances
 
 
 class _Vectors(Quantizer):
-    """Vectors of d weights, codebooks by Lloyd's method."""
+    """Vectors of d weights, with codebooks by Lloyd's method."""
 
     takes = frozenset({"none", "diagonal", "second-moments"})
 
@@ -53,9 +54,9 @@ class _Vectors(Quantizer):
     iterations: int = Field(15, ge=0, le=1000)
     """Rounds of Lloyd's method."""
     refinements: int = Field(4, ge=0, le=100)
-    """Rounds of refinement under the full second moments of the layer, if they are given."""
+    """Rounds of refinement under the full second moments of the layer's inputs, if they are given."""
     damping: float = Field(0.01, ge=0)
-    """Added to the diagonals of the second moments, as a share of their mean."""
+    """The number added to the diagonals of the second moments, as a share of their mean."""
     half: bool = True
     """Store codewords as float16, else as float32."""
 
@@ -70,7 +71,7 @@ class _Vectors(Quantizer):
         return Knob("k", 2, most, "log", integer=True, more_bytes="up")
 
     def _lloyd(self, x: Tensor, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(k, d) codewords and (n,) symbols. h: (n, d) weights, 0 where a vector ends."""
+        """(k, d) codewords and (n,) symbols. h: (n, d) weights of the squared errors, 0 at the padding of a vector."""
         n = len(x)
         if not n:
             return x.new_zeros(self.k, self.d), torch.zeros(0, dtype=torch.int64, device=x.device)
@@ -101,8 +102,8 @@ class _Vectors(Quantizer):
         return self.half and bool((book.abs() <= torch.finfo(torch.float16).max).all())
 
     def _metric(self, source: Source) -> tuple[Tensor, list[Tensor] | None]:
-        """(n,) weights of the squared errors, 1 at most: products with weights must stay within float32. And the second
-        moments by tensor, in the same unit, if they are known."""
+        """(n,) weights of the squared errors, at most 1, since products with the network's weights must stay within
+        float32; and the second moments of each tensor, in the same unit, if they are known."""
         if isinstance(source.sensitivity, SecondMoments):
             for tensor, matrix in zip(source.tensors, source.sensitivity.matrices, strict=True):
                 if not Moments.of(matrix).fits(tensor.shape):
@@ -115,7 +116,7 @@ class _Vectors(Quantizer):
     def _refined(
         self, source: Source, h: Tensor, packed: list[Tensor], books: list[Tensor], symbols: Tensor, summed: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """symbols: (vectors, s), each of its own codebook."""
+        """symbols: (vectors, s), numbered within each codebook."""
         m, number = len(books), row_vectors(source.tensors, source.weights, self.d)[1]
         offset = torch.arange(m, device=number.device) if summed else (number % m)[:, None]
         counts = [len(row_vectors((t,), source.weights[t.start : t.stop], self.d)[0]) for t in source.tensors]
@@ -133,7 +134,7 @@ class _Vectors(Quantizer):
             for y in layers:
                 y.choose(book, m, summed)
             cost = sum(y.cost(book) for y in layers)
-            # rounding codewords to float16 may cost more than a round has saved
+            # rounding codewords to float16 may add more error than a round removes
             if cost >= least:
                 break
             best, least = (book, [y.symbols.clone() for y in layers]), cost
@@ -152,7 +153,7 @@ class _Vectors(Quantizer):
 
 
 class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011"):
-    """Vectors of a row's weights, k-means codebooks that take turns along it."""
+    """Product quantization: vectors of a row's weights with k-means codebooks, which alternate along the row."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -179,7 +180,7 @@ class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011
 
 
 class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
-    """Vectors of a row's weights as sums of codewords, each of what the ones before leave."""
+    """Residual vector quantization: vectors of a row's weights as sums of one codeword from each codebook."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"k": 8, "d": 2, "books": 2}, {"k": 4, "d": 4, "books": 3, "half": False}]}
@@ -206,7 +207,7 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
 
 
 def _assigned(x: Tensor, h: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) nearest codeword of each vector in its own metric, and (n,) the squared distance."""
+    """(n,) nearest codeword of each vector in the vector's own metric, and (n,) the squared distances."""
     chosen, cost = [], []
     at_once = max(1, _AT_ONCE // len(book))
     for rows, weight in zip(torch.split(x, at_once), torch.split(h, at_once), strict=True):
@@ -219,6 +220,6 @@ def _assigned(x: Tensor, h: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(values: Tensor, symbols: Tensor, k: int) -> Tensor:
-    """(k, d) sums of each codeword's members, in float64: in what order they are added does not show."""
+    """(k, d) sums of each codeword's members, in float64, so that the order of the sum has no visible effect."""
     sums = torch.zeros(k, values.shape[1], dtype=torch.float64, device=values.device)
     return sums.index_add_(0, symbols, values.double()).float()

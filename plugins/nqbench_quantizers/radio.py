@@ -1,25 +1,26 @@
-"""Bits by group where a bit serves best: equal slopes of rate and distortion [Radio, 2505.03031; 2009.01174].
+"""Bit allocation to groups by equal slopes of their rate-distortion functions [Radio, 2505.03031; 2009.01174].
 
-A group n of weights with deviation S_n about its mean mu_n and mean sensitivity G_n costs, at b bits per weight, about
+The distortion at b bits per weight of a group n of weights, with standard deviation S_n about its mean mu_n and mean
+sensitivity G_n, is about
 
     D_n(b) = G_n S_n^2 2^(-2b)
 
-times a constant, and the sum of all D_n under a budget of bits is least where their slopes are equal
-[2505.03031, equations 5 and 6]::
+times a constant. Under a budget of bits, the sum of all D_n is least where their slopes are equal [2505.03031,
+equations 5 and 6]::
 
     b_n = max(0, log2(G_n S_n^2 / theta) / 2)        theta by bisection, for the mean of all b_n to be ``bits``
 
-* With ``companding`` bits are whole numbers: a group takes one more as long as that lowers its distortion by more than
-  theta a weight, 3/4 G_n S_n^2 4^(-b) > theta. Its 2^b levels are equally far apart in
-  u = (1 + sign(x) (1 - exp(-2^1/2 |x| / 3))) / 2, x = (w - mu_n) / S_n, the compander whose levels are densest where
-  weights of a Laplace distribution are, to the power of 1/3 [2505.03031, section 3.2; Panter and Dite 1951]. A group
-  takes fewer bits where they happen to serve it better. Means and deviations are stored.
-* Without, levels are for an entropy coder, which needs no whole bits and no compander: a grid with the step
-  (12 theta / G_n)^1/2, which gives each group the distortion theta wherever that is less than what it has without a
-  bit (Gish and Pierce 1968).
+* With ``companding``, bits are integers: a group takes one bit more as long as that lowers its distortion by more than
+  theta per weight, 3/4 G_n S_n^2 4^(-b) > theta. Its 2^b levels are equally spaced in u = (1 + sign(x) (1 - exp(-2^1/2
+  |x| / 3))) / 2, x = (w - mu_n) / S_n, the compander for a Laplace distribution: the density of levels is proportional
+  to the cube root of its density [2505.03031, section 3.2; Panter and Dite 1951]. A group takes fewer bits if its error
+  happens to be smaller with them. Means and standard deviations are stored.
+* Without, levels are to be entropy-coded, which needs neither integer bits nor a compander: each group has a grid with
+  the step (12 theta / G_n)^1/2, whose distortion is theta, unless the group's distortion without any bits is less (Gish
+  and Pierce 1968).
 
-Sensitivities are means over a group (its gradients' variance in the paper, which is the ``fisher`` diagonal); without,
-they are 1.
+G_n is the mean sensitivity of a group (in the paper the variance of its gradients, which is the ``fisher`` diagonal),
+or 1 if there is no sensitivity.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ROUNDING = 1e-14
 
 
 class Radio(Quantizer, name="radio", paper="arXiv:2505.03031; arXiv:2009.01174"):
-    """Bits or steps by group at equal slopes of rate and distortion; with bits, companded levels."""
+    """Bits (with companded levels) or steps per group, at equal slopes of the rate-distortion functions."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -55,19 +56,19 @@ class Radio(Quantizer, name="radio", paper="arXiv:2505.03031; arXiv:2009.01174")
     takes = frozenset({"none", "diagonal"})
 
     bits: float = Field(3.0, gt=0, le=12)
-    """Bits per weight, the mean over all: of the levels' numbers, or without companding about those of an entropy
+    """Mean number of bits per weight: of fixed-length levels, or, without companding, approximately of an entropy
     code."""
     companding: bool = True
-    """Whether groups have whole numbers of bits and companded levels; else a step each."""
+    """Whether groups have integer numbers of bits and companded levels; otherwise each has a step."""
     granularity: Granularity = "group"
-    """Which weights share bits or a step: those of all tensors (``global``), of a tensor (``layer``), a channel, a
-    group."""
+    """Which weights share a number of bits or a step: those of all tensors (``global``), of a tensor (``layer``), a
+    channel, a group."""
     group: int = Field(64, ge=1)
     """Consecutive weights of a channel that share them (``granularity: group``)."""
     scales: Kept = "float16"
-    """How deviations or steps are stored; ``codes``: as 8-bit multiples of one float per tensor."""
+    """How standard deviations or steps are stored; ``codes``: as 8-bit multiples of one float per tensor."""
     most: int = Field(8, ge=1, le=12)
-    """The largest number of bits of a group, with companding."""
+    """With companding: the largest number of bits of a group."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))
@@ -91,7 +92,8 @@ class Radio(Quantizer, name="radio", paper="arXiv:2505.03031; arXiv:2009.01174")
     def _companded(
         self, blocks: Blocks, bits: Tensor, scale: Tensor, mean: Tensor
     ) -> tuple[list[Tensor], int]:  # fmt: skip
-        """A matrix of symbols for each of the blocks', and the depth of the table: the most bits of a group."""
+        """A matrix of symbols for each matrix of the blocks, and the depth of the table: the largest number of bits of
+        a group."""
         depth = int(bits.max()) if bits.numel() else 0
         table = torch.from_numpy(table_of("laplace", 2 ** (depth + 1) - 1).copy()).to(scale.device)
         matrices, real = blocks.matrices(), blocks.matrices(torch.ones_like(blocks.source.weights))
@@ -118,7 +120,7 @@ class Radio(Quantizer, name="radio", paper="arXiv:2505.03031; arXiv:2009.01174")
         theta = groups.level(self.bits)
         largest = torch.cat([Blocks.largest(m) for m in blocks.matrices()]).double()
         step = (12 * theta / groups.weight.clamp(min=1e-300)).sqrt()
-        # a step beyond all weights makes zeros of them, whatever it is; weights of one value are one step
+        # any step larger than all weights gives zeros; for equal weights the step is their value
         step = torch.minimum(step, 4 * largest).maximum(largest / _MOST_LEVEL)
         step = torch.where(groups.alike, largest, step)
         entries = Entries.kept_as("step", step.float(), blocks, self.scales)
@@ -134,8 +136,8 @@ class Radio(Quantizer, name="radio", paper="arXiv:2505.03031; arXiv:2009.01174")
 
 
 class _Groups:
-    """Of all groups, in the order of their entries, (E,) float64: count of weights, mean sensitivity G (``weight``),
-    the mean about which it is least, and G S^2 (``cost``); and which are of one value (``alike``)."""
+    """Statistics of all groups, (E,) float64, in the order of their entries: number of weights, mean sensitivity G
+    (``weight``), weighted mean mu, and G S^2 (``cost``); and which groups have equal weights (``alike``)."""
 
     def __init__(self, blocks: Blocks, h: Tensor) -> None:
         real = blocks.matrices(torch.ones_like(h, dtype=torch.float64))
@@ -157,11 +159,11 @@ class _Groups:
         return float((self.count * bits).sum() / self.count.sum().clamp(min=1))
 
     def level(self, bits: float) -> float:
-        """theta of 1/2 log2(cost / theta), clamped at 0, whose mean over all weights is ``bits``."""
+        """The theta for which the mean over all weights of max(0, 1/2 log2(cost / theta)) is ``bits``."""
         return self._bisected(lambda theta: (self.cost / theta).log2().div(2).clamp(min=0), bits)
 
     def whole_bits(self, bits: float, most: int) -> Tensor:
-        """(E,) whole numbers up to ``most``, of a mean of ``bits`` at most."""
+        """(E,) integers up to ``most``, with a mean over all weights of at most ``bits``."""
 
         def taken(theta: float) -> Tensor:
             return ((0.75 * self.cost / theta).log2().div(2).ceil()).clamp(0, most)
@@ -169,7 +171,7 @@ class _Groups:
         return taken(self._bisected(taken, bits)).nan_to_num(0.0)
 
     def _bisected(self, bits_at: Callable[[float], Tensor], bits: float) -> float:
-        """The least theta at which no more than ``bits`` are taken in the mean."""
+        """The least theta at which the mean number of bits is at most ``bits``."""
         largest = float(self.cost.max()) if self.cost.numel() else 0.0
         if largest <= 0:
             return torch.finfo(torch.float64).tiny

@@ -1,4 +1,4 @@
-"""A source's rows, cut into vectors of d weights, as structures of that dimension have them."""
+"""A source's rows cut into vectors of d weights, laid out as in a ``Structure`` of dimension d."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nqbench.api.granularity import rows_of
 
 
 def row_vectors(tensors: Sequence[SourceTensor], values: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """(vectors, d) of all rows, ends filled up with 0; and each vector's number within its row."""
+    """(vectors, d) vectors of all rows, their ends padded with 0; and each vector's index within its row."""
     found, numbers = [], []
     for t, part in zip(tensors, torch.split(values, [t.size for t in tensors]), strict=True):
         rows, length = rows_of(t.shape)

@@ -1,15 +1,15 @@
-"""Rounding to nearest on a grid of b bits, with a scale for each tensor, channel or group: the baseline of all.
+"""Rounding to nearest on a grid of b bits, with a scale for each tensor, channel or group: the common baseline.
 
-For the weights w of one entry of the granularity (``nqbench.api.toolkit.blocks``):
+For the weights w that share a scale (``nqbench.api.toolkit.blocks``):
 
 * symmetric: levels q in [-Q, Q], Q = 2^(b-1) - 1, value = s q, s = max |w| / Q.
 * with a zero point: q in [0, 2^b - 1], value = s (q - z), s = (high - low) / (2^b - 1), z = round(-low / s), where
   low = min(w, 0), high = max(w, 0): 0 is always a level [Jacob et al. 2018, 1712.05877, section 2.1].
 
 ``fit: search`` looks for the scale of the least squared error sum h (w - value)^2, h the sensitivity or 1: the range is
-shrunk to the shares ``shrink`` to 1 of itself, in ``tries`` steps; after each the scale is the least-squares one of the
-levels, s = sum h w l / sum h l^2 (l = q, or q - z), the levels are rounded again, and the best of all is kept
-[as in OCTAV, 2206.06501; the refit is step b of Lloyd's method for one parameter].
+multiplied by ``tries`` factors from ``shrink`` to 1; each time the least-squares scale for the resulting levels is
+taken, s = sum h w l / sum h l^2 (l = q, or q - z), and the levels are rounded again. The best scale of all is kept [as
+in OCTAV, 2206.06501; the refit is step b of Lloyd's method for one parameter].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nqbench.api import Knob, Quantized, Quantizer, Source
 from nqbench.api.toolkit.blocks import Blocks, Entries, Granularity, Kept, per_of
 from nqbench_quantizers.block_levels import extremes, grid_levels, quotient
 
-_AT_ONCE = 1 << 22  # weights: bounds what a search holds
+_AT_ONCE = 1 << 22  # weights searched at a time: bounds the memory
 
 
 class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
@@ -43,9 +43,9 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
     takes = frozenset({"none", "diagonal"})
 
     bits: int = Field(4, ge=2, le=16)
-    """Bits per weight, before entropy coding: 2^bits levels, one less of a symmetric grid."""
+    """Bits per weight, before entropy coding: 2^bits levels, or one less for a symmetric grid."""
     symmetric: bool = True
-    """Whether the grid is symmetric about 0, else it has a zero point."""
+    """Whether the grid is symmetric about 0; otherwise it has a zero point."""
     granularity: Granularity = "channel"
     """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
     group."""
@@ -56,9 +56,9 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
     fit: Literal["max", "search"] = "max"
     """How the scale is chosen: to reach the largest weight, or for the least (sensitivity-weighted) squared error."""
     shrink: float = Field(0.4, gt=0, le=1)
-    """The smallest share of the range that is tried."""
+    """With ``fit: search``: the smallest factor of the range that is tried."""
     tries: int = Field(20, ge=1, le=1000)
-    """Number of shares that are tried."""
+    """With ``fit: search``: the number of factors that are tried."""
 
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))
@@ -91,7 +91,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
 
     @property
     def _ends(self) -> tuple[int, int]:
-        """Lowest and highest level."""
+        """The lowest and the highest level."""
         most = 2 ** (self.bits - 1) - 1
         return (-most, most) if self.symmetric else (0, 2**self.bits - 1)
 
@@ -100,7 +100,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
         return self._ends[0]
 
     def _fitted(self, matrix: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Scale and zero point (0 of a symmetric grid) of each row."""
+        """The scale and the zero point (0 for a symmetric grid) of each row."""
         if self.fit == "max" or not matrix.numel():
             return self._ranged(matrix, 1.0)
         at_once = max(1, _AT_ONCE // matrix.shape[1])
@@ -111,7 +111,7 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
         return torch.cat([s for s, _ in found]), torch.cat([z for _, z in found])
 
     def _ranged(self, matrix: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """For this share of the range of each row."""
+        """The same if each row's range is multiplied by ``share``."""
         if not matrix.numel():
             return matrix.new_zeros(len(matrix)), matrix.new_zeros(len(matrix))
         low, high = extremes(matrix)
@@ -140,7 +140,8 @@ class RTN(Quantizer, name="rtn", paper="arXiv:1712.05877, section 2.1"):
 
 
 def _levels(matrix: Tensor, scale: Tensor, zero: Tensor, lowest: int, highest: int) -> Tensor:
-    """(entries, width) float32 whole numbers: each weight's nearest level; 0's where the scale is 0."""
+    """(entries, width) float32 integers: the nearest level of each weight; where the scale is 0, the level of the value
+    0."""
     return (torch.round(quotient(matrix, scale[:, None])) + zero[:, None]).clamp_(lowest, highest)
 
 

@@ -1,13 +1,16 @@
-"""Fixed codebooks, with a learned scale or without [1707.04319, section 4.2 and its appendix].
+"""Fixed codebooks, with or without a learned scale [1707.04319, section 4.2 and its appendix].
 
 Objective: min over a > 0 and assignments of sum_i h_i (w_i - a c_j(i))^2, the codewords c_j given, h_i = 1 without a
-sensitivity. ``scale: learned`` makes a the one parameter; a number holds it there (``scale: 1``: the codebook itself).
+sensitivity. With ``scale: learned``, a is the only parameter; if ``scale`` is a number, a is fixed (``scale: 1``: the
+codebook itself).
 
 * ``binary``, {-a, a}: sign(w), sign(0) = +1; a = sum h |w| / sum h.
-* ``ternary``, {-a, 0, a}: with |w| in descending order, j* = argmax_j sum_{i<=j} h |w| / sqrt(sum_{i<=j} h), a the mean
-  of those j*, zero where |w| <= a / 2: the exact optimum. With a scale held at a, zero where |w| < a / 2.
-* ``powers-of-two``, {0, +-1, +-1/2, ..., +-2^-C}, and ``fixed``, any codebook: nearest codeword; the scale alternates
-  between assignment and a = sum h w c / sum h c^2, which never raises the objective, from several starts.
+* ``ternary``, {-a, 0, a}: with |w| in descending order, j* = argmax_j sum_{i<=j} h |w| / sqrt(sum_{i<=j} h), a is the
+  mean |w| of those j*, and weights with |w| <= a / 2 are zero: the exact optimum. With a fixed scale a, weights with
+  |w| < a / 2 are zero.
+* ``powers-of-two``, {0, +-1, +-1/2, ..., +-2^-C}, and ``fixed``, any codebook: the nearest codeword. The scale is found
+  by alternating between assignment and a = sum h w c / sum h c^2, which never increases the objective, from several
+  starts.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from torch import Tensor
 from nqbench.api import Knob, Quantized, Quantizer, Source, scalar
 
 _STARTS = 512
-_OCTAVES = 15.0  # how far below the extremes a scale is looked for
-_QUERIES = 1 << 20  # scaled codewords at a time
+_OCTAVES = 15.0  # how far below the extremes the search for a scale begins
+_QUERIES = 1 << 20  # scaled codewords looked up at a time
 _BELOW = -5e-324  # an edge just under zero
 
 
 class _Scaled(Quantizer):
-    """A codebook that does not move, times a scale that may."""
+    """A fixed codebook times a scale, fixed or learned."""
 
     takes = frozenset({"none", "diagonal"})
 
@@ -50,13 +53,14 @@ class _Scaled(Quantizer):
         return alternate(source, table.double())
 
     def edges(self, table: Tensor, scale: float) -> Tensor:
-        """(k - 1,) float64: where cells of the scaled table part; a weight on an edge belongs to the cell below."""
+        """(k - 1,) float64 edges between the cells of the scaled table; a weight on an edge belongs to the lower
+        cell."""
         return scalar.midpoints(table) * scale
 
     def quantize(self, source: Source) -> Quantized:
         table = torch.tensor(self.levels(), dtype=torch.float32, device=source.device)
         learned = self.scale == "learned"
-        # as the decoder will have it
+        # the scale as the decoder has it
         scale = torch.tensor([self.learn(source) if learned else self.scale], dtype=torch.float32, device=source.device)
         edges = self.edges(table, float(scale))
         shift = scalar.offset(source)
@@ -90,7 +94,7 @@ class Binary(_Scaled, name="binary", paper="arXiv:1707.04319, theorem A.2"):
 
 
 class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
-    """{-a, 0, a}: a and the weights that are zeroed chosen together, exactly; or a held at a number."""
+    """{-a, 0, a}: a and the zeroed weights are chosen jointly, with the exact optimum; or a is a fixed number."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"scale": 1}]})
 
@@ -112,7 +116,7 @@ class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
         scale = float(first[best] / h[best])
         if line.exact:
             return scale
-        # the line's bins hold many weights: settle the threshold on the weights themselves
+        # a bin of the sorted weights may hold many: the threshold is determined on the weights themselves
         for _ in range(3):
             half = torch.tensor([scale / 2], dtype=torch.float64, device=source.device)
             sums = scalar.interval_sums(size.weights, size.h, half, 0.0)
@@ -121,7 +125,7 @@ class Ternary(_Scaled, name="ternary", paper="arXiv:1707.04319, theorem A.3"):
 
 
 class PowersOfTwo(_Scaled, name="powers-of-two", paper="arXiv:1707.04319, theorem A.1"):
-    """{0, 1, 1/2, ..., 2^-C} with both signs, times a scale: the nearest one."""
+    """{0, +-1, +-1/2, ..., +-2^-C} times a scale; each weight is rounded to the nearest."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"exponents": 2, "scale": 1}]})
 
@@ -137,7 +141,7 @@ class PowersOfTwo(_Scaled, name="powers-of-two", paper="arXiv:1707.04319, theore
 
 
 class Fixed(_Scaled, name="fixed", paper="arXiv:1707.04319, section 4.2"):
-    """Any codebook of the user's, times a scale: the nearest codeword."""
+    """A codebook given by the user, times a scale; each weight is rounded to the nearest codeword."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"codebook": [-1.0, -0.25, 0.0, 0.25, 1.0], "scale": 1}]})
     _smallest: ClassVar[float] = 1e-30
@@ -158,13 +162,13 @@ class Fixed(_Scaled, name="fixed", paper="arXiv:1707.04319, section 4.2"):
 
 
 def magnitudes(source: Source) -> Source:
-    """|w| as a source of its own, with the same sensitivity; made once."""
+    """|w| as a source, with the same sensitivity; cached."""
     return source.view("magnitudes", lambda s: Source(s.weights.abs(), s.tensors, s.sensitivity))
 
 
 def alternate(source: Source, table: Tensor) -> float:
     """The scale a of an ascending (k,) float64 codebook, by alternation from many starts between the source's extremes
-    and a small fraction of them, all at once; the best end wins."""
+    and a small fraction of them, all at once; the best result is returned."""
     line = scalar.line(source)
     largest = max(abs(x) for x in scalar.extremes(source))
     if largest == 0.0:
@@ -179,22 +183,23 @@ def alternate(source: Source, table: Tensor) -> float:
             scales, gain = rescale(line, table, scales)
         order = gain.argsort(descending=True, stable=True)[:survivors]
         scales, gain = scales[order], gain[order]
-    # where no scale lowers the error (a codebook of one sign, weights of the other) all is 0
+    # where no scale lowers the error (a codebook of one sign, weights of the other) the scale is 0
     return float(scales[0]) if float(gain[0]) > 0 or 0.0 in table else 0.0
 
 
 def rescale(line: scalar.Line, table: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """One alternation for each of (s,) scales: weights to their nearest codeword, then a = sum h w c / sum h c^2.
+    """One alternation for each of (s,) scales: weights are assigned to their nearest codeword, then a = sum h w c / sum
+    h c^2.
 
-    Returns the new scales, and by how much each lies below a scale of 0: sum h w^2 less the objective,
-    (sum h w c)^2 / sum h c^2.
+    Returns the new scales, and how much each lowers the objective against a scale of 0: sum h w^2 minus the objective,
+    which is (sum h w c)^2 / sum h c^2.
     """
     edges = (scales[:, None] * scalar.midpoints(table)).reshape(-1)
     inner = line.cut(edges)[1:-1].reshape(scales.numel(), -1)
     ends = torch.tensor([0, line.points.numel()], device=inner.device).expand(scales.numel(), 2)
     positions = torch.cat([ends[:, :1], inner, ends[:, 1:]], 1)
     h = torch.diff(line.h[positions])
-    whole = torch.diff(line.hw[positions]) + line.shift * h  # sum h w, as the line's sums are about its shift
+    whole = torch.diff(line.hw[positions]) + line.shift * h  # sum h w: hw is about the shift
     cross, square = (whole * table).sum(1), (h * table * table).sum(1)
     usable = (cross > 0) & (square > 0)
     square = torch.where(usable, square, 1.0)

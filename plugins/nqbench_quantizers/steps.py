@@ -1,9 +1,10 @@
-"""The sizes of the levels' steps, one for all tensors or one for each; and tensors of one value, which have no step.
+"""The step of a grid, one for all tensors or one for each; and tensors whose weights are all equal, which define no
+step.
 
-A tensor whose weights are all the same has a standard deviation of 0, and nothing follows from it. Under steps in
-standard deviations it takes no part in the quantization: some level L that the others use is its symbol, and its own
-scale c / L makes that level its value c, exactly or one rounding (of scale or value) away. Under a dither, which is
-added to each level, it is within half of its step, |c| / 2L, and a tensor of zeros is exact.
+A tensor whose weights all have the value c has a standard deviation of 0, so that a step in standard deviations would
+be 0. Such a tensor is left out of the quantization: its symbol is a level L that the others use, and its own scale c /
+L makes this level c, exactly or up to one rounding of scale or value. With a dither, which is added to each level, the
+error is at most half of its step, |c| / 2L, and a tensor of zeros is exact.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from nqbench.api import Diagonal, Former, Quantized, SecondMoments, Source, Sour
 from nqbench.api.quantized import GRIDS
 
 FORMER_STEPS = Former("granularity", {"shared": "global", "std": "layer"})
-"""What the parameter ``granularity`` of a grid was called, and said, before."""
+"""Former name and values of a grid's parameter ``granularity``."""
 SMALLEST_STEP = 2.0**-149
-"""The smallest float32 number: a step that would be smaller is this, of which every weight is a multiple."""
-_LEVELS = 1 << 10  # levels that are looked at, at either end
+"""The smallest positive float32 number, of which every weight is a multiple; smaller steps are raised to it."""
+_LEVELS = 1 << 10  # levels tried at either end of the alphabet
 
 
 def step_scales(source: Source, granularity: Literal["global", "layer"]) -> Tensor:
-    """(1,) or, for ``layer``, (tensors,) float64 on the CPU: what each tensor's step is a multiple of.
+    """(1,) or, for ``layer``, (tensors,) float64 on the CPU: the unit of each tensor's step.
 
-    1, or the standard deviation of the tensor's weights; of tensors without weights 1."""
+    1, or for ``layer`` the standard deviation of the tensor's weights (1 for tensors without weights)."""
     if granularity == "global":
         return torch.ones(1, dtype=torch.float64)
     std = [scalar.moments(_alone(source, t))[1] if t.size else 1.0 for t in source.tensors]
@@ -36,12 +37,13 @@ def step_scales(source: Source, granularity: Literal["global", "layer"]) -> Tens
 
 
 def steps_of(step: float, scales: Tensor) -> Tensor:
-    """float32 multiples of the scales, none of them rounded to 0."""
+    """(scales,) float32: step times each scale, none of them rounded to 0."""
     return (step * scales).clamp_min(SMALLEST_STEP).float()
 
 
 def beside_constants(source: Source, quantize: Callable[[Source], Quantized]) -> Quantized:
-    """``quantize`` of the tensors that have a deviation, with a scale a tensor; the others beside them."""
+    """``quantize`` of the tensors whose weights differ, with a scale per tensor, and the tensors of equal weights added
+    to its result."""
     fixed = [_value(source, t) for t in source.tensors]
     if all(value is None for value in fixed):
         return quantize(source)
@@ -59,7 +61,7 @@ def _alone(source: Source, tensor: SourceTensor) -> Source:
 
 
 def _value(source: Source, tensor: SourceTensor) -> float | None:
-    """The value of all the tensor's weights; None where they differ, or there are none."""
+    """The common value of the tensor's weights; None if they differ or there are none."""
     if not tensor.size:
         return None
     low, high = source.weights[tensor.start : tensor.stop].aminmax()
@@ -67,7 +69,7 @@ def _value(source: Source, tensor: SourceTensor) -> float | None:
 
 
 def _others(source: Source, fixed: list[float | None]) -> Source:
-    """The source with the tensors of one value emptied, which keeps every tensor's place."""
+    """The source with the tensors of equal weights emptied, so that every tensor keeps its index."""
     tensors, kept, start = [], [], 0
     for tensor, value in zip(source.tensors, fixed, strict=True):
         size = tensor.size if value is None else 0
@@ -101,7 +103,7 @@ def _put_beside(source: Source, fixed: list[float | None], q: Quantized) -> Quan
 
 
 def _with_a_level(q: Quantized) -> Quantized:
-    """The result, with a level of 1 more where it has none but 0."""
+    """The result, with a level 1 added if 0 is its only level."""
     if bool((_levels(q)[1] != 0).any()):
         return q
     if q.form in GRIDS:
@@ -112,7 +114,7 @@ def _with_a_level(q: Quantized) -> Quantized:
 
 
 def _levels(q: Quantized) -> tuple[Tensor, Tensor]:
-    """(s,) int32 symbols at either end of the alphabet, and their (s,) float32 levels before the scale."""
+    """(s,) int32 symbols at both ends of the alphabet, and their (s,) float32 levels before the scale."""
     device = q.symbols.device
     ends = torch.arange(min(_LEVELS, q.alphabet), dtype=torch.int32, device=device)
     symbols = torch.unique(torch.cat([ends, q.alphabet - 1 - ends]))
@@ -124,7 +126,7 @@ def _levels(q: Quantized) -> tuple[Tensor, Tensor]:
 
 
 def _exact(value: float, levels: Tensor) -> tuple[int, Tensor]:
-    """Which level becomes the value, by which scale: the one that gives it best, of equals the largest."""
+    """The index of the level and the scale whose product is nearest to the value; of equal ones, the largest level."""
     wanted = levels.new_tensor(value)
     used = levels != 0
     scales = torch.where(used, wanted / torch.where(used, levels, 1.0), 0.0)

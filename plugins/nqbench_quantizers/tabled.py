@@ -1,11 +1,14 @@
-"""Four- and eight-bit floats, and the quantiles of a normal distribution: tables by a rule, with a scale a block.
+"""Four- and eight-bit floats, and the quantiles of a normal distribution: tables defined by a rule, with a scale per
+block.
 
 For the weights w of a block: value = s table[symbol], s = max |w| / max table, the symbol of the nearest entry. The
-tables (``nqbench.api.tables``) cost no bytes; only scales do, and ``scales: codes`` stores them in 8 bits against a
-float a tensor (double quantization, QLoRA, 2305.14314, section 3; there in blocks of 256 about their mean).
+tables (``nqbench.api.tables``) cost no bytes; only scales do, and ``scales: codes`` stores them as 8-bit multiples of a
+float per tensor (double quantization, QLoRA, 2305.14314, section 3; there, in blocks of 256 with their mean
+subtracted).
 
 ``powers`` takes the powers of two of OCP's microscaling formats (MX 1.0, section 6.3): s = 2^(floor(log2 max |w|) - e),
-e the exponent of the table's largest entry (2 of fp4, 8 of e4m3, 15 of e5m2); weights beyond it go to its last entry.
+e the exponent of the table's largest entry (2 for fp4, 8 for e4m3, 15 for e5m2); weights beyond the largest entry are
+rounded to it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from nqbench_quantizers.block_levels import cells, extremes
 
 
 class _Tabled(Quantizer):
-    """A table by rule, and a scale for each block."""
+    """A table defined by a rule, and a scale for each block."""
 
     granularity: Granularity = "group"
     """Which weights share a scale: those of all tensors (``global``), of a tensor (``layer``), an output channel, or a
@@ -34,11 +37,11 @@ class _Tabled(Quantizer):
     """How scales are stored; ``codes``: as 8-bit multiples of one float per tensor (double quantization)."""
 
     def rule(self) -> tuple[str, int]:
-        """The table's name, and its number of entries."""
+        """The table's name and its number of entries."""
         raise NotImplementedError
 
     def scale_of(self, largest: Tensor, most: float) -> Tensor:
-        """The scale of blocks whose largest magnitudes are given. most: the table's."""
+        """The scale of blocks whose largest magnitudes are given. most: the table's largest entry."""
         return largest / most
 
     def quantize(self, source: Source) -> Quantized:
@@ -79,12 +82,12 @@ class NF4(_Tabled, name="nf4", paper="QLoRA, arXiv:2305.14314"):
 
 
 class _Float(_Tabled):
-    """A float of few bits."""
+    """A floating-point format of few bits."""
 
     exponents: ClassVar[dict[str, int]] = {"fp4": 2, "e4m3": 8, "e5m2": 15}
 
     powers: bool = False
-    """Scales are powers of two (OCP's microscaling formats)."""
+    """Whether scales are powers of two (OCP's microscaling formats)."""
 
     def scale_of(self, largest: Tensor, most: float) -> Tensor:
         if not self.powers:
@@ -119,7 +122,7 @@ class FP8(_Float, name="fp8", paper="OCP 8-bit Floating Point 1.0"):
     scales: Kept = "float32"
     """How scales are stored; ``codes``: as 8-bit multiples of one float per tensor (double quantization)."""
     layout: Literal["e4m3", "e5m2"] = "e4m3"
-    """Bits of exponent and mantissa."""
+    """Number of bits of exponent and mantissa."""
 
     def rule(self) -> tuple[str, int]:
         return self.layout, {"e4m3": 253, "e5m2": 247}[self.layout]

@@ -4,12 +4,12 @@ Thresholds are spaced by one step s: ``zero: center`` puts them at (i + 1/2) s, 
 cell, ``zero: edge`` at i s. Each cell that has members gets one codeword:
 
 * ``centroids: mean``: the mean of its members, c_j = sum h w / sum h, which minimizes sum h (w - c_j)^2. The result is
-  a look-up table without the empty cells. The cell around zero gets its members' mean as well, which is close to 0 but
-  not 0; ``fixed_zero`` holds it at exactly 0, so that ``positions: zero`` can merge it with pruned weights.
+  a look-up table without the empty cells. The cell around zero gets the mean of its members as well, which is close to
+  0 but not 0; with ``fixed_zero`` it is exactly 0, so that ``positions: zero`` can merge it with pruned weights.
 * ``centroids: middle``: the middle of the cell. The result stays on the grid, and its only parameter is the step.
 
 ``granularity: layer`` gives each tensor t the step s * sigma_t (sigma_t its standard deviation): all tensors share one
-codebook of w / sigma_t, and sum h sigma_t^2 (w / sigma_t - c_j)^2 is what its means minimize.
+codebook of w / sigma_t, and its means minimize sum h sigma_t^2 (w / sigma_t - c_j)^2.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LARGEST_CELL = 1 << 23  # (cell + 1/2) is exact in float32 up to here
 
 
 class Uniform(Quantizer, name="uniform", paper="arXiv:1612.01543, section 4.1"):
-    """Equally spaced thresholds; each cell deploys as the mean of its members, or as its middle."""
+    """Equally spaced thresholds; each cell is decoded as the mean of its members, or as its middle."""
 
     takes = frozenset({"none", "diagonal"})
     former_fields = {"steps": FORMER_STEPS}
@@ -128,7 +128,7 @@ def _with_scales(source: Source, cell: Tensor, count: int, scales: Tensor) -> Qu
     sizes = torch.tensor(source.sizes)
     spread = scales.repeat_interleave(sizes).to(source.device)
     h = spread.double().square() if source.h is None else source.h * spread.double().square()
-    # in units of its mean: as it is, float32 may not hold it
+    # in units of its mean, since absolute values may exceed float32
     relative = Source(source.weights / spread, source.tensors, Diagonal(h / h.mean()))
     q = scalar.from_symbols(relative, cell, count)
     side = {"scale": scales.to(source.device)}
@@ -136,10 +136,10 @@ def _with_scales(source: Source, cell: Tensor, count: int, scales: Tensor) -> Qu
 
 
 def grid_cells(source: Source, steps: list[float], zero: Literal["center", "edge"]) -> tuple[Tensor, int, int]:
-    """The cell that each weight falls in, less the lowest: ((n,) int32, lowest, highest).
+    """The cell of each weight, counted from the lowest: ((n,) int32, lowest, highest).
 
     Cell i is round(w / step) (half to even) for ``center`` and floor(w / step) for ``edge``, in float64: the same on
-    every device. steps: one, or one a tensor.
+    every device. steps: one, or one per tensor.
     """
     spans = [(t.start, t.stop) for t in source.tensors] if len(steps) > 1 else [(0, source.n)]
     ends = [
@@ -185,7 +185,7 @@ def step_for(low: float, high: float, k: int, zero: Literal["center", "edge"]) -
         return _index(high, at, zero) - _index(low, at, zero) + 1
 
     short, enough = (high - low) / k, (high - low) / (k - 1)
-    while count(enough) > k:  # two cells cannot straddle zero with one in its middle, say
+    while count(enough) > k:  # e.g. two cells, one centred at zero, and weights on both sides
         enough *= 2
         if enough > 1e30 * (high - low):
             raise BadInput(f"no grid with zero on its {zero} covers the weights in {k} cells")

@@ -1,15 +1,16 @@
-"""A step for each column, so that all columns of a layer add the same to its output's error [WaterSIC, 2603.04956].
+"""A step for each column, so that all columns of a layer contribute equally to its output error [WaterSIC, 2603.04956].
 
-With H = M D M^T of a layer's inputs (``feedback``), error feedback leaves sum_j d_j e_j^2, e_j within a step s_j of 0.
-For a given product of the steps, which sets the rate at high resolution, that is least where all d_j s_j^2 are equal:
+With the second moments H = M D M^T of a layer's inputs (``feedback``), the output error after error feedback is sum_j
+d_j e_j^2, with |e_j| of the order of the step s_j. For a given product of the steps, which determines the rate at high
+resolution, this is least where all d_j s_j^2 are equal:
 
     s_j = step * g / l_j,        l_j = d_j^(1/2), the diagonal of H's Cholesky factor, g the geometric mean of the l_j
 
-(the paper's alpha_i proportional to 1 / l_ii). Where all d_j are alike it is ``gptq``; entropy coding gives columns of
-small steps their bits. Steps are stored as float16, one for each column of a tensor.
+(the paper's alpha_i proportional to 1 / l_ii). Where all d_j are equal, the method is ``gptq``. Columns with small
+steps take more bits, by entropy coding. Steps are stored as float16, one for each column of a tensor.
 
-With the steps s the layer is that of the columns w_j / s_j and of the second moments S H S, S = diag(s): all that
-``gptq`` can do (prices, beams, descents, order) is done there, with steps of 1.
+The problem with steps s is that of the columns w_j / s_j under the second moments S H S, S = diag(s), with steps of 1,
+so that everything ``gptq`` offers (prices, beams, descents, order) applies to it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from nqbench_quantizers.gptq import GPTQ, LARGEST_LEVEL
 
 
 class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
-    """Error feedback on grids with a step for each column, all of which then add the same to the output's error."""
+    """Error feedback with a step for each column, such that all columns contribute equally to the output error."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}, {"step": 0.05, "act_order": True}]}
@@ -35,7 +36,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
     @model_validator(mode="after")
     def _no_grid_of_its_own(self) -> WaterSIC:
         if self.dither or self.bits is not None:
-            raise ValueError("watersic has neither a dither nor fixed bits")
+            raise ValueError("watersic cannot be combined with a dither or fixed bits")
         return self
 
     def quantize(self, source: Source) -> Quantized:
@@ -49,7 +50,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
             known = self._moments(tensor, h.double())
             m = Per("column").entries(tensor.shape)
             if known.layout or known.diagonal or known.gram.shape[2] != m:
-                # a row of the file is not what an output multiplies its inputs with: one step for all
+                # the tensor's rows do not correspond to outputs: one step for all columns
                 steps.append(torch.full((m,), mean, device=source.device))
                 levels, figures = self._tensor(source, tensor, h.double(), mean)
             else:
@@ -73,7 +74,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         )  # fmt: skip
 
     def _column_steps(self, h: Tensor, mean: float) -> Tensor:
-        """(m,) float32 steps of geometric mean ``mean``, as stored. h: (groups, m, m)."""
+        """(m,) float32 steps with the geometric mean ``mean``, rounded as they are stored. h: (groups, m, m)."""
         diagonal = h.diagonal(dim1=1, dim2=2)
         columns = feedback.order(diagonal, self.act_order)
         _, gain = feedback.factor(feedback.among(h, columns), self.damping)
@@ -82,7 +83,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         if not bool(alive.any()):
             alive = torch.ones_like(alive)
         relative = logs[alive].mean() - logs
-        # a dead input's step is of no matter: it must not be beyond what a float holds
+        # the step of a dead input has no effect, but must be a finite float
         relative = torch.where(alive, relative, relative[alive].max())
         steps = (mean * relative.exp()).float()
         half = steps.half().float()
@@ -92,7 +93,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
     def _in_steps(
         self, source: Source, tensor: SourceTensor, h: Tensor, steps: Tensor
     ) -> tuple[Tensor, tuple[float, float]]:
-        """(kept,) levels of one tensor, and its figures: ``gptq`` of the columns in their steps."""
+        """(kept,) levels of one tensor, and its statistics: ``gptq`` applied to the columns divided by their steps."""
         matrix = steps.expand(tensor.shape[0] if tensor.shape else 1, -1)
         own = matrix.reshape(-1) if tensor.mask is None else matrix.reshape(tensor.shape)[tensor.mask]
         weights = source.weights.clone()

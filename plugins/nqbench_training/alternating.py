@@ -1,8 +1,8 @@
 """Trainings that alternate between moving real weights and quantizing them (arXiv:1707.04319).
 
-Both start at the reference weights with theta from direct compression, and both end at w = Delta(theta). One is
-resumable in the middle: after every quantization the network, the groups and the multipliers are written to the
-task's workdir, and inside a pass of training the loop keeps its own checkpoint.
+Both start at the reference weights, with theta from direct compression, and both end at w = Delta(theta). An
+interrupted alternation can be resumed: after every quantization the network, the groups and the multipliers are written
+to the task's workdir, and within a pass of training the training loop keeps its own checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILE = "alternation.safetensors"
 
 
 class Alternation:
-    """Where an alternation stands: theta (groups), its weights Delta(theta), the multipliers l, the next iteration."""
+    """State of an alternation: theta (groups), its weights Delta(theta), the multipliers l, the next iteration."""
 
     def __init__(self, task: Task, groups: tuple[Group, ...]) -> None:
         self.task = task
@@ -61,22 +61,22 @@ class Alternation:
 
 
 class Alternating(Optimised):
-    """What both share beside the loop's recipe."""
+    """What both share besides the recipe of the training loop."""
 
     resense: bool = False
     """Whether the sensitivity is estimated again before each quantization, for the current weights, instead of only
-    once before the first. This takes the time of the sensitivity every time."""
+    once before the first; each estimate takes the full time of the sensitivity."""
 
     def sensed(self, task: Task) -> Mapping[str, Tensor] | None:
-        """The sensitivity of the network as it stands; None: the trial's own serves."""
+        """The sensitivity of the current network; None: the trial's own is used."""
         return task.sense() if self.resense else None
 
 
 class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
-    """iDC: train from the quantized weights, quantize, and again; ends on a quantization."""
+    """Iterated direct compression: training from the quantized weights and quantization, in alternation."""
 
     iterations: int = Field(10, ge=1)
-    """Passes of training and quantizing; ``epochs`` is the length of one."""
+    """Number of iterations of training and quantizing; ``epochs`` is the length of each training."""
     decay: float = Field(1.0, gt=0, le=1)
     """Factor of the learning rate from one iteration to the next."""
 
@@ -98,11 +98,11 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
 
 
 class Penalized(Alternating):
-    """The augmented Lagrangian's L steps, for mu_j = mu0 * growth^j: SGD on L(w) + mu/2 |w - target|^2, the target
-    Delta(theta) + l/mu, its learning rate clipped at 1/mu."""
+    """The L steps of the augmented Lagrangian, for mu_j = mu0 * growth^j: SGD on L(w) + mu/2 |w - target|^2 with the
+    target Delta(theta) + l/mu and a learning rate of at most 1/mu."""
 
     lr: float = Field(0.09, gt=0)
-    """Learning rate of the first L step, clipped at 1/mu in each."""
+    """Learning rate of the first L step; in each L step it is at most 1/mu."""
     decay: float = Field(0.98, gt=0, le=1)
     """Factor of the learning rate from one L step to the next."""
     epochs: int = Field(20, ge=1)
@@ -116,12 +116,12 @@ class Penalized(Alternating):
     growth: float = Field(1.1, ge=1)
     """Factor of the penalty from one iteration to the next."""
     iterations: int = Field(40, ge=1)
-    """L and C steps."""
+    """Number of pairs of an L and a C step."""
     multipliers: bool = True
-    """Augmented Lagrangian; ``false``: the quadratic penalty alone (l = 0)."""
+    """Whether to use the augmented Lagrangian; ``false``: the quadratic penalty alone (l = 0)."""
 
     def l_step(self, task: Task, j: int, targets: Mapping[str, Tensor], checkpoint: str | Path) -> None:
-        """Move the network's weights. targets: name -> Delta(theta) + l/mu."""
+        """Train the network's weights towards the targets. targets: name -> Delta(theta) + l/mu."""
         mu = self.mu0 * self.growth**j
         pulled = [(task.parameter(name), target, task.masks.get(name)) for name, target in targets.items()]
 
@@ -148,9 +148,9 @@ class LearningCompression(
 ):
     """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
 
-    L step: SGD on L(w) + mu/2 |w - Delta(theta) - l/mu|^2, its learning rate clipped at 1/mu; C step: the quantizer on
-    w - l/mu, started from the last theta; then l <- l - mu (w - Delta(theta)). A later ``batchnorm`` in the list
-    re-estimates statistics, which here are those of the last real weights.
+    L step: SGD on L(w) + mu/2 |w - Delta(theta) - l/mu|^2 with a learning rate of at most 1/mu; C step: the quantizer
+    on w - l/mu, started from the last theta; then l <- l - mu (w - Delta(theta)). Batch-norm statistics at the end are
+    those of the last real-valued weights; a ``batchnorm`` later in the list re-estimates them.
     """
 
     alpha: float | None = Field(None, gt=0)
@@ -159,7 +159,7 @@ class LearningCompression(
     """The quantizer's parameter that ``alpha`` sets."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
-        task = replace(task)  # its quantizer changes with mu where alpha is given
+        task = replace(task)  # the quantizer changes with mu if alpha is given
         mu = self.mu0
         compress = self._c_step(task)
         groups = compress(mu, task.weights(), None) if start is None else start.groups

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of the quantized network, re-estimated on training images."""
+"""Batch-norm statistics of the quantized network, re-estimated on training samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class BatchNorm(Training, name="batchnorm"):
     """Running means and variances become those of the quantized network; nothing else changes.
 
-    They are plain averages over whole batches of the first training samples, not exponential ones. Free of labels.
+    They are plain averages over whole batches of the first training samples, not exponential ones. Labels are not used.
     """
 
     samples: int = Field(5000, ge=2)
@@ -32,7 +32,8 @@ class BatchNorm(Training, name="batchnorm"):
 
 
 def reestimate(task: Task, samples: int, batch_size: int) -> bool:
-    """Set the running statistics of the task's network to what the first training samples give; whether it has any."""
+    """Set the running statistics of the task's network to those of the first training samples. Returns whether the
+    network has any batch norms."""
     norms = [m for m in task.module.modules() if isinstance(m, NORMS) and m.track_running_stats]
     if not norms:
         return False

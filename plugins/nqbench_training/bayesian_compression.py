@@ -1,4 +1,5 @@
-"""Bayesian compression: scales shared by the weights of a unit, and priors that push whole units out (1705.08665)."""
+"""Bayesian compression: scales shared by the weights of a unit, with priors under which whole units are pruned
+(1705.08665)."""
 
 from __future__ import annotations
 
@@ -29,11 +30,11 @@ Axis = Literal[0, 1]
 
 
 class BayesianCompression(Variational, Pruner, name="bayesian-compression", paper="arXiv:1705.08665"):
-    """w = z mu + noise with a scale z for each input of a linear layer, each filter of a convolution; units go by z.
+    """w = z mu + noise, with a scale z per input of a linear layer or filter of a convolution; units are pruned by z.
 
-    ``jeffreys``: q(z) = N(mu_z, sigma_z^2) against a log-uniform prior; a unit goes where log(sigma_z^2 / mu_z^2)
-    passes ``threshold``. ``horseshoe``: z = sqrt(s_a s_b a b), all log-normal, against half-Cauchy priors; a unit goes
-    where -log mode(z) does. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
+    ``jeffreys``: q(z) = N(mu_z, sigma_z^2) against a log-uniform prior; a unit is pruned if log(sigma_z^2 / mu_z^2)
+    exceeds ``threshold``. ``horseshoe``: z = sqrt(s_a s_b a b), all log-normal, against half-Cauchy priors; a unit is
+    pruned if -log mode(z) exceeds it. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
     """
 
     model_config = ConfigDict(
@@ -47,14 +48,14 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     )
 
     prior: Literal["jeffreys", "horseshoe"] = "jeffreys"
-    """Normal-Jeffreys, or the horseshoe."""
+    """The prior: normal-Jeffreys, or the horseshoe."""
     threshold: float | None = None
-    """The score above which a unit is pruned; none: -3 for ``jeffreys``, 0 for ``horseshoe``. The paper sets one a
-    layer by looking at the histogram; ``keep`` asks for a share instead."""
+    """The score above which a unit is pruned; none: -3 for ``jeffreys``, 0 for ``horseshoe``. The paper chooses one for
+    each layer from a histogram; ``keep`` gives the share of kept weights instead."""
     tau: float = Field(1e-5, gt=0)
     """The horseshoe's global scale tau_0; smaller is sparser."""
     log_variance: float = -9.0
-    """log sigma^2 at the start, of weights and scales."""
+    """Initial log sigma^2 of weights and scales."""
 
     def posterior(self, task: Task) -> Posterior:
         if not any(n.endswith(".weight") and is_local(task.layer(n)) for n in task.names):
@@ -68,8 +69,8 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
 
 
 class ScaledUnits:
-    """mu, the network's own weights, their variances, and the scales' posteriors. Layers that are neither linear nor
-    convolutions stay as they are."""
+    """mu (the network's own weights), their variances, and the posteriors of the scales. Layers that are neither linear
+    nor convolutions stay as they are."""
 
     def __init__(self, task: Task, prior: str, tau: float, log_variance: float) -> None:
         self.task = task
@@ -97,7 +98,8 @@ class ScaledUnits:
 
     # -- scales ------------------------------------------------------------------------------------------------------
     def _logs(self, name: str) -> tuple[Tensor, Tensor]:
-        """(units,) mean and variance of log z, horseshoe: half the sums over the four factors (a quarter)."""
+        """(units,) mean and (units,) variance of log z for the horseshoe: half the sum of the four factors' means, a
+        quarter of the sum of their variances."""
         get = self.leaves.__getitem__
         kinds = ("s_a", "s_b", "a", "b")
         mean = sum((get(f"{name}/{k}_mean") for k in kinds), start=torch.zeros((), device=self.task.device)) / 2
@@ -107,7 +109,7 @@ class ScaledUnits:
         return mean, spread / 4
 
     def scale(self, name: str) -> tuple[Tensor, Tensor]:
-        """(units,) mean and variance of z."""
+        """(units,) mean and (units,) variance of z."""
         if self.prior == "jeffreys":
             return self.leaves[f"{name}/mean"], self.leaves[f"{name}/scale_log_variance"].exp()
         mean, spread = self._logs(name)
@@ -171,7 +173,7 @@ class ScaledUnits:
 
     # -- what is left ------------------------------------------------------------------------------------------------
     def _over(self, name: str, units: Tensor) -> Tensor:
-        """Values of units, of a shape that goes with the parameter's."""
+        """Values of units, reshaped to broadcast with the parameter."""
         w = self.task.parameter(name)
         return units.reshape([-1 if axis == self.axis[name] else 1 for axis in range(w.dim())])
 

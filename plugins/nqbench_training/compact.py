@@ -1,6 +1,7 @@
 """Layers that compute only what is left of them: outputs that are cut are 0, inputs that are always 0 are passed over.
 
-The same network up to the rounding of sums, as much faster as it is smaller. What is passed over gets the gradient 0.
+The network computes the same up to the rounding of sums, faster in proportion to its size. Weights that are skipped get
+the gradient 0.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _EXAMPLES = 256
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """What is left of a layer: ``rows``, indices of outputs, and ``columns``, indices of inputs (or channels)."""
+    """The remaining part of a layer: ``rows``, indices of outputs, and ``columns``, indices of inputs (or channels)."""
 
     rows: Tensor
     columns: Tensor
 
     def over(self, shape: torch.Size) -> Tensor:
-        """Bool of the shape of a weight (outputs, inputs, ...) or a bias (outputs,): True where it is left."""
+        """Bool of the shape of a weight (outputs, inputs, ...) or a bias (outputs,): True in the remaining part."""
         found = torch.zeros(shape, dtype=torch.bool, device=self.rows.device)
         if len(shape) == 1:
             found[self.rows] = True
@@ -40,15 +41,16 @@ class Live:
 
 
 def can_be_compact(layer: nn.Module) -> bool:
-    """Linear layers and convolutions without groups."""
+    """Whether the layer is a linear layer or a convolution without groups."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1)
 
 
 def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
-    """name -> what is left of each layer that can be compact, where outputs ``rows`` (bool by name) are left of some.
+    """name -> the remaining part of each layer that can be compact, if of some layers only the outputs ``rows`` (bool
+    by name) remain.
 
-    Which inputs are always 0 then is tried: each layer gives noise in place of its outputs, 0 where they are cut, so
-    that what is 0 in all of 256 examples behind activations, pooling and reshaping is so by structure.
+    Which inputs are then always 0 is found by a forward pass in which each layer outputs noise, and 0 for the outputs
+    that are cut: an input that is 0 in all of 256 examples, after activations, pooling and reshaping, is always 0.
     """
     layers = {n: network.layer(n) for n in network.names if n.endswith(".weight") and can_be_compact(network.layer(n))}
     seen: dict[str, Tensor] = {}
@@ -79,20 +81,21 @@ def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
 
 
 def _noise_for(batch: Batch) -> Batch:
-    """The batch with noise for its first tensor, if that is of floats: data may be 0 in all of a few examples."""
+    """The batch with its first tensor, if of floats, replaced by noise: in a few examples of the data an input may be 0
+    by chance."""
     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].is_floating_point():
         return (torch.randn_like(batch[0]), *batch[1:])
     return batch
 
 
 def _axis(layer: nn.Module, x: Tensor) -> int:
-    """Where inputs or outputs lie in a layer's activations, counted from the end."""
+    """The axis of the inputs or outputs in a layer's activations, counted from the end."""
     return -1 if isinstance(layer, nn.Linear) else -(layer.weight.dim() - 1)  # type: ignore[operator]
 
 
 @contextmanager
 def compact(network: Network, live: Mapping[str, Live]) -> Iterator[None]:
-    """Inside the block layers compute what is left of them alone; biases of outputs that are cut count as 0."""
+    """Inside the block, layers compute only their remaining parts; biases of outputs that are cut count as 0."""
     with ExitStack() as stack:
         for name, part in live.items():
             layer = network.layer(name)

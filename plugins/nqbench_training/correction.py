@@ -1,12 +1,12 @@
-"""Weights for which a layer behind quantized ones comes nearest to its outputs in the real-valued network.
+"""Weights with which a layer that follows quantized layers best reproduces its outputs in the real-valued network.
 
-A row w gave w x in the network as trained; behind quantized layers its inputs are x', not x. The row nearest to the old
-outputs is w' = argmin E (w x - w' x')^2 + damping |w' - w|^2, that is
+In the trained network a row w computes w x; after quantized layers its inputs are x' instead of x. The row that best
+reproduces the old outputs is w' = argmin E (w x - w' x')^2 + damping |w' - w|^2, that is
 
     w' = w + w E[(x - x') x'^T] (E[x' x'^T] + damping I)^-1,
 
-and it is w', not w, that the layer's quantization should aim at (arXiv:2504.02692 derives the same for GPTQ). Damped,
-directions in which the samples say little keep the trained weights.
+and the layer's quantization should approximate w' instead of w (arXiv:2504.02692 derives the same for GPTQ). Because of
+the damping, the trained weights are kept in directions about which the samples contain little information.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def corrected(
     mask: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """w' of a layer's weight, 0 in pruned places: argmin E (w x - w' x')^2 + ridge |w' - start|^2.
+    """w' for a layer's weight, 0 where it is pruned: argmin E (w x - w' x')^2 + ridge |w' - start|^2.
 
-    weight: (O, ...), what gave the outputs to come near to; moments: (G, m, m) E[x' x'^T]; missing: (O, m)
-    E[w (x - x') x'^T], None for 0; damping: ridge as a share of the moments' mean diagonal; mask: of weight's shape,
-    True where kept; start: of weight's shape, its pruned places count as 0; default: ``weight``. Without inputs the
-    kept weights stay as they are.
+    weight: (O, ...), the weights of the outputs to be reproduced; moments: (G, m, m) E[x' x'^T]; missing: (O, m) E[w (x
+    - x') x'^T], None for 0; damping: ridge as a share of the moments' mean diagonal; mask: of weight's shape, True
+    where kept; start: of weight's shape, pruned entries count as 0, default ``weight``. If all inputs are 0, the kept
+    weights stay as they are.
     """
     groups, m = moments.shape[:2]
     h = moments.double()
@@ -54,7 +54,8 @@ def corrected(
 def moved_towards(
     weight: Tensor, moments: Moments, missing: Tensor, damping: float, share: float, mask: Tensor | None = None
 ) -> Tensor:
-    """The share of the way from a weight of any layout to its ``corrected`` rows. missing: as ``moments.rows``."""
+    """A weight of any layout, moved by a share of the way towards its ``corrected`` rows. missing: laid out as
+    ``moments.rows``."""
     rows = moments.rows(weight)
     kept = None if mask is None else moments.rows(mask)
     nearest = corrected(rows, moments.gram, missing, damping, kept)
@@ -70,7 +71,7 @@ def damped(h: Tensor, damping: float) -> Tensor:
 
 
 def conjugate_gradients(h: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """X, 0 outside the mask, with X h = wanted inside it: every row a system of its own, all solved at once.
+    """X, 0 outside the mask, with X h = wanted inside it: each row is a linear system, and all are solved at once.
 
     h: (G, m, m) positive definite; wanted: (G, R, m); mask: (G, R, m) bool.
     """

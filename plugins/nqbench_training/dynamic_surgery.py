@@ -22,51 +22,54 @@ from nqbench_training.optimised import Distilled, fit_network
 
 
 class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:1608.04493; arXiv:2006.07253"):
-    """The network computes with W * T; all of W moves by the gradient at W * T, and masks T are renewed by |W|.
+    """The network computes with W * T; all of W learns from the gradient at W * T, and the masks T are renewed by |W|.
 
-    A renewal clears T below a = (1 - margin) t, sets it above b = (1 + margin) t, and leaves it as it was between them.
-    t is the layer's mean of |W| plus ``c`` of its deviations before training (the paper's), or what keeps a share
-    of the weights, which falls by the cubic of arXiv:1710.01878 to ``keep``. Kept in the store of trained networks.
+    A renewal clears T where |W| is below a = (1 - margin) t, sets it where |W| is above b = (1 + margin) t, and leaves
+    it unchanged in between. The threshold t is the layer's mean of |W| plus ``c`` standard deviations, both before
+    training (as in the paper), or the one that keeps a share of the weights, which falls to ``keep`` by the cubic
+    schedule of arXiv:1710.01878. The result is kept in the store of trained networks.
     """
 
     VERSION: ClassVar[int] = 1
-    """Raised when the code changes what it gives."""
+    """To be increased when a change of the code changes the result."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"keep": 0.3, "threshold": t} for t in ("global", "layer", "lamp")]}
     )
 
     epochs: int = Field(0, ge=0)
-    """Passes over the training data; 0: masks by the trained weights, which stay as they are."""
+    """Passes over the training data; 0: masks from the trained weights, which are not changed."""
     keep: float | None = Field(None, gt=0, le=1)
-    """Share of weights to keep; none: it follows from ``c``."""
+    """Share of weights to keep; none: thresholds follow from ``c``."""
     c: float | None = None
-    """Without ``keep``: a layer's threshold, in standard deviations above the mean; none: 1."""
+    """Without ``keep``: a layer's threshold in standard deviations above the mean; none: 1."""
     threshold: Literal["global", "layer", "lamp"] = "global"
-    """Where ``keep`` is said: one threshold for all tensors; or the share holds in each; or one for all tensors'
-    scores, w^2 over the sum of the squares in its tensor that are not smaller (arXiv:2010.07611): a layer before a
-    batch norm may have any scale, and they do not depend on it. Then |W| above is the score."""
+    """With ``keep``: one threshold for all tensors; the same share in each tensor; or one threshold for scores instead
+    of |W|, w^2 divided by the sum of all squares in its tensor that are not smaller (LAMP, arXiv:2010.07611), which do
+    not depend on the scale of a tensor: the weights before a batch norm may have any."""
     margin: float = Field(0.1, ge=0, lt=1)
-    """How far the two thresholds are from t, as a share of it."""
+    """Distance of the two thresholds a and b from t, as a share of t."""
     rate: float = Field(0.0625, gt=0, le=1)
-    """The probability that masks are renewed after a step, at first: rate / (1 + decay * step)."""
+    """Initial probability that masks are renewed after a step; later it is rate / (1 + decay * step)."""
     decay: float = Field(0.0, ge=0)
-    """How fast that probability falls."""
+    """How fast the probability of a renewal falls."""
     ramp: float = Field(0.5, ge=0, le=1)
-    """Share of the epochs in which the kept share falls to ``keep``."""
+    """Share of the epochs, at the beginning, in which the share of kept weights falls to ``keep``."""
     settled: float = Field(0.75, ge=0, le=1)
-    """Share of the epochs after which masks do not change any more; not before the end of ``ramp``."""
+    """Share of the epochs after which masks are fixed; not before the end of ``ramp``."""
     units: tuple[tuple[str, int], ...] = ()
-    """Layers of which only so many outputs are kept from the first step on, those of the largest norms: [[conv1.weight,
-    8], [fc1.weight, 80]]. What has no effect without the others goes, too, and is not computed: epochs are as much
-    shorter as the network is smaller."""
+    """Layers of which only this many outputs are kept from the first step on, those of the largest norms:
+    [[conv1.weight, 8], [fc1.weight, 80]]. Weights that have no effect without the other outputs are pruned, too, and
+    the cut part is not computed, which makes epochs faster."""
 
     @model_validator(mode="after")
     def _said(self) -> DynamicSurgery:
         if self.keep is not None and self.c is not None:
-            raise ValueError("keep, a share, or c, deviations above the mean: not both")
+            raise ValueError(
+                "give either keep (a share of the weights) or c (standard deviations above the mean), not both"
+            )
         if self.settled < self.ramp:
-            raise ValueError(f"settled {self.settled:g} lies before the ramp's end, {self.ramp:g}")
+            raise ValueError(f"settled {self.settled:g} must not lie before the end of the ramp, {self.ramp:g}")
         return self
 
     def prune(self, task: Task) -> Pruned:
@@ -77,12 +80,12 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     def _made(self, task: Task, workdir: Path) -> Trained:
         surgery = Surgery(self, task)
         if self.epochs:
-            # one thread: the bits do not depend on how many a worker has
+            # one thread: the result must not depend on how many a worker has
             with one_thread(), surgery.smaller():
                 fit_network(
                     task,
                     self.recipe(task.seed),
-                    masks=dict,  # held by what follows
+                    masks=dict,  # pruned weights are kept at 0 by the surgery itself
                     teacher=self.teacher(task),
                     distill=self,
                     state=surgery.state(),
@@ -99,9 +102,9 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
 
 
 class Surgery:
-    """The weights W, the masks T and what renews them; the task's network holds W * T whenever it computes.
+    """The weights W, the masks T and their renewal; the task's network holds W * T whenever it computes.
 
-    Everything is changed in place, since a replayed step reads the same tensors again.
+    All tensors are changed in place, since a replayed step (a CUDA graph) reads the same tensors again.
     """
 
     def __init__(self, plugin: DynamicSurgery, task: Task) -> None:
@@ -115,23 +118,23 @@ class Surgery:
         self.steps = torch.zeros((), dtype=torch.int64)
         self.fixed = {n: mean_and_deviations(w, 1.0 if plugin.c is None else plugin.c) for n, w in self.weights.items()}
         self.border = math.ceil(plugin.settled * plugin.epochs)
-        """The first epoch in which masks stay."""
+        """The first epoch in which masks are fixed."""
         self.share = 1.0
         self.moving = True
         self.draws = torch.Generator()
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must have."""
+        """The tensors that a checkpoint must contain."""
         named = {f"surgery/weights/{n}": w for n, w in self.weights.items()}
         return named | {f"surgery/masks/{n}": m for n, m in self.masks.items()} | {"surgery/steps": self.steps}
 
     # -- units that are cut ------------------------------------------------------------------------------------------
     def smaller(self) -> AbstractContextManager[None]:
-        """Inside the block the network computes with what is left of its units alone."""
+        """Inside the block, the network computes only with its remaining units."""
         return compact(self.task, self.live) if self.live else nullcontext()
 
     def _cut_units(self) -> None:
-        """What units that are cut have is 0 for good: it has no gradient, either."""
+        """Set all weights of the units that are cut to 0; they stay 0, since their gradient is 0."""
         for name, part in self.live.items():
             owned: Mapping[str, Tensor] = {n: p.data for n, p in self.task.module.named_parameters()} | self.weights
             for each in (name, name.removesuffix("weight") + "bias"):
@@ -148,12 +151,12 @@ class Surgery:
 
     # -- around a step -----------------------------------------------------------------------------------------------
     def reveal(self) -> None:
-        """Put W where the network had W * T: the update is of all weights."""
+        """Replace W * T in the network by W, so that the optimizer updates all weights."""
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, list(self.weights.values()))
 
     def hide(self) -> None:
-        """Take W as updated, and give the network W * T."""
+        """Store the updated W, and put W * T into the network."""
         with torch.no_grad():
             torch._foreach_copy_(list(self.weights.values()), self.parameters)
         self._put()
@@ -171,7 +174,7 @@ class Surgery:
 
     # -- masks -------------------------------------------------------------------------------------------------------
     def begin(self, epoch: int) -> None:
-        """Before an epoch: the share as the schedule has it, and masks that fit it."""
+        """Before an epoch: the share of kept weights by the schedule, and masks with that share."""
         plugin = self.plugin
         self.draws.manual_seed(plugin.recipe(self.task.seed).epoch_seed(epoch) + 1)
         done = min(1.0, (epoch + 1) / (plugin.ramp * plugin.epochs)) if plugin.ramp else 1.0
@@ -183,7 +186,7 @@ class Surgery:
             self.settle()
 
     def settle(self) -> None:
-        """Masks for good: where a share was asked for, exactly that."""
+        """The final masks; if a share was asked for, they keep exactly that share."""
         keep = self.plugin.keep
         if keep is None:
             self._renew()
@@ -204,7 +207,7 @@ class Surgery:
         self._put()
 
     def _sizes(self) -> dict[str, Tensor]:
-        """What thresholds are compared with: magnitudes, or scores of them."""
+        """The values that thresholds are compared with: magnitudes, or LAMP scores."""
         score = lamp if self.plugin.keep is not None and self.plugin.threshold == "lamp" else torch.abs
         return {name: score(w) for name, w in self.weights.items()}
 
@@ -217,7 +220,8 @@ class Surgery:
 
 
 def largest_units(task: Task, units: tuple[tuple[str, int], ...]) -> dict[str, Live]:
-    """What is left of the task's layers where so many outputs are kept of these, those of the largest norms."""
+    """The remaining parts of the task's layers if of each layer in ``units`` the given number of outputs is kept, those
+    of the largest norms."""
     rows = {}
     for name, count in units:
         if name not in task.names or not can_be_compact(task.layer(name)):
@@ -235,7 +239,8 @@ def largest_units(task: Task, units: tuple[tuple[str, int], ...]) -> dict[str, L
 
 
 def lamp(w: Tensor) -> Tensor:
-    """w^2 over the sum of all squares that are not smaller, ties by position (arXiv:2010.07611, eq. 3)."""
+    """LAMP scores: w^2 divided by the sum of all squares that are not smaller, ties by position (arXiv:2010.07611, eq.
+    3)."""
     squares, order = w.reshape(-1).square().sort(stable=True)
     rest = squares.flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(squares)
@@ -244,12 +249,13 @@ def lamp(w: Tensor) -> Tensor:
 
 
 def largest_left_out(values: Tensor, share: float) -> Tensor:
-    """() the largest |value| that goes where a share of the largest stays; below all of them where none goes."""
+    """(): the largest |value| that is pruned if a share of the largest ones is kept; below all of them if none is
+    pruned."""
     left_out = values.numel() - round(share * values.numel())
     return values.abs().kthvalue(left_out).values if left_out else values.new_tensor(-1.0)
 
 
 def mean_and_deviations(w: Tensor, c: float) -> Tensor:
-    """() max(0, mean of |w| plus c of its deviations)."""
+    """(): max(0, the mean of |w| plus c standard deviations of |w|)."""
     size = w.abs()
     return (size.mean() + c * size.std(correction=0)).clamp_min(0)

@@ -1,8 +1,8 @@
-"""Fine-tuning of what a quantizer lets move, by gradients averaged over members (arXiv:1612.01543, 1802.02271).
+"""Fine-tuning of codebooks, scales and steps by gradients averaged over members (arXiv:1612.01543, 1802.02271).
 
-c_kj <- c_kj - eta * mean_{i in I_kj} dL/dw_i, I_kj the weights that deploy codeword k's element j. For any other
-parameter theta_e (a scale, a step) the mean is the sum of dL/dw_i dw_i/dtheta_e over sum of (dw_i/dtheta_e)^2: the
-same expression, since dw_i/dc_kj = 1.
+c_kj <- c_kj - eta * mean_{i in I_kj} dL/dw_i, I_kj the weights whose value is element j of codeword k. For any other
+parameter theta_e (a scale, a step) the mean is replaced by sum_i dL/dw_i dw_i/dtheta_e / sum_i (dw_i/dtheta_e)^2, which
+is the mean for codewords, as dw_i/dc_kj = 1.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from nqbench_training.optimised import Distilled, install, workfile
 
 
 class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, section 3.6; arXiv:1802.02271, III-C"):
-    """Moves codebooks, scales and steps to lower the loss; symbols, masks and dither stay as they are.
+    """Trains codebooks, scales and steps to lower the loss; symbols, masks and dither stay as they are.
 
-    Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has nothing to move.
+    Batch norm is in evaluation mode. A quantizer whose values are all fixed by definition has no parameters to train.
     """
 
     former_fields = {"others": Former("unquantized")}
@@ -65,9 +65,9 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
 
 
 class Movable:
-    """The parameters of groups as leaves, and the averaging of their gradients over members.
+    """The trainable parameters of groups as leaf tensors, and the averaging of their gradients over members.
 
-    leaves: a set a group, for ``Task.reconstruct``. moved: those that a weight depends on.
+    leaves: one mapping per group, for ``Task.reconstruct``. moved: the leaves on which some weight depends.
     """
 
     def __init__(self, quantizer: Quantizer, groups: Sequence[Group]) -> None:
@@ -85,13 +85,13 @@ class Movable:
                     self._factors.append((leaf, factor))
 
     def average(self) -> None:
-        """Between gradients and update."""
+        """Average the gradients; called between the backward pass and the update."""
         for leaf, factor in self._factors:
             if leaf.grad is not None:
                 leaf.grad.mul_(factor)
 
     def groups(self) -> tuple[Group, ...]:
-        """The groups with the leaves as they stand."""
+        """The groups with the current values of the leaves."""
         return tuple(
             Group(g.names, replace(g.quantized, parameters={k: v.detach() for k, v in own.items()}))
             for g, own in zip(self.start, self.leaves, strict=True)
@@ -99,13 +99,13 @@ class Movable:
 
 
 def _quantizer(task: Task) -> Quantizer:
-    assert task.quantizer is not None  # install has used it
+    assert task.quantizer is not None  # ``install`` needs it, too
     return task.quantizer
 
 
 def members(quantizer: Quantizer, group: Group, name: str) -> Tensor:
-    """What the summed gradient of a parameter is multiplied by: 1 / sum_i (dw_i/dtheta_e)^2 in each entry e, which is
-    one over the number of members of a codeword's element; 0 where an entry is held or has no members.
+    """The factor for the summed gradient of a parameter: 1 / sum_i (dw_i/dtheta_e)^2 for each entry e, which for an
+    element of a codeword is 1 / its number of members; 0 for an entry that is held or has no members.
 
     Each weight depends on one entry of a parameter, so dw_i/dtheta_{e(i)} is the product of the Jacobian with ones.
     """

@@ -1,13 +1,13 @@
-"""Factors of input channels, moved out of the file into the layer before [AWQ, 2306.00978, section 3.2; SmoothQuant,
-2211.10438, section 4; 1906.04721].
+"""Moving the factors of input channels from the file into the preceding layer [AWQ, 2306.00978, section 3.2;
+SmoothQuant, 2211.10438, section 4; 1906.04721].
 
-A quantizer that equalizes (``awq``) stores a factor e_c for each input channel of a weight: it deploys q_oc e_c. Where
-the channel's activation comes from a norm or a layer whose parameters scale it (``nqbench.api.toolkit.neighbours``),
-these are multiplied by e_c and the weight deploys q_oc: the network computes the same, and the factors cost no bytes.
-Where several weights read one activation, all of them must have the same factors (a fixed ``exponent`` of ``awq`` gives
-them the same, as their inputs are). Elsewhere the factors stay in the file. A layer before that is quantized itself
-takes them in its scales by channel or block, if they are floats: as its scales are stored, rounded. Distortions in the
-record are then those of weights in another unit.
+A quantizer that equalizes (``awq``) stores a factor e_c for each input channel of a weight, whose value is then q_oc
+e_c. If the channel's activation comes from a norm or a layer whose parameters scale it
+(``nqbench.api.toolkit.neighbours``), these are multiplied by e_c and the weight becomes q_oc: the network computes the
+same, and the factors cost no bytes. If several weights read the same activation, all of them must have the same factors
+(with a fixed ``exponent`` of ``awq`` they do, as their inputs are the same). Otherwise the factors stay in the file. If
+the preceding layer is quantized itself, its scales per channel or block are multiplied by the factors, provided that
+they are stored as floats, and rounded to their dtype. Distortions in the record are then those of the rescaled weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCALES = ("scale", "step")
 
 
 class Fold(Training, name="fold", paper="arXiv:2306.00978, section 3.2; arXiv:2211.10438"):
-    """Moves stored factors of input channels into the norm or layer before, where there is one that takes them."""
+    """Moves stored factors of input channels into the preceding norm or layer, where one can take them."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         start = begin(task, start)
@@ -58,7 +58,7 @@ class Fold(Training, name="fold", paper="arXiv:2306.00978, section 3.2; arXiv:22
 
 
 def _factors(group: Group) -> Tensor | None:
-    """(inputs,) factors of a weight's second axis, as a decoder has them."""
+    """(inputs,) factors of a weight's second axis, with the values that a decoder has."""
     structure = group.quantized.structure
     array = structure.arrays.get("equalize") if structure is not None else None
     if structure is None or array is None or array.codes or (array.per.by, array.per.size) != ("channel", 1):
@@ -85,7 +85,8 @@ def _without(group: Group) -> Group:
 def _scaled(
     producers: tuple[str, ...], factors: Tensor, groups: Mapping[str, Group], raw: Mapping[str, Tensor]
 ) -> tuple[dict[str, Group], dict[str, Tensor]] | None:
-    """The groups and raw tensors whose first axis takes the factors; None where one of them cannot."""
+    """The groups and raw tensors with their first axes multiplied by the factors; None if that is impossible for one of
+    them."""
     changed: dict[str, Group] = {}
     plain: dict[str, Tensor] = {}
     for name in producers:
@@ -100,7 +101,8 @@ def _scaled(
 
 
 def _by_rows(group: Group, factors: Tensor) -> Group | None:
-    """With its scales by row multiplied by the factors; None where it has none, or they would not be finite."""
+    """The group with its scales per row multiplied by the factors; None if it has no such scales, or they would not be
+    finite."""
     q = group.quantized
     if q.structure is None or q.structure.hadamard or q.structure.shapes[0][:1] != tuple(factors.shape):
         return None

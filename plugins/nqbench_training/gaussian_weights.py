@@ -1,8 +1,9 @@
-"""Networks with random weights: how noise gets into a layer, and what a Gaussian posterior costs against its prior.
+"""Networks with random weights: sampling the noise of a layer, and the divergence of a Gaussian posterior from its
+prior.
 
-q(w_ij) = N(theta_ij, sigma_ij^2). The output of a linear or convolution layer F is then Gaussian with the mean
-F(x, theta) and the variance F(x^2, sigma^2), and is drawn as such, anew for each example: the local reparametrization
-of arXiv:1506.02557. A weight of any other layer is drawn itself, once a step, for all examples.
+q(w_ij) = N(theta_ij, sigma_ij^2). The output of a linear or convolution layer F is then Gaussian with the mean F(x,
+theta) and the variance F(x^2, sigma^2), and is sampled as such, separately for each example: the local
+reparametrization of arXiv:1506.02557. For any other layer the weight itself is sampled, once per step for all examples.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch.utils.hooks import RemovableHandle
 from nqbench.api import Network
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the fit of arXiv:1701.05369, eq. 14
-_LEAST = 1e-8  # of a variance whose root is taken, and of a square whose logarithm is
+_LEAST = 1e-8  # lower bound of variances before the square root and of squares before the logarithm
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 def is_local(layer: nn.Module) -> bool:
-    """Whether a draw of the layer's outputs can stand for one of its weight: linear layers, convolutions."""
+    """Whether sampling the layer's outputs can replace sampling its weight: linear layers, convolutions."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd))
 
 
@@ -47,7 +48,7 @@ def noise(variance: Tensor) -> Tensor:
 
 @contextmanager
 def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
-    """The hooks are on the network inside the block."""
+    """Inside the block the hooks are active; afterwards they are removed."""
     try:
         yield
     finally:
@@ -56,20 +57,20 @@ def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
 
 
 def per_example(z: Tensor, x: Tensor, behind: int) -> Tensor:
-    """Draws (batch, units) shaped to multiply x (batch, ..., units, *``behind`` further axes); without the batch's axis
-    where x has none, then drawn once."""
+    """Samples (batch, units), reshaped to multiply x (batch, ..., units, *``behind`` further axes). If x has no batch
+    axis, there is one sample and no batch axis."""
     if x.dim() <= behind + 1:
         return z.reshape(-1, *[1] * behind)
     return z.reshape(z.shape[0], *[1] * (x.dim() - 2 - behind), -1, *[1] * behind)
 
 
 def batch_of(x: Tensor, behind: int) -> int:
-    """The draws that ``per_example`` needs."""
+    """The number of samples that ``per_example`` needs."""
     return x.shape[0] if x.dim() > behind + 1 else 1
 
 
 def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log sigma^2 / mean^2, what says how much of a weight (or scale) is noise."""
+    """log sigma^2 / mean^2: how much of a weight (or scale) is noise."""
     return log_variance - (mean * mean + _LEAST).log()
 
 
@@ -89,8 +90,8 @@ def normal_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 def log_normal_kl(mean: Tensor, log_variance: Tensor, scale: float = 1.0) -> Tensor:
     """KL(log-normal || Gamma(1/2, scale)), entry by entry: arXiv:1705.08665, appendix A.
 
-    E[x] / scale - E[ln x] / 2 + ln(scale) / 2 - (1 + ln 2 + ln sigma^2) / 2, E[x] = exp(mean + sigma^2 / 2),
-    E[ln x] = mean. Of an inverse Gamma(1/2, 1), that of 1/x: -mean in the place of mean.
+    E[x] / scale - E[ln x] / 2 + ln(scale) / 2 - (1 + ln 2 + ln sigma^2) / 2, E[x] = exp(mean + sigma^2 / 2), E[ln x] =
+    mean. For an inverse Gamma(1/2, 1) prior it is the divergence for 1/x, that is with -mean instead of mean.
     """
     expected = (mean + 0.5 * log_variance.exp()).exp() / scale
     return expected - 0.5 * (mean - math.log(scale) + log_variance + 1 + math.log(2))
@@ -99,8 +100,9 @@ def log_normal_kl(mean: Tensor, log_variance: Tensor, scale: float = 1.0) -> Ten
 def without_effect(task: Network, batch_size: int = 256) -> dict[str, Tensor]:
     """name -> bool mask, True where a weight reaches no output in any training example.
 
-    Such are the weights into a unit whose outgoing weights are all pruned, behind an input that is always 0, or of a
-    unit that is never active. Found by gradients of a random combination of the outputs, which are exactly 0 there.
+    These are weights into a unit whose outgoing weights are all pruned, weights from an input that is always 0, and
+    weights of a unit that is never active. They are found by gradients of a random combination of the outputs, which
+    are exactly 0 for them.
     """
     touched = {name: torch.zeros_like(task.parameter(name), dtype=torch.bool) for name in task.names}
     parameters = [task.parameter(name) for name in task.names]
@@ -120,7 +122,7 @@ def without_effect(task: Network, batch_size: int = 256) -> dict[str, Tensor]:
 
 
 def examples(task: Network, batch_size: int) -> int:
-    """Examples of the training data: the likelihood's weight against a prior."""
+    """Number of examples of the training data: the weight of the likelihood against the prior."""
     count = 0
     with torch.no_grad():
         for batch in task.batches("train", batch_size=batch_size):

@@ -1,10 +1,10 @@
-"""Sums of products of a layer's input vectors over samples and places, E[a b^T], without more unfolding than it takes.
+"""Second moments E[a b^T] of a layer's input vectors over samples and positions, with as little unfolding as possible.
 
-A convolution's input vector at a place is a window. For windows of kh rows that move by one row at a time, let z[r] be
-the window's part in padded row r (all its columns and channels, for every place of that row). Block (i, j) of the sum
-is that of z[r + i] z[r + j]^T over the output's rows r: the sum over *all* rows of z[r] z[r + j - i]^T, the same for
-all blocks with that j - i, less a few rows at either end. That is a third of the products for 3 x 3 kernels, and a
-third of the copies.
+A convolution's input vector at a position is a window. For windows of kh rows that move by one row at a time, let z[r]
+be the part of the window in padded row r (all its columns and channels, for every position in that row). Block (i, j)
+of the sum is the sum of z[r + i] z[r + j]^T over the output's rows r, which is the sum over *all* rows of z[r] z[r + j
+- i]^T, the same for all blocks with that j - i, minus a few rows at either end. That is a third of the products for 3 x
+3 kernels, and a third of the copies.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from nqbench.api.toolkit.windows import Window
 
 _FEWEST, _AMPLE = 16, 1 << 17
 _DIVERSE = 128
-_LONG = 48  # places of a sample from which a product per sample is faster than a copy of all
-_ROWS = 1 << 14  # vectors of a matrix product's inputs that are taken at once
+_LONG = 48  # with more positions per sample, a product per sample is faster than copying all samples
+_ROWS = 1 << 14  # input vectors per matrix product
 LARGEST = 12288
-"""Inputs of one output from which the diagonal alone is kept: the matrix would have 0.6 GB, and as many again."""
+"""Number of inputs per output from which only the diagonal is kept: the matrix would take 0.6 GB, and its sum as much
+again."""
 
 
 class Products:
-    """The sum of a b^T over the vectors that a use of a weight multiplies it with, and their number. Add what the uses
-    get, then take the mean."""
+    """The sum of a b^T over the vectors that uses of a weight multiply it with, and their number. Call ``add`` with the
+    inputs of each use, then ``mean``."""
 
     def __init__(self, geometry: Geometry, shape: torch.Size) -> None:
         """shape: of the weight."""
@@ -38,7 +39,7 @@ class Products:
         self.count = 0
 
     def add(self, a: Tensor, b: Tensor | None = None) -> None:
-        """a, b: what a use is given (``Use.x``), unfolded a few samples at a time. b: None stands for a."""
+        """a, b: inputs of a use (``Use.x``), which are unfolded a few samples at a time. b: None stands for a."""
         if self.geometry.kind == "lookup":
             self._put(frequencies(a, self.shape[0]), a.numel())
             return
@@ -65,7 +66,7 @@ class Products:
         self.count += count
 
     def mean(self) -> Tensor:
-        """(groups, m, m) float32, or the diagonals alone (groups, 1, m)."""
+        """(groups, m, m) float32, or only the diagonals, (groups, 1, m)."""
         assert self.total is not None
         return (self.total / self.count).float()
 
@@ -74,18 +75,19 @@ class Products:
 
 
 class Missing:
-    """The sum of W (was - now) now^T over what a use multiplies W with in two networks: what its outputs lack now, by
-    the inputs that it goes with. Add what the uses get, then take the mean.
+    """The sum of W (was - now) now^T over the input vectors of a use of W in two networks: the correlation of what its
+    outputs lack now with its inputs now. Call ``add`` with the inputs of each use, then ``mean``.
 
-    Where an output has many inputs, as in most convolutions, W (was - now) and its products with ``now`` (they are the
-    gradient of a convolution's weight) take fewer operations than (was - now) now^T, a matrix of inputs by inputs.
+    If an output has many inputs, as in most convolutions, computing W (was - now) and its products with ``now`` (which
+    are the gradient of a convolution's weight) takes fewer operations than (was - now) now^T, a matrix of inputs by
+    inputs.
     """
 
     def __init__(self, geometry: Geometry, weight: Tensor) -> None:
-        """weight: as it was; it must not change before ``mean``."""
+        """weight: the original weight; it must not be changed before ``mean``."""
         self.weight, self.window = weight.detach(), geometry.window
         outputs, inputs = _sizes(geometry, weight.shape)
-        # a GPU would sum the gradient in an order that changes from run to run
+        # on a GPU the order of the gradient's sum would change from run to run
         self.direct = self.window is not None and 2 * outputs <= inputs and weight.device.type == "cpu"
         self.shift = Products(geometry, weight.shape)
         self.total: Tensor | None = None
@@ -110,7 +112,7 @@ class Missing:
         self.count += len(lacking) * lacking[0, 0].numel()
 
     def mean(self, moments: Moments) -> Tensor:
-        """(O, m), as ``moments.rows``, which are of the same uses."""
+        """(O, m), laid out as ``moments.rows``. moments: those of the same uses."""
         if self.total is not None:
             return moments.rows(self.total / self.count)
         shift = self.shift.mean()
@@ -119,17 +121,18 @@ class Missing:
 
 
 def _sizes(geometry: Geometry, shape: torch.Size) -> tuple[int, int]:
-    """Outputs of a group, and inputs of an output, of a convolution's weight."""
+    """For a convolution's weight: the number of outputs per group, and of inputs per output."""
     if geometry.layout == 1:
         return shape[1:2].numel(), shape[0] // geometry.groups * shape[2:].numel()
     return shape[0] // geometry.groups, shape[1:].numel()
 
 
 def spacing(geometry: Geometry, x: Tensor, columns: int | None, samples: int | None = None) -> int:
-    """Every which sample gives ``columns`` vectors for each row of a convolution's second moments; 1 for any other use.
-    From _DIVERSE samples at least, or fewer (_FEWEST at least) where these have an _AMPLE number of vectors.
+    """The s such that every s-th sample gives ``columns`` vectors for each row of a convolution's second moments; 1 for
+    any other use. At least _DIVERSE samples are taken, or fewer (at least _FEWEST) if these have an _AMPLE number of
+    vectors.
 
-    x: (B, channels, ...). samples: of which x is a part; None: of B."""
+    x: (B, channels, ...). samples: the number of samples of which x is a part; None: B."""
     window = geometry.window
     if window is None or columns is None:
         return 1
@@ -140,7 +143,8 @@ def spacing(geometry: Geometry, x: Tensor, columns: int | None, samples: int | N
 
 
 def frequencies(indices: Tensor, rows: int) -> Tensor:
-    """(1, 1, rows): how often each row is looked up, the diagonal of the sum of x x^T over one-hot vectors x."""
+    """(1, 1, rows): the number of look-ups of each row, which is the diagonal of the sum of x x^T over one-hot vectors
+    x."""
     return torch.bincount(indices.reshape(-1).long(), minlength=rows).double()[None, None]
 
 
@@ -150,7 +154,7 @@ def _among(left: Tensor, right: Tensor) -> Tensor:
 
 
 def gram(x: Tensor, groups: int, y: Tensor | None = None) -> Tensor:
-    """(groups, m, m): the sum over samples and places of x y^T. x, y: (B, groups * m, L); y: None stands for x."""
+    """(groups, m, m): the sum over samples and positions of x y^T. x, y: (B, groups * m, L); y: None stands for x."""
     count, wide, places = x.shape
     y = x if y is None else y
     if wide // groups > LARGEST:
@@ -166,7 +170,8 @@ def gram(x: Tensor, groups: int, y: Tensor | None = None) -> Tensor:
 
 
 def slides(window: Window) -> bool:
-    """Whether it moves one row and one column at a time, with padding that parts one sample from the next."""
+    """Whether the window moves one row and one column at a time, with enough padding to separate one sample from the
+    next."""
     return (
         len(window.kernel) == 2
         and window.extra is None
@@ -178,7 +183,7 @@ def slides(window: Window) -> bool:
 
 
 def sliding(window: Window, x: Tensor, y: Tensor | None) -> tuple[Tensor, int]:
-    """(1, m, m): the sum of x y^T for a window that ``slides``, and the number of places. x, y: (B, C, H, W)."""
+    """(1, m, m): the sum of x y^T for a window that ``slides``, and the number of positions. x, y: (B, C, H, W)."""
     (high, wide), channels = window.kernel, x.shape[1]
     if channels * high * wide > LARGEST:
         left = window.columns(x)
@@ -201,7 +206,7 @@ def sliding(window: Window, x: Tensor, y: Tensor | None) -> tuple[Tensor, int]:
 
 
 def _row_parts(window: Window, x: Tensor) -> Tensor:
-    """(C * kw, B, rows, places): z[r] of each sample, rows padded."""
+    """(C * kw, B, rows, positions): z[r] of each sample, rows padded."""
     high, wide = window.padding
     z = torch.nn.functional.pad(x, (wide, wide, high, high)).contiguous()
     count, channels, rows, breadth = z.shape
@@ -212,9 +217,10 @@ def _row_parts(window: Window, x: Tensor) -> Tensor:
 
 
 def _blocks(left: Tensor, right: Tensor, apart: int, high: int) -> list[Tensor]:
-    """Blocks (i, i + apart), i = 0, 1, ..., of the sum: all pairs of rows ``apart``, less those outside the output."""
+    """Blocks (i, i + apart), i = 0, 1, ..., of the sum: over all pairs of rows at the distance ``apart``, minus those
+    outside the output."""
     m, _, rows, places = left.shape
-    # padding makes every pair of rows of two different samples 0
+    # due to the padding, every pair of rows of two different samples contributes 0
     reach = left[0].numel() - apart * places
     whole = left.reshape(m, -1)[:, :reach] @ right.reshape(m, -1)[:, apart * places :].T
     outside = high - 1 - apart

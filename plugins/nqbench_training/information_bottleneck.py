@@ -1,4 +1,4 @@
-"""The variational information bottleneck as a pruner of units (Dai, Zhu, Wipf, arXiv:1802.10399)."""
+"""Pruning of units by the variational information bottleneck (Dai, Zhu, Wipf, arXiv:1802.10399)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nqbench_training.variational import Posterior, Variational
 
 
 class InformationBottleneck(Variational, Pruner, name="information-bottleneck", paper="arXiv:1802.10399"):
-    """Each input of a layer passes a gate z ~ N(mu, sigma^2); the penalty is sum log(1 + mu^2 / sigma^2).
+    """Each input of a layer is multiplied by a gate z ~ N(mu, sigma^2); the penalty is sum log(1 + mu^2 / sigma^2).
 
-    An input that the loss does not need drowns in noise, and its weights go: where log(sigma^2 / mu^2) passes
-    ``threshold``. Gates stand before linear layers (one a feature) and convolutions (one a channel, of two or more),
-    and are multiplied into the weights at the end.
+    The gate of an input that the loss does not need becomes mostly noise; the input's weights are pruned if log(sigma^2
+    / mu^2) exceeds ``threshold``. There are gates before linear layers (one per feature) and before convolutions of two
+    or more channels (one per channel); at the end their means are multiplied into the weights.
     """
 
     model_config = ConfigDict(
@@ -30,7 +30,7 @@ class InformationBottleneck(Variational, Pruner, name="information-bottleneck", 
     threshold: float = 0.0
     """The log(sigma^2 / mu^2) above which an input is pruned."""
     log_variance: float = -6.0
-    """log sigma^2 at the start."""
+    """Initial log sigma^2."""
 
     def posterior(self, task: Task) -> Posterior:
         gates = Gates(task, self.log_variance)
@@ -43,7 +43,7 @@ class InformationBottleneck(Variational, Pruner, name="information-bottleneck", 
 
 
 class Gates:
-    """mean and log variance of each gate, by the name of the weight behind it."""
+    """Mean and log variance of each gate, by the name of the weight that follows it."""
 
     def __init__(self, task: Task, log_variance: float) -> None:
         self.task = task
@@ -80,7 +80,8 @@ class Gates:
         return torch.stack([nn.functional.softplus(-a).sum() for a in alphas]).sum()
 
     def _over(self, name: str, gates: Tensor) -> Tensor:
-        """Values of the inputs, spread over the weight: with groups, each output has the inputs of its own group."""
+        """Values of the inputs, reshaped to broadcast with the weight; in a grouped convolution each output has the
+        inputs of its own group."""
         w = self.task.parameter(name)
         groups = int(getattr(self.task.layer(name), "groups", 1))
         rows = gates.reshape(groups, 1, w.shape[1]).expand(groups, w.shape[0] // groups, w.shape[1])

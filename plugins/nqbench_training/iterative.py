@@ -1,4 +1,5 @@
-"""Layer by layer with fine-tuning in between: iPQ (Stock et al., arXiv:1907.05686; Fan et al., arXiv:2004.07320)."""
+"""Quantization layer by layer with fine-tuning in between: iPQ (Stock et al., arXiv:1907.05686; Fan et al.,
+arXiv:2004.07320)."""
 
 from __future__ import annotations
 
@@ -16,16 +17,16 @@ from nqbench_training.shared_grid import merged
 
 
 class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; arXiv:2004.07320, section 3"):
-    """Quantizes one tensor, then trains its codebook, those before it and all that is still real; then the next.
+    """Quantizes one tensor, trains all codebooks so far and all weights not yet quantized, then goes on to the next.
 
-    Codebooks (and scales, steps) learn by gradients averaged over their members, as in ``finetune``; symbols stay. The
-    tensors go in the order of the state, one by one whatever the granularity.
+    Codebooks (and scales, steps) learn by gradients averaged over their members, as in ``finetune``; symbols do not
+    change. Tensors are quantized in the order of the state dict, one by one whatever the granularity.
     """
 
     lr: float = Field(1e-3, gt=0)
-    """Learning rate of the first epoch of each passage."""
+    """Learning rate in the first epoch of each training."""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """``adam`` decouples its weight decay (AdamW)."""
+    """``adam`` is AdamW (decoupled weight decay)."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:
@@ -39,7 +40,7 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
         return deployed_as(task, groups)
 
     def _tuned(self, task: Task, done: list[Group], index: int) -> list[Group]:
-        """One passage of training after ``index`` + 1 tensors have been quantized."""
+        """The training that follows the quantization of tensor ``index``."""
         assert task.quantizer is not None
         learned = Movable(task.quantizer, done)
         over = {name for group in done for name in group.names}

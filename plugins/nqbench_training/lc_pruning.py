@@ -19,14 +19,14 @@ from nqbench_training.masking import kept_in_store, packed, unpacked
 
 
 class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CVPR 2018, 8532-8541; arXiv:1707.01209"):
-    """LC with the constraint |theta|_0 <= kappa: the C step keeps the kappa largest of w - l/mu over all tensors.
+    """LC under the constraint |theta|_0 <= kappa: the C step keeps the kappa largest |w - l/mu| over all tensors.
 
-    L step: SGD on L(w) + mu/2 |w - theta - l/mu|^2; then l <- l - mu (w - theta). Pruned weights may come back
-    until mu is large. Ends on theta.
+    L step: SGD on L(w) + mu/2 |w - theta - l/mu|^2; then l <- l - mu (w - theta). Pruned weights may become nonzero
+    again as long as mu is small. The result is theta.
     """
 
     VERSION: ClassVar[int] = 1
-    """Raised when the code changes what it gives."""
+    """To be increased when a change of the code changes the result."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"keep": 0.3, "iterations": 2, "first_epochs": 1, "epochs": 1}]}
@@ -39,7 +39,7 @@ class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CV
         return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
 
     def _made(self, task: Task, workdir: Path) -> Trained:
-        with one_thread():  # the bits do not depend on how many a worker has
+        with one_thread():  # the result must not depend on how many a worker has
             theta = kept_largest(task.weights(), self.keep)
             multipliers = {name: torch.zeros_like(t) for name, t in theta.items()}
             first, path = 0, workdir / "lc.safetensors"
@@ -59,7 +59,7 @@ class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CV
 
 
 def kept_largest(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The projection on at most share * n weights that are not 0: the largest stay, over all tensors."""
+    """The projection to at most share * n weights that are not 0: the largest ones over all tensors are kept."""
     return {name: weights[name] * mask for name, mask in keep_largest(weights, share).items()}
 
 
@@ -70,7 +70,7 @@ def _save(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[st
 
 
 def _restore(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor]) -> int:
-    """Into the task's network and both dictionaries; the iteration to go on with."""
+    """Restore the task's network and both dictionaries from the file. Returns the next iteration."""
     _, tensors, notes = load_groups(path, task.device)
     with torch.no_grad():
         for name, tensor in task.module.state_dict().items():

@@ -1,4 +1,4 @@
-"""Straight-through with learned levels: LSQ (Esser et al., arXiv:1902.08153)."""
+"""Straight-through training with learned levels: LSQ (Esser et al., arXiv:1902.08153)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
 from nqbench_training.optimised import Distilled, deployed_as, fit_network, trainable
 
-_LEAST = 1e-3  # of a step's first value: learning does not turn a grid around
+_LEAST = 1e-3  # lower bound of a step, as a share of its initial value: it must stay positive
 
 
 class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08153"):
-    """The steps of uniform grids learn with the weights: dq/ds = q/s - w/s inside the grid, q/s at its ends.
+    """The steps of uniform grids are learned with the weights: dq/ds = q/s - w/s inside the grid, q/s at its ends.
 
-    Codebooks of numbers learn likewise, dq/dc_j = 1 for the weights nearest to c_j. Gradients of both are divided by
-    sqrt(weights x highest level) (section 2.2). Ends on the weights' levels. A result of any other form stays as it is,
-    which the record tells, while all else trains.
+    Scalar codebooks are learned likewise, with dq/dc_j = 1 for the weights nearest to c_j. Gradients of both are
+    divided by sqrt(weights x highest level) (section 2.2). At the end, weights are rounded to their levels. A
+    quantizer's result of any other form does not change, which a note in the record says, while everything else is
+    trained.
     """
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
@@ -29,7 +30,7 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
         notes = dict(begun.notes)
         for group, own in zip(begun.groups, levels, strict=True):
             if not own.leaves and group.quantized.n:
-                said = f"stays as quantized: '{self.name}' moves grids with a step a tensor, and codebooks of numbers"
+                said = f"stays as quantized: '{self.name}' trains grids with one step per tensor, and scalar codebooks"
                 notes |= dict.fromkeys(group.names, said)
 
         def loss(batch: Batch) -> Tensor:
@@ -63,7 +64,7 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
 
 
 class Fixed:
-    """A group whose values stay as they are."""
+    """A group whose values do not change."""
 
     def __init__(self, group: Group, task: Task) -> None:
         self.group, self.task = group, task
@@ -72,19 +73,19 @@ class Fixed:
         self.deployed = {name: t.detach() for name, t in task.reconstruct([group]).items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """name -> the values that the loss is taken at."""
+        """name -> the values at which the loss is computed."""
         return self.deployed
 
     def settle(self) -> None:
-        """After a step: what must hold of the leaves."""
+        """After a step: restore the constraints on the leaves."""
 
     def quantized(self) -> Group:
-        """The result at the end."""
+        """The final result."""
         return self.group
 
 
 class Grid(Fixed):
-    """A uniform grid: its step, or its steps by tensor, and the levels that its weights may take."""
+    """A uniform grid: its step, or one step per tensor, and the range of its levels."""
 
     def __init__(self, group: Group, task: Task) -> None:
         super().__init__(group, task)
@@ -131,7 +132,7 @@ class Grid(Fixed):
 
 
 class Codebook(Fixed):
-    """A codebook of numbers."""
+    """A scalar codebook."""
 
     def __init__(self, group: Group, task: Task) -> None:
         super().__init__(group, task)
@@ -166,7 +167,7 @@ class Codebook(Fixed):
 
 
 def levels_of(group: Group, task: Task) -> Fixed:
-    """What learns of a group."""
+    """The trainable form of a group."""
     q = group.quantized
     if not q.n or q.structure is not None:
         return Fixed(group, task)

@@ -15,16 +15,16 @@ from nqbench_training.optimised import Distilled, fit_network
 
 
 class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gradual: arXiv:1710.01878"):
-    """Keep the largest weights, fine-tune the kept ones.
+    """Keeps the largest weights and fine-tunes them.
 
     One-shot (``ramp: 0``): pruned before the first epoch. Gradual: before epoch t = 1, 2, ... ``ramp`` the sparsity is
-    raised to s_t = s (1 - (1 - t / ramp)^3), by the magnitudes as they are then.
+    increased to s_t = s (1 - (1 - t / ramp)^3), by the magnitudes at that time.
     """
 
     keep: float = Field(gt=0, le=1, examples=[0.1])
-    """Share of weights to keep, over all tensors that ``layers`` does not name."""
+    """Share of weights to keep, for all tensors that ``layers`` does not name."""
     threshold: Literal["global", "layer"] = "global"
-    """``global``: one threshold for all tensors; ``layer``: the share holds in each."""
+    """``global``: one threshold for all tensors; ``layer``: the same share in each tensor."""
     layers: tuple[tuple[str, float], ...] = ()
     """Tensors with a share of their own: [[conv1.weight, 0.6], [fc1.weight, 0.08]]."""
     ramp: int = Field(0, ge=0)
@@ -52,12 +52,12 @@ class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
                 before_epoch=raise_sparsity,
                 checkpoint="prune.safetensors",
             )
-        # the same masks again, since pruned weights are 0; and the only time where there is no epoch or no ramp is run
+        # the same masks as in the last epoch, since pruned weights are 0; or the first, without epochs or ramp
         raise_sparsity(max(self.epochs, self.ramp))
         return Pruned.of(task, masks, moments)
 
     def masks(self, task: Task, progress: float = 1.0) -> dict[str, Tensor]:
-        """Masks of the network as it stands, at a share ``progress`` of the final sparsity."""
+        """Masks for the current weights, at ``progress`` times the final sparsity."""
         own = dict(self.layers)
         unknown = set(own) - set(task.names)
         if unknown:
@@ -78,7 +78,7 @@ def keep_largest(weights: Mapping[str, Tensor], share: float) -> dict[str, Tenso
     kept = round(share * n)
     chosen = torch.ones(n, dtype=torch.bool, device=magnitudes.device)
     if kept < n:
-        border = magnitudes.kthvalue(n - kept).values  # the largest that goes
+        border = magnitudes.kthvalue(n - kept).values  # the largest that is pruned
         chosen = magnitudes > border
         ties = torch.nonzero(magnitudes == border).reshape(-1)
         chosen[ties[: kept - int(chosen.sum())]] = True

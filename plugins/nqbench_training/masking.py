@@ -1,4 +1,4 @@
-"""Holding pruned weights at zero while the others train; pruned networks as the store of trained ones has them."""
+"""Keeping pruned weights at zero while the others are trained; and how pruned networks are kept in the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hold(task: Task, masks: Mapping[str, Tensor]) -> None:
 
 
 def mask_gradients(task: Task, masks: Mapping[str, Tensor]) -> None:
-    """Clear the gradients of pruned weights, so that momentum never pushes them."""
+    """Set the gradients of pruned weights to 0, so that momentum does not move them."""
     known = [(task.parameter(name).grad, mask) for name, mask in masks.items()]
     held = [(gradient, mask) for gradient, mask in known if gradient is not None]
     if held:
@@ -30,13 +30,13 @@ def mask_gradients(task: Task, masks: Mapping[str, Tensor]) -> None:
 
 
 def packed(task: Task, masks: Mapping[str, Tensor], moments: Mapping[str, Tensor] | None = None) -> Trained:
-    """The task's network with its masks among the state, in the form that is kept."""
+    """The task's network with the masks added to its state, as it is kept in the store."""
     state = {n: t.detach().clone() for n, t in task.module.state_dict().items()}
     return Trained(state | {MASK + n: m for n, m in masks.items()}, moments or {})
 
 
 def unpacked(task: Task, found: Trained) -> Pruned:
-    """What was ``packed``, on the task's device; put into the task's network."""
+    """The pruned network that was ``packed``, on the task's device; its state is loaded into the task's network."""
     state = {n: t.to(task.device) for n, t in found.state.items() if not n.startswith(MASK)}
     masks = {n.removeprefix(MASK): t.to(task.device) for n, t in found.state.items() if n.startswith(MASK)}
     task.module.load_state_dict(state)
@@ -44,11 +44,12 @@ def unpacked(task: Task, found: Trained) -> Pruned:
 
 
 def kept_in_store(pruner: Pruner, version: int, task: Task, make: Callable[[Path], Trained]) -> Trained:
-    """What ``make(workdir)`` gives, made once for these parameters, this network and seed."""
+    """The result of ``make(workdir)``, computed once for these parameters, this network and seed and then taken from
+    the store."""
     recipe = {pruner.name: pruner.model_dump(mode="json"), **task.recipe(), "seed": task.seed, "version": version}
     return trained(f"{pruner.name}-{task.model.name}", recipe, make)
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:
-    """All entries in a row."""
+    """All entries as one vector."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])

@@ -11,7 +11,7 @@ from nqbench.api import Network, Pruned, Pruner, QuantizedModel, Sensitivity, Se
 
 
 class NoPruner(Pruner, name="none"):
-    """Nothing is pruned."""
+    """No weight is pruned."""
 
     prunes: ClassVar[bool] = False
 
@@ -20,7 +20,7 @@ class NoPruner(Pruner, name="none"):
 
 
 class NoSensitivity(Sensitivity, name="none"):
-    """Every weight counts the same."""
+    """All weights have the same sensitivity."""
 
     form: ClassVar[SensitivityForm] = "none"
 

@@ -1,4 +1,4 @@
-"""What the trainings and pruners that run SGD share: its parameters, and the loop over a task's network."""
+"""Shared by all trainings and pruners that run SGD: its parameters, and the training loop over a task's network."""
 
 from __future__ import annotations
 
@@ -17,39 +17,41 @@ from nqbench_training.masking import hold, mask_gradients
 
 
 class Optimised(Steps):
-    """Mixed into a Training or a Pruner: the fields that make a ``Recipe``."""
+    """A mixin for a Training or a Pruner: the parameters of a ``Recipe``."""
 
     epochs: int = Field(1, ge=0)
     """Passes over the training data."""
     lr: float = Field(0.01, gt=0)
-    """Learning rate of the first epoch."""
+    """Learning rate in the first epoch."""
 
     def uses_seed(self) -> bool:
-        """Order and augmentation are drawn."""
+        """True: the order of the samples and their augmentation are random."""
         return self.epochs > 0
 
     def recipe(self, seed: int, **changes: float | int | str) -> Recipe:
-        """The loop's recipe, with changes."""
+        """The recipe of the training loop, with changes."""
         fields = {name: getattr(self, name) for name in Steps.model_fields}
         return Recipe.model_validate(fields | {"seed": seed} | changes)
 
 
 class Distilled(Optimised):
-    """Mixed in where the trained network, as it was before anything was pruned or quantized, or what else the model has
-    for a teacher, may teach the one that is fine-tuned (arXiv:1503.02531)."""
+    """A mixin for methods with optional distillation (arXiv:1503.02531): the teacher is the trained network before
+    anything was pruned or quantized, or another one that the model provides."""
 
     distill: float = Field(0.0, ge=0, le=1)
-    """The teacher's share of the loss, (1 - a) L + a T^2 KL(teacher || network), both softened by T; for outputs that
-    are logits. 0: no teacher."""
+    """The teacher's weight a in the loss, (1 - a) L + a T^2 KL(teacher || network), with both distributions at the
+    temperature T; requires outputs that are logits. 0: no distillation."""
     temperature: float = Field(4.0, gt=0)
-    """T, which logits are divided by."""
+    """The temperature T, by which logits are divided."""
 
     def teacher(self, task: Task) -> nn.Module | None:
-        """What teaches the model's networks, frozen: itself as it was trained, unless the model has others; or None."""
+        """The frozen teacher: the model's trained network, unless the model provides another one; None without
+        distillation."""
         return task.model.teacher(task.device).eval().requires_grad_(False) if self.distill else None
 
     def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
-        """The mean loss of a batch with these outputs of the network, the teacher's part in it where there is one."""
+        """The mean loss of a batch, given the network's outputs, including the distillation loss if there is a
+        teacher."""
         hard = task.losses(outputs, batch).mean()
         if teacher is None:
             return hard
@@ -58,7 +60,8 @@ class Distilled(Optimised):
         return self.taught(hard, outputs, wanted)
 
     def taught(self, loss: Tensor, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """The whole loss. loss: the mean on the true labels; outputs, wanted: (B, classes) logits."""
+        """The loss with distillation. loss: the mean over the true labels; outputs: (B, classes) logits; wanted: those
+        of the teacher."""
         t = self.temperature
         apart = functional.kl_div(
             functional.log_softmax(outputs / t, 1),
@@ -86,13 +89,13 @@ def fit_network(
     checkpoint: str | Path | None = None,
     second_moments: bool = True,
 ) -> dict[str, Tensor]:
-    """Train all of the task's network in training mode, pruned weights held at 0; the gradients' second moments.
+    """Train the task's network in training mode with pruned weights kept at 0. Returns the gradients' second moments.
 
-    parameters: what moves; None: what is ``trainable``. loss: of a batch; None: the task's, or ``distill``'s, and steps
-    are replayed where the model allows it. masks: asked anew at each step, or once an epoch where steps are replayed,
-    since a pruner's grow; None: the task's. teacher: what ``distill`` learns from. checkpoint: a file, by its name in
-    the task's workdir or by its path. second_moments: off where nobody asks for them. state: what changes in place
-    besides the network's own. The hooks: as ``fit`` has them.
+    parameters: the tensors to train; None: those that are ``trainable``. loss: of a batch; None: the task's loss, or
+    that with distillation, and steps are replayed (CUDA graphs) if the model allows it. masks: called at each step, or
+    once per epoch if steps are replayed, since a pruner's masks change; None: the task's masks. teacher: the network
+    for distillation. checkpoint: a file name in the task's workdir, or a path. second_moments: whether to compute them.
+    state: tensors that change in place besides the network's own, for the checkpoint. The hooks are those of ``fit``.
     """
 
     def usual(batch: Batch) -> Tensor:
@@ -135,7 +138,7 @@ def trainable(task: Task) -> dict[str, Tensor]:
 
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
-    """Training mode inside the block, each submodule's own mode after it."""
+    """Training mode inside the block; afterwards each submodule has its former mode."""
     modes = {m: m.training for m in module.modules()}
     module.train()
     try:
@@ -146,7 +149,7 @@ def training(module: nn.Module) -> Iterator[None]:
 
 
 def workfile(task: Task, name: str | None) -> Path | None:
-    """A file in the task's workdir, if there is one."""
+    """The path of a file in the task's workdir; None without a workdir."""
     if task.workdir is None or name is None:
         return None
     task.workdir.mkdir(parents=True, exist_ok=True)
@@ -154,7 +157,7 @@ def workfile(task: Task, name: str | None) -> Path | None:
 
 
 def install(task: Task, model: QuantizedModel) -> None:
-    """Make the task's network what the quantized model deploys."""
+    """Load the decoded weights of a quantized model into the task's network."""
     task.assign(task.reconstruct(model.groups))
     with torch.no_grad():
         state = task.module.state_dict()
@@ -163,19 +166,20 @@ def install(task: Task, model: QuantizedModel) -> None:
 
 
 def finished(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:
-    """The groups with everything else as it stands in the task's network. notes: as ``QuantizedModel`` has them."""
+    """The quantized model with these groups and, for everything else, the current state of the task's network. notes:
+    those of the ``QuantizedModel``."""
     return QuantizedModel(groups, task.raw_state(), notes or {})
 
 
 def deployed_as(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:
-    """``finished``, once the network holds what the groups deploy."""
+    """``finished``, after the decoded weights of the groups were loaded into the network."""
     task.assign(task.reconstruct(groups))
     return finished(task, groups, notes)
 
 
 def deployed_values(task: Task, group: Group, most: int) -> Tensor:
-    """(k,) distinct values that a group's kept weights are deployed as, ascending; of more than ``most``, so many by
-    rank."""
+    """(k,) distinct values of a group's decoded kept weights, ascending; if there are more than ``most``, that many
+    quantiles of them."""
     deployed = task.reconstruct([group])
     values: Tensor = torch.unique(torch.cat([task.kept(name, deployed[name].detach()) for name in group.names]))
     if values.numel() <= most:

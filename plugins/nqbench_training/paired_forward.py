@@ -1,8 +1,8 @@
-"""Two networks in one forward pass: each weight as it was, and as it has become, on the same samples.
+"""Two networks in one forward pass: with the original weights and with the changed ones, on the same samples.
 
-Samples go through twice, side by side in one batch. The first half meets every weight as it was when the pass began,
-the second half as the visitor left it; what the two halves bring to a weight are its inputs in the network as it was
-and in the network as it has become so far.
+Each batch contains the samples twice. The first half is computed with the weights as they were when the pass began, the
+second half with those that the visitor has set. The two halves of a layer's input are therefore its inputs in the
+original network and in the network as changed so far.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.second_moments import joined
 
 Visit = Callable[[Use, Tensor, Tensor], None]
-"""(use, its x in the network as it was, its x now): may change the weight in place."""
+"""Called with (use, its input x in the original network, its x now); may change the weight in place."""
 
 
 def splits(task: Network, samples: Batch) -> bool:
-    """Whether samples come first in whatever the weights are multiplied with, so that two halves can be told apart:
-    not in a network that puts time before samples, or that multiplies weights with things of its own."""
+    """Whether the first axis of every layer's input is that of the samples, so that the two halves can be separated. It
+    is not in a network with time as the first axis, or in one that multiplies weights with tensors other than
+    activations."""
     few = part(samples, 2)
     whole = True
 
@@ -39,15 +40,15 @@ def splits(task: Network, samples: Batch) -> bool:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Up to rounding: a product's rows may be summed in different orders."""
+    """Equality up to rounding: the rows of a product may be summed in different orders."""
     if not one.is_floating_point():
         return torch.equal(one, other)
     return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()) if one.numel() else 0.0)
 
 
 def paired_forward(task: Network, samples: Batch, visit: Visit, trained: Mapping[str, Tensor] | None = None) -> None:
-    """Visit each use of a weight, before it is made, in the order of the forward pass. The network must be one that
-    ``splits``. trained: the weights as they were; None: as they are now."""
+    """Visit each use of a weight before it is computed, in the order of the forward pass. The network must be one that
+    ``splits``. trained: the original weights; None: the current ones."""
     trained = task.weights() if trained is None else trained
 
     def reached(use: Use) -> Tensor:

@@ -1,14 +1,14 @@
-"""What removing a weight costs, by Kronecker factors of the Gauss-Newton matrix.
+"""The increase of the loss when a weight is removed, by Kronecker factors of the Gauss-Newton matrix.
 
-For one layer the matrix is taken for G x H: H = E[x x^T] over its input vectors, G the mean over samples of the
-squared gradients of its outputs, of which only the diagonal is kept (arXiv:1503.05671; arXiv:1602.01407 for
-convolutions). Weights of different outputs o then do not interact, and the surgeon's cost of removing weight j of
-output o, the others of its row moved to make up for it, is
+For one layer the matrix is approximated by the Kronecker product of G and H: H = E[x x^T] over its input vectors, and G
+the mean over samples of the squared gradients of its outputs, of which only the diagonal is kept (arXiv:1503.05671;
+arXiv:1602.01407 for convolutions). Weights of different outputs o then do not interact, and by optimal brain surgeon
+the cost of removing weight j of output o, with the others of its row adjusted to compensate, is
 
-    w_oj^2 G_o / (2 [H_o^-1]_jj),        H_o: rows and columns of H that the row still keeps
+    w_oj^2 G_o / (2 [H_o^-1]_jj),        H_o: the rows and columns of H for the row's kept weights
 
-(Hassibi and Stork 1993, equation 5; arXiv:2208.11580, section 3, with G = I). Costs of different layers are in one
-unit, the loss's, so that one threshold serves all of them.
+(Hassibi and Stork 1993, equation 5; arXiv:2208.11580, section 3, with G = I). Costs of all layers are in the unit of
+the loss, so that one threshold can be used for all of them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import first_samples, output_factor
 from nqbench.api.toolkit.persample import Tape
 
-_MOST_WORK = 4e11  # multiplications of all rows' own inverses, a tensor: half a minute or so on one core
+_MOST_WORK = 4e11  # most multiplications for inverses per row, per tensor: about half a minute on one core
 _CHUNK_ENTRIES = 1 << 23
 
 
 def output_curvature(task: Network, names: Sequence[str], samples: int) -> dict[str, Tensor]:
-    """name -> (O,) float64: G's diagonal for the layer that owns the parameter, summed over an output's places, the
-    mean over samples, exact over classes."""
+    """name -> (O,) float64: the diagonal of G for the layer that owns the parameter, summed over positions, averaged
+    over samples, exact over classes."""
     total = {name: torch.zeros(len(task.parameter(name)), dtype=torch.float64, device=task.device) for name in names}
     seen = 0
     with evaluating(task.module), Tape(task.module, names) as tape:
@@ -44,7 +44,7 @@ def output_curvature(task: Network, names: Sequence[str], samples: int) -> dict[
 
 
 def removal_costs(weight: Tensor, mask: Tensor, h: Tensor, g: Tensor) -> Tensor:
-    """What removing each kept weight costs; 0 where a weight is pruned already.
+    """The cost of removing each kept weight; 0 for weights that are pruned already.
 
     weight, mask: (O, ...); h: (G, m, m) float64 positive definite; g: (O,). Returns (O, ...) float64.
     """
@@ -57,10 +57,10 @@ def removal_costs(weight: Tensor, mask: Tensor, h: Tensor, g: Tensor) -> Tensor:
 
 
 def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
-    """(R, m): the diagonal of each row's own inverse, of h's kept rows and columns; anything where it keeps none.
+    """(R, m): the diagonal of the inverse of h restricted to each row's kept weights; undefined for the others.
 
-    Rows that keep all share one inverse, and all rows do where their own would cost too much. h: (m, m) positive
-    definite; kept: (R, m) bool.
+    Rows without pruned weights share one inverse, and so do all rows if an inverse per row would cost too much. h: (m,
+    m) positive definite; kept: (R, m) bool.
     """
     found: Tensor = torch.linalg.inv(h).diagonal().expand(kept.shape).clone()
     counts = kept.sum(1)
@@ -69,7 +69,7 @@ def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
     ranked = torch.argsort(counts, descending=True, stable=True)
     ranked = ranked[(counts[ranked] < len(h)) & (counts[ranked] > 0)]
     while ranked.numel():
-        # rows of similar length together; what pads the shorter ones is the identity
+        # rows of similar length in one batch, shorter ones padded with the identity
         longest = int(counts[ranked[0]])
         chunk = max(1, _CHUNK_ENTRIES // longest**2)
         rows, ranked = ranked[:chunk], ranked[chunk:]
@@ -84,7 +84,7 @@ def _inverse_diagonals(h: Tensor, kept: Tensor) -> Tensor:
 
 
 def cheapest_removed(costs: Mapping[str, Tensor], masks: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
-    """Masks that keep the ``keep`` weights, of those kept so far over all tensors, that cost most to remove."""
+    """Masks that keep, of the weights kept so far in all tensors, the ``keep`` whose removal costs most."""
     flat = torch.cat([torch.where(masks[name], costs[name], -1.0).reshape(-1) for name in costs])
     chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     chosen[torch.argsort(flat, descending=True, stable=True)[:keep]] = True

@@ -1,4 +1,4 @@
-"""Second moments of each layer's inputs: what methods with error feedback need (OBQ, GPTQ; arXiv:2208.11580)."""
+"""Second moments of each layer's inputs, as used by methods with error feedback (OBQ, GPTQ; arXiv:2208.11580)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from nqbench_training.sensitivities import Sampled
 
 
 class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, section 3"):
-    """X X^T / N of the vectors that a weight multiplies (im2col for convolutions), a matrix per group.
+    """X X^T / N over the vectors that a weight multiplies (im2col for convolutions), one matrix per group.
 
-    1/2 tr(E X X^T E^T) / N is half the mean squared error of a layer's output when its weights change by E. Found by
-    watching operations, so every layer and function has them (``nqbench.api.toolkit.uses``): a weight that is used
-    several times, or tied to another, the sum over its uses; an embedding the frequencies of its rows. Zeros where a
-    tensor multiplies nothing.
+    1/2 tr(E X X^T E^T) / N is half the mean squared error of a layer's output when its weights change by E. Inputs are
+    recorded at torch's operations (``nqbench.api.toolkit.uses``), so that all layers and functions are covered. For a
+    weight that is used several times, or tied to another, uses are summed; for an embedding they are the frequencies of
+    its rows; for a tensor that is not used they are 0.
     """
 
     form: ClassVar[SensitivityForm] = "second-moments"
 
     columns: int | None = Field(None, ge=1)
-    """A convolution's second moments are means over about so many input vectors for each row of their matrix, from
-    samples spread evenly over all, 128 (of large images 16) at least; None: over all."""
+    """Second moments of a convolution are averaged over about this many input vectors per row of their matrix, from
+    evenly spaced samples, at least 128 of them (16 for large images); None: over all vectors."""
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         sums = {name: Sums(task.parameter(name)) for name in names}
@@ -40,7 +40,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
         expected: Counter[str] | None = None
         batches: Iterable[tuple[Batch, int]] = first_samples(task, self.samples)
         samples = 0
-        if self.columns is not None:  # every which sample is enough depends on how many there are
+        if self.columns is not None:  # the spacing of samples depends on their number
             batches = list(batches)
             samples = sum(size for _, size in batches)
 
@@ -58,7 +58,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
                     task.predict(batch)
                 except _Seen:
                     continue
-                # the first batch went all the way: every pass makes as many calls
+                # the first batch went through the whole network: every pass makes the same number of calls
                 expected = calls.copy()
         return {name: sums[name].moments().packed() for name in names}
 
@@ -68,11 +68,11 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
 
 
 class _Seen(Exception):
-    """Ends a forward pass of which nothing more is needed."""
+    """Ends a forward pass whose remaining layers are not needed."""
 
 
 class Sums:
-    """Sums of products over all uses of one weight, by the way in which a use meets it."""
+    """Sums of products over all uses of one weight, separately for each way in which it is multiplied."""
 
     def __init__(self, weight: Tensor) -> None:
         self.shape, self.device = weight.shape, weight.device
@@ -84,8 +84,9 @@ class Sums:
         self.parts[use.geometry].add(use.x)
 
     def moments(self) -> Moments:
-        """The mean over all uses. Those that meet the weight along another axis (an embedding that is the output layer
-        too) cost each of its rows another multiple of |row|^2: by the mean of these multiples they are counted."""
+        """The mean over all uses. Uses that multiply the weight along another axis (an embedding that is also the
+        output layer) add to the error of each row a multiple of |row|^2; they are counted by the mean of these
+        multiples."""
         if not self.parts:
             columns = self.shape[1:].numel() if self.shape else 1
             return Moments(torch.zeros(1, 1, columns, device=self.device))
@@ -112,14 +113,14 @@ def _mean_diagonal(total: Tensor) -> float:
 
 
 def _raised(total: Tensor, by: float) -> Tensor:
-    """With a multiple of the identity added."""
+    """The matrix plus a multiple of the identity."""
     if total.shape[1] == 1:
         return total + by
     return total + by * torch.eye(total.shape[1], dtype=total.dtype, device=total.device)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one."""
+    """Several batches joined into one."""
     first = batches[0]
     if len(batches) == 1:
         return first

@@ -17,7 +17,7 @@ from nqbench.api.toolkit.persample import gradients
 
 
 class Sampled(Sensitivity):
-    """A sensitivity that looks at the first training samples."""
+    """A sensitivity that is estimated from the first training samples."""
 
     samples: int = Field(1000, ge=1)
     """Training samples, the first in stored order; all if there are fewer."""
@@ -27,13 +27,13 @@ class Hessian(Sampled, name="hessian", paper="arXiv:1612.01543, sections 3.1 and
     """The diagonal of the Gauss-Newton matrix of the loss, h_i = 1/M sum_n sum_c p_c (d log p_c / d w_i)^2.
 
     For cross-entropy it is the Fisher information with labels drawn from the model. ``exact`` sums over all classes;
-    ``drawn`` draws labels, one backward pass a label instead of one a class.
+    ``drawn`` samples labels, which takes one backward pass per label instead of one per class.
     """
 
     labels: Literal["exact", "drawn"] = "exact"
-    """``exact``: every class, weighted by its probability. ``drawn``: an unbiased estimate."""
+    """``exact``: sums over all classes, weighted by their probabilities. ``drawn``: an unbiased estimate."""
     draws: int = Field(1, ge=1)
-    """Labels drawn per sample, with ``drawn``."""
+    """With ``drawn``: number of labels drawn per sample."""
 
     def uses_seed(self) -> bool:
         return self.labels == "drawn"
@@ -56,11 +56,11 @@ class Fisher(Sampled, name="fisher", paper="arXiv:1612.01543, section 3"):
 class Hutchinson(Sampled, name="hutchinson", paper="Bekas, Kokiopoulou, Saad 2007; Hutchinson 1989"):
     """The Hessian's diagonal by random signs: E[v * (H v)] = diag H, since E[v_i v_j] = 0 for i != j.
 
-    Draws may be negative; a quantizer's source raises such values to a small fraction of the mean.
+    Estimates may be negative; for quantizers such values are raised to a small fraction of the mean.
     """
 
     draws: int = Field(30, ge=1)
-    """Sign vectors: the error falls with the root of their number."""
+    """Number of sign vectors; the error is proportional to 1 / the square root of it."""
 
     def uses_seed(self) -> bool:
         return True
@@ -69,7 +69,7 @@ class Hutchinson(Sampled, name="hutchinson", paper="Bekas, Kokiopoulou, Saad 200
         return mean_sign_products(task, names, self.samples, self._signs(task, names))
 
     def _signs(self, task: Network, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        # drawn on the CPU, so that every device sees the same
+        # drawn on the CPU, so that they are the same for every device
         generator = torch.Generator().manual_seed(task.seed)
         for _ in range(self.draws):
             yield {
@@ -81,12 +81,12 @@ class Hutchinson(Sampled, name="hutchinson", paper="Bekas, Kokiopoulou, Saad 200
 class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
     """The square root of Adam's second-moment estimate at the end of training.
 
-    Where training kept none, Adam's recurrence v <- b v + (1 - b) g^2 (bias-corrected) runs over mini-batches at the
+    If training kept none, Adam's recurrence v <- b v + (1 - b) g^2 (bias-corrected) is run over mini-batches at the
     trained weights instead.
     """
 
     batches: int = Field(200, ge=1)
-    """Number of mini-batches to estimate from, if training kept no moments."""
+    """Number of mini-batches for the estimate, if training kept no moments."""
     batch_size: int = Field(128, ge=1)
     """Size of a mini-batch."""
     beta: float = Field(0.999, ge=0, lt=1)
@@ -100,7 +100,7 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
         return {name: moments[name].float().clamp(min=0).sqrt() for name in names}
 
     def recurrence(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
-        """Second moments of the mini-batch gradients at the network as it stands, epoch after epoch in stored order."""
+        """Second moments of the mini-batch gradients at the current weights, epoch after epoch in stored order."""
         total = [torch.zeros_like(task.parameter(name)) for name in names]
         parameters = [task.parameter(name) for name in names]
         step = 0
@@ -119,7 +119,8 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
 def mean_sign_products(
     task: Network, names: Sequence[str], samples: int, signs: Iterable[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The mean over sign vectors v of v * (H v), H the Hessian of the mean loss in the named parameters."""
+    """The mean over sign vectors v of v * (H v), H the Hessian of the mean loss with respect to the named
+    parameters."""
     parameters = [task.parameter(name) for name in names]
     total = [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in parameters]
     draws = 0

@@ -1,7 +1,8 @@
-"""Layer by layer, in forward order, each seen through the layers that are quantized already.
+"""Quantization layer by layer, in forward order, each with inputs from the layers that are already quantized.
 
-Before it is quantized, a layer's weight w moves towards w' = w + w E[(x - x') x'^T] (E[x' x'^T] + ridge I)^-1, which
-gives the trained network's outputs w x from the inputs x' of the quantized one (``nqbench_training.correction``).
+Before it is quantized, a layer's weight w is moved towards w' = w + w E[(x - x') x'^T] (E[x' x'^T] + ridge I)^-1, which
+best reproduces the trained network's outputs w x from the inputs x' in the quantized network
+(``nqbench_training.correction``).
 """
 
 from __future__ import annotations
@@ -29,40 +30,41 @@ from nqbench_training.shared_grid import merged
 
 
 class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5; the order of OBQ and GPTQ"):
-    """Quantizes one tensor, puts it into the network, senses again, and goes on with the next.
+    """Quantizes one tensor, puts it into the network, estimates the sensitivity again, and goes on to the next.
 
-    It goes layer by layer whatever the granularity: one result for all tensors together cannot be had one tensor at a
-    time. In granularity ``global`` results on one and the same grid are put together afterwards. What an earlier
-    training returned is quantized anew.
+    Tensors are quantized one by one whatever the granularity, since a joint result for all tensors cannot be obtained
+    one tensor at a time. With the granularity ``global``, results on the same grid are merged afterwards. The result of
+    an earlier training in the list is quantized again.
     """
 
     passes: Literal["one", "each"] = "one"
-    """``one``: with second moments, one forward pass of all samples stops at each layer, quantizes it, and goes on
-    (their activations are held at once, see ``memory``); a weight that is used more than once takes a pass of its own.
-    ``each``: a pass a layer."""
+    """``one``: with second moments, a single forward pass of all samples quantizes each layer as it reaches it (all
+    their activations are in memory at once, see ``memory``); a weight that is used more than once takes an additional
+    pass. ``each``: one pass per layer."""
     memory: float = Field(4096, gt=0)
-    """MiB that the activations of one pass may take. Where all samples would take more, the samples go through in
-    parts, once for each of ``blocks`` runs of consecutive tensors, whose second moments are then held at once."""
+    """MiB that the activations of one pass may take. If all samples would take more, the samples are passed in parts,
+    once for each of ``blocks`` blocks of consecutive tensors, whose second moments are then in memory at once."""
     enough: int | None = Field(None, ge=1)
-    """Samples that will do where all would take more: if so many fit, as many as fit go through in one pass, and the
-    others are left out. None: all are needed."""
+    """Smallest number of samples that suffices if all would exceed ``memory``: if at least this many fit, as many as
+    fit are used in one pass, and the others are left out. None: all are used."""
     blocks: int = Field(32, ge=1)
-    """Into how many runs the tensors are parted where samples go through in parts: with fewer the network is passed
-    less often, and each tensor sees less of what was quantized just before it."""
+    """Number of blocks of tensors if samples are passed in parts. With fewer blocks there are fewer passes, but the
+    inputs of a tensor reflect fewer of the tensors quantized just before it."""
     correction: float = Field(1.0, ge=0, le=1)
-    """How far a layer's weights move, before they are quantized, towards those that give the trained network's outputs
-    from the inputs that the quantized network gives it: 0 not at all, 1 all the way. Only in one pass, with second
-    moments, and where samples come first in every layer's input; elsewhere there is none."""
+    """How far a layer's weights are moved, before they are quantized, towards those that best reproduce the trained
+    network's outputs from the layer's inputs in the quantized network: 0 not at all, 1 all the way. Applied only in one
+    pass, with second moments, and if the first axis of every layer's input is that of the samples."""
     fallback: bool = False
-    """Whether a tensor that the quantizer cannot handle is rounded to a uniform grid (the record says so) instead of
-    making the trial fail."""
+    """Whether a tensor that the quantizer cannot handle is rounded to a uniform grid (with a note in the record)
+    instead of making the trial fail."""
     ridge: float = Field(0.1, gt=0)
-    """Regularization of the correction against noise of the samples, as a share of the mean diagonal of the second
+    """Regularization (ridge) of the correction against sampling noise, as a share of the mean diagonal of the second
     moments."""
     columns: int | None = Field(64, ge=1)
-    """A convolution's second moments are means over at most so many input vectors for each row of their matrix, from
-    samples spread evenly over all, 128 (of large images 16) at least; None: over all. On large images a convolution
-    sees thousands of times as many vectors as the matrix has rows, and their products are most of the time."""
+    """Second moments of a convolution are averaged over at most this many input vectors per row of their matrix, from
+    evenly spaced samples, at least 128 of them (16 for large images); None: over all vectors. On large images a
+    convolution has thousands of times as many input vectors as the matrix has rows, and their products take most of the
+    time."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         if start is not None:
@@ -83,12 +85,12 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
 
 
 _LIVING = 3
-"""Activations that are alive at once in a forward pass, about."""
+"""Number of activations that are in memory at once in a forward pass, approximately."""
 
 
 class Each:
-    """Quantizes one tensor after another, each put into the network at once. done: the results. notes: tensors that
-    went to a plain grid, and why."""
+    """Quantizes one tensor after another and puts each into the network immediately. done: the results. notes: for
+    tensors that were rounded to a plain grid, the reason."""
 
     def __init__(self, task: Task, fallback: bool) -> None:
         self.task, self.fallback = task, fallback
@@ -96,7 +98,7 @@ class Each:
         self.notes: dict[str, str] = {}
 
     def sensed_anew(self, name: str) -> None:
-        """Quantize a tensor, if it is not done, under a sensitivity of the network as it stands."""
+        """Quantize a tensor, unless it is done, with the sensitivity of the current network."""
         if name in self.done:
             return
         tell(f"tensor {len(self.done) + 1} of {len(self.task.names)}")
@@ -108,7 +110,8 @@ class Each:
         sensed: Callable[[], Mapping[str, Tensor] | None],
         weights: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
     ) -> None:
-        """The tensor, or what stands in for it, under a sensitivity, both worked out inside, where they may fail."""
+        """Quantize the tensor, or a replacement for it, under a sensitivity. Both are computed inside the handler of
+        failures."""
         try:
             (group,) = self.task.quantize(weights(), names=[name], sensed=sensed())
         except (BadInput, RuntimeError, MemoryError, ArithmeticError) as error:
@@ -121,8 +124,8 @@ class Each:
 
 
 class OnePass:
-    """Quantizes each tensor when the calibration samples reach it; with a correction they go through the network as it
-    was, too."""
+    """Quantizes each tensor when the calibration samples reach it; with a correction, they are also passed through the
+    original network."""
 
     def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential) -> None:
         self.each, self.task, self.uses, self.how = each, each.task, uses, how
@@ -142,12 +145,12 @@ class OnePass:
     def _reached(self, use: Use, now: Tensor, was: Tensor | None) -> None:
         name, task = use.name, self.task
         if len(self.each.done) == len(task.names):
-            # what is left, a language model's logits of all samples, would be the largest of all
+            # the rest is not needed; a language model's logits for all samples would be the largest activation
             raise _AllDone
         if name in self.each.done:
             return
         if self.uses.get(name) != 1:
-            # this is not all that it is multiplied with
+            # the weight has further uses
             self.each.sensed_anew(name)
             return
         tell(f"tensor {len(self.each.done) + 1} of {len(task.names)}")
@@ -168,21 +171,21 @@ class OnePass:
 
 
 class InParts:
-    """Quantizes run after run of consecutive tensors. For each, the samples go through a few at a time, as far as its
-    last tensor, and its tensors' second moments are summed: neither the activations of all samples are held at once nor
-    the second moments of all tensors, whatever the network's size; what is paid is that runs go through what is before
-    them again."""
+    """Quantizes block after block of consecutive tensors. For each block, the samples are passed a few at a time, up to
+    its last tensor, and the second moments of its tensors are summed. So neither the activations of all samples nor the
+    second moments of all tensors are in memory at once; the price is that each block repeats the forward pass through
+    the layers before it."""
 
     def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential, at_once: int) -> None:
-        """at_once: samples that go through together."""
+        """at_once: samples per pass."""
         self.each, self.task, self.uses, self.how, self.at_once = each, each.task, uses, how, at_once
         self.trained = each.task.weights() if how.correction > 0 else {}
 
     def run(self, samples: int) -> None:
-        # there may be fewer than were asked for
+        # there may be fewer than requested
         samples = sum(size for _, size in first_samples(self.task, samples, self.at_once))
         once = [name for name in forward_order(self.task, self.uses) if self.uses.get(name) == 1]
-        # those that are used several times come at their first use, as in one pass
+        # tensors with several uses are quantized at their first use, as in one pass
         for name in forward_order(self.task, self.uses):
             if name in self.each.done:
                 continue
@@ -223,7 +226,7 @@ class InParts:
                         self.task.predict(batch)
         for name in names:
             tell(f"tensor {len(self.each.done) + 1} of {len(self.task.names)}")
-            if name not in sums:  # by another path through the network: as it stands
+            if name not in sums:  # not reached by this path through the network: sensed separately
                 self.each.sensed_anew(name)
                 continue
             self._quantize(name, sums.pop(name).moments(), lacking.pop(name, None))
@@ -239,7 +242,7 @@ class InParts:
 def corrected(
     task: Task, name: str, moments: Moments, missing: Missing | None, how: Sequential
 ) -> Mapping[str, Tensor] | None:
-    """The weights moved towards those that give the trained network's outputs."""
+    """The weights, moved towards those that best reproduce the trained network's outputs."""
     if missing is None:
         return None
     weight, mask = task.parameter(name).detach(), task.masks.get(name)
@@ -247,7 +250,7 @@ def corrected(
 
 
 class _AllDone(Exception):
-    """Ends a forward pass of which nothing more is needed."""
+    """Ends a forward pass whose remaining layers are not needed."""
 
 
 def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str]:
@@ -257,8 +260,9 @@ def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str
 
 
 def watched(task: Network) -> tuple[dict[str, int], int]:
-    """How often a forward pass uses each tensor, in the order of their first uses, those that it does not left out; and
-    about how many bytes the activations of one sample take, that of the trained network beside it counted."""
+    """The number of uses of each tensor in a forward pass, in the order of first uses, without unused tensors; and
+    approximately how many bytes the activations of one sample take, including those of the trained network that is
+    evaluated beside it."""
     calls: Counter[str] = Counter()
     largest = 0
 
@@ -276,5 +280,5 @@ def watched(task: Network) -> tuple[dict[str, int], int]:
 
 
 def layer_uses(task: Network) -> dict[str, int]:
-    """How often a forward pass uses each tensor; see ``watched``."""
+    """The number of uses of each tensor in a forward pass; see ``watched``."""
     return watched(task)[0]

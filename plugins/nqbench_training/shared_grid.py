@@ -1,4 +1,4 @@
-"""Results on one and the same grid, put together: one step, one alphabet, one stream in the file."""
+"""Merging results on the same grid: one step, one alphabet and one stream in the file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nqbench.api.quantized import GRIDS
 
 
 def merged(groups: tuple[Group, ...]) -> tuple[Group, ...]:
-    """One group for all tensors where every result is on one and the same grid: one step and one alphabet in the file.
+    """One group for all tensors if all results are on the same grid, so that the file has one step and one alphabet.
 
-    Groups without a weight left, of any form, join in.
+    Groups without kept weights, of any form, are merged, too.
     """
     filled = [group.quantized for group in groups if group.quantized.n]
     if not filled or len({_grid(q) for q in filled}) > 1 or _grid(filled[0]) is None:
@@ -39,7 +39,7 @@ def merged(groups: tuple[Group, ...]) -> tuple[Group, ...]:
 
 
 def _grid(q: Quantized) -> tuple[object, ...] | None:
-    """Form, step, place of zero in the cell and seed of a grid with one step and nothing else to it; None for any other
+    """Form, step, position of zero in its cell, and seed of a grid whose only parameter is one step; None for any other
     result."""
     step = q.parameters.get("step")
     plain = not set(q.side) - {"offset", "seed"} and len(q.parameters) == 1 and not q.held

@@ -21,23 +21,23 @@ from nqbench_training.optimised import (
 
 
 class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.00648"):
-    """The loss is taken at w~ = sum_j softmax_j(-sigma |w - c_j|^2) c_j; weights and codebook learn, sigma grows.
+    """The loss is computed at w~ = sum_j softmax_j(-sigma |w - c_j|^2) c_j; w and c are learned while sigma grows.
 
-    The codebook to start from is that of the trial's quantizer, of numbers or vectors; where its result is of another
-    form, the values that it deploys, at most ``codewords`` of them. ``beta`` prices the entropy: the
-    cross entropy of the mean soft assignments under the histogram of the hard ones (eq. 7), in bits, as a part of the
-    loss by ``beta`` x bits / examples. A codeword's gradient is averaged over its (soft) members. Ends on the nearest
-    codewords.
+    The initial codebook, of scalars or vectors, is that of the trial's quantizer; if its result has another form, it
+    consists of the decoded values, at most ``codewords`` of them. ``beta`` is the price of the entropy: ``beta`` x bits
+    / examples is added to the loss, bits being the cross entropy of the mean soft assignments and the histogram of the
+    hard ones (eq. 7). A codeword's gradient is averaged over its (soft) members. At the end each weight is set to its
+    nearest codeword.
     """
 
     codewords: int = Field(256, ge=2)
     """Largest number of codewords, if the quantizer's result has no codebook."""
     hardness: float = Field(2.0, gt=0)
-    """sigma in the first epoch, over the mean squared distance of the codewords to their nearest other one."""
+    """Initial sigma, in units of 1 / the mean squared distance of codewords to their nearest neighbours."""
     growth: float = Field(1.5, ge=1)
-    """Factor of lambda from one epoch to the next."""
+    """Factor of sigma from one epoch to the next."""
     beta: float = Field(0.0, ge=0)
-    """The price of a bit, in nats of the whole training loss."""
+    """The price of a bit, in nats of the training loss summed over all examples."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         first = begin(task, start)
@@ -83,7 +83,7 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
 
 
 class Codewords:
-    """One group's codebook, (k, d), as a leaf, and the assignments of its weights to it."""
+    """A group's codebook, (k, d), as a leaf tensor, and the assignment of its weights to codewords."""
 
     def __init__(self, most: int, group: Group, task: Task) -> None:
         self.group, self.task = group, task
@@ -105,16 +105,16 @@ class Codewords:
         self.sigma.fill_(hardness / self.unit)
 
     def _vectors(self) -> Tensor:
-        """(m, d) kept weights in a row, padded with zeros at the end; differentiable."""
+        """(m, d) kept weights, concatenated and padded with zeros at the end; differentiable."""
         flat = torch.cat([self.task.kept(name, self.task.parameter(name)) for name in self.group.names])
         return torch.nn.functional.pad(flat, (0, -flat.numel() % self.d)).reshape(-1, self.d)
 
     def _distances(self, vectors: Tensor) -> Tensor:
-        """(m, k) squares."""
+        """(m, k) squared distances."""
         return (vectors[:, None, :] - self.table).square().sum(2)
 
     def soft(self, *, priced: bool) -> tuple[dict[str, Tensor], Tensor]:
-        """name -> w~, and the price of all symbols in bits."""
+        """name -> w~, and the cost of all symbols in bits."""
         vectors = self._vectors()
         distances = self._distances(vectors)
         phi = torch.softmax(-self.sigma * distances, 1)
@@ -143,8 +143,8 @@ class Codewords:
 
 
 def cross_entropy_bits(phi: Tensor, hard: Tensor) -> Tensor:
-    """() m x -sum_j q_j log2 p_j: q the mean of (m, k) soft assignments, p the histogram of (m,) hard ones, of which a
-    codeword without any has half of one."""
+    """() m x -sum_j q_j log2 p_j: q the mean of (m, k) soft assignments, p the histogram of (m,) hard ones, in which
+    codewords without members count as half a member."""
     m, k = phi.shape
     counts = torch.bincount(hard, minlength=k).to(phi).clamp_min(0.5)
     return -(phi.mean(0) * (counts / m).log2()).sum() * m

@@ -1,4 +1,5 @@
-"""Soft weight sharing: a mixture of Gaussians as the weights' prior, learned with them (Ullrich et al., 1702.04008)."""
+"""Soft weight sharing: a Gaussian mixture as the prior of the weights, learned with them (Ullrich et al.,
+1702.04008)."""
 
 from __future__ import annotations
 
@@ -17,31 +18,33 @@ from nqbench_training.optimised import Distilled, deployed_as, deployed_values, 
 class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="arXiv:1702.04008"):
     """L + tau / examples x (-sum_i log sum_j pi_j N(w_i; mu_j, sigma_j^2)), weights and mixture learned together.
 
-    The trial's quantizer gives the means to start from, the values that it deploys; the one nearest 0 becomes 0 and
-    stays, with its share ``zero``. Precisions have Gamma hyper-priors. At the end components closer than ``merge``
-    in divergence become one, and each weight is set to the mean of the component that is most responsible for it.
+    The initial means are the decoded values of the trial's quantizer; the one nearest to 0 is set to 0 and stays there,
+    with the fixed mixing proportion ``zero``. Precisions have Gamma hyper-priors. At the end, components with a
+    divergence below ``merge`` are merged, and each weight is set to the mean of the component with the largest
+    responsibility for it.
     """
 
     lr: float = Field(5e-4, gt=0)
     """Learning rate of the weights in the first epoch."""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """``adam`` decouples its weight decay (AdamW)."""
+    """``adam`` is AdamW (decoupled weight decay)."""
     components: int = Field(17, ge=2)
-    """Largest number of components; if there are more values, this many quantiles are used."""
+    """Largest number of components; if the quantizer has more values, this many quantiles of them are used."""
     tau: float = Field(0.003, ge=0)
-    """Factor of the prior's negative log-likelihood."""
+    """Factor tau of the prior's negative log-likelihood."""
     zero: float = Field(0.99, gt=0, lt=1)
-    """pi_0, the share of the component at 0, which stays."""
+    """pi_0, the mixing proportion of the component at 0, which is fixed."""
     means_rate: float = Field(0.2, ge=0)
-    """Learning rate of the means, relative to that of the weights."""
+    """Learning rate of the means, as a multiple of that of the weights."""
     mixture_rate: float = Field(6.0, ge=0)
-    """The same of precisions and shares, which are learned as logarithms."""
+    """The same for precisions and mixing proportions, which are learned as logarithms."""
     shape: float = Field(250.0, gt=1)
     """alpha of the Gamma hyper-prior of the precisions; 20 times that for the component at 0."""
     rate: float = Field(0.1, gt=0)
-    """beta of that hyper-prior; 20 times that at 0. (alpha - 1) / beta is its mode, 1 / sigma^2."""
+    """beta of that hyper-prior; 20 times that for the component at 0. Its mode is (alpha - 1) / beta, a value of 1 /
+    sigma^2."""
     merge: float = Field(1e-10, ge=0)
-    """The divergence KL(p || q) + KL(q || p) below which two components become one."""
+    """The divergence KL(p || q) + KL(q || p) below which two components are merged."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         first = begin(task, start)
@@ -71,7 +74,7 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
 
 
 class Mixture:
-    """pi, mu and log 1 / sigma^2 of one group's components, the first of them at 0."""
+    """pi, mu and log 1 / sigma^2 of a group's components, of which the first is at 0."""
 
     def __init__(self, method: SoftWeightSharing, group: Group, task: Task) -> None:
         self.method, self.group, self.task = method, group, task
@@ -79,7 +82,7 @@ class Mixture:
         nearest = int(table.abs().argmin())
         rest = torch.cat([table[:nearest], table[nearest + 1 :]])
         self.first_means = rest
-        # a spread of a third of the distance between means, or of the weights where there is but one
+        # standard deviation: a third of the distance between means, or that of the weights if there is only one
         w = torch.cat([task.kept(name, task.parameter(name).detach()) for name in group.names])
         gaps = torch.sort(table).values.diff()
         deviation = float(gaps.mean()) / 3 if gaps.numel() else float(w.std(correction=0)) or 1.0
@@ -118,7 +121,7 @@ class Mixture:
         return torch.cat([self.task.kept(name, self.task.parameter(name)) for name in self.group.names])
 
     def cost(self) -> Tensor:
-        """() -log p(w), and of the precisions under their hyper-priors, up to constants."""
+        """(): -log p(w) minus the log density of the precisions under their hyper-priors, up to constants."""
         logs = self.log_precisions()
         times = torch.ones_like(logs)
         times[0] = 20
@@ -145,8 +148,8 @@ class Mixture:
 
 
 def merged(log_shares: Tensor, means: Tensor, log_precisions: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """Components of a divergence below ``limit`` become one, of the mean of their means by shares; the first, at 0,
-    gives its place to none.
+    """Merge components with a divergence below ``limit``; the new mean is that of their means, weighted by mixing
+    proportions, and the mean of the first component stays 0.
 
     Returns:
         (k,) the new component of each old one, and the new means.

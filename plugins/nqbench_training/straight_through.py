@@ -1,4 +1,5 @@
-"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and a gradual transition to it.
+"""The straight-through estimator, BinaryConnect (arXiv:1511.00363), for any quantizer; and methods with a gradual
+transition to it.
 
 W <- W - eta dL/dQ(W), with Q(W) the quantization of the real weights W (algorithm 1).
 """
@@ -18,19 +19,19 @@ from nqbench_training.optimised import Distilled, finished, fit_network, install
 
 
 class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv:1511.00363"):
-    """Real weights are kept; the loss and its gradient are taken at their quantization and applied to them.
+    """Trains real-valued weights; the loss and its gradient are computed at their quantization and applied to them.
 
-    Everything else (biases, batch norm, its statistics) trains along with the quantized weights. Ends on a
-    quantization of the real weights.
+    Everything else (biases, batch norm, its statistics) is trained together with the quantized weights. The result is
+    the quantization of the final real-valued weights.
     """
 
     every: int = Field(1, ge=1)
-    """Steps between quantizations; the quantized values do not change in between."""
+    """Number of steps between two quantizations; in between, the quantized values do not change."""
     clip: float | None = Field(None, gt=0)
-    """Real weights are clipped to [-clip, clip] after each step (BinaryConnect: 1); none: not at all."""
+    """Real-valued weights are clipped to [-clip, clip] after each step (1 in BinaryConnect); none: no clipping."""
 
     def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
-        """What the loss is taken at.
+        """The values at which the loss is computed.
 
         Args:
             quantized, real: a tensor's values, detached.
@@ -39,11 +40,11 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
         return quantized
 
     def moved(self, quantized: Tensor, real: Tensor, rate: float, step: int) -> Tensor:
-        """The real weights after a step of the optimizer.
+        """The real-valued weights after a step of the optimizer.
 
         Args:
-            quantized: the values at which the step's loss was taken, quantized.
-            real: what the optimizer made of the weights.
+            quantized: the quantized values during the step.
+            real: the weights as updated by the optimizer.
             rate: the learning rate.
             step: counted from 1 over all epochs.
         """
@@ -75,7 +76,7 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
 
 
 class _Passing:
-    """The quantization that the loss is taken at, renewed as the weights move."""
+    """The quantization at which the loss is computed, updated as the weights change."""
 
     def __init__(self, method: StraightThrough, task: Task) -> None:
         self.method, self.task = method, task
@@ -85,12 +86,12 @@ class _Passing:
         self.deployed: Mapping[str, Tensor] = {}
 
     def begin(self, epoch: int) -> None:
-        """An epoch starts cold, so that a resumed run does as an uninterrupted one."""
+        """Quantize without a warm start, so that a resumed run gives the same result as an uninterrupted one."""
         self.epoch = epoch
         self._quantize(None)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The value is what the method shows the loss, the gradient passes to the real weight."""
+        """name -> values given by the method's ``seen``, whose gradient passes to the real-valued weights."""
         shown = {}
         for name, q in self.deployed.items():
             p = self.task.parameter(name)
@@ -118,10 +119,10 @@ class _Passing:
 
 
 class BinaryRelax(StraightThrough, name="binary-relax", paper="arXiv:1801.06313"):
-    """The loss is taken at (lam Q(y) + y) / (lam + 1), y the real weights: lam grows until it is taken at Q(y).
+    """The loss is computed at (lam Q(y) + y) / (lam + 1), y the real-valued weights; lam grows, in the end to infinity.
 
-    The relaxed weight is the nearest to y under a pull of lam / 2 towards the quantized ones (eq. 9). In the last part
-    of the epochs lam is infinite: BinaryConnect.
+    The relaxed weight x minimizes |x - y|^2 / 2 + lam / 2 |x - Q(y)|^2 (eq. 9). In the last part of the epochs lam is
+    infinite, which is BinaryConnect.
     """
 
     lam: float = Field(1.0, gt=0)
@@ -139,16 +140,16 @@ class BinaryRelax(StraightThrough, name="binary-relax", paper="arXiv:1801.06313"
 
 
 class ProxQuant(StraightThrough, name="prox-quant", paper="arXiv:1810.00861"):
-    """The loss is taken at the real weights; after each step they move towards their quantization, by a growing prox.
+    """The loss is computed at the real-valued weights; after each step a growing prox moves them to their quantization.
 
     For R(w) = |w - Q(w)|^2 / 2: w <- (w + c Q(w)) / (1 + c), and for R(w) = |w - Q(w)|_1: w <- Q(w) + sign(d) max(|d| -
     c, 0), d = w - Q(w), with c = rate x ``lam`` x step, the homotopy of the paper's algorithm 1.
     """
 
     lam: float = Field(1e-3, gt=0)
-    """Growth of the factor of R per step."""
+    """Increase of the factor of R per step."""
     norm: Literal["l1", "l2"] = "l1"
-    """R: the distance to the quantized weights, or half its square."""
+    """R: the l1 distance to the quantized weights, or half the squared l2 distance."""
 
     def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
         return real
@@ -162,10 +163,10 @@ class ProxQuant(StraightThrough, name="prox-quant", paper="arXiv:1810.00861"):
 
 
 class QuantNoise(StraightThrough, name="quant-noise", paper="arXiv:2004.07320"):
-    """In each step a random share of the blocks is quantized, the others are not and get exact gradients.
+    """In each step a random part of the blocks is quantized; the others are not, and get exact gradients.
 
-    ``proxy``: blocks are set to 0 in place of their quantization (the paper's phi_proxy, for product quantization).
-    Ends on a quantization of all.
+    ``proxy``: blocks are set to 0 instead of being quantized (the paper's phi_proxy, for product quantization). At the
+    end all blocks are quantized.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"share": 0.5}, {"proxy": True, "block": 4}]})
@@ -173,9 +174,9 @@ class QuantNoise(StraightThrough, name="quant-noise", paper="arXiv:2004.07320"):
     share: float = Field(0.1, gt=0, le=1)
     """The probability that a block is quantized in a step."""
     block: int = Field(8, ge=1)
-    """Number of consecutive weights that are drawn together."""
+    """Number of consecutive weights in a block."""
     proxy: bool = False
-    """Whether a drawn block is set to 0 instead of quantized."""
+    """Whether drawn blocks are set to 0 instead of quantized."""
 
     def uses_seed(self) -> bool:
         return True

@@ -1,8 +1,8 @@
-"""Pruning by the optimal brain surgeon: what costs least is removed, and the rest moves to make up for it.
+"""Pruning by optimal brain surgeon: the weights that cost least are removed, and the others are adjusted to compensate.
 
-Removing weight j of output o costs w_oj^2 G_o / (2 [H_o^-1]_jj), with H_o the second moments of the layer's inputs over
-the weights that the row still keeps and G_o the mean squared gradient of the output (``nqbench_training.saliency``).
-The rest moves to argmin E (w x - w' x')^2 + damping |w' - w|^2, x' the inputs in the pruned network
+Removing weight j of output o costs w_oj^2 G_o / (2 [H_o^-1]_jj), with H_o the second moments of the layer's inputs,
+restricted to the row's kept weights, and G_o the mean squared gradient of the output (``nqbench_training.saliency``).
+The others are set to argmin E (w x - w' x')^2 + damping |w' - w|^2, x' the inputs in the pruned network
 (``nqbench_training.correction``).
 """
 
@@ -29,7 +29,7 @@ from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
 from nqbench_training.weight_averaging import averaged
 
-_EACH = ("epochs", "precision", "replicas")  # what may differ from share to share
+_EACH = ("epochs", "precision", "replicas")  # parameters that may differ from share to share
 _UNSAID = {"precision": "float32", "replicas": 1}
 
 Precision = Literal["float32", "bfloat16"]
@@ -38,41 +38,44 @@ Precision = Literal["float32", "bfloat16"]
 class Surgeon(
     Distilled, Pruner, name="surgeon", paper="Hassibi and Stork 1993; arXiv:2208.11580; factors: arXiv:1503.05671"
 ):
-    """Removes, over all layers, the weights whose loss by Kronecker factors is least; refits the others; fine-tunes.
+    """Removes the weights that cost least by Kronecker factors, over all layers; refits the others; fine-tunes.
 
-    In ``rounds``, between which kept weights are refitted to their layer's outputs. Then layers are refitted once more,
-    in forward order, each to the outputs that it had in the network as it was, from inputs of the network as it has
-    become. ``through`` makes pruned networks on the way, each fine-tuned; they are kept in the store of trained
-    networks, where pruners that begin alike find them.
+    Weights are removed in ``rounds``, between which kept weights are refitted to their layer's outputs. Then layers are
+    refitted once more, in forward order, each to its outputs in the original network, given its inputs in the pruned
+    network. With ``through`` the network is also fine-tuned at intermediate shares; these networks are kept in the
+    store of trained networks and reused by all pruners with the same first shares.
     """
 
     VERSION: ClassVar[int] = 1
-    """Raised when the code changes what it gives."""
+    """To be increased when a change of the code changes the result."""
 
     keep: float = Field(gt=0, le=1, examples=[0.1])
     """Share of weights to keep, over all tensors."""
     through: tuple[float, ...] = ()
-    """Shares at which the network is fine-tuned on the way, none below the next: [0.2, 0.1]. One that is named twice,
-    or is ``keep`` itself, is fine-tuned twice: its learning rate starts anew (warm restarts, arXiv:1608.03983)."""
+    """Intermediate shares at which the network is fine-tuned, in decreasing order: [0.2, 0.1]. A share that is given
+    twice, or equal to ``keep``, is fine-tuned twice, with a restart of the learning rate (warm restarts,
+    arXiv:1608.03983)."""
     samples: int = Field(2000, ge=1)
     """Training samples for the layers' inputs, the first in stored order."""
     scored: int = Field(500, ge=1)
     """Training samples for the curvature of the layers' outputs."""
     rounds: int = Field(6, ge=1)
-    """Removals between which the kept weights are refitted; the kept share falls by one factor each time."""
+    """Number of rounds of removal, between which the kept weights are refitted; each round multiplies the kept share by
+    the same factor."""
     damping: float = Field(0.01, ge=0)
-    """Added to the second moments, as a share of their mean diagonal."""
+    """The number added to the diagonal of the second moments, as a share of its mean."""
     epochs: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = 0  # type: ignore[assignment]
-    """Passes of fine-tuning after every share of ``through`` and at the end; or a number for each, in a list:
-    [22, 22, 0] leaves the last one to the training that follows. A list is one setting; a sweep over two of them is
+    """Epochs of fine-tuning after every share of ``through`` and at the end; or a list with a number for each: [22, 22,
+    0] leaves the last fine-tuning to the training that follows. A list is one setting; a sweep over two settings is
     [[4, 4], [12, 12]]."""
     precision: Precision | tuple[Precision, ...] = "float32"  # type: ignore[assignment]
-    """``bfloat16``: fine-tuned under autocast, twice as fast or better on GPUs and CPUs that compute in it, slower on
-    others. Or one for each share, in a list."""
+    """``bfloat16``: fine-tunes under autocast, at least twice as fast on GPUs and CPUs with native support, slower on
+    others. Or a list with one for each share."""
     replicas: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 1
-    """Fine-tunings of each cut network, in orders of their own; or a number for each share, in a list. Their weights
-    are averaged (model soups, arXiv:2203.05482; arXiv:2306.16788 for pruned ones), and batch norms re-estimated. Each
-    is kept in the store: what is interrupted goes on with the one at hand."""
+    """Number of fine-tunings of each pruned network, each with another order of the samples; or a list with a number
+    for each share. Their weights are averaged (model soups, arXiv:2203.05482; arXiv:2306.16788 for pruned networks),
+    and batch norms re-estimated. Each is kept in the store, so that an interrupted run resumes with the one it was
+    at."""
 
     @model_validator(mode="after")
     def _fitting(self) -> Surgeon:
@@ -96,7 +99,7 @@ class Surgeon(
         return (*self.through, self.keep)
 
     def _each(self, name: str, shares: tuple[float, ...]) -> tuple[Any, ...]:
-        """A setting that may differ from share to share, at each of these."""
+        """The values, one per share, of a parameter that may differ from share to share."""
         value = getattr(self, name)
         return value[: len(shares)] if isinstance(value, tuple) else (value,) * len(shares)
 
@@ -104,7 +107,8 @@ class Surgeon(
         return self._stage(task, self._shares)
 
     def _stage(self, task: Task, shares: tuple[float, ...]) -> Pruned:
-        """The network at the last of ``shares``, from the store or made from the one before; put into the task."""
+        """The network at the last of ``shares``, from the store or made from the one before it; loaded into the task's
+        network."""
         if self._each("replicas", shares)[-1] > 1 and self._each("epochs", shares)[-1]:
             found = self._kept(task, shares, None, lambda _: self._average(task, shares))
         else:
@@ -115,15 +119,16 @@ class Surgeon(
         return averaged(task, [self.one(task, shares, number) for number in range(self._each("replicas", shares)[-1])])
 
     def one(self, task: Task, shares: tuple[float, ...], number: int) -> Trained:
-        """One of ``replicas`` fine-tunings at the last of ``shares``, from the store or made."""
+        """One of the ``replicas`` at the last of ``shares``, from the store or made."""
         return self._kept(task, shares, number, lambda workdir: self._made(task, shares, number, workdir))
 
     def _kept(
         self, task: Task, shares: tuple[float, ...], number: int | None, make: Callable[[Path], Trained]
     ) -> Trained:
-        """What ``make`` gives, kept in the store where it trains. number: the replica's, or None for their average."""
+        """The result of ``make``, kept in the store if it involves training. number: that of the replica, or None for
+        the average."""
         passes, precision, replicas = (self._each(name, shares) for name in _EACH)
-        if number is not None:  # the same whatever others it is averaged with
+        if number is not None:  # a replica does not depend on the number of the others
             replicas = (*replicas[:-1], 1)
         fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {
             "shares": shares,
@@ -131,7 +136,7 @@ class Surgeon(
             "precision": _short(precision),
             "replicas": _short(replicas),
         }
-        # what was made before there was a choice is found
+        # networks that were stored before this parameter existed are still found
         recipe: dict[str, Any] = {"surgeon": {k: v for k, v in fields.items() if (k, v) not in _UNSAID.items()}}
         if number:
             recipe["replica"] = number
@@ -139,17 +144,18 @@ class Surgeon(
         return trained(f"{self.name}-{task.model.name}", recipe, make) if passes[-1] else make(Path())
 
     def _made(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path) -> Trained:
-        """From the network at the last but one of ``shares``, or the trained one where there is none."""
+        """Made from the network at the last but one of ``shares``, or from the trained one if there is only one
+        share."""
         if len(shares) > 1:
             self._stage(task, shares[:-1])
-        else:  # a replica before this one has moved the task's network
+        else:  # an earlier replica has changed the task's network
             task.module.load_state_dict(task.model.load(task.device).state_dict())
-        # one thread: the bits do not depend on how many a worker has
+        # one thread: the result must not depend on how many a worker has
         with one_thread():
             return self._tuned(task, shares, task.seed + len(shares) + 1000 * number, workdir)
 
     def _tuned(self, task: Task, shares: tuple[float, ...], seed: int, workdir: Path) -> Trained:
-        """The task's network cut to the last of ``shares``, if it is not there yet, and fine-tuned."""
+        """The task's network, pruned to the last of ``shares`` unless it is already, and fine-tuned."""
         before = shares[-2] if len(shares) > 1 else 1.0
         masks = {name: (w != 0) | (before == 1) for name, w in task.weights().items()}
         if len(shares) == 1 or before != shares[-1]:
@@ -169,7 +175,8 @@ class Surgeon(
         return packed(task, masks, moments)
 
     def _cut(self, task: Task, kept: Mapping[str, Tensor], before: float, keep: float) -> dict[str, Tensor]:
-        """Prune the task's network, of which a share ``before`` is ``kept``, to ``keep``, and refit it; the masks."""
+        """Prune the task's network from the share ``before`` (with the masks ``kept``) to ``keep`` and refit it.
+        Returns the masks."""
         was = task.weights()
         names = task.names
         moments = SecondMoments(samples=self.samples).sense(task, names)
@@ -188,7 +195,7 @@ class Surgeon(
         return masks
 
     def _refit(self, task: Task, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-        """Layer by layer, to the outputs of the network as it stands, from ``weights``."""
+        """Refit layer by layer, from ``weights``, to the outputs of the current network."""
         if any(count > 1 for count in layer_uses(task).values()):
             task.assign(weights)
             return
@@ -211,5 +218,6 @@ class Surgeon(
 
 
 def _short(values: tuple[Any, ...]) -> Any:
-    """One value where it says as much: what is pruned on the way is found whatever comes after."""
+    """A single value in place of equal ones: intermediate networks are then found in the store whatever shares
+    follow."""
     return values[0] if len(set(values)) == 1 else values

@@ -1,4 +1,5 @@
-"""Pruners that learn a posterior over weights and drop what it says is noise: their loop, and what is left after it."""
+"""Shared by pruners that learn a posterior over weights and prune those that are mostly noise: training, masks,
+result."""
 
 from __future__ import annotations
 
@@ -19,61 +20,62 @@ from nqbench_training.optimised import Distilled, fit_network, trainable
 
 
 class Posterior(Protocol):
-    """What a method learns beside the network's own parameters, which are the means."""
+    """What a method learns besides the network's own parameters, which are the means."""
 
     leaves: dict[str, Tensor]
-    """name -> leaf tensor that moves."""
+    """name -> leaf tensor to be trained."""
 
     def noisy(self) -> AbstractContextManager[None]:
-        """Inside the block the network computes with noise."""
+        """Inside the block, the network computes with noise."""
 
     def drawn(self) -> Mapping[str, Tensor]:
-        """Weights of this step by name, where noise cannot be put on a layer's outputs."""
+        """name -> sampled weights for this step, for layers whose outputs cannot be sampled instead."""
 
     def kl(self) -> Tensor:
-        """() the divergence from the prior, in nats."""
+        """(): the divergence from the prior, in nats."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """name -> the means that are deployed."""
+        """name -> the posterior means, which become the network's weights."""
 
     def scores(self) -> Mapping[str, Tensor]:
-        """name -> what is compared with the threshold, of the parameter's shape: larger is noise."""
+        """name -> scores of the parameter's shape, compared with the threshold: the larger, the more noise."""
 
     def variances(self) -> Mapping[str, Tensor]:
-        """name -> the posterior's variance of each weight; nothing where there is none."""
+        """name -> the posterior variance of each weight; without tensors that have none."""
 
 
 class Variational(Distilled):
-    """Mixed into a Pruner that minimizes E_q[loss] + weight KL(q || prior) / examples.
+    """A mixin for a Pruner that minimizes E_q[loss] + weight KL(q || prior) / examples.
 
-    The kept network has the posterior's means; the squares of (posterior precision / examples) are kept as its second
-    moments, so that sensitivity ``adam``, their root, is the curvature that the posterior found.
+    The weights of the resulting network are the posterior means. The squares of (posterior precision / examples) are
+    stored as its second moments, so that the sensitivity ``adam``, which is their square root, is the curvature
+    according to the posterior.
     """
 
     VERSION: ClassVar[int] = 1
-    """Raised when the code changes what it gives."""
+    """To be increased when a change of the code changes the result."""
 
     epochs: int = Field(20, ge=1)
     """Passes over the training data."""
     lr: float = Field(1e-3, gt=0)
-    """Learning rate of the first epoch, of means and variances."""
+    """Learning rate of means and variances in the first epoch."""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """``adam`` decouples its weight decay (AdamW)."""
+    """``adam`` is AdamW (decoupled weight decay)."""
     weight: float = Field(1.0, ge=0)
-    """Factor of the divergence; 1 gives the evidence lower bound."""
+    """Factor of the divergence; with 1 the objective is the evidence lower bound."""
     warmup: float = Field(0.3, ge=0, le=1)
-    """Share of the epochs in which that factor rises linearly from 0."""
+    """Share of the epochs, at the beginning, in which this factor rises linearly from 0."""
     keep: float | None = Field(None, gt=0, le=1)
-    """Share of weights to keep, those with the lowest scores; none: all below ``threshold``."""
+    """Share of weights to keep, those with the lowest scores; none: all with scores below ``threshold``."""
     tune: int = Field(0, ge=0)
-    """Epochs of fine-tuning without noise after pruning, at the same rate and schedule."""
+    """Epochs of fine-tuning without noise after pruning, with the same learning rate and schedule."""
 
     def posterior(self, task: Task) -> Posterior:
-        """The start of what is learned."""
+        """The initial posterior."""
         raise NotImplementedError
 
     def limit(self) -> float:
-        """The score above which a weight goes, where ``keep`` is not said."""
+        """The score above which a weight is pruned if ``keep`` is not given."""
         raise NotImplementedError
 
     def prune(self, task: Task) -> Pruned:
@@ -81,7 +83,7 @@ class Variational(Distilled):
         return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
 
     def _made(self, task: Task, workdir: Path) -> Trained:
-        with one_thread():  # the bits do not depend on how many a worker has
+        with one_thread():  # the result must not depend on how many a worker has
             n = examples(task, self.batch_size)
             posterior = self.posterior(task)
             self._learn(task, posterior, n, workdir / "epoch.safetensors")
@@ -139,7 +141,7 @@ class Variational(Distilled):
 
 
 def _not_nothing(task: Task, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A network of which all is noise keeps its largest weight: a file of nothing is no network."""
+    """The masks, with the largest weight kept if all would be pruned: a network without weights cannot be evaluated."""
     if any(bool(mask.any()) for mask in masks.values()):
         return masks
     weights = task.weights()

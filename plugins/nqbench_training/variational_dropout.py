@@ -16,18 +16,19 @@ from nqbench_training.variational import Posterior, Variational
 
 
 class VariationalDropout(Variational, Pruner, name="variational-dropout", paper="arXiv:1701.05369"):
-    """q(w) = N(theta, alpha theta^2) against a log-uniform prior; a weight goes where log alpha passes ``threshold``.
+    """q(w) = N(theta, alpha theta^2) with a log-uniform prior; a weight is pruned if log alpha > ``threshold``.
 
-    Each weight learns its own noise, and what the loss does not need becomes all noise: alpha -> infinity. The
-    divergence is warmed up. Weights of linear and convolution layers by local reparametrization, others drawn.
+    The variance of each weight is learned; for weights that the loss does not need, alpha tends to infinity. The factor
+    of the divergence is warmed up. Linear and convolution layers use local reparametrization; other weights are
+    sampled.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"epochs": 4}, {"epochs": 2, "keep": 0.3, "tune": 1}]})
 
     threshold: float = Field(3.0)
-    """The log alpha above which a weight is pruned (3: 95 % of the multiplicative noise is dropped by it)."""
+    """The log alpha above which a weight is pruned (3 corresponds to a binary dropout rate of 95 %)."""
     log_variance: float = Field(-10.0)
-    """log sigma^2 of all weights at the start."""
+    """Initial log sigma^2 of all weights."""
 
     def posterior(self, task: Task) -> Posterior:
         return GaussianWeights(task, self.log_variance)
@@ -37,7 +38,7 @@ class VariationalDropout(Variational, Pruner, name="variational-dropout", paper=
 
 
 class GaussianWeights:
-    """theta, the network's own weights, and a variance for each."""
+    """theta (the network's own weights) and a variance for each."""
 
     def __init__(self, task: Task, log_variance: float) -> None:
         self.task = task

@@ -1,8 +1,8 @@
 """Wanda: pruning by weights and activations [Sun, Liu, Bair, Kolter, ICLR 2024; arXiv:2306.11695].
 
 The score of the weight from input j to output i of a layer is |W_ij| * ||X_j||_2, X_j the values of input j over the
-calibration samples (im2col for convolutions): (|W_ij| ||X_j||)^2 = W_ij^2 H_jj is what the squared error of the output
-grows by without it, all others as they are. Scores are compared within each output's row, and nothing is retrained.
+calibration samples (im2col for convolutions): (|W_ij| ||X_j||)^2 = W_ij^2 H_jj is the squared error of the output if
+this weight alone is removed. Scores are compared within each output's row. There is no retraining.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nqbench.api import BadInput, Moments, Pruned, Pruner, Task
 
 
 class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
-    """Keeps, in every output's row, the weights of largest magnitude times the norm of their input."""
+    """Keeps, in the row of each output, the weights with the largest product of magnitude and norm of their input."""
 
     takes = frozenset({"second-moments"})
 
@@ -26,12 +26,11 @@ class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
 
     def prune(self, task: Task) -> Pruned:
         sensed = task.sense()
-        assert sensed is not None  # it takes nothing else
+        assert sensed is not None  # ``takes`` requires it
         return Pruned.of(task, {name: self._mask(name, task.parameter(name), sensed[name]) for name in task.names})
 
     def _mask(self, name: str, weight: Tensor, packed: Tensor) -> Tensor:
-        """packed: the second moments of what the weight multiplies. Where nothing is known of its inputs, magnitudes
-        alone count."""
+        """packed: the second moments of the weight's inputs. If all are 0, the scores are the magnitudes."""
         moments = Moments.of(packed)
         if not moments.fits(weight.shape):
             raise BadInput(f"second moments of the shape {tuple(packed.shape)} do not fit {name} {tuple(weight.shape)}")
@@ -40,6 +39,6 @@ class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
         rows = moments.rows(weight.detach())
         scores = rows.reshape(len(norms), -1, rows.shape[1]).abs() * norms[:, None, :]
         kept = max(1, round(self.keep * rows.shape[1]))
-        best = scores.argsort(dim=-1, descending=True, stable=True)[..., :kept]  # a tie goes to the earlier one
+        best = scores.argsort(dim=-1, descending=True, stable=True)[..., :kept]  # ties: the first is kept
         mask = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
         return moments.tensor(mask.reshape(rows.shape), weight.shape)

@@ -1,4 +1,4 @@
-"""The average of networks that were fine-tuned from one and the same start (model soups, arXiv:2203.05482)."""
+"""The average of networks that were fine-tuned from the same start (model soups, arXiv:2203.05482)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from nqbench_training.batchnorm import reestimate
 
 SAMPLES = 5000
 BATCH = 250
-"""Training samples, the first in stored order, that batch norms are re-estimated on."""
+"""Number of training samples, the first in stored order, for re-estimating batch norms."""
 
 
 def averaged(task: Task, networks: Sequence[Trained]) -> Trained:
-    """The mean of their floating-point state and second moments; what is not a float (masks) is the first's.
+    """The mean of the networks' floating-point state and second moments; other tensors (masks) are those of the first.
 
-    The task's network becomes it. Batch norms are re-estimated, since a mean of statistics is not those of the mean.
+    It is loaded into the task's network, and batch norms are re-estimated: the mean of their statistics is not that of
+    the averaged network.
     """
     state = {name: _mean([n.state[name] for n in networks]) for name in networks[0].state}
     moments = {name: _mean([n.moments[name] for n in networks]) for name in networks[0].moments}

@@ -1,4 +1,4 @@
-"""A seeded loop of SGD or Adam that can be interrupted after any epoch and goes on with the same bits.
+"""A seeded loop of SGD or Adam that can be interrupted after any epoch and resumes with bitwise equal results.
 
 Everything random in an epoch (order, augmentation, dropout) is drawn from a seed made of the recipe's and the epoch's
 number, so a resumed run equals an uninterrupted one. Checkpoints are safetensors: the tensors that move, the
@@ -27,7 +27,8 @@ from nqbench.api.toolkit.sealed import seal, unseal
 
 
 class Steps(BaseModel):
-    """How parameters are moved, but for the seed. Rates follow ``lr * factor(epoch)``, ``factor`` by the schedule.
+    """How parameters are updated, without the seed. Learning rates follow ``lr * factor(epoch)``, ``factor`` by the
+    schedule.
 
     Plugins that train have these fields by inheriting from it.
     """
@@ -37,17 +38,17 @@ class Steps(BaseModel):
     epochs: int = Field(ge=0)
     """Passes over the training data."""
     steps: int | None = Field(None, ge=1)
-    """Steps an epoch, on as many of its batches, drawn anew each time; none: all of the data."""
+    """Steps per epoch, each on a batch of newly shuffled data; none: an epoch is all of the data."""
     lr: float = Field(gt=0)
-    """Learning rate of the first epoch."""
+    """Learning rate in the first epoch."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """``adam`` decouples its weight decay (AdamW)."""
+    """``adam`` is AdamW (decoupled weight decay)."""
     batch_size: int = Field(128, ge=1)
-    """Examples a step."""
+    """Number of examples per step."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum, Nesterov's where it is positive."""
+    """SGD's momentum (Nesterov's if positive)."""
     weight_decay: float = Field(0.0, ge=0)
-    """Pull towards zero, on every tensor that moves."""
+    """Weight decay, of all tensors that are trained."""
     schedule: Literal["constant", "cosine", "exponential", "steps", "one-cycle"] = "constant"
     """``cosine`` to zero over the epochs; ``exponential``: times gamma an epoch; ``steps``: at 1/2 and 3/4 of them;
     ``one-cycle``: up to lr over the first fifth of the epochs, then down to zero, both in a line
@@ -55,15 +56,15 @@ class Steps(BaseModel):
     gamma: float = Field(0.1, gt=0, le=1)
     """The factor of ``exponential`` and ``steps``."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16``: the loss under autocast, parameters and their updates in float32; twice as fast or better on GPUs
-    and CPUs that compute in it, slower on others."""
+    """``bfloat16``: the loss is computed under autocast, parameters and updates are float32; at least twice as fast on
+    GPUs and CPUs with native support, slower on others."""
 
 
 class Recipe(Steps):
-    """How parameters are moved, and what the randomness in it is drawn from."""
+    """How parameters are updated, with the seed."""
 
     seed: int = Field(0, ge=0)
-    """What order, augmentation and dropout are drawn from."""
+    """Seed of order, augmentation and dropout."""
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -97,7 +98,7 @@ def fit(
     second_moments: bool = True,
     replay: bool = False,
 ) -> dict[str, Tensor]:
-    """Move ``parameters`` (leaf tensors, in place) to lower ``loss(batch)``; return their second moments.
+    """Train ``parameters`` (leaf tensors, in place) to lower ``loss(batch)``. Returns their second moments.
 
     batches: an epoch's seed -> its batches. state: further tensors that change in place meanwhile and belong into a
     checkpoint. before_step: between gradients and update (average, mask or clip gradients). after_step: after the
@@ -165,13 +166,13 @@ def fit(
 
 
 def computing(precision: str, device: torch.device) -> torch.autocast:
-    """Where ``precision`` is ``bfloat16``, matrix products and convolutions inside the block are computed in it."""
+    """Inside the block, matrix products and convolutions are computed in ``bfloat16`` if that is the ``precision``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextmanager
 def searching(wanted: bool) -> Iterator[None]:
-    """Where ``wanted``, cuDNN tries its algorithms on each new shape inside the block and keeps to the fastest."""
+    """Inside the block, if ``wanted``, cuDNN tries its algorithms for each new shape and uses the fastest."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = wanted or before
     try:
@@ -182,7 +183,7 @@ def searching(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's global generators seeded inside the block and as they were after it."""
+    """Inside the block torch's global generators are seeded; afterwards their states are restored."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -204,7 +205,7 @@ class _Moments:
 
     BETA = 0.999
     steps: int
-    """Updates so far; counted by who repeats them."""
+    """Number of updates so far; incremented by the caller."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = parameters
@@ -267,7 +268,7 @@ def _resume(
     parameters: Mapping[str, Tensor],
     tracker: _Moments,
 ) -> int:
-    """Restore everything in place; the epoch to go on with, 0 where the checkpoint is of another recipe, or damaged."""
+    """Restore everything in place. Returns the next epoch, 0 if the checkpoint is damaged or of another recipe."""
     try:
         kept, about = unseal(path)
     except BadInput as error:

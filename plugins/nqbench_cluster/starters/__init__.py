@@ -1,4 +1,4 @@
-"""Commented texts that start a cluster: ``@name@`` stands for what the user asks for."""
+"""Commented scripts that start a cluster. ``@name@`` is replaced by the user's choice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from nqbench.api.engine import Start
 _TEXTS = {"slurm": "slurm.sh", "kubernetes": "kubernetes.yaml"}
 NAMES = tuple(_TEXTS)
 _SPARE = 1.25
-"""A pod's memory over that of its trials: the slot's own process needs some, and a limit is better met by ours."""
+"""A pod's memory divided by that of its trials: the slot's own process needs some, and nqbench's limit should take
+effect before that of the pod."""
 
 
 def text(name: str, start: Start) -> str:
-    """The text that starts a cluster of a kind."""
+    """The script that starts a cluster of this kind."""
     found = files(__package__).joinpath(_TEXTS[name]).read_text(encoding="utf-8")
     return re.sub(r"@(\w+)@", lambda match: _places(start)[match[1]], found)
 

@@ -1,6 +1,6 @@
-"""Inner loops, compiled by numba. Nothing here is imported before a coder runs: numba alone takes half a second.
+"""Inner loops, compiled by numba. Imported only when a coder runs, since importing numba takes half a second.
 
-Symbols are always (n,) int32 and C-contiguous, bytes uint8, words uint64, so each kernel is compiled once.
+Symbols are always (n,) int32 and C-contiguous, bytes uint8, words uint64, so that each kernel is compiled only once.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ _SOURCES = hashlib.sha256(
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled on first use, kept on disk, run without the interpreter's lock."""
+    """Compile on first use, cache on disk, and run without the interpreter's lock."""
     return _stamped(numba.njit(cache=True, nogil=True)(function))
 
 
 def _stamped(compiled: Any) -> Callable[..., Any]:
-    """Machine code on disk is of all these sources. numba looks only at the file of the kernel itself, and would go on
-    with what it was compiled to before a part in another file changed."""
-    with contextlib.suppress(AttributeError):  # a later numba may keep the stamp elsewhere
+    """Make the cached machine code depend on all source files of this package. numba only checks the file of the kernel
+    itself, and would reuse outdated code after a part in another file has changed."""
+    with contextlib.suppress(AttributeError):  # a later version of numba may store the stamp elsewhere
         compiled._cache._cache_file._source_stamp = _SOURCES
     kept: Callable[..., Any] = compiled
     return kept
 
 
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As ``kernel``, for what allocates nothing: arrays given to its parts are not counted, which took most of the time
-    (an atomic increment and decrement around each use)."""
+    """As ``kernel``, for functions that allocate no arrays: without reference counting of the arrays passed to their
+    parts (an atomic increment and decrement at each use), which took most of the time."""
     return _stamped(numba.njit(cache=True, **_BARE)(function))
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of ``bare`` kernels, compiled by itself and put into each by LLVM, where records of state cost nothing:
-    numba's own inlining takes three times as long to compile. Python cannot call it."""
+    """A part of ``bare`` kernels, compiled separately and inlined by LLVM, so that passing records of state costs
+    nothing. numba's own inlining takes three times as long to compile. It cannot be called from Python."""
     compiled: Callable[..., Any] = numba.njit(**_PART)(function)
     return compiled
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A short part of kernels, put into each by numba itself."""
+    """A short part of kernels, inlined by numba itself."""
     compiled: Callable[..., Any] = numba.njit(inline="always")(function)
     return compiled
 
@@ -66,4 +66,4 @@ def _high_product(_: Any, a: Any, b: Any) -> Any:
 
 
 high_product: Callable[..., Any] = intrinsic(_high_product)
-"""The upper 64 bits of the 128-bit product of two uint64: one instruction, for which numpy has no name."""
+"""The upper 64 bits of the 128-bit product of two uint64: one instruction, which numpy does not offer."""

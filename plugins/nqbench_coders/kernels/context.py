@@ -1,7 +1,8 @@
-"""The inner loop of ``nqbench_coders.context``: at each place its neighbourhood, its symbol's decisions, the update.
+"""The inner loop of ``nqbench_coders.context``: for each place its neighbourhood, the decisions of its symbol, and the
+update.
 
-The letters are those of that module's docstring. All is integer arithmetic, int64; what is known at a place is in
-records, which the compiler takes apart.
+Letters are those of that module's docstring. All arithmetic is in int64; the state at a place is held in records, which
+the compiler resolves into registers.
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from nqbench_coders.kernels.decisions import (
 )
 
 UNARY, PREFIX, HALVES = 14, 16, 24
-"""Decisions: x > 1, ..., x > 14 are the first so many; then where those of the Exp-Golomb prefix and of r begin."""
+"""Decisions: the number of unary ones, x > 1, ..., x > 14; then the indices of the first one of the Exp-Golomb prefix
+and of r."""
 FINE, PAIR, NEAR = 32, 16, 8
-"""Levels of averages."""
+"""Number of levels of averages."""
 A, B = 0, FINE
 C = B + PAIR * PAIR
 D = C + NEAR * 27
 E = D + NEAR * 31
 G = E + 81
 CONTEXTS = G + NEAR * 31
-"""Where the contexts a, b, c, d, e and g begin, and how many there are of all."""
+"""The first index of the contexts a, b, c, d, e and g, and their total number."""
 UNIT = 12
-"""A magnitude of 1 is 2^UNIT in averages."""
+"""In averages, a magnitude of 1 is represented as 2^UNIT."""
 MOST = 15
-"""The largest magnitude that neighbours see."""
+"""Magnitudes are clipped to this for contexts."""
 OUT_OF_ROOM, TOO_LARGE = -1, -2
 
 
@@ -61,7 +63,8 @@ L1 = _levels(1, 1024, NEAR)
 
 
 class Tensor(NamedTuple):
-    """What a piece is of: filters of ``inputs`` kernels of ``height`` x ``width`` places; from which place on."""
+    """The tensor of a piece: filters of ``inputs`` kernels of ``height`` x ``width`` places; and the piece's first
+    place."""
 
     place: int
     inputs: int
@@ -72,10 +75,10 @@ class Tensor(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What goes on from one piece to the next."""
+    """State that is kept from one piece to the next."""
 
     words: np.ndarray
-    """(m,) uint32 to be written or read."""
+    """(m,) uint32 words to be written or read."""
     interval: np.ndarray
     """(3,) uint64: x, span and the words done."""
     averages: np.ndarray
@@ -85,15 +88,15 @@ class Chunk(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The places before, of a piece. Column c of a filter is at ``pad + c``."""
+    """The preceding places of a piece. Column c of a filter is at ``pad + c``."""
 
     magnitudes: np.ndarray
-    """(pad + length,) int64 m, of the filter before from this column on; the pad holds ``mean`` at the beginning."""
+    """(pad + length,) int64 m, from this column on those of the filter before; the pad is initialized with ``mean``."""
     levels: np.ndarray
     """(pad + length,) int64 V."""
     pad: int
     above: np.ndarray
-    """(spots,) int64: how many places before spot s the one above is,"""
+    """(spots,) int64: how many places before spot s the place above it is,"""
     beside: np.ndarray
     """and the one beside."""
     of_input: np.ndarray
@@ -125,7 +128,7 @@ class Averages(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Of a place, as far as they tell its symbol's sign or size."""
+    """The contexts of a place, from its neighbours."""
 
     by: Contexts
     """a, b, c, and d of decision 0"""
@@ -135,7 +138,8 @@ class Neighbours(NamedTuple):
     e: int
     g: int
     step: int
-    """max(0, a - 15) / 3: thirds of an octave, the bits of a magnitude that are not told in unary."""
+    """max(0, a - 15) / 3: a third of the octaves of a: the number t of low bits of the magnitude that are not coded in
+    unary."""
 
 
 @part
@@ -166,7 +170,7 @@ def _neighbours(at: Spot, of: Filters, averages: Averages, model: Model) -> Neig
 
 @part
 def _signs(here: int, at: Spot, of: Filters, scale: int, mixing: bool) -> tuple[int, int, int]:
-    """U, and the contexts e and g. What v1 ... v4 are is known before the symbol, at little cost."""
+    """U, and the contexts e and g."""
     levels, width = of.levels, of.width
     inner, lower = of.height == 1 or at.across > 0, at.spot >= width
     v1 = levels[np.uint64(here - 1)] if inner else 0
@@ -182,7 +186,7 @@ def _signs(here: int, at: Spot, of: Filters, scale: int, mixing: bool) -> tuple[
             v += levels[np.uint64(here - width - 1)]
         if at.across < width - 1:
             v += levels[np.uint64(here - width + 1)]
-    ratio = np.uint64(abs(v) << 21) // np.uint64(scale + 1024)  # slower where it is signed
+    ratio = np.uint64(abs(v) << 21) // np.uint64(scale + 1024)  # signed division is slower
     size = L2[min(ratio, np.uint64(65535)) >> np.uint64(4)]
     u = -size if v < 0 else size
     return u, e, (G + (u + 15) * NEAR + min(at.spot, 7)) * DECISIONS
@@ -199,7 +203,7 @@ def _decided(bit: bool, f: int, by: Contexts, mixing: bool, model: Model, coder:
 
 @part
 def _symbol(value: int, up: int, down: int, around: Neighbours, model: Model, coder: Coder) -> tuple[int, Coder]:
-    """A symbol less zero, in [-down, up]; if decoded, it may lie outside."""
+    """A symbol minus zero, in [-down, up]; when decoding, the result may lie outside."""
     by, signed = around.by, model.signed
     if max(up, down) == 0:
         return 0, coder
@@ -242,7 +246,7 @@ def _magnitude(x: int, most: int, step: int, by: Contexts, model: Model, coder: 
 
 @part
 def _quotient(q: int, most: int, by: Contexts, model: Model, coder: Coder) -> tuple[int, Coder]:
-    """q in unary, and in Exp-Golomb form from 14 on."""
+    """q in unary, in Exp-Golomb form from 14 on."""
     told = 0
     while told < min(most, UNARY):
         larger, coder = _decided(q > told, 1 + told, by, model.mixing and (told == 0 or not model.signed), model, coder)
@@ -267,7 +271,7 @@ def _quotient(q: int, most: int, by: Contexts, model: Model, coder: Coder) -> tu
 
 @part
 def _updated(level: int, at: Spot, of: Filters, averages: Averages) -> Averages:
-    """Step 3 of the specification, and what later places see of this one."""
+    """Step 3 of the specification, and the entries of this place for later ones."""
     here, i = np.uint64(of.pad + at.column), np.uint64(at.input)
     magnitude = abs(level) << UNIT
     of.magnitudes[here], of.levels[here] = magnitude, level
@@ -291,7 +295,7 @@ def _inverse(mean: int) -> int:
 
 @part
 def _next(at: Spot, of: Filters, averages: Averages) -> tuple[Spot, Averages]:
-    """The place after, and the averages where it begins a filter or a run of 16 columns."""
+    """The next place, and the averages updated if it begins a filter or a run of 16 columns."""
     column, i, spot, across = at.column + 1, at.input, at.spot + 1, at.across + 1
     recent, mean, of_filter, times, inverse = averages
     if across == of.width:
@@ -309,7 +313,7 @@ def _next(at: Spot, of: Filters, averages: Averages) -> tuple[Spot, Averages]:
 
 
 def fresh_filters(tensor: Tensor, mean: int) -> Filters:
-    """Of a piece that begins."""
+    """The filters at the beginning of a piece."""
     _, inputs, height, width, _, _ = tensor
     spots, pad = height * width, 3
     above, beside = np.full(spots, 3), np.full(spots, 1)
@@ -324,9 +328,9 @@ def fresh_filters(tensor: Tensor, mean: int) -> Filters:
 
 @bare
 def code_places(symbols: np.ndarray, mask: np.ndarray, tensor: Tensor, of: Filters, chunk: Chunk) -> int:
-    """Codes symbols (n,) int32 of a tensor from its place on, or fills them. mask: (places,) bool, or of none.
+    """Encode the symbols (n,) int32 of a tensor from its place on, or decode into them. mask: (places,) bool, or empty.
 
-    Returns 0, OUT_OF_ROOM (encoding: the words are full) or TOO_LARGE (decoding: a magnitude beyond the alphabet).
+    Returns 0, OUT_OF_ROOM (encoding: more words are needed) or TOO_LARGE (decoding: a magnitude beyond the alphabet).
     """
     up, down, place = tensor.alphabet - 1 - tensor.zero, tensor.zero, tensor.place
     column = place % (tensor.inputs * of.spots)

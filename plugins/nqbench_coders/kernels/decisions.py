@@ -1,6 +1,6 @@
 """Binary decisions for ``nqbench_coders.context``: adaptive chances, their mixture, and the arithmetic coder.
 
-The letters are those of that module's docstring. All is integer arithmetic: int64, but for the coder's own uint64.
+Letters are those of that module's docstring. All arithmetic is in int64, except that the coder uses uint64.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ DECISIONS = 32
 """Per context: 0 ... 14 "larger than", 15 sign, 16 ... 31 prefix of the rest; with signs
 that ends at 23, and 24 ... 31 are the first bits of r."""
 MORE, SIGN, HALF = np.int64(0), np.int64(15), np.int64(1 << 15)
-"""Decisions 0 and 15, and a chance of a half. Plain integers would each be a type to numba, and each function that is
-given one compiled anew."""
+"""Decisions 0 and 15, and a chance of a half. Plain integers would be separate literal types for numba, and functions
+called with them would be compiled once for each."""
 TWO, THREE, FOUR = np.int64(2), np.int64(3), np.int64(4)
 ONE = 1 << 22
-"""A chance of 1 in the adaptive states, each slow | fast << 24 | n << 48."""
+"""A probability of 1 in the adaptive states, each of which is slow | fast << 24 | n << 48."""
 CHANCE = (1 << 24) - 1
 
 RATE = 131072 // (2 * np.arange(1024) + 3)
@@ -36,19 +36,20 @@ FULL = np.uint32(0xFFFFFFFF)
 
 
 class Coder(NamedTuple):
-    """Where the arithmetic coder is. When encoding, x is the lower end of what is left, its head already in words."""
+    """State of the arithmetic coder. When encoding, x is the lower end of the interval, without the digits already in
+    words."""
 
     x: np.uint64
     span: np.uint64
     at: int
-    """Words written, or read."""
+    """Number of words written or read."""
     words: np.ndarray
     """(m,) uint32 of the chunk."""
     decoding: bool
 
 
 class Model(NamedTuple):
-    """What a chunk has taught."""
+    """The adaptive state of a chunk."""
 
     chances: np.ndarray
     """(contexts * 32,) int64: for each context and decision f its state."""
@@ -59,7 +60,7 @@ class Model(NamedTuple):
 
 
 class Contexts(NamedTuple):
-    """Of a place, each where its states begin in ``Model.chances``."""
+    """The contexts of a place, each the index of its first state in ``Model.chances``."""
 
     a: int
     b: int
@@ -79,7 +80,7 @@ def fresh_model(contexts: int, *, mixing: bool, signed: bool) -> Model:
 
 @part
 def coded(bit: bool, p: int, coder: Coder) -> tuple[bool, Coder]:
-    """A decision whose chance P of being 1 is p / 65536: written, or read."""
+    """A decision that is 1 with probability p / 65536: written or read."""
     x, span, at, words = coder.x, coder.span, coder.at, coder.words
     bound = (span >> U16) * np.uint64(p)
     if coder.decoding:
@@ -115,7 +116,7 @@ def coded(bit: bool, p: int, coder: Coder) -> tuple[bool, Coder]:
 
 @part
 def _chance(state: int) -> int:
-    """p, of 65536; may be 65536 itself."""
+    """p, in units of 1 / 65536; may be 65536 itself."""
     return ((state & CHANCE) + (state >> 24 & CHANCE)) >> 7
 
 
@@ -143,7 +144,7 @@ def _squashed(dot: int) -> int:
 
 @part
 def plain(bit: bool, f: int, context: int, model: Model, coder: Coder) -> tuple[bool, Coder]:
-    """Decision f by the state of one context."""
+    """Decision f, predicted by the state of one context."""
     i = np.uint64(context + f)
     bit, coder = coded(bit, min(max(_chance(model.chances[i]), 4), 65532), coder)
     model.chances[i] = _learnt(model.chances[i], bit)
@@ -152,7 +153,7 @@ def plain(bit: bool, f: int, context: int, model: Model, coder: Coder) -> tuple[
 
 @part
 def mixed(bit: bool, f: int, by: Contexts, count: int, model: Model, coder: Coder) -> tuple[bool, Coder]:
-    """Decision f by the states of the first two, three or four contexts."""
+    """Decision f, predicted by mixing the states of the first two, three or four contexts."""
     chances, weights = model.chances, model.weights
     i, j, k, l = np.uint64(by.a + f), np.uint64(by.b + f), np.uint64(by.c + f), np.uint64(by.d + f)  # noqa: E741
     w = np.uint64(4 * f)

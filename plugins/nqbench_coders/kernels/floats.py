@@ -1,4 +1,5 @@
-"""The inner loops of ``nqbench_coders.lossless``: floats into levels, exponents and bits, and back."""
+"""The inner loops of ``nqbench_coders.lossless``: splitting floats into levels, exponents and bits, and joining
+them."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ def split(
     bits: np.ndarray, levels: np.ndarray, exponents: np.ndarray, words: np.ndarray, state: np.ndarray,
     exponent: int, mantissa: int, drop: int, low: int, reach: int,
 ) -> int:  # fmt: skip
-    """bits: (n,) uint64 floats of so many bits E and M. Fills levels (n,) int32, the first so many as are returned of
-    exponents (n,) int32, and words (uint64), which go on from state, (3,) uint64: bits not yet in words, their number,
-    the number of whole words."""
+    """bits: (n,) uint64 floats with the given numbers of bits of E and M. Fills levels (n,) int32, the leading entries
+    of exponents (n,) int32, whose number is returned, and words (uint64), continuing from state, (3,) uint64: bits not
+    yet in words, their number, the number of whole words."""
     held_bits, held, at = state[0], state[1], state[2]
     fraction, n = np.uint64(mantissa), mantissa - drop
     of_mantissa, of_exponent = (U1 << fraction) - U1, (U1 << np.uint64(exponent)) - U1
@@ -49,8 +50,8 @@ def join(
     levels: np.ndarray, exponents: np.ndarray, words: np.ndarray, state: np.ndarray, bits: np.ndarray,
     exponent: int, mantissa: int, drop: int, low: int, reach: int,
 ) -> int:  # fmt: skip
-    """Fills bits (n,) uint64. words: one more than the string has. state: (3,) int64, bits read of the string, how many
-    it has, exponents read. Returns 0, or 1 where these are no floats."""
+    """Fills bits (n,) uint64. words: those of the string and one more. state: (3,) int64, bits read of the string,
+    their number in all, exponents read. Returns 0, or 1 if the input does not represent floats."""
     fraction, n = np.uint64(mantissa), mantissa - drop
     of_exponent = (U1 << np.uint64(exponent)) - U1
     most = np.int64(of_exponent)

@@ -23,8 +23,8 @@ def _count(symbols: np.ndarray, tables: np.ndarray, stride: int) -> None:
 def histogram(symbols: np.ndarray, alphabet: int) -> np.ndarray:
     """symbols: (n,) int32 -> (alphabet,) int64.
 
-    Small alphabets are counted in four tables by turns: runs of one symbol would otherwise wait for their own last
-    store.
+    Small alphabets are counted in four tables in turn, since in a run of one symbol each increment would otherwise wait
+    for the store of the one before.
     """
     if alphabet > 4096:
         wide = np.zeros(alphabet, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Prefix-coded streams: the inner loops of ``nqbench_coders.huffman``.
+"""The inner loops of ``nqbench_coders.huffman``: encoding and decoding of prefix codes.
 
-All that is indexed is uint64: a signed index would be tested for counting from the end.
+All indices are uint64: a signed index would be tested for being negative (counting from the end).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import numpy as np
 from nqbench_coders.kernels import inlined, kernel
 
 LOOKUP = 12
-"""Bits of the decoder's first look-up; 2^12 entries of four symbols are 64 kB."""
+"""Number of bits of the decoder's first look-up; 2^12 entries of four symbols take 64 kB."""
 
 LENGTHS = 34
-"""Entries of arrays by code length."""
+"""Size of arrays that are indexed by code length."""
 
 U0, U1, U2, U3, U4 = (np.uint64(i) for i in range(5))
 U5, U6, U8, U31, U32, U63 = (np.uint64(i) for i in (5, 6, 8, 31, 32, 63))
@@ -25,10 +25,10 @@ TOP = np.uint64(64 - LOOKUP)
 def encode_bits(symbols: np.ndarray, codes: np.ndarray, out: np.ndarray) -> np.uint64:
     """symbols: (n,) int32; codes: uint64, code << 6 | length; out: uint32 words, first bit highest.
 
-    Returns the number of bits. Words are stored whether full or not: no branch to mispredict.
+    Returns the number of bits. Words are stored whether full or not, which avoids a branch that would be mispredicted.
     """
     acc = U0
-    held = U0  # bits in acc, under 32
+    held = U0  # number of bits in acc, below 32
     at = U0
     for i in range(symbols.size):
         entry = codes[np.uint64(symbols[i])]
@@ -54,12 +54,13 @@ def build_lookup(
     table: np.ndarray,
     info: np.ndarray,
 ) -> None:
-    """Fills the decoder's look-up: up to four symbols that a prefix of LOOKUP bits holds in full.
+    """Fills the decoder's look-up table: for each prefix of LOOKUP bits, up to four symbols whose codes it contains
+    completely.
 
-    symbols: (m,) int32 in canonical order; first, offset, counts: (LENGTHS,) int64 by length: the first code, its place
-    in ``symbols``, how many. lengths, ranks: (2^LOOKUP,) int64, for the work, zeros. table: (4 * 2^LOOKUP,) int32;
-    info: (2^LOOKUP,) uint8: number of symbols << 5 | their bits, or, where the first code is longer than the prefix,
-    the least length that it can have.
+    symbols: (m,) int32 in canonical order; first, offset, counts: (LENGTHS,) int64 by length: the first code, its index
+    in ``symbols``, and the number of codes. lengths, ranks: (2^LOOKUP,) int64, zeros, working memory. table: (4 *
+    2^LOOKUP,) int32; info: (2^LOOKUP,) uint8: number of symbols << 5 | their bits, or, if the first code is longer than
+    the prefix, its least possible length.
     """
     size = 1 << LOOKUP
     at = 0
@@ -97,8 +98,8 @@ def _window(words: np.ndarray, bit: np.uint64) -> np.uint64:
 
 @inlined
 def _copy(table: np.ndarray, prefix: np.uint64, at: np.uint64, out: np.ndarray) -> None:
-    """The four symbols of a prefix, whether it has four or not: what follows is written later. All are read before one
-    is written, since they might be the same memory for all a compiler knows: so they move as one."""
+    """Copies four symbols of a prefix even if it has fewer; the excess is overwritten later. All are read before one is
+    written, so that the compiler, which cannot exclude that the arrays overlap, moves them as one."""
     place = prefix << U2
     first, second, third, fourth = table[place], table[place + U1], table[place + U2], table[place + U3]
     out[at], out[at + U1], out[at + U2], out[at + U3] = first, second, third, fourth
@@ -108,7 +109,7 @@ def _copy(table: np.ndarray, prefix: np.uint64, at: np.uint64, out: np.ndarray) 
 def _again(
     prefix: np.uint64, bit: np.uint64, place: np.uint64, table: np.ndarray, info: np.ndarray, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64]:
-    """The symbols of a prefix, none if its code is longer; returns the bit and the place after them."""
+    """Copies the symbols of a prefix, none if its code is longer. Returns the next bit and the next place."""
     entry = np.uint64(info[prefix])
     entry = entry if entry >= U32 else U0
     _copy(table, prefix, place, out)
@@ -119,7 +120,7 @@ def _again(
 def _single(
     window: np.uint64, entry: np.uint64, symbols: np.ndarray, first: np.ndarray, offset: np.ndarray, counts: np.ndarray
 ) -> tuple[np.int32, np.uint64]:
-    """The symbol at the head of the window and its length, searched from the least length that it can have."""
+    """The first symbol of the window and its length, searched from its least possible length."""
     length = np.int64(1) if entry >= U32 else np.int64(entry)
     code = np.int64(window >> np.uint64(64 - length))
     while code - first[length] >= counts[length] and length < 32:
@@ -143,10 +144,10 @@ def decode_four(
     info: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Four strings side by side, so that one's look-up hides another's, until one nears its end.
+    """Decodes four strings in parallel, which hides the latency of look-ups, until one is near its end.
 
-    bits, stops: (4,) uint64, where in ``words`` each string stands and ends; places, ends: (4,) uint64, the same in
-    ``out``. bits and places are moved.
+    bits, stops: (4,) uint64, the current bit and the end of each string in ``words``; places, ends: (4,) uint64, the
+    same in ``out``. bits and places are updated.
     """
     a, b, c, d = bits[0], bits[1], bits[2], bits[3]
     p, q, r, s = places[0], places[1], places[2], places[3]
@@ -157,7 +158,7 @@ def decode_four(
         i, j, k, m = t >> TOP, u >> TOP, v >> TOP, w >> TOP
         e, f, g, h = np.uint64(info[i]), np.uint64(info[j]), np.uint64(info[k]), np.uint64(info[m])
         if min(min(e, f), min(g, h)) < U32:
-            # a long code in one of them: one symbol of each
+            # a long code in one of the strings: one symbol of each
             out[p], length = _single(t, e, symbols, first, offset, counts)
             a, p = a + length, p + U1
             out[q], length = _single(u, f, symbols, first, offset, counts)
@@ -175,7 +176,7 @@ def decode_four(
         b, q, u = b + (f & U31), q + (f >> U5), u << (f & U31)
         c, r, v = c + (g & U31), r + (g >> U5), v << (g & U31)
         d, s, w = d + (h & U31), s + (h >> U5), w << (h & U31)
-        # again from the same windows; a long code is left for the next turn
+        # a second look-up from the same windows; a long code is left to the next turn
         a, p = _again(t >> TOP, a, p, table, info, out)
         b, q = _again(u >> TOP, b, q, table, info, out)
         c, r = _again(v >> TOP, c, r, table, info, out)
@@ -199,7 +200,8 @@ def decode_one(
     info: np.ndarray,
     out: np.ndarray,
 ) -> tuple[np.uint64, np.uint64]:
-    """One string, from ``bit`` to ``stop``, fills ``out`` from ``place`` to ``end``. Returns where both stand at last.
+    """Decodes one string, from ``bit`` to ``stop``, into ``out`` from ``place`` to ``end``. Returns the final bit and
+    place.
 
     If the bits run out first, the place returned lies before ``end``, or the bit beyond ``stop``.
     """

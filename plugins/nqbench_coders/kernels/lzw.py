@@ -1,4 +1,4 @@
-"""The inner loops of ``nqbench_coders.lzw``, but for an encoder's full dictionary: that is ``lzw_full``'s."""
+"""The inner loops of ``nqbench_coders.lzw``, except the encoder's for a full dictionary, which is ``lzw_full``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH = np.uint64(0x3FFFFF)
 CODE_BITS = np.uint64(20)
 CODE = np.uint64(0xFFFFF)
 WINDOW = 4096
-"""Symbols after which an encoder that clears asks whether the dictionary still pays."""
+"""Number of symbols after which an encoder that clears checks whether the dictionary still compresses well."""
 
 
 @kernel
@@ -52,22 +52,23 @@ def encode_lzw(
     state: np.ndarray,
     out: np.ndarray,
 ) -> int:
-    """symbols: (n,) int32, n >= 1; root_of: int32, a symbol's root in [0, roots); out: uint64 words. Returns how many
-    symbols are read: all, or, where it stops once the dictionary is full, so many. state: (5,) uint64, filled with the
-    bits not yet in ``out``, their number, the number of whole words, the code of the phrase begun, a code's width.
+    """symbols: (n,) int32, n >= 1; root_of: int32, a symbol's root in [0, roots); out: uint64 words. Returns the number
+    of symbols read: all of them, or fewer if the encoder stops when the dictionary is full. state: (5,) uint64, filled
+    with the bits not yet in ``out``, their number, the number of whole words, the code of the current phrase, the width
+    of a code.
 
     clears: the code ``roots`` empties the dictionary, which happens when it is full, and when the last
     ``WINDOW`` symbols took an eighth more bits each than those of the best window since it was emptied.
 
-    The first phrase made from another by one more symbol is mostly the one met again, so it stands with that other one:
-    firsts: (max(limit, roots),) uint32, zeros: symbol << 20 | code, for symbols under 2^12. The rest are in a hash
+    Of the phrases that extend a phrase by one symbol, the first is the most frequent, so it is stored with that phrase:
+    firsts: (max(limit, roots),) uint32, zeros: symbol << 20 | code, for symbols under 2^12. The others are in a hash
     table with open addressing: slots: uint64, zeros, a power of two of at least 2 limit: code of the other phrase << 44
-    | symbol << 20 | code. A code made here is never 0, so 0 is an empty place in both.
+    | symbol << 20 | code. New codes are never 0, so that 0 marks an empty entry in both.
     """
     mask = np.uint64(slots.size - 1)
     shift = np.uint64(64 - bits_for(slots.size))
     bottom, most = np.uint64(roots + clears), np.uint64(limit)
-    acc, held, at = U0, U0, U0  # held: bits in acc, under 64
+    acc, held, at = U0, U0, U0  # held: number of bits in acc, below 64
     size = bottom
     width = np.uint64(bits_for(roots + clears))
     window_end, window_start, bits_before = WINDOW if clears else symbols.size, 0, 0
@@ -123,7 +124,7 @@ def encode_lzw(
 
 @kernel
 def last_code(state: np.ndarray, out: np.ndarray) -> np.uint64:
-    """Writes the code of the phrase begun and what is not yet in ``out``; returns the number of bits."""
+    """Writes the code of the current phrase and all bits that are not yet in ``out``. Returns the number of bits."""
     acc, held, at = put(state[3], state[4], state[0], state[1], state[2], out)
     out[at] = acc
     return np.uint64(at * np.uint64(64) + held)
@@ -143,10 +144,11 @@ def decode_lzw(
     """Fills ``out`` (int32) from the first ``stop`` bits of ``words``; returns the bits read, or, negative, a
     status - 4 bits. clears: the code ``roots`` empties the dictionary; reset: it is emptied when it is full.
 
-    places: (limit,) uint64: an entry's phrase is a part of ``out``: start << 22 | length. It may reach one symbol
-    beyond what is decoded: the case where the code just made is used at once resolves itself, copying front to back.
+    places: (limit,) uint64: the phrase of an entry as a slice of ``out``: start << 22 | length. It may extend one
+    symbol beyond the decoded part: if a code is used immediately after it was made, copying front to back gives the
+    right phrase.
     """
-    first = np.uint64(roots + clears)  # of the codes that are no roots
+    first = np.uint64(roots + clears)  # the first code that is not a root
     size, bottom, top = first, np.uint64(roots), np.uint64(limit)
     width = np.uint64(bits_for(roots + clears))
     mask = (U1 << width) - U1
@@ -177,7 +179,7 @@ def decode_lzw(
                 for j in range(length):
                     out[at + j] = out[source + j]
             else:
-                # four at a time, beyond the phrase's end where need be: what follows is written later
+                # four at a time, possibly beyond the phrase's end; the excess is overwritten later
                 target, last = at, at + length
                 while target < last:
                     a, b, c, d = out[source], out[source + U1], out[source + U2], out[source + U3]

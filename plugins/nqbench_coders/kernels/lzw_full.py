@@ -1,10 +1,10 @@
-"""``lzw``'s encoder once its dictionary is full and stays as it is.
+"""The encoder of ``lzw`` for a full dictionary that no longer changes.
 
-The dictionary is a tree, and reading a phrase is walking down it, each step waiting for the one before. While
-it grows it is in a hash table. Full, it is laid out anew, so that a step is one look-up
-without a search (a trie by rows, after Aoe 1989, An efficient digital search algorithm by using a double-array
-structure), and several parts of the stream are read side by side, each from a place where a phrase may not begin.
-Phrases soon begin at the same places wherever one has started, and from there on a part's phrases are the stream's.
+The dictionary is a tree, and reading a phrase is a walk down the tree in which each step waits for the one before.
+While the dictionary grows, it is a hash table. A full one is laid out again so that a step is a single look-up (a trie
+by rows, after Aoe 1989, An efficient digital search algorithm by using a double-array structure), and several parts of
+the stream are read in parallel. A part may begin in the middle of a phrase; but parsing soon synchronizes, whatever its
+start, and from there on the phrases of the part are those of the stream.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from nqbench_coders.kernels import inlined, kernel
 from nqbench_coders.kernels.lzw import CODE, CODE_BITS, U0, U1, U2, U3, U4, put
 
 LANE = 1 << 12
-"""Symbols that each of the four readers of a full dictionary reads on its own."""
+"""Number of symbols that each of the four parallel readers reads."""
 SLOT_BITS = 22
-"""Of a place in a laid out dictionary. A phrase's step is its code + 1 << 22 | the place of the row of what continues
-it; an entry is, above a step (43 bits), code + 1 of the phrase that it continues, so that 0 continues none."""
+"""Number of bits of a place in the laid-out dictionary. The step of a phrase is its code + 1 << 22 | the place of its
+row, which holds the phrases that extend it. An entry is a step (43 bits) with code + 1 of the phrase that it extends
+above it; 0 is an empty entry."""
 PLACE, WORD = np.uint64((1 << SLOT_BITS) - 1), np.uint64(32)
 STEP, TO_CODE, TO_OWNER = np.uint64((1 << 43) - 1), np.uint64(SLOT_BITS), np.uint64(43)
 
 
 @kernel
 def rows_of(limit: int, roots: int, firsts: np.ndarray, slots: np.ndarray, steps: np.ndarray) -> int:
-    """Fills steps (limit,) uint64 of the phrases of a full dictionary; returns how many places their rows take.
+    """Fills steps (limit,) uint64 of the phrases of a full dictionary; returns the number of places that their rows
+    take.
 
-    A phrase's row is as long as the symbols that continue it lie apart; rows follow each other without overlapping,
-    behind as many places as there are roots, so that no symbol leads to a place before the first.
+    The length of a phrase's row is the range of the symbols that extend it. Rows follow each other without overlapping,
+    after as many places as there are roots, so that no symbol leads to a place before the first.
     """
     low, high = np.full(limit, 0xFFFFFFFF, dtype=np.uint32), np.zeros(limit, dtype=np.uint32)
     for phrase in range(limit):
@@ -44,7 +46,7 @@ def rows_of(limit: int, roots: int, firsts: np.ndarray, slots: np.ndarray, steps
     for phrase in range(limit):
         steps[phrase] = np.uint64(phrase + 1) << TO_CODE
         if low[phrase] <= high[phrase]:
-            # beyond the place's bits it is of no use, and the caller sees so from what is returned
+            # a place with too many bits is unusable, which the caller detects from the returned number
             steps[phrase] |= np.uint64(place - low[phrase]) & PLACE
             place += np.int64(high[phrase]) - low[phrase] + 1
     return int(place + roots)
@@ -52,7 +54,7 @@ def rows_of(limit: int, roots: int, firsts: np.ndarray, slots: np.ndarray, steps
 
 @kernel
 def lay_out(firsts: np.ndarray, slots: np.ndarray, steps: np.ndarray, entries: np.ndarray) -> None:
-    """Fills entries, uint64, zeros, as many as ``rows_of`` said."""
+    """Fills entries, uint64, zeros, as many as ``rows_of`` returned."""
     for phrase in range(steps.size):
         first = np.uint64(firsts[phrase])
         if first != U0:
@@ -75,8 +77,8 @@ def _walk(
     steps: np.ndarray,
     found: np.ndarray,
 ) -> tuple[np.uint64, np.uint64]:
-    """One symbol further. Where the phrase ends before it, found[at] becomes code + 1 << 32 | place; it is written
-    anyway, and what depends on the symbol are two values, not a branch."""
+    """Reads one symbol. If the phrase ends before it, found[at] becomes code + 1 << 32 | place. It is written in any
+    case, so that two selected values, and no branch, depend on the symbol."""
     entry, root = entries[(step & PLACE) + symbol], steps[symbol]
     code = step >> TO_CODE
     found[at] = code << WORD | place
@@ -95,7 +97,7 @@ def encode_full(
     state: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Goes on from ``start`` with a dictionary that stays as it is. found: (4 LANE,) uint64, for the work."""
+    """Continues from ``start`` with an unchanging dictionary. found: (4 LANE,) uint64, working memory."""
     acc, held, at, wide = state[0], state[1], state[2], state[4]
     step = steps[state[3]]
     lane, place = np.uint64(LANE), np.uint64(start)
@@ -119,9 +121,9 @@ def encode_full(
             if one == 0:
                 step = a
             else:
-                # go on where the lane before has ended, until a phrase begins where one of this lane does
+                # continue from the end of the lane before until a phrase begins where one of this lane does
                 known, ahead = count + U1, U0
-                own, seen = U0, U0  # the own-th phrase of this lane begins at seen
+                own, seen = U0, U0  # phrase number own of this lane begins at seen
                 while ahead < lane:
                     symbol = np.uint64(root_of[np.uint64(symbols[place + begin + ahead])])
                     entry = entries[(step & PLACE) + symbol]

@@ -1,4 +1,4 @@
-"""Code lengths of optimal prefix codes, with and without a limit."""
+"""Code lengths of optimal prefix codes, with and without a limit on the length."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def huffman_lengths(total: np.ndarray, parent: np.ndarray) -> None:
     """Lengths of an optimal prefix code (Huffman 1952) by two queues, linear in m >= 2.
 
     total: (2 m - 1,) int64, the nodes of the tree in the order in which they are merged, leaves first: the first m are
-    the weights, rising; they are replaced by the lengths, falling. parent: (2 m - 1,) int64, for the work.
+    the weights, rising; they are replaced by the lengths, descending. parent: (2 m - 1,) int64, working memory.
     """
     m = (total.size + 1) // 2
     leaf, inner = 0, m
     for node in range(m, 2 * m - 1):
         weight = 0
         for _ in range(2):
-            # a tie goes to the leaf: shorter longest code
+            # of equal weights the leaf goes first, which gives a shorter longest code
             if leaf < m and (inner >= node or total[leaf] <= total[inner]):
                 weight += total[leaf]
                 parent[leaf] = node
@@ -29,7 +29,7 @@ def huffman_lengths(total: np.ndarray, parent: np.ndarray) -> None:
                 parent[inner] = node
                 inner += 1
         total[node] = weight
-    total[2 * m - 2] = 0  # from here on it holds depths
+    total[2 * m - 2] = 0  # from here on, total holds depths
     for node in range(2 * m - 3, -1, -1):
         total[node] = total[parent[node]] + 1
 
@@ -56,8 +56,8 @@ def merge_level(weights: np.ndarray, packages: np.ndarray, merged: np.ndarray, i
 def limited_lengths(weights: np.ndarray, limit: int) -> np.ndarray:
     """Lengths of the best prefix code with no length above ``limit``: package-merge (Larmore and Hirschberg 1990).
 
-    weights: (m,) int64 > 0, rising, 2 <= m <= 2^limit. Returns (m,) int64, falling. Level by level only one bit an
-    item is kept: which of the merged items are leaves.
+    weights: (m,) int64 > 0, ascending, 2 <= m <= 2^limit. Returns (m,) int64, descending. For each level only one bit
+    per item is kept: whether it is a leaf.
     """
     m = weights.size
     levels: list[tuple[np.ndarray, int]] = []
@@ -81,7 +81,7 @@ def limited_lengths(weights: np.ndarray, limit: int) -> np.ndarray:
 def code_lengths(counts: np.ndarray, limit: int) -> np.ndarray:
     """counts: (m,) int64 > 0 in any order -> (m,) int64 lengths of the best prefix code within the limit.
 
-    One symbol has length 0: it need not be said.
+    A single symbol has length 0: nothing needs to be coded.
     """
     if counts.size == 1:
         return np.zeros(1, dtype=np.int64)

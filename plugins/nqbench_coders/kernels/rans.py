@@ -1,10 +1,11 @@
 """The inner loops of ``nqbench_coders.rans``.
 
-Eight states by turns hide the latency of the products (encoder) and of the look-ups (decoder); they are written out,
-because in an array they would live in memory. The encoder of eight multiplies by reciprocals instead of dividing
-(Granlund and Montgomery 1994, Division by invariant integers using multiplication). A word is read or written whether
-it is wanted or not: where it is depends on the states, which no processor predicts. All that is indexed or added is
-uint64: a signed index would be tested for counting from the end, and signed with unsigned gives floats.
+Eight states in turn hide the latency of multiplications (encoder) and of look-ups (decoder). They are eight variables,
+because an array would be in memory instead of registers. The encoder with eight states multiplies by reciprocals
+instead of dividing (Granlund and Montgomery 1994, Division by invariant integers using multiplication). A word is read
+or written whether it is needed or not, which avoids branches that depend on the states and cannot be predicted. All
+indices and sums are uint64: a signed index would be tested for being negative, and mixing signed with unsigned integers
+gives floats.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ import numpy as np
 from nqbench_coders.kernels import high_product, inlined, kernel
 
 LOW = np.uint64(1 << 31)
-"""A state that has written a word lies in [2^31, 2^63)."""
+"""Lower bound 2^31 of the normalized states, which lie in [2^31, 2^63)."""
 FREQUENCY = np.uint64(0xFFFFFFFF)
 WORD = np.uint64(32)
 ONE = np.uint64(1)
 
 
 MULTIPLIED = 1 << 14
-"""Symbols up to which the encoder has reciprocals, 32 bytes each."""
+"""Largest number of symbols for which the encoder uses reciprocals, which take 32 bytes each."""
 
 
 def reciprocals(frequencies: np.ndarray, precision: int) -> np.ndarray:
-    """frequencies: (m,) int64, of the sum 2^precision -> (4 m,) uint64, for each F: the least state that must write a
-    word first; R; C, the sum of the frequencies before it; s | (2^precision - F) << 8.
+    """frequencies: (m,) int64, with the sum 2^precision -> (4 m,) uint64, for each frequency F: the least state that
+    must write a word first; R; C, the sum of the frequencies before it; s | (2^precision - F) << 8.
 
-    R = ceil(2^(63 + k) / F), k = ceil(log2 F), s = k - 1: then x R >> 64 + s is x // F for each x < 2^63. For F = 1,
-    R = 2^64 - 1 gives x - 1 for x > 0, which C makes good.
+    R = ceil(2^(63 + k) / F), k = ceil(log2 F), s = k - 1: then x R >> 64 + s is x // F for each x < 2^63. For F = 1, R
+    = 2^64 - 1 gives x - 1 for x > 0, which C compensates.
     """
     f = frequencies.astype(np.uint64)
     one, word = np.uint64(1), np.uint64(32)
-    k = np.frexp(frequencies - 1)[1].astype(np.uint64)  # bits of F - 1
-    # a division of 2^(63 + k) in two steps: F is under 2^29, so each fits
+    k = np.frexp(frequencies - 1)[1].astype(np.uint64)  # number of bits of F - 1
+    # 2^(63 + k) is divided in two steps: F is below 2^29, so that each fits
     upper, rest = np.divmod(one << (k + np.uint64(31)), f)
     table = np.empty((frequencies.size, 4), dtype=np.uint64)
     table[:, 0] = f << np.uint64(63 - precision)
@@ -51,7 +52,7 @@ def reciprocals(frequencies: np.ndarray, precision: int) -> np.ndarray:
 def _pushed(
     x: np.uint64, row: np.uint64, table: np.ndarray, at: np.uint64, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64]:
-    """One symbol onto a state, by its row of ``reciprocals``. ``at``: the place after the next word."""
+    """Push one symbol onto a state, by its row of ``reciprocals``. ``at``: the place after the next word."""
     row <<= np.uint64(2)
     out[at - ONE] = np.uint32(x & FREQUENCY)
     full = x >= table[row]
@@ -66,7 +67,8 @@ def _pushed(
 def _push(
     x: np.uint64, entry: np.uint64, precision: np.uint64, at: np.uint64, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64]:
-    """One symbol onto a state; entry: cumulative frequency << 32 | frequency. ``at``: the place after the next word."""
+    """Push one symbol onto a state. entry: cumulative frequency << 32 | frequency; ``at``: the place after the next
+    word."""
     f = entry & FREQUENCY
     out[at - ONE] = np.uint32(x & FREQUENCY)
     full = x >= f << (np.uint64(63) - precision)
@@ -80,7 +82,8 @@ def _push(
 def encode_rans(
     symbols: np.ndarray, entries: np.ndarray, precision: np.uint64, states: np.ndarray, out: np.ndarray
 ) -> np.uint64:
-    """Last symbol first, words from the end of ``out`` (uint32) to its front; returns the place of the first.
+    """Encodes from the last symbol to the first and fills ``out`` (uint32) from its end. Returns the place of the first
+    word.
 
     entries: uint64 by symbol; states: (N,) uint64, changed in place; symbol i is pushed onto state i mod N.
     """
@@ -95,7 +98,7 @@ def encode_rans(
 
 @kernel
 def encode_rans_of_eight(symbols: np.ndarray, table: np.ndarray, states: np.ndarray, out: np.ndarray) -> np.uint64:
-    """The same for N = 8 and ``reciprocals`` by symbol."""
+    """The same for N = 8 states, with ``reciprocals`` by symbol."""
     at = np.uint64(out.size)
     i = np.uint64(symbols.size)
     while i % np.uint64(8) != 0:
@@ -129,7 +132,8 @@ def _pop(
     at: np.uint64,
     words: np.ndarray,
 ) -> tuple[np.uint64, np.uint64, np.uint64]:
-    """One symbol off a state: its rank, the state, the place of the next word. Reads a word, wanted or not."""
+    """Pop one symbol off a state: its rank, the state, the place of the next word. Reads a word whether it is needed or
+    not."""
     slot = x & mask
     rank = np.uint64(ranks[slot])
     entry = entries[rank]
@@ -153,8 +157,7 @@ def decode_rans(
     """Fills ``out`` (int32); returns the number of words read.
 
     words: uint32; used: (m,) int32; entries: (m,) uint64; ranks: (2^precision,) uint16, the rank by slot, or (0,), in
-    which case ranks are searched. Where words are wanted and none is left the states stay low: it shows in their last
-    values.
+    which case ranks are searched. If words are missing, states stay low, which is detected from their final values.
     """
     n = np.uint64(out.size)
     at, i, left = np.uint64(0), np.uint64(0), np.uint64(words.size)

@@ -1,8 +1,8 @@
 """The inner loops of ``nqbench_coders.table``: an adaptive binary arithmetic coder and the model of a table.
 
-The coder is compiled in at one place of the encoder and one of the decoder: a call a decision would read better, and
-took ten seconds to compile. So the encoder first spells a block of entries as decisions, and the decoder is a machine
-whose steps are the parts of an entry.
+The arithmetic coder is inlined at only one place of the encoder and one of the decoder: with a call per decision the
+code would be easier to read, but took ten seconds to compile. So the encoder first converts a block of entries to
+decisions, and the decoder is a state machine whose states are the parts of an entry.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from nqbench_coders.kernels import kernel
 
 # contexts of the binary decisions
-GAP = 0  # 2 x 25: unary part of the gap's Elias gamma code, by whether the last gap was above 1
-SAME = 50  # 3: is the class the same as the one before, by the last change
-RISES = 53  # 3: does it rise, by the same
-SIZE = 56  # 32: unary part of the change's size
-PLAIN = 88  # chance 1/2, always
+GAP = 0  # 2 x 25: unary part of the gap's Elias gamma code, for a last gap of 1 and for larger ones
+SAME = 50  # 3: is the class the same as the one before, given the last change
+RISES = 53  # 3: is it higher, given the same
+SIZE = 56  # 32: unary part of the size of the change
+PLAIN = 88  # probability 1/2, not adaptive
 CONTEXTS = 89
 
 # spelling memory
@@ -28,27 +28,28 @@ MOST_DECISIONS = 25 + 24 + 1 + 1 + 32 + 31
 
 
 def fresh_model() -> np.ndarray:
-    """(2 CONTEXTS,) int64: each context's 16-bit chance of a 1, then how often each was used."""
+    """(2 CONTEXTS,) int64: the 16-bit probability of a 1 in each context, then the number of uses of each."""
     model = np.zeros(2 * CONTEXTS, dtype=np.int64)
     model[:CONTEXTS] = 32768
     return model
 
 
 def fresh_state() -> np.ndarray:
-    """(4,) int64: low, high, then bytes written; or, in the decoder, low, high, value, bytes read."""
+    """(4,) int64: low, high and the number of bytes written; in the decoder low, high, value and the number of bytes
+    read."""
     return np.array([0, 0xFFFFFFFF, 0, 0], dtype=np.int64)
 
 
 @kernel
 def _border(low: int, high: int, p: int) -> int:
-    """The last number of [low, high] that means 1."""
+    """The last number of [low, high] that stands for a 1."""
     span = high - low
     return low + (span >> 16) * p + (((span & 65535) * p) >> 16)
 
 
 @kernel
 def _learn(model: np.ndarray, context: int, bit: int) -> None:
-    """Moves a context's chance towards the bit, by 1/(n + 2) of the way at its n-th use."""
+    """Moves a context's probability towards the bit, by 1/(n + 2) of the way at its n-th use."""
     if context == PLAIN:
         return
     p = model[context]
@@ -63,9 +64,10 @@ def _learn(model: np.ndarray, context: int, bit: int) -> None:
 def spell(
     used: np.ndarray, classes: np.ndarray, extra: np.ndarray, with_extra: bool, memory: np.ndarray, out: np.ndarray
 ) -> int:
-    """Entries as decisions, each context << 1 | bit. used, classes, extra: (m,) int64; out: int16, large enough.
+    """Converts entries to decisions, each context << 1 | bit. used, classes, extra: (m,) int64; out: int16, large
+    enough.
 
-    memory: (4,) int64, begins as (-1, -1, 0, 0). Returns the number of decisions.
+    memory: (4,) int64, initially (-1, -1, 0, 0). Returns the number of decisions.
     """
     at = 0
     for i in range(used.size):
@@ -114,7 +116,7 @@ def spell(
 
 @kernel
 def code(decisions: np.ndarray, model: np.ndarray, state: np.ndarray, out: np.ndarray) -> None:
-    """Codes decisions (int16); bytes that do not fit ``out`` are counted, not stored."""
+    """Encodes decisions (int16). Bytes that do not fit into ``out`` are counted, but not stored."""
     low, high, size = state[0], state[1], state[2]
     for decision in decisions:
         context, bit = np.int64(decision >> 1), np.int64(decision & 1)
@@ -134,7 +136,7 @@ def code(decisions: np.ndarray, model: np.ndarray, state: np.ndarray, out: np.nd
 
 
 def last_bytes(state: np.ndarray) -> bytes:
-    """The fewest bytes that, followed by zeros, name a number in [low, high]."""
+    """The shortest bytes that, followed by zeros, represent a number in [low, high]."""
     low, high = int(state[0]), int(state[1])
     for size in range(4):
         shift = 32 - 8 * size
@@ -158,8 +160,8 @@ def decode_table(
 ) -> tuple[int, int]:
     """Fills used, classes and extra (all int64, of one size) until the entries' weights sum to ``target``.
 
-    An entry weighs target >> class, or, ``with_extra``, 2^class + extra. model, state: fresh ones; state[3] is left at
-    the bytes read, zeros past the end included. Returns (status, entries).
+    An entry weighs target >> class, or, ``with_extra``, 2^class + extra. model, state: fresh ones; afterwards state[3]
+    is the number of bytes read, including zeros past the end. Returns (status, entries).
     """
     low, high, value, read = state[0], state[1], state[2], state[3]
     for _ in range(4):
@@ -168,7 +170,7 @@ def decode_table(
     UNARY, GAP_BITS, IS_SAME, IS_UP, CHANGE, LEVEL_BITS, EXTRA_BITS, DONE = 0, 1, 2, 3, 4, 5, 6, 7
     symbol, level, trend, gapped, rises = -1, -1, 0, 0, 0
     entry, weight, status = 0, 0, 0
-    step, number, left = UNARY, 0, 0  # number: what is being read; left: plain bits to come
+    step, number, left = UNARY, 0, 0  # number: the value being read; left: number of plain bits to come
     while weight < target:
         if step == UNARY:
             context = GAP + 25 * gapped + number

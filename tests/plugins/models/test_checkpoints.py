@@ -88,7 +88,7 @@ def test_names_that_fit_are_left_alone_and_nothing_is_said(tmp_path: Path) -> No
 def test_a_prefix_is_not_taken_off_where_names_would_still_not_fit(tmp_path: Path) -> None:
     state = {"module." + name: t for name, t in plain(1).state_dict().items()} | {"module.more": torch.zeros(2)}
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(BadInput, match="holds 'more', which the network has not"):
+    with pytest.raises(BadInput, match="holds 'more', which the network does not have"):
         filled(tmp_path / "w.pt", plain(2))
 
 

@@ -99,7 +99,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(folder: tuple[Path, 
     cases = [
         (short, "has no '3.bias'"),
         (wide, r"'3.bias' has the shape \(4,\), not \(3,\)"),
-        ({**state, "5.bias": torch.zeros(1)}, "holds '5.bias', which the network has not"),
+        ({**state, "5.bias": torch.zeros(1)}, "holds '5.bias', which the network does not have"),
         ({"w": [1, 2]}, "holds more than tensors"),
     ]
     for content, text in cases:

@@ -172,7 +172,7 @@ def test_the_kept_share_falls_by_the_cubic() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
-    [({"keep": 0.1, "c": 1.0}, "not both"), ({"keep": 0.1, "ramp": 0.8, "settled": 0.5}, "before the ramp's end")],
+    [({"keep": 0.1, "c": 1.0}, "not both"), ({"keep": 0.1, "ramp": 0.8, "settled": 0.5}, "before the end of the ramp")],
 )
 def test_settings_that_contradict_are_told(fields: dict[str, float], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
