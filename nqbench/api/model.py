@@ -138,6 +138,19 @@ class Model(Plugin):
         """
         return as_outputs(module(batch[0]))
 
+    def attention_mask(self, batch: Batch) -> Tensor | None:
+        """Where a batch's sequences hold tokens and no padding, so that second moments are those of tokens alone.
+
+        Args:
+            batch: on the module's device.
+
+        Returns:
+            (N, T) bool, its places in the order in which ``predict`` gives them to layers; None: there is no padding.
+            Default: ``batch["attention_mask"]`` where a batch is a mapping that has it, as Hugging Face's are.
+        """
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The loss of each example. Default: cross-entropy of the logits with ``batch[1]``.
 

@@ -107,6 +107,10 @@ class Network:
             outputs = functional_call(_Predictor(self.model, network), swapped, (batch,))
         return outputs.float() if torch.is_autocast_enabled(self.device.type) else outputs
 
+    def attention_mask(self, batch: Batch) -> Tensor | None:
+        """See ``Model.attention_mask``."""
+        return self.model.attention_mask(batch)
+
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return self.model.losses(outputs, batch)
 

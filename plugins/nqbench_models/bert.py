@@ -31,8 +31,7 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
         kinds = self.token_type_embeddings(torch.zeros_like(ids))
         out: Tensor = self.LayerNorm(self.word_embeddings(ids) + self.position_embeddings(places) + kinds)
         return out
@@ -47,14 +46,13 @@ class Attention(nn.Module):
         self.value = nn.Linear(shape.width, shape.width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """mask: (B, T) bool, False for padding."""
-        count, tokens, width = x.shape
+        """x: (n, width). mask: (B, T) bool, True for the n tokens, False for padding."""
+        heads = (self.heads, -1)
         q, k, v = (
-            part(x).reshape(count, tokens, self.heads, -1).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
+            spread(part(x), mask).unflatten(-1, heads).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
         mixed = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None, :])
-        return mixed.transpose(1, 2).reshape(count, tokens, width)
+        return mixed.transpose(1, 2).flatten(2)[mask]
 
 
 class Output(nn.Module):
@@ -84,7 +82,11 @@ class Layer(nn.Module):
 
 
 class SentenceEncoder(nn.Module):
-    """(B, T) tokens, 0 for padding -> (B, width): the mean of the last layer's outputs over tokens."""
+    """(B, T) tokens, 0 for padding -> (B, width): the mean of the last layer's outputs over tokens.
+
+    Layers get the tokens alone, one after another; padding stands beside them in attention only. It would be most of
+    the work, and most of what the layers' second moments are of.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -93,12 +95,20 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         mask = ids != 0
-        x = self.embeddings(ids)
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        x = self.embeddings(ids[mask], places[mask])
         layers = self.encoder["layer"]
         assert isinstance(layers, nn.ModuleList)
         for layer in layers:
             x = layer(x, mask)
-        return mean_of_words(x, mask)
+        return mean_of_words(spread(x, mask), mask)
+
+
+def spread(words: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, width): words in their places, zeros elsewhere. words: (n, width); mask: (B, T) bool, True n times."""
+    out = words.new_zeros(*mask.shape, words.shape[-1])
+    out[mask] = words
+    return out
 
 
 def mean_of_words(x: Tensor, mask: Tensor) -> Tensor:

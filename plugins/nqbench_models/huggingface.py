@@ -19,10 +19,21 @@ from nqbench_models.bert import mean_of_words
 from nqbench_models.checkpoint import files_of
 from nqbench_models.chosen import Chosen
 from nqbench_models.data_files import file_of, images_of, labelled_texts
-from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranked, read_pairs
+from nqbench_models.sentences import (
+    Pairs,
+    column,
+    cosines,
+    filled,
+    half_squares,
+    parts,
+    ranked,
+    read_pairs,
+    trimmed,
+)
 from nqbench_models.windows_of_text import Windows, window_losses
 
 What = Literal["text-generation", "sentence-similarity", "text-classification", "image-classification"]
+_PADDING = -1
 _CLASSES = {
     "text-generation": "AutoModelForCausalLM",
     "sentence-similarity": "AutoModel",
@@ -84,7 +95,7 @@ class HuggingFace(Chosen, name="hf"):
         files = files_of(self._folder())
         splits = [] if self.data is None else [self._file(split) for split in ("train", "validation", "test")]
         files += [file for file in splits if file is not None and file.is_file()]
-        return " ".join([f"hf 1 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)])
+        return " ".join([f"hf 2 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)])
 
     def load(self, device: torch.device) -> nn.Module:
         kind = getattr(_transformers(), _CLASSES[self.task])
@@ -111,28 +122,32 @@ class HuggingFace(Chosen, name="hf"):
             windows = _windows(folder, file, self.length, self.examples)
             yield from windows.batches(batch_size, _config(folder).vocab_size, shuffle)
         elif self.task == "sentence-similarity":
-            yield from _pairs(folder, file, self.length, self.examples).batches(min(batch_size, 64), shuffle)
+            yield from _pairs(folder, file, self.length, self.examples).batches(batch_size, shuffle)
         else:
             kind = _texts if self.task == "text-classification" else _images
             inputs, labels = kind(folder, file, self.length, self.examples)
-            order = torch.arange(len(labels))
-            if shuffle is not None:
-                order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
-            for part in torch.split(order, min(batch_size, 64)):
-                yield inputs[part], labels[part]
+            texts = self.task == "text-classification"
+            for part in parts(len(labels), batch_size if texts else min(batch_size, 64), shuffle):
+                yield trimmed(inputs[part], _PADDING) if texts else inputs[part], labels[part]
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         if self.task == "image-classification":
             return as_outputs(module(pixel_values=batch[0]))
         if self.task == "text-generation":
             return as_outputs(module(input_ids=batch[0], use_cache=False))
-        ids = batch[0].flatten(0, -2)
-        mask = ids >= 0
+        ids, mask = batch[0].flatten(0, -2), self.attention_mask(batch)
+        assert mask is not None
         out = module(input_ids=ids.clamp(min=0), attention_mask=mask.long())
         if self.task == "text-classification":
             return as_outputs(out)
         words: Tensor = out.last_hidden_state
         return column(cosines(mean_of_words(words, mask)))
+
+    def attention_mask(self, batch: Batch) -> Tensor | None:
+        if self.task not in ("sentence-similarity", "text-classification"):
+            return None
+        ids: Tensor = batch[0].flatten(0, -2)
+        return ids != _PADDING
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         if self.task == "text-generation":
@@ -230,18 +245,15 @@ def _windows(folder: str, file: Path, length: int, most: int | None) -> Windows:
 
 @cache
 def _pairs(folder: str, file: Path, length: int, most: int | None) -> Pairs:
-    pairs = read_pairs(file, lambda texts: _encoded(folder, texts, length), length, padding=-1)
-    return Pairs(pairs.ids[:most], pairs.scores[:most])
+    pairs = read_pairs(file, lambda texts: _encoded(folder, texts, length), length, _PADDING)
+    return Pairs(pairs.ids[:most], pairs.scores[:most], _PADDING)
 
 
 @cache
 def _texts(folder: str, file: Path, length: int, most: int | None) -> tuple[Tensor, Tensor]:
-    """(N, T) tokens, -1 for padding, and (N,) labels."""
+    """(N, T) tokens, _PADDING at their ends, and (N,) labels."""
     texts, names = labelled_texts(file)
-    coded = _encoded(folder, texts[:most], length)
-    ids = torch.full((len(coded), max(map(len, coded), default=1)), -1)
-    for number, tokens in enumerate(coded):
-        ids[number, : len(tokens)] = torch.tensor(tokens)
+    ids = filled(_encoded(folder, texts[:most], length), _PADDING)
     return ids, _labels(folder, file, names[:most])
 
 

@@ -25,13 +25,35 @@ class Pairs:
 
     ids: Tensor
     scores: Tensor
+    padding: int = 0
 
     def batches(self, batch_size: int, shuffle: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.arange(len(self.scores))
-        if shuffle is not None:
-            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
-        for part in torch.split(order, batch_size):
-            yield self.ids[part], self.scores[part]
+        """Each as wide as its longest sentence."""
+        for part in parts(len(self.scores), batch_size, shuffle):
+            yield trimmed(self.ids[part], self.padding), self.scores[part]
+
+
+def parts(count: int, batch_size: int, shuffle: int | None) -> Iterator[Tensor]:
+    """The numbers of a split's examples, in batches. shuffle: a seed for their order; None: as they are."""
+    order = torch.arange(count)
+    if shuffle is not None:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(shuffle))
+    yield from torch.split(order, batch_size)
+
+
+def filled(coded: Sequence[Sequence[int]], padding: int) -> Tensor:
+    """(N, T) int64: sequences of tokens, filled up at their ends."""
+    ids = torch.full((len(coded), max((len(tokens) for tokens in coded), default=1)), padding)
+    for number, tokens in enumerate(coded):
+        ids[number, : len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+def trimmed(ids: Tensor, padding: int) -> Tensor:
+    """Without the last columns where they are padding in every sequence: most of a split's sentences are several times
+    shorter than its longest. ids: (..., T)."""
+    used = (ids != padding).flatten(0, -2).any(0).nonzero()
+    return ids[..., : max(1, int(used[-1]) + 1 if len(used) else 1)]
 
 
 def read_pairs(path: Path, encode: Encode, length: int, padding: int = 0) -> Pairs:
@@ -48,11 +70,8 @@ def read_pairs(path: Path, encode: Encode, length: int, padding: int = 0) -> Pai
         sentences = [row[column] for row in rows for column in columns[1:]]
     except (IndexError, ValueError):
         raise BadInput(f"{path}: expected STS-B's columns, or a header with {', '.join(_HEADER)}") from None
-    coded = [tokens[:length] for tokens in encode(sentences)]
-    ids = torch.full((len(coded), max((len(tokens) for tokens in coded), default=1)), padding)
-    for number, tokens in enumerate(coded):
-        ids[number, : len(tokens)] = torch.tensor(tokens)
-    return Pairs(ids.reshape(len(scores), 2, -1), torch.tensor(scores))
+    ids = filled([tokens[:length] for tokens in encode(sentences)], padding)
+    return Pairs(ids.reshape(len(scores), 2, -1), torch.tensor(scores), padding)
 
 
 def cosines(vectors: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -44,9 +43,11 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
             batches = list(batches)
             samples = sum(size for _, size in batches)
 
+        mask: Tensor | None = None
+
         def add(use: Use) -> None:
             every = spacing(use.geometry, use.x, self.columns, samples)
-            sums[use.name].add(use if every == 1 else replace(use, x=use.x[::every]))
+            sums[use.name].add(use, use.without_padding(use.x, mask)[::every])
             calls[use.name] += 1
             if calls == expected:
                 raise _Seen
@@ -54,6 +55,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
         with evaluating(task.module), watching(task.module, names, add):
             for batch, _ in batches:
                 calls.clear()
+                mask = task.attention_mask(batch)
                 try:
                     task.predict(batch)
                 except _Seen:
@@ -78,10 +80,11 @@ class Sums:
         self.shape, self.device = weight.shape, weight.device
         self.parts: dict[Geometry, Products] = {}
 
-    def add(self, use: Use) -> None:
+    def add(self, use: Use, x: Tensor) -> None:
+        """x: of the use, or a part of it."""
         if use.geometry not in self.parts:
             self.parts[use.geometry] = Products(use.geometry, self.shape)
-        self.parts[use.geometry].add(use.x)
+        self.parts[use.geometry].add(x)
 
     def moments(self) -> Moments:
         """The mean over all uses. Uses that multiply the weight along another axis (an embedding that is also the

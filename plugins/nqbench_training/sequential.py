@@ -129,9 +129,11 @@ class OnePass:
 
     def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential) -> None:
         self.each, self.task, self.uses, self.how = each, each.task, uses, how
+        self.mask: Tensor | None = None
 
     def run(self, samples: Batch) -> None:
         task = self.task
+        self.mask = task.attention_mask(samples)
         with suppress(_AllDone):
             if self.how.correction > 0 and splits(task, samples):
                 paired_forward(task, samples, lambda use, was, now: self._reached(use, now, was))
@@ -156,7 +158,8 @@ class OnePass:
         tell(f"tensor {len(self.each.done) + 1} of {len(task.names)}")
         products = Products(use.geometry, task.parameter(name).shape)
         every = spacing(use.geometry, now, self.how.columns)
-        now, was = now[::every], None if was is None else was[::every]
+        now = use.without_padding(now, self.mask)[::every]
+        was = None if was is None else use.without_padding(was, self.mask)[::every]
         products.add(now)
         moments = products.moments()
 
@@ -199,12 +202,14 @@ class InParts:
         sums: dict[str, Products] = {}
         lacking: dict[str, Missing] = {}
         paired = self.how.correction > 0
+        mask: Tensor | None = None
 
         def reached(use: Use, now: Tensor, was: Tensor | None) -> None:
             if use.name not in names:
                 return
             every = spacing(use.geometry, now, self.how.columns, samples)
-            now, was = now[::every], None if was is None else was[::every]
+            now = use.without_padding(now, mask)[::every]
+            was = None if was is None else use.without_padding(was, mask)[::every]
             weight = self.task.parameter(use.name)
             sums.setdefault(use.name, Products(use.geometry, weight.shape)).add(now)
             if was is not None and not sums[use.name].moments().diagonal:
@@ -214,6 +219,7 @@ class InParts:
 
         for done, (batch, _) in enumerate(first_samples(self.task, samples, self.at_once)):
             tell(f"tensor {len(self.each.done) + 1} of {len(self.task.names)}: samples, part {done + 1}")
+            mask = self.task.attention_mask(batch)
             if done == 0:
                 paired = paired and splits(self.task, batch)
             with suppress(_AllDone):

@@ -53,6 +53,18 @@ class Use:
     x: Tensor
     run: Callable[[Tensor], Tensor] | None = None
 
+    def without_padding(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x, this use's or like it, at tokens alone: what padding brings to a layer never reaches the outputs.
+
+        mask: of the batch, where there is padding (``Model.attention_mask``). A use that has not one vector for each
+        of its places (a classifier's, of whole sentences) stays as it is.
+        """
+        if mask is None or self.geometry.kind == "convolution":
+            return x
+        if self.geometry.kind == "lookup":
+            return x.reshape(-1)[mask.reshape(-1)] if x.numel() == mask.numel() else x
+        return x[..., mask.reshape(-1), :] if x.shape[-2] == mask.numel() else x
+
 
 Seen = Callable[[Use], Tensor | None]
 """Called before each use; it may change the parameter in place. What it returns stands for the operation's result."""
