@@ -47,10 +47,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: (n, width). mask: (B, T) bool, True for the n tokens, False for padding."""
-        heads = (self.heads, -1)
-        q, k, v = (
-            spread(part(x), mask).unflatten(-1, heads).transpose(1, 2) for part in (self.query, self.key, self.value)
-        )
+        shape = (*mask.shape, self.heads, -1)
+        q, k, v = (spread(part(x), mask).reshape(shape).transpose(1, 2) for part in (self.query, self.key, self.value))
         mixed = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None, :])
         return mixed.transpose(1, 2).flatten(2)[mask]
 
