@@ -146,9 +146,10 @@ class Model(Plugin):
 
         Returns:
             (N, T) bool, its places in the order in which ``predict`` gives them to layers; None: there is no padding.
-            Default: ``batch["attention_mask"]`` where a batch is a mapping that has it, as Hugging Face's are.
+            Default: ``attention_mask`` of a batch, or of its inputs, that is a mapping, as Hugging Face's are.
         """
-        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
         return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:

@@ -117,9 +117,11 @@ def test_a_batch_of_hugging_faces_kind_says_where_its_padding_is() -> None:
     ids = torch.tensor([[5, 6, 0], [7, 0, 0]])
     model = Padded()
     assert Model.attention_mask(model, (ids, ids)) is None
-    mask = Model.attention_mask(model, {"input_ids": ids, "attention_mask": (ids != 0).long()})
-    assert mask is not None
-    assert torch.equal(mask, ids != 0)
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    for batch in (inputs, (inputs, ids), [inputs]):
+        mask = Model.attention_mask(model, batch)
+        assert mask is not None
+        assert torch.equal(mask, ids != 0)
 
 
 def test_a_batch_is_as_wide_as_its_longest_sentence() -> None:
