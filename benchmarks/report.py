@@ -23,7 +23,8 @@ import numpy as np
 
 from nqbench.report import rebuild
 from nqbench.report.data import load
-from nqbench.report.files import records_csv, records_json
+from nqbench.report.files import records_csv
+from nqbench.results.exports import run_json
 from nqbench.results.record import Parts, Record, pack_correct
 from nqbench.results.store import Store
 
@@ -103,7 +104,7 @@ def main() -> None:
             with timed("  ranking methods", found):
                 _ = data.methods
             with timed("  records.json", found):
-                records_json(data.records)
+                run_json(data.source, data.records)
             with timed("  records.csv", found):
                 records_csv(data.records)
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}

@@ -15,12 +15,13 @@ from nqbench.results.leaderboard import Row, leaderboard
 from nqbench.results.methods import MethodRow, methods
 from nqbench.results.published import Published, published_rows
 from nqbench.results.record import Record
+from nqbench.results.store import Run
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """records: of one run, in its order. goal: what a file has to hold to be ranked by
-    its size."""
+    """records: of one run, in its order. goal: what a file has to hold to be ranked by its size. source: the run as it
+    is stored; None where the records are of none."""
 
     suite: str
     records: Sequence[Record] = field(repr=False)
@@ -32,6 +33,7 @@ class ReportData:
     started: str = ""
     outcome: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    source: Run | None = field(default=None, repr=False)
     separate: bool = False
     """Whether each record is a row of its own: two submitters' of one configuration are no repeats of one another."""
 
@@ -113,4 +115,5 @@ def load(path: str | Path, *, run: str = "latest", drop: float | None = None) ->
         started=chosen.started,
         outcome=chosen.outcome,
         environment=chosen.environment,
+        source=chosen,
     )

@@ -10,9 +10,21 @@ import re
 
 from nqbench.printable import line
 
-_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-_MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-"""What begins emphasis, code, a link, an image or a cell; an underscore inside a word begins nothing."""
+_MARKUP = re.compile(
+    r"""
+    [\\`*\[\]|~]                             # emphasis, code, a link, an image, a cell
+    | (?<![A-Za-z0-9])_ | _(?![A-Za-z0-9])   # emphasis; inside a word it begins nothing
+    | <(?=[A-Za-z/!?])                       # a tag; elsewhere, as in p < 0.001, it is text
+    | &(?=\#?[A-Za-z0-9]+;)                  # a character reference
+    | (?<!\S)\#(?=\#*$)                      # the end of a heading
+    | ^> | ^\#(?=\#{0,5}(?:\s|$)) | ^[+-](?=\s|-*$)  # a quotation, a heading, an item, a rule
+    """,
+    re.VERBOSE,
+)
+"""What would begin markup in a line of Markdown, besides ``_NUMBER``."""
+_NUMBER = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
+"""What would begin an item of a numbered list."""
+_REFERENCES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
@@ -21,8 +33,10 @@ _LATEX = str.maketrans({
 
 
 def markdown(text: str) -> str:
-    """A line of Markdown that shows the text as it is."""
-    return _MARKDOWN.sub(lambda found: "\\" + found.group(), line(text).translate(_HTML))
+    """A line of Markdown that shows the text as it is. Only what would begin markup is escaped, so that tables can be
+    read as plain text."""
+    escaped = _MARKUP.sub(lambda found: _REFERENCES.get(found.group(), "\\" + found.group()), line(text))
+    return _NUMBER.sub(r"\1\\\2", escaped)
 
 
 def code(text: str) -> str:

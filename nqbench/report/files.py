@@ -23,6 +23,7 @@ from nqbench.report.payload import datasets
 from nqbench.report.text import markdown
 from nqbench.report.vega import png, svg
 from nqbench.results.database import refuse_links
+from nqbench.results.exports import run_json
 from nqbench.results.frame import columns, flat
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.server import is_server
@@ -75,7 +76,7 @@ def write_reports(folder: str | Path, data: ReportData, *, images: bool = False)
     named = datasets(data)
     drawn = drawn_once(data, named)
     texts = {
-        "records.json": records_json(data.records),
+        "records.json": run_json(data.source, data.records),
         "records.csv": records_csv(data.records),
         "leaderboard.json": leaderboard_json(data),
         "leaderboard.csv": leaderboard_csv(data),
@@ -96,11 +97,6 @@ def write_reports(folder: str | Path, data: ReportData, *, images: bool = False)
         return written
     except OSError as error:
         raise StoreError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
-
-
-def records_json(records: Iterable[Record]) -> str:
-    """A JSON list, one record a line: diffs of a tracked export stay readable."""
-    return "[\n" + ",\n".join(record.to_json() for record in records) + "\n]\n"
 
 
 def records_csv(records: Iterable[Record]) -> str:

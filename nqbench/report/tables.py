@@ -133,7 +133,7 @@ def _knob(row: Row) -> str:
 
 
 def _verdict(row: MethodRow) -> str:
-    return row.verdict if row.p is None else f"{row.verdict} (p {'<0.001' if row.p < 0.001 else f'{row.p:.3f}'})"
+    return row.verdict if row.p is None else f"{row.verdict} (p {'< 0.001' if row.p < 0.001 else f'= {row.p:.3f}'})"
 
 
 def _estimate(found: Estimate | None) -> str:

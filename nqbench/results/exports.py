@@ -1,14 +1,16 @@
 """Records on the move: exports that git can track, what a comparison reads, and merging across machines.
 
-An export is one JSON object, ``{"schema_version", "runs", "covers", "records"}``, whole and sorted, so that equal
-stores give equal files. ``records.json``, a list of one run's records, is read too.
+An export is one JSON object, ``{"schema_version", "runs", "covers", "records"}``. Of a store it is whole and sorted, so
+that equal stores give equal files. ``records.json``, beside a report, is the export of one run: its settings (the goal,
+the published rows, the baseline) and its records in order, with those that it took from earlier runs. Lists of records,
+which earlier versions wrote, are read too.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Whole:
-    """All of a store."""
+    """All of a store, or of an export. implied: runs of which an export has no more than records."""
 
     runs: Sequence[Run]
     covers: Mapping[str, Sequence[str]]
     records: Sequence[Record]
+    implied: Sequence[Run] = ()
 
 
 def read_side(path: str | Path, run: str = "latest") -> Side:
@@ -87,17 +90,20 @@ def _of_list(records: list[Record]) -> Whole:
     """One run, the last that its records name: a list is what one run says."""
     if not records:
         return Whole((), {}, ())
-    last = max(records, key=lambda record: record.time)
-    ended = max(record.time for record in records)
-    runs = {}
+    last = max(records, key=lambda record: record.time).run
+    runs, covers = _named(records)
+    return Whole(runs, covers | {last: [record.key for record in records]}, records)
+
+
+def _named(records: Sequence[Record]) -> tuple[list[Run], dict[str, list[str]]]:
+    """The runs that records name, by what the records say of them, and the keys of each."""
+    runs, covers = [], {}
     for name in dict.fromkeys(record.run for record in sorted(records, key=lambda record: record.time)):
         own = [record for record in records if record.run == name]
-        first = min(record.time for record in own)
-        runs[name] = Run(name, own[0].suite, "", {}, (), own[0].environment, first, max(r.time for r in own), None)
-    runs[last.run] = Run(**{**vars(runs[last.run]), "ended": ended})
-    covers = {name: [record.key for record in records if record.run == name] for name in runs}
-    covers[last.run] = [record.key for record in records]
-    return Whole(list(runs.values()), covers, records)
+        first, last = min(record.time for record in own), max(record.time for record in own)
+        runs.append(Run(name, own[0].suite, "", {}, (), own[0].environment, first, last, None))
+        covers[name] = [record.key for record in own]
+    return runs, covers
 
 
 def _of_export(content: Mapping[str, Any]) -> Whole:
@@ -106,13 +112,15 @@ def _of_export(content: Mapping[str, Any]) -> Whole:
         raise BadInput(f"has schema version {version}; this nqbench reads up to {SCHEMA_VERSION}: upgrade nqbench")
     runs = [Run(**{**fields, "argv": tuple(fields["argv"])}) for fields in content["runs"]]
     records = [Record.from_dict(fields) for fields in content["records"]]
-    return Whole(runs, content["covers"], records)
+    named, keys = _named(records)
+    listed = {run.run for run in runs}
+    return Whole(runs, {**keys, **content["covers"]}, records, [run for run in named if run.run not in listed])
 
 
 def _choose(whole: Whole, run: str, path: Path) -> Run:
     if run == "latest" and whole.runs:
         return max(whole.runs, key=lambda r: (r.ended or r.started, r.started, r.run))
-    for found in whole.runs:
+    for found in (*whole.runs, *whole.implied):
         if found.run == run:
             return found
     raise StoreError(f"{path}: no run '{run}'" if whole.runs else f"{path}: holds no records")
@@ -137,14 +145,24 @@ def whole_store(store: Store) -> Whole:
 def export_json(store: Store) -> str:
     """The whole store as text, one record a line."""
     whole = whole_store(store)
-    runs = [json.dumps(asdict(run), sort_keys=True) for run in whole.runs]
-    covers = json.dumps({run: list(keys) for run, keys in whole.covers.items()}, sort_keys=True)
-    records = [r.to_json() for r in sorted(whole.records, key=lambda r: (r.run, r.time, r.key))]
+    return _text(whole.runs, whole.covers, sorted(whole.records, key=lambda r: (r.run, r.time, r.key)))
+
+
+def run_json(run: Run | None, records: Sequence[Record]) -> str:
+    """One run as text, one record a line: what it says. run: None where only its records are known."""
+    if run is None:
+        whole = _of_list(list(records))
+        return _text(whole.runs, whole.covers, records)
+    return _text([run], {run.run: [record.key for record in records]}, records)
+
+
+def _text(runs: Sequence[Run], covers: Mapping[str, Sequence[str]], records: Iterable[Record]) -> str:
+    told = [json.dumps(asdict(run)) for run in runs]
     parts = [
         f'"schema_version": {SCHEMA_VERSION}',
-        '"runs": [\n' + ",\n".join(runs) + "\n]",
-        f'"covers": {covers}',
-        '"records": [\n' + ",\n".join(records) + "\n]",
+        '"runs": [\n' + ",\n".join(told) + "\n]",
+        f'"covers": {json.dumps({run: list(keys) for run, keys in covers.items()}, sort_keys=True)}',
+        '"records": [\n' + ",\n".join(record.to_json() for record in records) + "\n]",
     ]
     return "{" + ",\n".join(parts) + "}\n"
 
@@ -162,14 +180,15 @@ def merge(target: Store, source: str | Path) -> int:
         with Store.read(source) as store:
             whole, folder = whole_store(store), store.folder
     known = {run.run for run in target.runs()}
-    by_run: dict[str, list[Record]] = {run.run: [] for run in whole.runs}
+    runs = [*whole.runs, *whole.implied]
+    by_run: dict[str, list[Record]] = {run.run: [] for run in runs}
     for record in whole.records:
-        by_run.setdefault(record.run, []).append(record)
-    for run in whole.runs:
+        by_run[record.run].append(record)
+    for run in runs:
         target.take(run, whole.covers.get(run.run, ()), by_run[run.run])
     if folder is not None and target.folder is not None:
         _take_files(target, folder, target.folder, whole.records)
-    return len({run.run for run in whole.runs} - known)
+    return len(set(by_run) - known)
 
 
 def _take_files(target: Store, folder: Path, into: Path, records: Sequence[Record]) -> None:

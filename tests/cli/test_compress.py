@@ -78,7 +78,7 @@ def compressed(mine: Path) -> subprocess.CompletedProcess[str]:
 def test_a_network_of_ones_own_in_one_command(mine: Path, compressed: subprocess.CompletedProcess[str]) -> None:
     assert compressed.returncode == 0, compressed.stderr
     assert (mine / "module.nqz").stat().st_size < (mine / "mine.safetensors").stat().st_size / 4
-    records = json.loads((mine / "reports" / "compress" / "module" / "records.json").read_text())
+    records = json.loads((mine / "reports" / "compress" / "module" / "records.json").read_text())["records"]
     assert {r["selected_on"] for r in records} == {"train"}, "there is no validation data"
     name = "train.accuracy"
     held = [r["file_bytes"] for r in records if r["metrics_float"][name] - r["metrics"][name] <= 2 + 1e-9]
@@ -140,7 +140,7 @@ def test_the_divergence_from_the_float_network_is_held(mine: Path, tmp_path: Pat
     where = ("--work", str(tmp_path / "work"), "--output", str(tmp_path / "near.nqz"), "--with", "folder=.")
     done = nqbench(mine, "compress", *OWN, "--max-divergence", "0.02", "--trials", "4", *where)
     assert done.returncode == 0, done.stderr
-    records = json.loads((tmp_path / "work" / "records.json").read_text())
+    records = json.loads((tmp_path / "work" / "records.json").read_text())["records"]
     held = [r["file_bytes"] for r in records if r["metrics"]["train.divergence"] <= 0.02]
     assert (tmp_path / "near.nqz").stat().st_size == min(held)
     (answer,) = (r for r in records if r["metric"] is not None)

@@ -61,7 +61,7 @@ def compressed(folder: Path, *options: str) -> tuple[int, dict[str, object]]:
     limits = ["--max-drop", "90", "--trials", "1", "--work", str(folder / "work"), "--output", str(output), "--force"]
     code = invoke(["compress", *model, *limits, *options])
     records = folder / "work" / "records.json"
-    return code, (json.loads(records.read_text())[-1] if records.is_file() else {})
+    return code, (json.loads(records.read_text())["records"][-1] if records.is_file() else {})
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_a_run_leaves_records_files_and_reports_and_the_same_again_computes_noth
         assert (out / record.file).stat().st_size == record.file_bytes == record.parts.total
         assert record.environment["jobs"] == 2
         assert not record.measured
-    listed = json.loads((out / "records.json").read_text())
+    listed = json.loads((out / "records.json").read_text())["records"]
     assert [r["key"] for r in listed] == [record.key for record in result.records]
     assert (out / "suite.yaml").read_text() == path.read_text()
     expected = {"records.sqlite", "records.json", "leaderboard.md", "leaderboard.csv", "leaderboard.json", "index.html"}

@@ -258,5 +258,5 @@ def test_a_knob_that_cannot_be_found_is_a_warning_and_the_method_is_tried_as_it_
         "the knob of knobless could not be determined, so only one trial is run: "
         "RuntimeError: no knob today (in the stage 'knob')"
     ]
-    listed = json.loads((tmp_path / "out" / "records.json").read_text())
+    listed = json.loads((tmp_path / "out" / "records.json").read_text())["records"]
     assert "no knob today" in listed[0]["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from html.parser import HTMLParser
@@ -65,7 +66,7 @@ def test_markdown_has_no_markup_of_a_name(folder: Path, name: str) -> None:
     text = (folder / name).read_text()
     assert "onerror" in text
     outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\`", "", text))
-    assert "<" not in outside
+    assert not re.search("<[A-Za-z/!?]", outside)
     assert not re.search(r"(?<!\\)[\[\]`]", outside)
     assert not re.search(r"(?<!\\)\*f|(?<!\\)_g", outside)
     assert "\n# h" not in text
@@ -133,7 +134,73 @@ def test_an_error_about_a_suite_of_somebody_else_has_no_control_code(
 def test_every_character_is_one_line_of_text_in_markdown() -> None:
     for code in (*range(0x3000), *range(0x3000, sys.maxunicode, 101)):
         text = escaping.markdown(f"a{chr(code)}b")
-        assert not set(text) & set("\n\r<>")
+        assert not set(text) & set("\n\r")
+        assert not re.search("<[A-Za-z/!?]", text)
+
+
+PIECES = [
+    *"<>&`*_[]()|~#+-!\\/;:=.\"' ",
+    "a",
+    "1",
+    "<b>",
+    "</b>",
+    "<!-- ",
+    "<?",
+    "&lt;",
+    "&#60;",
+    "10. ",
+    "# ",
+    "- ",
+    "---",
+]
+
+
+def drawn(source: random.Random) -> str:
+    return "".join(source.choices(PIECES, k=source.randint(1, 9)))
+
+
+def test_markdown_shows_any_text_as_it_is() -> None:
+    """As an independent parser of CommonMark renders it: in a heading, an item, a paragraph and cells of a table."""
+    parser = (
+        pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    )
+    source = random.Random(0)
+    for _ in range(1500):
+        text = " ".join(drawn(source).split()) or "a"
+        escaped = escaping.markdown(text)
+        for form, tags in (("# {}", ["h1"]), ("- {}", ["ul", "li"]), ("{}", ["p"])):
+            page = Page(parser.render(form.format(escaped)))
+            assert (page.tags, page.text.strip()) == (tags, text), (text, escaped)
+        page = Page(parser.render(f"| {escaped} | b |\n| --- | --- |\n| c | {escaped} |\n"))
+        assert [cell.strip() for cell in page.cells] == [text, "b", "c", text], (text, escaped)
+        assert set(page.tags) <= {"table", "thead", "tbody", "tr", "th", "td"}, (text, escaped)
+
+
+class Page(HTMLParser):
+    """The elements of a page, its text, and its text between two tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.cells: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag in ("th", "td"):
+            self.cells.append("")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.cells:
+            self.cells[-1] += data
+
+
+@pytest.mark.parametrize("text", ["p < 0.001", "a > b", "R&D", "x<2", "conv1.weight", "-3", "1.5", "50 % & more"])
+def test_what_begins_no_markup_reads_as_plain_text(text: str) -> None:
+    assert escaping.markdown(text) == text
 
 
 def test_code_ends_where_it_ends_whatever_backticks_are_in_it() -> None:

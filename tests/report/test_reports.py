@@ -48,9 +48,48 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Recor
 
 def test_records_json_holds_every_record_in_full(finished: tuple[Path, list[Record]]) -> None:
     folder, records = finished
-    loaded = json.loads((folder / "records.json").read_text())
+    loaded = json.loads((folder / "records.json").read_text())["records"]
     assert [Record.from_dict(fields) for fields in loaded] == records
     assert all(fields["schema_version"] == 2 for fields in loaded)
+
+
+GOALS: list[dict[str, object]] = [
+    {},
+    {"drop": 0.2},
+    {"target": {"drop": 0.2}, "drop": 0.2},
+    {"target": {"share": 1.0}},
+    {"target": {"metric": 97.9}},
+    {"target": {"bytes": 9_000}},
+    {"target": {"drop": 1.0, "divergence": 0.02, "split": "train", "report": "chosen", "baseline": "uniform"}},
+]
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_the_export_of_a_run_gives_the_reports_of_its_folder(goal: dict[str, object], tmp_path: Path) -> None:
+    """The goal, what points were selected on, the baseline and the published rows travel in records.json; so do records
+    that the run took from an earlier one."""
+    settings = {"published": PUBLISHED, "baseline": "uniform", **goal}
+    folder = tmp_path / "run"
+    with Store.write(folder) as store:
+        first = store.start_run("synthetic", "models: [net]\n")
+        earlier, *later = sweep(loss_increase=LOSS)
+        store.add(earlier.model_copy(update={"run": first}))
+        store.end_run(first)
+        run = store.start_run("synthetic", "models: [net]\n", settings=settings, argv=["nqbench", "run"])
+        store.reuse(run, [earlier.key])
+        for number, record in enumerate([*later, failed(k=64)]):
+            changes = (
+                {"selected_on": "train", "metrics": record.metrics | {"train.accuracy": 99.0}} if number == 1 else {}
+            )
+            store.add(record.model_copy(update={"run": run, **changes}))
+        store.end_run(run, "failed")
+    data, of_folder = rebuild(folder)
+    again, of_export = rebuild(folder / "records.json", tmp_path / "again")
+    assert again.goal == data.goal
+    assert again.published == data.published != []
+    assert earlier.key in [record.key for record in again.records]
+    for name, path in of_folder.items():
+        assert of_export[name].read_bytes() == path.read_bytes(), name
 
 
 def test_records_csv_has_one_row_a_record_and_the_sizes_of_the_parts(finished: tuple[Path, list[Record]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from record_factory import failed, make
 
 from nqbench.api import NqbenchError
-from nqbench.results.exports import export_json, merge, read_json, read_side, whole_store
+from nqbench.results.exports import export_json, merge, read_json, read_side, run_json, whole_store
 from nqbench.results.store import Store
 
 
@@ -82,6 +82,28 @@ def test_a_list_of_records_is_one_run(tmp_path: Path) -> None:
         assert merge(store, file) == 2
         assert merge(store, file) == 0
         assert {r.key for r in store.records()} == {r.key for r in records}
+
+
+def test_the_export_of_one_run_brings_the_records_that_it_took_from_an_earlier_one(tmp_path: Path) -> None:
+    first = night(tmp_path / "a", (2,))
+    with Store.write(tmp_path / "a") as store:
+        second = store.start_run("synthetic", "text", settings={"drop": 1.0})
+        store.reuse(second, [record.key for record in store.records(first)])
+        store.add(make(run=second, k=4))  # and it never ends
+    with Store.read(tmp_path / "a") as store:
+        run = store.run(second)
+        text = run_json(run, store.records(second))
+        told = list(store.records(second))
+    file = tmp_path / "records.json"
+    file.write_text(text)
+    assert read_side(file).run == second
+    assert list(read_side(file).records) == list(read_side(file, second).records) == told
+    assert [record.key for record in read_side(file, first).records] == [told[0].key]
+    with Store.write(tmp_path / "b") as store:
+        assert merge(store, file) == 2
+        assert merge(store, file) == 0
+        assert list(store.records(second)) == told
+        assert store.run(second) == run
 
 
 def test_a_run_that_ended_after_the_last_merge_is_brought_up_to_date(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_suite_runs_them_beside_the_built_ins(site: Path, tmp_path: Path) -> N
     (tmp_path / "strangers.yaml").write_text(SUITE)
     done = nqbench_beside(site, "run", "strangers.yaml", "--output", "out", "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    records = json.loads((tmp_path / "out" / "records.json").read_text())
+    records = json.loads((tmp_path / "out" / "records.json").read_text())["records"]
     assert {(r["quantizer"], r["coder"]) for r in records} == {
         ("linspace", "run-length"), ("linspace", "huffman"), ("uniform", "run-length"), ("uniform", "huffman"),
     }  # fmt: skip
