@@ -10,20 +10,22 @@ import re
 
 from nqbench.printable import line
 
-_MARKUP = re.compile(
+_INLINE = re.compile(
     r"""
-    [\\`*\[\]|~]                             # emphasis, code, a link, an image, a cell
-    | (?<![A-Za-z0-9])_ | _(?![A-Za-z0-9])   # emphasis; inside a word it begins nothing
+    [\\`|~]                                  # code, a cell
+    | \](?=[(\[:])                           # a link, an image; there are no references that [a] alone could name
+    | \*(?=\S)                               # emphasis; before a space or the end, as in "1* |", it begins none
+    | (?<![A-Za-z0-9])_ | _(?![A-Za-z0-9])   # the same; inside a word it begins none
     | <(?=[A-Za-z/!?])                       # a tag; elsewhere, as in p < 0.001, it is text
     | &(?=\#?[A-Za-z0-9]+;)                  # a character reference
-    | (?<!\S)\#(?=\#*$)                      # the end of a heading
-    | ^> | ^\#(?=\#{0,5}(?:\s|$)) | ^[+-](?=\s|-*$)  # a quotation, a heading, an item, a rule
     """,
     re.VERBOSE,
 )
-"""What would begin markup in a line of Markdown, besides ``_NUMBER``."""
-_NUMBER = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
-"""What would begin an item of a numbered list."""
+"""What would begin markup inside a line of Markdown."""
+_BLOCK = re.compile(
+    r"^(\d{1,9}(?=[.)](?:\s|$)))?(?:[>[]|#(?=#{0,5}(?:\s|$))|[*+-](?=\s|-*$)|(?<=\d)[.)])|(?<!\S)#(?=#*$)"
+)
+"""What would begin a quotation, a heading, an item, a box or a rule at the beginning of a line, or end a heading."""
 _REFERENCES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -33,10 +35,19 @@ _LATEX = str.maketrans({
 
 
 def markdown(text: str) -> str:
-    """A line of Markdown that shows the text as it is. Only what would begin markup is escaped, so that tables can be
-    read as plain text."""
-    escaped = _MARKUP.sub(lambda found: _REFERENCES.get(found.group(), "\\" + found.group()), line(text))
-    return _NUMBER.sub(r"\1\\\2", escaped)
+    """Text that Markdown shows as it is, on one line, inside a cell or a sentence. Only what would begin markup is
+    escaped, so that tables can be read as plain text."""
+    return _INLINE.sub(lambda found: _REFERENCES.get(found.group(), "\\" + found.group()), line(text))
+
+
+def markdown_line(text: str) -> str:
+    """The same for a whole line: a paragraph, a heading, or an item of a list."""
+
+    def escaped(found: re.Match[str]) -> str:
+        number, mark = found[1] or "", found[0][len(found[1] or "") :]
+        return number + _REFERENCES.get(mark, "\\" + mark)
+
+    return _BLOCK.sub(escaped, markdown(text))
 
 
 def code(text: str) -> str:

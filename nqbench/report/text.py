@@ -27,7 +27,7 @@ def terminal(data: ReportData, *, limit: int = TERMINAL_ROWS) -> str:
 
 def markdown(data: ReportData) -> str:
     """Every row, in GitHub's tables."""
-    return f"# {escaping.markdown(data.suite)}\n\n" + _document(data, markdown_table, None, _MARKDOWN)
+    return f"# {escaping.markdown_line(data.suite)}\n\n" + _document(data, markdown_table, None, _MARKDOWN)
 
 
 def markdown_table(table: Table) -> str:
@@ -48,7 +48,7 @@ class _Form:
 
 
 _PLAIN = _Form(printable.line, printable.line, "{}")
-_MARKDOWN = _Form(escaping.markdown, escaping.code, "## {}")
+_MARKDOWN = _Form(escaping.markdown_line, escaping.code, "## {}")
 
 
 def _document(data: ReportData, draw: Callable[[Table], str], limit: int | None, form: _Form) -> str:
