@@ -291,8 +291,8 @@ def _told(record: Record, target: Path) -> str:
     lines = [f"{target}: {record.file_bytes:,} bytes, {ratio:.1f} times smaller than float32{narrower}"]
     splits = ["test"] if record.metric is not None else []
     for split in dict.fromkeys([*splits, on]):
-        name = record.metric_name if split == "test" else f"{split}.{record.metric_name}"
-        before, after = record.metrics_float.get(str(name)), record.metrics.get(str(name))
+        name = on_split(str(record.metric_name), split)
+        before, after = record.metrics_float.get(name), record.metrics.get(name)
         if before is not None and after is not None:
             where = f"{split} split{', where the file was chosen' if split == on else ''}"
             lines.append(f"{record.metric_name}: {before:.5g}{unit} before, {after:.5g}{unit} after ({where})")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from nqbench.pipeline.filing import Filed
 from nqbench.pipeline.network import fill
 from nqbench.pipeline.precision import whole_float32
 from nqbench.pipeline.preparation import network_of, pruned_of, task_of
-from nqbench.results.record import pack_correct, pack_values
+from nqbench.results.record import on_split, pack_correct, pack_values
 
 if TYPE_CHECKING:
     from nqbench.api.toolkit.curvature import Expansion
@@ -30,11 +30,21 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
+class Figures(TypedDict):
+    """An evaluation on a split, as it is kept: JSON. metrics: by name. examples: by metric, the ``statistic`` that
+    makes the metric of the examples' packed ``values``, and the number of ``examples``. pace: the batches in which the
+    network was evaluated, as ``Pace.as_json``; empty where they are not known."""
+
+    metrics: dict[str, float]
+    examples: dict[str, Json]
+    pace: dict[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """The float network's evaluation: figures, and its outputs, here or in a file of the cache."""
 
-    figures: Json
+    figures: Figures
     made: Tensor | None = None
     path: Path | None = None
 
@@ -52,7 +62,7 @@ def save_judged(judged: Judged, path: Path) -> None:
 
 
 def load_judged(path: Path, meta: Mapping[str, Any], device: torch.device) -> Judged:
-    return Judged(dict(meta), path=path)
+    return Judged(cast(Figures, dict(meta)), path=path)
 
 
 def of_float(context: Context) -> Judged:
@@ -60,7 +70,7 @@ def of_float(context: Context) -> Judged:
     return _float(context, "evaluate_float", "test")
 
 
-def of_file(context: Context) -> Json:
+def of_file(context: Context) -> Figures:
     """The evaluation of what the file decodes to on the test split."""
     return _decoded(context, "evaluate", "evaluate_float", "test")
 
@@ -70,7 +80,7 @@ def of_float_selected(context: Context) -> Judged:
     return _float(context, f"evaluate_float_{_looked_at(context)}", _looked_at(context))
 
 
-def of_file_selected(context: Context) -> Json:
+def of_file_selected(context: Context) -> Figures:
     split = _looked_at(context)
     return _decoded(context, f"evaluate_{split}", "evaluate_float_selected", split)
 
@@ -85,7 +95,7 @@ def _float(context: Context, step: str, split: Split) -> Judged:
         return judged_float(context.model, network_of(context).module, split)
 
 
-def _decoded(context: Context, step: str, beside: str, split: Split) -> Json:
+def _decoded(context: Context, step: str, beside: str, split: Split) -> Figures:
     """beside: the stage of the float network's evaluation, in whose batches this one is made, too."""
     before = context.result(beside)
     module = network_of(context).spare
@@ -129,7 +139,7 @@ def chosen_metric(known: Sequence[Metric], name: str | None, model: str) -> Metr
     return found
 
 
-def _headline(context: Context, evaluation: Json, whose: str) -> float:
+def _headline(context: Context, evaluation: Figures, whose: str) -> float:
     """The headline metric of an evaluation. Raises BadInput if it is missing or not finite."""
     metric = metric_of(context)
     assert metric is not None
@@ -171,7 +181,7 @@ def metrics(context: Context) -> dict[str, Any]:
             looked_at = context.result(stage)
             looked_at = looked_at.figures if isinstance(looked_at, Judged) else looked_at
             _headline(context, looked_at, "float" if into == "metrics_float" else "decoded")
-            found[into].update({f"{split}.{name}": value for name, value in looked_at["metrics"].items()})
+            found[into].update({on_split(name, split): value for name, value in looked_at["metrics"].items()})
     return found
 
 
@@ -221,9 +231,9 @@ def load_expansion(path: Path, meta: Mapping[str, Any], device: torch.device) ->
     return Expansion(meta["samples"], meta["loss"], parts["gradient"], parts["diagonal"])
 
 
-def evaluated(model: Model, module: nn.Module, split: Split) -> Json:
-    """The network's evaluation on a split, as JSON, in float32 on every device, compared and in the batches that the
-    ``judging`` around it says. Metrics, the examples' values by metric, and the pace."""
+def evaluated(model: Model, module: nn.Module, split: Split) -> Figures:
+    """The network's evaluation on a split in float32 on every device, compared and in the batches that the
+    ``judging`` around it says."""
     with whole_float32():
         evaluation = model.evaluate(module, split)
     judgement = under_way()
@@ -245,15 +255,15 @@ def judged_float(model: Model, module: nn.Module, split: Split, pace: Pace | Non
     return Judged(figures, judgement.outputs)
 
 
-def judged_beside(model: Model, module: nn.Module, split: Split, outputs: Tensor | None, pace: Pace | None) -> Json:
+def judged_beside(model: Model, module: nn.Module, split: Split, outputs: Tensor | None, pace: Pace | None) -> Figures:
     """The evaluation of a compressed network, compared with the float network's outputs, in the batches of those."""
     with judging(outputs, pace, compares=True):
         return evaluated(model, module, split)
 
 
-def pace_in(figures: Mapping[str, Any]) -> Pace | None:
+def pace_in(figures: Figures) -> Pace | None:
     """As which batches an evaluation was made, as it says itself."""
-    return Pace(**figures["pace"]) if figures.get("pace") else None
+    return Pace(**figures["pace"]) if figures["pace"] else None
 
 
 def _packed(values: PerExample) -> Json:
@@ -263,7 +273,7 @@ def _packed(values: PerExample) -> Json:
     return {"statistic": values.statistic, "values": packed, "examples": len(found)}
 
 
-def paired(evaluation: Json, metric: str) -> Json:
+def paired(evaluation: Figures, metric: str) -> Json:
     """What a record keeps of the examples: right and wrong, or the values that its metric follows from."""
     found = evaluation["examples"].get(metric)
     if found is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nqbench.api.evaluation import DIVERGENCE
 from nqbench.results.record import Record
 
 DROP = 0.5
@@ -77,7 +78,7 @@ class Goal:
         if first.metric_name is None:
             return None
         if self.divergence is not None:
-            apart = [v for v in (record.where_selected("divergence") for record in group) if v is not None]
+            apart = [v for v in (record.where_selected(DIVERGENCE.name) for record in group) if v is not None]
             if apart and sum(apart) / len(apart) > self.divergence + _SLACK:
                 return False
         if self.bytes is not None:

@@ -287,7 +287,7 @@ class Record(_Part):
     def where_selected(self, name: str) -> float | None:
         """A figure of the compressed network on the split that the record's search looked at; without a search, on the
         test's."""
-        return self.metrics.get(name if self.selected_on in (None, "test") else f"{self.selected_on}.{name}")
+        return self.metrics.get(on_split(name, self.selected_on))
 
     @property
     def metric_where_selected(self) -> float | None:
@@ -300,14 +300,14 @@ class Record(_Part):
         """The float network's metric on that split."""
         if self.selected_on in (None, "test"):
             return self.metric_float
-        return self.metrics_float.get(f"{self.selected_on}.{self.metric_name}")
+        return self.metrics_float.get(on_split(str(self.metric_name), self.selected_on))
 
     @property
     def drop_where_selected(self) -> float | None:
         """``drop`` on the split that the record's search looked at; without a search, on the test's."""
         if self.selected_on in (None, "test") or self.metric_name is None:
             return self.drop
-        name = f"{self.selected_on}.{self.metric_name}"
+        name = on_split(self.metric_name, self.selected_on)
         if name not in self.metrics or name not in self.metrics_float:
             return None
         fall = self.metrics_float[name] - self.metrics[name]
@@ -324,6 +324,11 @@ class Record(_Part):
         if self.values is None or self.examples is None or self.statistic is None:
             return None
         return unpack_values(self.values, self.examples), self.statistic
+
+
+def on_split(name: str, split: str | None) -> str:
+    """What a figure of this split is called in ``metrics`` and ``metrics_float``; None: the test split."""
+    return name if split in (None, "test") else f"{split}.{name}"
 
 
 def pack_correct(correct: Iterable[bool] | np.ndarray) -> str:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nqbench.api.errors import BadInput
+from nqbench.api.evaluation import DIVERGENCE
 from nqbench.api.quantizer import Knob
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry
+from nqbench.results.record import on_split
 from nqbench.suite.bracket import NO_KNOB, SLACK, Bracket, Point
 from nqbench.suite.schedule import Question
 from nqbench.suite.spec import Target
@@ -247,7 +249,7 @@ def judged(target: Target, record: Mapping[str, Any]) -> tuple[float, float | No
     if alone is None or target.divergence is None:
         return alone
     missing, lost = alone
-    apart = record["metrics"].get("divergence" if target.split == "test" else f"{target.split}.divergence")
+    apart = record["metrics"].get(on_split(DIVERGENCE.name, target.split))
     if apart is None:
         return alone
     # in the other's unit: as far beyond its limit, as a share of it
@@ -257,7 +259,7 @@ def judged(target: Target, record: Mapping[str, Any]) -> tuple[float, float | No
 
 def _measured(record: Mapping[str, Any]) -> bool:
     """Whether a trial measured a divergence, or failed before it could."""
-    return record.get("status") != "ok" or any(name.endswith("divergence") for name in record["metrics"])
+    return record.get("status") != "ok" or any(name.endswith(DIVERGENCE.name) for name in record["metrics"])
 
 
 def _alone(target: Target, record: Mapping[str, Any]) -> tuple[float, float | None] | None:
@@ -271,8 +273,7 @@ def _alone(target: Target, record: Mapping[str, Any]) -> tuple[float, float | No
     if target.split == "test":
         value, reference = record["metric"], record["metric_float"]
     else:
-        value = record["metrics"].get(f"{target.split}.{name}")
-        reference = record["metrics_float"].get(f"{target.split}.{name}")
+        value, reference = (record[of].get(on_split(name, target.split)) for of in ("metrics", "metrics_float"))
     if value is None or reference is None:
         return None
     lost = target.drop if target.share is None else abs(reference) * target.share / 100

@@ -22,16 +22,15 @@ import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from nqbench.api import BadInput, Codec, Coder, CorruptFile, Encoded, Stream, StreamSpec, StreamTensor
-from nqbench.api.toolkit.bits import ByteReader, varint
+from nqbench.api import BadInput, Codec, CorruptFile, Stream, StreamSpec, StreamTensor
+from nqbench.api.toolkit.bits import ByteReader
 from nqbench.api.toolkit.gguf import BLOCK, TYPES, Blocks, BlockType, entries_of
-from nqbench_coders.context import Context
+from nqbench_coders.inner_stream import Inner, inner_coder, read_stream, write_stream
 from nqbench_coders.lossless import Lossless
-from nqbench_coders.rans import Rans
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -42,7 +41,7 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
     file: str = ""
     """The GGUF file that the network came from, which compressing reads: a path, or ``PACKAGE:FILE`` for one in the
     folder of an installed package. Empty: none; all goes through ``lossless``."""
-    coder: Literal["context", "rans"] = "context"
+    coder: Inner = "context"
     """What codes and units go through: ``context`` for the fewest bytes, ``rans`` for speed."""
 
     exact: ClassVar[bool] = True
@@ -60,8 +59,7 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
                 whole = np.concatenate([getattr(b, units) for b in own.values()]).astype(np.int32)
                 arrays += [whole >> 8, whole & 255]
             for array, spec in zip(arrays, _specs(kind, shapes), strict=True):
-                coded = self._coder.encode(Stream(array.astype(np.int32, copy=False), spec))
-                out += varint(len(coded.table)) + varint(len(coded.payload)) + coded.table + coded.payload
+                out += write_stream(inner_coder(self.coder), Stream(array.astype(np.int32, copy=False), spec))
         others = {name: array for name, array in tensors.items() if name not in found}
         return out + Lossless(coder=self.coder).compress(others, seed)
 
@@ -80,10 +78,6 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
     def blocks_of(self, data: bytes, shapes: Shapes) -> dict[str, bytes]:
         """The GGUF file's own bytes of every tensor that it has in blocks, by the network's names."""
         return {name: blocks.data() for name, blocks in self._read(data, shapes)[0].items()}
-
-    @property
-    def _coder(self) -> Coder:
-        return Context() if self.coder == "context" else Rans()
 
     def _found(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Blocks]:
         """The blocks whose values are a tensor's, to the bit; in the tensors' order."""
@@ -120,7 +114,7 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
                 continue
             if any(not shape or shape[-1] % BLOCK or 0 in shape for shape in own.values()):
                 raise CorruptFile("blocks of a tensor whose rows are no whole blocks", offset=0)
-            codes, *planes = [self._stream(reader, spec) for spec in _specs(kind, own)]
+            codes, *planes = [read_stream(inner_coder(self.coder), reader, spec) for spec in _specs(kind, own)]
             units = [(high << 8 | low).astype(np.uint16) for high, low in zip(planes[::2], planes[1::2], strict=True)]
             at = 0
             for name, shape in own.items():
@@ -131,17 +125,6 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
                 at += size
         offset = reader.offset
         return found, reader.take(reader.left), offset
-
-    def _stream(self, reader: ByteReader, spec: StreamSpec) -> np.ndarray:
-        table, payload = (reader.varint(len(reader.data), "a stream's size") for _ in range(2))
-        start, encoded = reader.offset, Encoded(reader.take(table), reader.take(payload))
-        try:
-            symbols = self._coder.decode(encoded, spec)
-        except CorruptFile as error:
-            raise CorruptFile(error.reason, offset=start) from None
-        if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < spec.alphabet:
-            raise CorruptFile("a symbol lies outside its alphabet", offset=start)
-        return symbols
 
 
 def _path(file: str) -> Path:

@@ -44,14 +44,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from nqbench.api import Codec, Coder, CorruptFile, Encoded, Stream, StreamSpec, StreamTensor
+from nqbench.api import Codec, CorruptFile, Stream, StreamSpec, StreamTensor
 from nqbench.api.toolkit.bits import ByteReader, varint
-from nqbench_coders.context import Context
-from nqbench_coders.rans import Rans
+from nqbench_coders.inner_stream import Inner, inner_coder, read_stream, write_stream
 
 
 class Format(NamedTuple):
@@ -106,7 +105,7 @@ class _Table:
 class Lossless(Codec, name="lossless"):
     """Every float tensor bit for bit: entropy-coded levels on a grid, and the bits below the grid uncompressed."""
 
-    coder: Literal["context", "rans"] = "context"
+    coder: Inner = "context"
     """The entropy coder of levels and exponents: ``context`` for the smallest files, ``rans`` for speed."""
 
     exact: ClassVar[bool] = True
@@ -143,41 +142,26 @@ class Lossless(Codec, name="lossless"):
         width = max((f.exponent for f in map(_format_of, tensors.values())), default=0)
         others = np.concatenate([np.zeros(0, dtype=np.int32), *exponents])
         streams = Stream(levels, _level_spec(parts, most)), Stream(others, _exponent_spec(others.size, width))
-        coded = [self._coder.encode(stream) for stream in streams]
+        coder = inner_coder(self.coder)
+        coded = b"".join(write_stream(coder, stream) for stream in streams)
         words[int(state[2])] = state[0]
         rest = words.tobytes()[: 8 * int(state[2]) + -(-int(state[1]) // 8)]
-        sizes = b"".join(varint(len(c.table)) + varint(len(c.payload)) + c.table + c.payload for c in coded)
-        return head + varint(most) + sizes + rest
+        return head + varint(most) + coded + rest
 
     def decompress(self, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
-        reader = ByteReader(data)
+        reader, coder = ByteReader(data), inner_coder(self.coder)
         ways = [_read_way(reader) for _ in shapes]
         most, parts, at = reader.varint(MOST_LEVEL, "the largest level"), [], 0
         for name, shape in shapes.items():
             size = int(np.prod(shape, dtype=np.int64))
             parts.append((name, shape, at, at + size))
             at += size
-        levels = self._stream(reader, _level_spec(parts, most)) - np.int32(most)
+        levels = read_stream(coder, reader, _level_spec(parts, most)) - np.int32(most)
         count = sum(int(np.count_nonzero(levels[p[2] : p[3]] == 0)) for p, w in zip(parts, ways, strict=True)
                     if isinstance(w, _Grid))  # fmt: skip
         width = max((w.format.exponent for w in ways), default=0)
-        exponents = self._stream(reader, _exponent_spec(count, width))
+        exponents = read_stream(coder, reader, _exponent_spec(count, width))
         return _joined(parts, ways, levels, exponents, reader.take(reader.left), reader.offset)
-
-    @property
-    def _coder(self) -> Coder:
-        return Context() if self.coder == "context" else Rans()
-
-    def _stream(self, reader: ByteReader, spec: StreamSpec) -> np.ndarray:
-        table, payload = (reader.varint(len(reader.data), "a stream's size") for _ in range(2))
-        start, encoded = reader.offset, Encoded(reader.take(table), reader.take(payload))
-        try:
-            symbols = self._coder.decode(encoded, spec)
-        except CorruptFile as error:
-            raise CorruptFile(error.reason, offset=start) from None
-        if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < spec.alphabet:
-            raise CorruptFile("a symbol lies outside its alphabet", offset=reader.offset)
-        return symbols
 
 
 def _format_of(tensor: np.ndarray) -> Format:

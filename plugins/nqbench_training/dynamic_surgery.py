@@ -74,10 +74,11 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
 
     def prune(self, task: Task) -> Pruned:
         if not self.epochs:
-            return unpacked(task, self._made(task, Path()))
+            return unpacked(task, self._made(task, None))
         return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
 
-    def _made(self, task: Task, workdir: Path) -> Trained:
+    def _made(self, task: Task, workdir: Path | None) -> Trained:
+        """workdir: for checkpoints; None: none are written."""
         surgery = Surgery(self, task)
         if self.epochs:
             # one thread: the result must not depend on how many a worker has
@@ -93,7 +94,7 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
                     after_step=surgery.hide,
                     between_steps=surgery.after_step,
                     before_epoch=surgery.begin,
-                    checkpoint=workdir / "epoch.safetensors",
+                    checkpoint=None if workdir is None else workdir / "epoch.safetensors",
                     second_moments=False,
                 )
         if self.epochs <= surgery.border:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
-from nqbench_training.optimised import Distilled, deployed_as, fit_network, trainable
+from nqbench_training.optimised import Distilled, deployed_as, fit_network, leaves_of, trainable
 
 _LEAST = 1e-3  # lower bound of a step, as a share of its initial value: it must stay positive
 
@@ -48,11 +48,10 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
                 own.settle()
 
         recipe = self.recipe(task.seed)
-        leaves = {f"levels/{i}/{k}": leaf for i, own in enumerate(levels) for k, leaf in own.leaves.items()}
         fit_network(
             task,
             recipe,
-            parameters=trainable(task) | leaves,
+            parameters=trainable(task) | leaves_of("levels", (own.leaves for own in levels)),
             loss=loss,
             before_step=before,
             after_step=after,

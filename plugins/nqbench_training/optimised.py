@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -134,6 +134,11 @@ def fit_network(
 def trainable(task: Task) -> dict[str, Tensor]:
     """The network's parameters that require a gradient, by name."""
     return {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+
+
+def leaves_of(kind: str, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The leaf tensors of several parts in one mapping: ``KIND/NUMBER/NAME``."""
+    return {f"{kind}/{number}/{name}": leaf for number, leaves in enumerate(parts) for name, leaf in leaves.items()}
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from nqbench.api import Batch, Group, Quantized, QuantizedModel, Task, Training, begin, scalar
 from nqbench_training.gaussian_weights import examples
-from nqbench_training.optimised import Distilled, deployed_as, deployed_values, fit_network, install, trainable
+from nqbench_training.optimised import (
+    Distilled,
+    deployed_as,
+    deployed_values,
+    fit_network,
+    install,
+    leaves_of,
+    trainable,
+)
 
 
 class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="arXiv:1702.04008"):
@@ -59,11 +67,10 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
             return value + self.tau / n * torch.stack([mixture.cost() for mixture in mixtures]).sum()
 
         recipe = self.recipe(task.seed)
-        leaves = {f"mixture/{i}/{k}": leaf for i, m in enumerate(mixtures) for k, leaf in m.leaves.items()}
         fit_network(
             task,
             recipe,
-            parameters=trainable(task) | leaves,
+            parameters=trainable(task) | leaves_of("mixture", (mixture.leaves for mixture in mixtures)),
             loss=loss,
             checkpoint="soft-weight-sharing.safetensors",
             second_moments=False,

@@ -123,7 +123,7 @@ class Surgeon(
         return self._kept(task, shares, number, lambda workdir: self._made(task, shares, number, workdir))
 
     def _kept(
-        self, task: Task, shares: tuple[float, ...], number: int | None, make: Callable[[Path], Trained]
+        self, task: Task, shares: tuple[float, ...], number: int | None, make: Callable[[Path | None], Trained]
     ) -> Trained:
         """The result of ``make``, kept in the store if it involves training. number: that of the replica, or None for
         the average."""
@@ -141,9 +141,9 @@ class Surgeon(
         if number:
             recipe["replica"] = number
         recipe |= {**task.recipe(), "seed": task.seed, "version": self.VERSION}
-        return trained(f"{self.name}-{task.model.name}", recipe, make) if passes[-1] else make(Path())
+        return trained(f"{self.name}-{task.model.name}", recipe, make) if passes[-1] else make(None)
 
-    def _made(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path) -> Trained:
+    def _made(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path | None) -> Trained:
         """Made from the network at the last but one of ``shares``, or from the trained one if there is only one
         share."""
         if len(shares) > 1:
@@ -154,7 +154,7 @@ class Surgeon(
         with one_thread():
             return self._tuned(task, shares, task.seed + len(shares) + 1000 * number, workdir)
 
-    def _tuned(self, task: Task, shares: tuple[float, ...], seed: int, workdir: Path) -> Trained:
+    def _tuned(self, task: Task, shares: tuple[float, ...], seed: int, workdir: Path | None) -> Trained:
         """The task's network, pruned to the last of ``shares`` unless it is already, and fine-tuned."""
         before = shares[-2] if len(shares) > 1 else 1.0
         masks = {name: (w != 0) | (before == 1) for name, w in task.weights().items()}
@@ -169,7 +169,7 @@ class Surgeon(
                 masks=lambda: masks,
                 teacher=self.teacher(task),
                 distill=self,
-                checkpoint=workdir / "epoch.safetensors",
+                checkpoint=None if workdir is None else workdir / "epoch.safetensors",
             )
         hold(task, masks)
         return packed(task, masks, moments)

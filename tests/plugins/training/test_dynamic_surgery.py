@@ -199,8 +199,12 @@ def test_units_that_are_cut_are_those_of_the_smallest_norms_and_nothing_of_them_
     assert sum(int(m.sum()) for m in pruned.masks.values()) == round(0.2 * total)
 
 
-def test_a_training_of_what_is_left_is_that_of_the_whole_network() -> None:
-    """The same steps with units cut by their masks alone: equal up to the rounding of sums."""
+def test_a_training_of_what_is_left_is_that_of_the_whole_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same steps with units cut by their masks alone: equal up to the rounding of sums. Without a folder for its
+    checkpoints a training leaves none in the working folder either."""
+    monkeypatch.chdir(tmp_path)
     ends = []
     for small in (True, False):
         task = make_task()
@@ -210,12 +214,13 @@ def test_a_training_of_what_is_left_is_that_of_the_whole_network() -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Surgery, "smaller", lambda self: contextlib.nullcontext())
                 patch.setattr(Surgery, "reveal", _kept_out(Surgery.reveal, live))
-                found = plugin._made(task, Path())
+                found = plugin._made(task, None)
         else:
-            found = plugin._made(task, Path())
+            found = plugin._made(task, None)
         ends.append(found.state)
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-4, atol=1e-5)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _kept_out(reveal: Callable[[Surgery], None], live: dict[str, Live]) -> Callable[[Surgery], None]:
