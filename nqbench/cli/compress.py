@@ -284,6 +284,8 @@ def _looked_at(known: Registry, name: str, parameters: dict[str, object], metric
 
 
 def _told(record: Record, target: Path) -> str:
+    from nqbench.results.record import on_split
+
     unit = f" {record.metric_unit}" if record.metric_unit else ""
     on = record.selected_on or "test"
     ratio, own = record.file_ratio or 0.0, record.own_ratio or record.file_ratio or 0.0
