@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(suite: str | Path, output: str | Path | None = None, **options: Any) -> pd.DataFrame:
-    """Run a suite file, or a shipped suite by name, and return its records, one a row.
+    """Run a suite file, or a shipped suite by name, and return its records, one per row.
 
     output: the folder for records, files and reports; by default ``reports/<suite>``. options: what
     ``nqbench.engine.run_suite`` takes (``jobs``, ``engine``, ``device``, ``timeout``, ``only``, ``sets``, ...).

@@ -5,8 +5,8 @@ x x^T, row by row. Which entries of a tensor make a row depends on the operation
 form (what a sensitivity returns and the cache keeps) is one tensor:
 
 =====================  ==============================================================================================
-(G, m, m)              the first axis is the outputs', in G groups of rows; m inputs a row (a linear layer, a
-                       convolution). A matrix a group
+(G, m, m)              the first axis is the outputs', in G groups of rows; m inputs per row (a linear layer, a
+                       convolution). A matrix per group
 (1, G, m, m)           the first axis is the inputs', in G groups, then the outputs' of a group, then the kernel's
                        (a transposed convolution, GPT-2's ``Conv1D``, ``x @ W``)
 (1, 1, G, m, m)        G weights (m, outputs) side by side (experts: ``torch.bmm(x, W)``)

@@ -53,7 +53,7 @@ Header
     shift, 4 equalize), its granularity, ``int`` codes (0, or their number, at most 2^16) and for codes the granularity
     of their units. A granularity: ``u8`` 0 global, 1 layer, 2 channel, 3 column, 4 group; after 2 ``int`` the
     axis of the channels, after 4 ``int`` the number of weights in a group.
-5.  ``u8`` stream mode (0 one stream for all groups, 1 one a group, 2 one a quantized tensor), ``int`` number of
+5.  ``u8`` stream mode (0 one stream for all groups, 1 one per group, 2 one per quantized tensor), ``int`` number of
     streams, for each ``int`` bytes of its table, ``int`` bytes of its payload. A codec has one stream without a table.
 6.  ``u8`` 1 if there is a stream of positions, and then ``int`` its number of symbols, ``int`` alphabet, ``int``
     bytes of its table, ``int`` bytes of its payload.
@@ -102,7 +102,7 @@ For weight i of a group (kept ones counted in order, from 0), in float32, each o
     value = scale * table[symbol] - u
 
 - ``lookup``: the table is the array ``codebook``, (k,) or (k, d), as float32; the scale is the array or number
-  ``scale``: one entry, or one a tensor of the group, or absent (1). u = 0.
+  ``scale``: one entry, or one per tensor of the group, or absent (1). u = 0.
 - ``grid``: table[symbol] = symbol + ``offset``; the scale is ``step``. u = 0.
 - ``dithered``: as ``lookup``, and u = dither_step * ((x + 1/2) / 2^24 - 1/2), computed in float64 and rounded once to
   float32; x is the top 24 bits of the first word of Philox4x32-10 (Salmon et al. 2011) for the key (seed mod 2^32, seed

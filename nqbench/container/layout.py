@@ -119,7 +119,7 @@ def merge(quantized: Quantized, masks: Sequence[np.ndarray | None], inserted: in
     Raises BadInput for vectors (d > 1), whose symbols stand for several weights at once.
     """
     if not one_symbol_a_weight(quantized):
-        raise BadInput("positions 'merged into the symbols' need one symbol a weight; this quantizer's are vectors")
+        raise BadInput("positions 'merged into the symbols' need one symbol per weight; this quantizer's are vectors")
     symbols = quantized.symbols.cpu().numpy()
     zero = zero_of(quantized)
     if inserted is not None:
@@ -172,7 +172,7 @@ def streams_of(groups: Sequence[GroupLayout], mode: str) -> list[StreamLayout]:
     streams = []
     for i, group in enumerate(groups):
         if group.crossing:
-            raise BadInput("streams 'per-tensor' need one symbol a weight, or granularity 'layer'")
+            raise BadInput("streams 'per-tensor' need one symbol per weight, or granularity 'layer'")
         for part, (start, stop) in zip(group.parts, group.bounds, strict=True):
             streams.append(_stream(groups, [(i, start, stop, (part,))]))
     return streams

@@ -178,7 +178,7 @@ def pruning_is_deterministic(pruner: Pruner) -> None:
 # -- sensitivities ---------------------------------------------------------------------------------------------------
 @check("sensitivity")
 def senses(sensitivity: Sensitivity) -> None:
-    """One figure a weight, or one positive semi-definite matrix a group: float32, finite, of the right shapes."""
+    """One figure per weight, or one positive semi-definite matrix per group: float32, finite, of the right shapes."""
     task = tiny_task(pruned=True)
     for names in (tuple(task.names), tuple(task.names[1:2])):
         sensed = sensitivity.sense(task, names)

@@ -40,7 +40,7 @@ class _Symbols(Coder, name="symbols-for-checks"):
 
 
 class _Places(Positions, name="places-for-checks"):
-    """A bit a place."""
+    """One bit per place."""
 
     def to_stream(self, masks: Sequence[np.ndarray]) -> Stream:
         return Stream.of(np.concatenate([mask.reshape(-1) for mask in masks]).astype(np.int32), 2)

@@ -184,7 +184,7 @@ def _imagenet(split: Split) -> Folder:
     root = find_data(name)
     if root is None:
         raise DataMissing(
-            f"alexnet needs ImageNet at {data_dir() / name}, a folder a class; or give it data: imagenette or none"
+            f"alexnet needs ImageNet at {data_dir() / name}, one folder per class; or give it data: imagenette or none"
         )
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) != 1000:

@@ -115,7 +115,7 @@ def _renamings(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterat
     """The state under all renamings that undo or add a wrapper's prefix, unchanged first; each with a description."""
     yield state, ""
     plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
-    marked = f"'{_COMPILED}' taken off the names" if len(plain) == len(state) and set(plain) != set(state) else ""
+    marked = f"'{_COMPILED}' removed from the names" if len(plain) == len(state) and set(plain) != set(state) else ""
     if marked:
         yield plain, marked
     else:
@@ -127,7 +127,7 @@ def _renamings(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterat
             break
         taken += first
         plain = {name.removeprefix(first): tensor for name, tensor in plain.items()}
-        yield plain, f"'{taken}' taken off the names" + (f", {marked}" if marked else "")
+        yield plain, f"'{taken}' removed from the names" + (f", {marked}" if marked else "")
     added, wanted = "", dict(own)
     for _ in range(_DEPTH):
         first = _common(wanted)
@@ -135,7 +135,7 @@ def _renamings(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterat
             break
         added += first
         wanted = {name.removeprefix(first): tensor for name, tensor in wanted.items()}
-        yield {added + name: tensor for name, tensor in state.items()}, f"'{added}' put before the names"
+        yield {added + name: tensor for name, tensor in state.items()}, f"'{added}' added before the names"
 
 
 def _common(state: Mapping[str, object]) -> str:

@@ -51,7 +51,7 @@ class Alternation:
         try:
             self.groups, tensors, notes = load_groups(path, self.task.device)
         except BadInput as error:
-            warnings.warn(f"{error}; the training begins anew", stacklevel=3)
+            warnings.warn(f"{error}; the training starts over", stacklevel=3)
             return
         self.iteration = notes["iteration"]
         with torch.no_grad():

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_told_and_not_gone_on_from(damage: str, tmp_path
     data = bytearray(path.read_bytes())
     data[-2] ^= 64
     path.write_bytes({"flipped": bytes(data), "cut": bytes(data[:-9]), "empty": b""}[damage])
-    with pytest.warns(UserWarning, match="c: .*damaged.*begins anew"):
+    with pytest.warns(UserWarning, match="c: .*damaged.*starts over"):
         resumed = run(recipe, checkpoint=path)
     assert torch.equal(resumed[0], run(recipe)[0])
 

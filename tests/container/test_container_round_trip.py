@@ -137,8 +137,8 @@ def test_entropy_is_that_of_the_symbols():
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (Recipe((T(mask=0.5),), (G(d=2),)), "one symbol a weight"),
-        (Recipe((T(), T()), (G(d=2),), streams="per-tensor"), "one symbol a weight"),
+        (Recipe((T(mask=0.5),), (G(d=2),)), "one symbol per weight"),
+        (Recipe((T(), T()), (G(d=2),), streams="per-tensor"), "one symbol per weight"),
         (Recipe((T(name="a\nb"),)), "control characters"),
         (Recipe((T(dtype=torch.int32),)), "no float"),
         (Recipe((T(name="x" * 5000),)), "a name's length"),

@@ -159,7 +159,7 @@ def test_what_no_decoder_could_read_is_not_written(registry, what):
 
 def test_vectors_are_not_merged(registry):
     recipe = Recipe((T((4, 6), mask=0.5),), (G(d=2, structure=S()),))
-    with pytest.raises(BadInput, match="one symbol a weight"):
+    with pytest.raises(BadInput, match="one symbol per weight"):
         encode(build(recipe)[0], registry)
 
 

@@ -1,7 +1,7 @@
 """A source's weights by channel or by group, for quantizers with a scale each: matrices with a row an entry, and back.
 
     blocks = Blocks(source, per_of("group", 64))
-    scales = [matrix.abs().amax(1) for matrix in blocks.matrices()]       # a (entries, width) matrix a tensor
+    scales = [matrix.abs().amax(1) for matrix in blocks.matrices()]       # one (entries, width) matrix per tensor
     stored = Entries.floats("scale", torch.cat(scales), blocks, torch.float16)
     structure = blocks.structure(stored)
 
@@ -27,7 +27,7 @@ Kept = Literal["float32", "float16", "bfloat16", "codes"]
 
 
 def per_of(granularity: Granularity, group: int) -> Per:
-    """``global``: one entry for all tensors; ``layer``: one a tensor; ``channel``: one an output channel; ``group``:
+    """``global``: one entry for all tensors; ``layer``: one per tensor; ``channel``: one per output channel; ``group``:
     one for each ``group`` consecutive weights of a channel."""
     if granularity == "group":
         return Per("group", group)

@@ -1,7 +1,7 @@
 """How few bits a layer's weights could take at a given error of its output: the rate-distortion bound of a Gaussian.
 
 A layer's weights W, R rows of m, are taken for independent Gaussian numbers of mean 0 and of the weights' mean square
-s^2; a change E of them costs tr(E H E^T), H = E[x x^T] of its inputs (a matrix a group of rows). In the basis of H's
+s^2; a change E of them costs tr(E H E^T), H = E[x x^T] of its inputs (a matrix per group of rows). In the basis of H's
 eigenvectors the cost is a sum of squares with H's eigenvalues l_i as weights, and the coordinates of each row are
 Gaussian numbers of variance s^2 again: the components v_i = s^2 l_i of a row are independent, and for a water level t
 

@@ -272,7 +272,7 @@ def _resume(
     try:
         kept, about = unseal(path)
     except BadInput as error:
-        warnings.warn(f"{error}; the training begins anew", stacklevel=3)
+        warnings.warn(f"{error}; the training starts over", stacklevel=3)
         return 0
     needed = {*keep, *(f"moments/{name}" for name in tracker.values)}
     if json.loads(about.get("recipe", "{}")) != recipe.model_dump(mode="json") or not set(kept) >= needed:

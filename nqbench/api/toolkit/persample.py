@@ -2,9 +2,9 @@
 
 For one sample a linear layer's weight gradient is the outer product g x^T of its output's gradient and its input, a
 convolution's the product of the output's gradient (O, L) with the unfolded input (K, L) over its L places. Where a
-layer sees one vector a sample, the sum of squares is (g^2)^T x^2 and the per-sample gradients are never formed.
+layer sees one vector per sample, the sum of squares is (g^2)^T x^2 and the per-sample gradients are never formed.
 Parameters of other layers (embeddings, norms, a layer of one's own), and networks that do not show their layers
-(TorchScript, torch.export), take a backward pass a sample.
+(TorchScript, torch.export), take one backward pass per sample.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def squares(module: nn.Module, names: Sequence[str]) -> Iterator[Squares]:
 
 
 class OneByOne:
-    """Per-sample gradients by a backward pass a sample: for every kind of parameter, and slow."""
+    """Per-sample gradients by one backward pass per sample: for every kind of parameter, and slow."""
 
     # a pass goes through the whole batch each time, so it is small; more than one, since an exported network with a
     # free batch size takes 2 and up
