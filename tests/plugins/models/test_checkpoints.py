@@ -59,7 +59,7 @@ def test_what_wrappers_put_before_names_is_taken_off_and_said(tmp_path: Path, pr
     network, said = filled(path, plain(2))
     assert same(network, plain(1))
     assert len(said) == 1
-    assert "taken off" in said[0]
+    assert "removed from the names" in said[0]
 
 
 def test_a_compiled_part_inside_a_network_is_found(tmp_path: Path) -> None:

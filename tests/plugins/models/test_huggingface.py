@@ -196,7 +196,7 @@ def test_timm_builds_a_network_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "timm", fake)
     torch.save({"state_dict": {f"module.{n}": t for n, t in nn.Linear(4, 5).state_dict().items()}}, tmp_path / "w.pth")
     model = Timm(network="tiny", checkpoint=str(tmp_path / "w.pth"), classes=5)
-    with pytest.warns(UserWarning, match="'module.' taken off"):
+    with pytest.warns(UserWarning, match="'module.' removed from the names"):
         model.prepare()
     assert model.load(CPU).out_features == 5
     assert Timm.model_validate_json(model.canonical_json()).fingerprint() == model.fingerprint()
