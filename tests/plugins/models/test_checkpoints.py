@@ -74,7 +74,7 @@ def test_a_wrapped_network_takes_a_plain_checkpoint(tmp_path: Path) -> None:
     torch.save(plain(1).state_dict(), tmp_path / "w.pt")
     network, said = filled(tmp_path / "w.pt", nn.Sequential(OrderedDict(model=plain(2))))
     assert same(network.model, plain(1))
-    assert "put before" in said[0]
+    assert "added before" in said[0]
 
 
 def test_names_that_fit_are_left_alone_and_nothing_is_said(tmp_path: Path) -> None:
