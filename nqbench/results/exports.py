@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +149,13 @@ def export_json(store: Store) -> str:
 
 
 def run_json(run: Run | None, records: Sequence[Record]) -> str:
-    """One run as text, one record a line: what it says. run: None where only its records are known."""
+    """One run as text, one record a line: what it says. run: None where only its records are known. Where its suite lay
+    beside the folder is left out: it may tell about the machine, and from elsewhere it leads nowhere."""
     if run is None:
         whole = _of_list(list(records))
         return _text(whole.runs, whole.covers, records)
-    return _text([run], {run.run: [record.key for record in records]}, records)
+    settings = {name: value for name, value in run.settings.items() if name not in ("suite_folder", "beside")}
+    return _text([replace(run, settings=settings)], {run.run: [record.key for record in records]}, records)
 
 
 def _text(runs: Sequence[Run], covers: Mapping[str, Sequence[str]], records: Iterable[Record]) -> str:

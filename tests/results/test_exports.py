@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,8 @@ def test_a_list_of_records_is_one_run(tmp_path: Path) -> None:
 def test_the_export_of_one_run_brings_the_records_that_it_took_from_an_earlier_one(tmp_path: Path) -> None:
     first = night(tmp_path / "a", (2,))
     with Store.write(tmp_path / "a") as store:
-        second = store.start_run("synthetic", "text", settings={"drop": 1.0})
+        settings = {"drop": 1.0, "suite_folder": "../../home/ann"}
+        second = store.start_run("synthetic", "text", settings=settings)
         store.reuse(second, [record.key for record in store.records(first)])
         store.add(make(run=second, k=4))  # and it never ends
     with Store.read(tmp_path / "a") as store:
@@ -103,7 +105,8 @@ def test_the_export_of_one_run_brings_the_records_that_it_took_from_an_earlier_o
         assert merge(store, file) == 2
         assert merge(store, file) == 0
         assert list(store.records(second)) == told
-        assert store.run(second) == run
+        assert replace(store.run(second), settings=settings) == run
+        assert store.run(second).settings == {"drop": 1.0}  # nothing of the machine
 
 
 def test_a_run_that_ended_after_the_last_merge_is_brought_up_to_date(tmp_path: Path) -> None:
