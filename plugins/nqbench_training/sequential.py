@@ -25,7 +25,7 @@ from nqbench_training.correction import moved_towards
 from nqbench_training.grams import Missing, Products, spacing
 from nqbench_training.optimised import finished, install
 from nqbench_training.paired_forward import paired_forward, splits
-from nqbench_training.second_moments import SecondMoments
+from nqbench_training.second_moments import SecondMoments, mean_diagonal
 from nqbench_training.shared_grid import merged
 
 
@@ -102,7 +102,21 @@ class Each:
         if name in self.done:
             return
         tell(f"tensor {len(self.done) + 1} of {len(self.task.names)}")
-        self.quantize(name, lambda: self.task.sense([name]))
+        plugin = self.task.sensitivity
+        if isinstance(plugin, SecondMoments):
+            inputs = plugin.of_inputs
+            self.quantize(name, lambda: self.known(name, Moments.of(inputs(self.task, [name])[name])))
+        else:
+            self.quantize(name, lambda: self.task.sense([name]))
+
+    def known(self, name: str, moments: Moments) -> dict[str, Tensor]:
+        """The sensitivity of one tensor, by its second moments in the network as it is now. Where the trial's moments
+        are in the unit of the loss, these get the mean diagonal that the tensor had in the untouched network."""
+        plugin, sensed = self.task.sensitivity, self.task.sensed
+        if sensed is None or not isinstance(plugin, SecondMoments) or not plugin.outputs:
+            return {name: moments.packed()}
+        now, then = mean_diagonal(moments), mean_diagonal(Moments.of(sensed[name]))
+        return {name: moments.packed() * (then / now if now > 0 else 1.0)}
 
     def quantize(
         self,
@@ -170,7 +184,7 @@ class OnePass:
             missing.add(was, now)
             return corrected(task, name, moments, missing, self.how)
 
-        self.each.quantize(name, lambda: {name: moments.packed()}, moved)
+        self.each.quantize(name, lambda: self.each.known(name, moments), moved)
 
 
 class InParts:
@@ -240,7 +254,7 @@ class InParts:
     def _quantize(self, name: str, moments: Moments, missing: Missing | None) -> None:
         self.each.quantize(
             name,
-            lambda: {name: moments.packed()},
+            lambda: self.each.known(name, moments),
             lambda: corrected(self.task, name, moments, missing, self.how),
         )
 
