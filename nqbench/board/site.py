@@ -33,8 +33,8 @@ from nqbench.board.rows import BoardRow
 from nqbench.report.data import ReportData
 from nqbench.report.drawing import drawn
 from nqbench.report.figures import Figure
-from nqbench.report.html import COLUMNS, SCRIPTS, asset, figure_payload, page_columns, templates
-from nqbench.report.numbers import count, decimal, signed
+from nqbench.report.html import COLUMNS, SCRIPTS, asset, digits_of, figure_payload, page_columns, templates
+from nqbench.report.numbers import count, decimal, figure, signed
 from nqbench.report.payload import datasets, script_json, table_of
 from nqbench.report.tables import Table, method_table, quoted_with_measured
 from nqbench.report.vega import javascript
@@ -182,8 +182,8 @@ def _index(board: Board, pages: Sequence[NetworkPage], rows: Sequence[BoardRow])
         last = max(row.checks[-1].time for row in page.rows)[:10]
         who = page.by_id[best.keys[0]].who or ""
         unit = best.metric_unit
-        found = (count(best.file_bytes), decimal(best.ratio), f"{decimal(best.metric)} {unit}", who)
-        body.append((page.title, str(len(page.rows)), f"{decimal(metric)} {unit}", *found, last))
+        found = (count(best.file_bytes), decimal(best.ratio), figure(best.metric, unit), who)
+        body.append((page.title, str(len(page.rows)), figure(metric, unit), *found, last))
     table = Table(header, tuple(body), (False, True, True, True, True, True, False, False))
     by_id = {row.id: page for page in pages for row in page.rows}
     newest = sorted(rows, key=lambda row: (row.added, row.id), reverse=True)[:_NEW]
@@ -214,7 +214,7 @@ def _network(page: NetworkPage) -> str:
     columns = [column for column in (*COLUMNS, *_MORE) if column[0] not in _UNCHECKED]
     payload = {
         "datasets": {name: table_of(rows) for name, rows in named.items()},
-        "columns": page_columns(columns, named["rows"]),
+        "columns": page_columns(columns, named["rows"], digits_of(data)),
         "details": [],
         "figures": figure_payload(figures),
     }
@@ -325,7 +325,7 @@ def _feed(board: Board, pages: Sequence[NetworkPage], url: str) -> dict[str, Any
     newest = sorted(all_rows, key=lambda pair: (pair[0].added, pair[0].id), reverse=True)
     items = []
     for row, page in newest[:_FED]:
-        figures = f"{count(row.found.file_bytes)} bytes, {decimal(row.found.metric)} {row.metric_unit}".strip()
+        figures = f"{count(row.found.file_bytes)} bytes, {figure(row.found.metric, row.metric_unit)}"
         items.append(
             {
                 "id": row.id,

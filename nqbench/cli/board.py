@@ -136,13 +136,15 @@ def build(board: Path, site: Path, url: str) -> None:
 
 def told(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
     """The same, each said as it comes."""
+    from nqbench.report.numbers import figure
+
     for one in outcomes:
         if one.state == "refused":
             for fault in one.faults:
                 _say(f"refused {one.name}: {fault}", err=True)
         elif one.row is not None:
             with_code = f" (decoded with {'; '.join(one.row.code)})" if one.row.code else ""
-            figures = f"{one.row.found.file_bytes:,} B, {one.row.found.metric:.2f} {one.row.record.metric_unit}"
+            figures = f"{one.row.found.file_bytes:,} B, {figure(one.row.found.metric, one.row.record.metric_unit)}"
             _say(f"{one.state} {one.name}: {figures}{with_code}")
         yield one
 

@@ -213,8 +213,10 @@ class Best:
 def outcome(record: Record) -> str:
     if not record.ok:
         return f"{record.status}: {(record.error or '').partition(chr(10))[0]}"
+    from nqbench.report.numbers import figure
+
     value = record.metric_where_selected if record.metric is None else record.metric
-    metric = "" if value is None else f", {value:.2f} {record.metric_unit}".rstrip()
+    metric = "" if value is None else f", {figure(value, record.metric_unit)}"
     on = f" ({record.selected_on})" if value is not None and record.metric is None else ""
     return f"{record.file_bytes or 0:,} B{metric}{on}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nqbench.report.data import ReportData
 from nqbench.report.figures import Figure
+from nqbench.report.numbers import places
 from nqbench.report.payload import details, script_json, table_of
 from nqbench.report.tables import method_table, methods_note, quoted, quoted_with_measured
 from nqbench.report.text import last_line, summary
@@ -70,7 +71,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
 
     payload = {
         "datasets": {name: table_of(rows) for name, rows in datasets.items()},
-        "columns": page_columns(COLUMNS, datasets["rows"]),
+        "columns": page_columns(COLUMNS, datasets["rows"], digits_of(data)),
         "details": details(data),
         "figures": figure_payload(figures),
     }
@@ -100,11 +101,16 @@ def figure_payload(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     return [{"spec": figure.spec, "data": figure.data, "scaled": figure.scaled} for figure in figures]
 
 
+def digits_of(data: ReportData) -> int:
+    """Decimals of a page's metrics: as many as any of them needs."""
+    return max((places([row.metric], row.metric_unit) for row in data.rows), default=2)
+
+
 def page_columns(
-    columns: Sequence[tuple[str, str, str, str]], rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[tuple[str, str, str, str]], rows: Sequence[Mapping[str, Any]], digits: int = 2
 ) -> list[dict[str, Any]]:
     """What ``table.js`` gets. Hidden at first: model, pruner, sensitivity and training where they do not tell rows
-    apart, and the file's ratio where it is the ratio."""
+    apart, and the file's ratio where it is the ratio. digits: decimals of the metric."""
     found = []
     metrics = {row["metric_name"] for row in rows if row["metric_name"]}
     for field, label, form, title in columns:
@@ -112,6 +118,8 @@ def page_columns(
         column = {"field": field, "label": label, "format": form, "title": title, "numeric": numeric}
         if field == "metric" and len(metrics) == 1:
             column["label"] = next(iter(metrics))
+        if field in ("metric", "metric_delta"):
+            column["digits"] = digits
         if field in _TELLING:
             column["long"] = True
         if field in _FIXED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def count(value: float | None) -> str:
@@ -25,6 +26,20 @@ def signed(value: float | None, digits: int = 2) -> str:
         return str(value)
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−") if float(text) else text.lstrip("+-")
+
+
+def places(values: Iterable[float | None], unit: str) -> int:
+    """Decimals for a column of a metric: two, and of anything but a percentage as many as give its smallest figure
+    three digits (a divergence of 0.00289 nats is not 0.00), at most six."""
+    sizes = [abs(v) for v in values if v is not None and math.isfinite(v) and v]
+    if unit == "%" or not sizes:
+        return 2
+    return min(6, max(2, 2 - math.floor(math.log10(min(sizes)))))
+
+
+def figure(value: float | None, unit: str) -> str:
+    """One figure of a metric, with its unit."""
+    return f"{decimal(value, places([value], unit))} {unit}".rstrip()
 
 
 def significant(value: float | None, digits: int = 3) -> str:

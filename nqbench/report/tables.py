@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from nqbench.report.data import ReportData
-from nqbench.report.numbers import count, decimal, repeats, signed, significant, spread
+from nqbench.report.numbers import count, decimal, places, repeats, signed, significant, spread
 from nqbench.results.curves import Estimate
 from nqbench.results.goal import Goal
 from nqbench.results.labels import short
@@ -36,6 +36,7 @@ class Column(Generic[R]):
 def ranking(rows: Sequence[Row]) -> Table:
     """Ranked rows of one model; columns that say nothing for any of them are left out."""
     metric = next((row.metric_name for row in rows if row.metric_name), None)
+    digits = _places(rows)
     chosen: list[Column[Row]] = [
         Column("#", lambda row: f"{row.rank}{'*' if row.pareto else ''}"),
         Column("configuration", lambda row: row.configuration, numeric=False),
@@ -50,8 +51,8 @@ def ranking(rows: Sequence[Row]) -> Table:
     ]
     if metric:
         chosen += [
-            Column(metric, lambda row: spread(row.metric, row.metric_std)),
-            Column("delta", lambda row: signed(row.metric_delta)),
+            Column(metric, lambda row: spread(row.metric, row.metric_std, digits)),
+            Column("delta", lambda row: signed(row.metric_delta, digits)),
             Column("holds", lambda row: "yes" if row.holds else "no", numeric=False),
         ]
     chosen += [
@@ -61,6 +62,10 @@ def ranking(rows: Sequence[Row]) -> Table:
         Column("repeats", lambda row: repeats(row.n, row.deterministic), numeric=False),
     ]
     return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)
+
+
+def _places(rows: Sequence[Row]) -> int:
+    return places([row.metric for row in rows], rows[0].metric_unit if rows else "")
 
 
 def own_ratio(row: Row) -> str:
@@ -100,6 +105,7 @@ def methods_note(goal: Goal) -> str:
 def method_table(rows: Sequence[MethodRow]) -> Table:
     """Ranked methods of one model."""
     metric = next((row.best.metric_name for row in rows if row.best.metric_name), None)
+    digits = _places([row.best for row in rows])
     chosen: list[Column[MethodRow]] = [
         Column("#", lambda m: str(m.rank)),
         Column("method", lambda m: m.method + (" (baseline)" if m.is_baseline else ""), numeric=False),
@@ -109,8 +115,8 @@ def method_table(rows: Sequence[MethodRow]) -> Table:
     ]
     if metric:
         chosen += [
-            Column(metric, lambda m: spread(m.best.metric, m.best.metric_std)),
-            Column("delta", lambda m: signed(m.best.metric_delta)),
+            Column(metric, lambda m: spread(m.best.metric, m.best.metric_std, digits)),
+            Column("delta", lambda m: signed(m.best.metric_delta, digits)),
             Column("holds", lambda m: "yes" if m.holds else "no", numeric=False),
         ]
     chosen += [

@@ -1,16 +1,16 @@
 "use strict";
 // One table for every page: columns that can be hidden, of which the first stay in sight; sorting, searching, filters.
 // NqTable({table, columns, rows, controls: {search, checks: {field: input}, selects: {field: select}, count, more,
-// choose}, open}) -> {update}. A column: {field, label, format, numeric, title, fixed, hidden,
-// long, deviation}.
+// choose}, open}) -> {update}. A column: {field, label, format, digits, numeric, title, fixed,
+// hidden, long, deviation}.
 const NqTable = (() => {
   const STEP = 100;
   const whole = (digits) => ({ minimumFractionDigits: digits, maximumFractionDigits: digits });
   const formats = {  // the same digits as the other formats
     count: (v) => v.toLocaleString("en-US", { maximumFractionDigits: Number.isInteger(v) ? 0 : 1 }),
-    two: (v) => v.toLocaleString("en-US", whole(2)),
+    two: (v, digits = 2) => v.toLocaleString("en-US", whole(digits)),
     three: (v) => v.toLocaleString("en-US", whole(3)),
-    signed: (v) => (v > 0 ? "+" : "") + v.toLocaleString("en-US", whole(2)).replace("-", "\u2212"),
+    signed: (v, digits = 2) => (v > 0 ? "+" : "") + v.toLocaleString("en-US", whole(digits)).replace("-", "\u2212"),
     significant: (v) => (v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential(2).replace(/\.?0*e/, "e").replace(/e([+-])(\d)$/, "e$10$2") : Number(v.toPrecision(3)).toString()),
     text: (v) => String(v),
     flag: (v) => (v ? "yes" : "no"),
@@ -19,9 +19,9 @@ const NqTable = (() => {
   const show = (column, row) => {
     const value = row[column.field];
     if (none(value)) return "";
-    const text = formats[column.format](value);
+    const text = formats[column.format](value, column.digits);
     const deviation = column.deviation ? row[column.deviation] : null;
-    return deviation ? `${text} \u00b1 ${formats[column.format](deviation)}` : text;
+    return deviation ? `${text} \u00b1 ${formats[column.format](deviation, column.digits)}` : text;
   };
   const make = (name, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(name), properties);
