@@ -39,7 +39,7 @@ def places(values: Iterable[float | None], unit: str) -> int:
 
 def figure(value: float | None, unit: str) -> str:
     """One figure of a metric, with its unit."""
-    return f"{decimal(value, places([value], unit))} {unit}".rstrip()
+    return "" if value is None else f"{decimal(value, places([value], unit))} {unit}".rstrip()
 
 
 def significant(value: float | None, digits: int = 3) -> str:

@@ -17,7 +17,7 @@ from nqbench.report.numbers import figure, places
         (29.6, "", "29.60"),
         (0.82032, "", "0.820"),
         (1e-9, "nats", "0.000000 nats"),
-        (None, "nats", "nats"),
+        (None, "nats", ""),
         (float("nan"), "", "nan"),
     ],
 )
