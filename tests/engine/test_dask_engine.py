@@ -183,7 +183,7 @@ def test_nobody_at_the_address_is_told_in_a_line(probe: Log, tmp_path: Path) -> 
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "dask:tcp://127.0.0.1:9: no scheduler answers there" in line
     assert time.monotonic() - began < 60
-    with pytest.raises(BadInput, match=r"neither a scheduler's address .* nor a scheduler file"):
+    with pytest.raises(BadInput, match=r"neither a scheduler's address .* nor an existing scheduler file"):
         run_suite(path, tmp_path / "out", engine="dask:nowhere.json")
 
 

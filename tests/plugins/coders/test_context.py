@@ -470,7 +470,7 @@ def test_positions_profit_from_the_shapes() -> None:
         ("2209", "", "coder_table", 1, "above its limit"),
         ("220100", "", "coder_table", 2, "follow"),
         ("2201", "80" * 5000, "", None, "follow"),
-        ("2201", "8000", "", 1, "says nothing"),
+        ("2201", "8000", "", 1, "the last byte is superfluous"),
     ],
 )
 def test_bytes_that_no_encoder_writes(table: str, payload: str, section: str, offset: int | None, reason: str) -> None:
