@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The board's first rows, made again: `bash board/again.sh FOLDER` runs the suites into FOLDER and leaves the
-# submissions and a board of them there. Quickstart takes minutes; the LeNets, on MNIST, two hours of one core, most of
-# it training and pruning, which a cache of an earlier run spares.
+# submissions and a board of them there. Quickstart and the ResNets take minutes; the LeNets, on MNIST, two hours of one
+# core, most of it training and pruning, which a cache of an earlier run spares.
 set -euo pipefail
 out=${1:?where to: bash board/again.sh FOLDER}
 nqbench=${NQBENCH:-nqbench}
@@ -13,3 +13,4 @@ make() { # NAME ROWS SUITE OPTIONS...
 make quickstart front quickstart
 make lenet300 front cited
 make lenet5 front cited --profile lenet5
+make compressed holds compress --set 'models=[resnet20, resnet32]'

@@ -30,6 +30,17 @@ def shipped() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
+def called(source: str) -> str:
+    """What a suite's file is called in text that goes elsewhere: the name of a shipped one, no folders of this machine.
+
+    source: a path as it was given (then it stays), or as ``find`` found it.
+    """
+    path = Path(source)
+    if not path.is_absolute():
+        return source
+    return next((name for name, file in shipped().items() if file == path), path.name)
+
+
 def find(path_or_name: str | Path) -> Path:
     """The suite's file. Raises SuiteError that suggests the nearest shipped name."""
     path = Path(path_or_name)

@@ -16,7 +16,7 @@ from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
 from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
 from nqbench.suite.entries import Reader
-from nqbench.suite.find import find, shipped
+from nqbench.suite.find import called, find, shipped
 from nqbench.suite.grid import Dropped, Expansion, Grid
 from nqbench.suite.matching import matcher, only
 from nqbench.suite.overrides import apply_profile, apply_sets
@@ -224,4 +224,4 @@ def _as_run(document: Document, text: str, profile: str | None, sets: Sequence[s
     options = [f"--profile {profile}"] if profile is not None else []
     options += [f"--set {item}" for item in sets]
     data = {key: value for key, value in document.data.items() if key != "profiles"}
-    return f"# {document.source} with {' '.join(' '.join(options).split())}\n{dump(data)}"
+    return f"# {called(document.source)} with {' '.join(' '.join(options).split())}\n{dump(data)}"

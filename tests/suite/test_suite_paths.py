@@ -37,3 +37,12 @@ def test_a_shipped_suite_leaves_them_to_the_working_folder(tmp_path: Path) -> No
     load("compress")
     assert suite_folder() is None
     assert in_suite_folder("mine.py") == Path("mine.py")
+
+
+def test_the_text_of_a_changed_suite_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    """It goes into submissions, which refuse such a path."""
+    own = tmp_path / "mine.yaml"
+    own.write_text("models: [lenet300: {data: digits}]\nquantizers: [uniform: {step: 0.1}]\ncoders: [raw]\n")
+    for suite, name in (("quickstart", "quickstart"), ("ablations/knobs", "ablations/knobs"), (own, "mine.yaml")):
+        first = load(suite, sets=["seeds=[3]"]).text.partition("\n")[0]
+        assert first == f"# {name} with --set seeds=[3]"
