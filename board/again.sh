@@ -13,4 +13,4 @@ make() { # NAME ROWS SUITE OPTIONS...
 make quickstart front quickstart
 make lenet300 front cited
 make lenet5 front cited --profile lenet5
-make compressed holds compress --set 'models=[resnet20, resnet32]'
+make compressed front compress --set 'models=[resnet20, resnet32]'
