@@ -19,13 +19,13 @@ from nqbench_models.bert import mean_of_words
 from nqbench_models.checkpoint import files_of
 from nqbench_models.chosen import Chosen
 from nqbench_models.data_files import file_of, images_of, labelled_texts
+from nqbench_models.ordering import in_batches
 from nqbench_models.sentences import (
     Pairs,
     column,
     cosines,
     filled,
     half_squares,
-    parts,
     ranked,
     read_pairs,
     trimmed,
@@ -127,7 +127,7 @@ class HuggingFace(Chosen, name="hf"):
             kind = _texts if self.task == "text-classification" else _images
             inputs, labels = kind(folder, file, self.length, self.examples)
             texts = self.task == "text-classification"
-            for part in parts(len(labels), batch_size if texts else min(batch_size, 64), shuffle):
+            for part in in_batches(len(labels), batch_size if texts else min(batch_size, 64), shuffle):
                 yield trimmed(inputs[part], _PADDING) if texts else inputs[part], labels[part]
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nqbench.api import BadInput, PerExample
+from nqbench_models.ordering import in_batches
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Sentences -> their token ids."""
@@ -29,16 +30,8 @@ class Pairs:
 
     def batches(self, batch_size: int, shuffle: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Each as wide as its longest sentence."""
-        for part in parts(len(self.scores), batch_size, shuffle):
+        for part in in_batches(len(self.scores), batch_size, shuffle):
             yield trimmed(self.ids[part], self.padding), self.scores[part]
-
-
-def parts(count: int, batch_size: int, shuffle: int | None) -> Iterator[Tensor]:
-    """The numbers of a split's examples, in batches. shuffle: a seed for their order; None: as they are."""
-    order = torch.arange(count)
-    if shuffle is not None:
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(shuffle))
-    yield from torch.split(order, batch_size)
 
 
 def filled(coded: Sequence[Sequence[int]], padding: int) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nqbench_models.ordering import in_batches
+
 LOGITS = 1 << 27
 """Largest number of logits in a batch: half a gigabyte."""
 
@@ -27,11 +29,8 @@ class Windows:
 
     def batches(self, batch_size: int, words: int, shuffle: int | None) -> Iterator[tuple[Tensor]]:
         """words: size of the vocabulary; batch sizes are reduced to limit the memory of logits."""
-        order = torch.arange(len(self.ids))
-        if shuffle is not None:
-            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(shuffle))
         most = max(1, LOGITS // max(1, self.ids.shape[1] * words))
-        for part in torch.split(order, min(batch_size, most)):
+        for part in in_batches(len(self.ids), min(batch_size, most), shuffle):
             yield (self.ids[part],)
 
 
