@@ -118,7 +118,7 @@ class Sums:
         for part in found[1:]:
             assert part.total is not None
             count += part.count
-            total = total + part.total if _alike(first, part) else _raised(total, _mean_diagonal(part.total))
+            total = total + part.total if _alike(first, part) else _raised(total, mean_diagonal(part.total))
         return Moments((total / count).float(), first.geometry.layout)
 
 
@@ -128,7 +128,8 @@ def _alike(one: Products, other: Products) -> bool:
     return one.geometry.layout == other.geometry.layout and one.total.shape == other.total.shape
 
 
-def _mean_diagonal(total: Tensor) -> float:
+def mean_diagonal(total: Tensor) -> float:
+    """total: (G, m, m), or (G, 1, m) for diagonals alone."""
     diagonal = total[:, 0] if total.shape[1] == 1 else total.diagonal(dim1=1, dim2=2)
     return float(diagonal.double().mean())
 
@@ -170,7 +171,7 @@ def in_units_of_loss(moments: Mapping[str, Tensor], wanted: Mapping[str, float])
 
     moments: packed. wanted: name -> mean information of one weight.
     """
-    known = {name: mean_diagonal(Moments.of(packed)) for name, packed in moments.items()}
+    known = {name: mean_diagonal(Moments.of(packed).gram) for name, packed in moments.items()}
     seen = {name: wanted[name] for name in moments if known[name] > 0 and wanted[name] > 0}
     if not seen:
         return dict(moments)
@@ -178,11 +179,6 @@ def in_units_of_loss(moments: Mapping[str, Tensor], wanted: Mapping[str, float])
     return {
         name: packed * (seen[name] / unit / known[name] if name in seen else 1.0) for name, packed in moments.items()
     }
-
-
-def mean_diagonal(moments: Moments) -> float:
-    gram = moments.gram.double()
-    return float((gram[:, 0] if gram.shape[1] == 1 else gram.diagonal(dim1=1, dim2=2)).mean())
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -115,7 +115,7 @@ class Each:
         plugin, sensed = self.task.sensitivity, self.task.sensed
         if sensed is None or not isinstance(plugin, SecondMoments) or not plugin.outputs:
             return {name: moments.packed()}
-        now, then = mean_diagonal(moments), mean_diagonal(Moments.of(sensed[name]))
+        now, then = mean_diagonal(moments.gram), mean_diagonal(Moments.of(sensed[name]).gram)
         return {name: moments.packed() * (then / now if now > 0 else 1.0)}
 
     def quantize(
