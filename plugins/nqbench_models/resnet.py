@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nqbench.api import DataMissing, Evaluation, Metric, Split
@@ -18,6 +18,8 @@ from nqbench_models import cifar
 from nqbench_models.augmentation import flip_and_shift
 from nqbench_models.images import ImageModel, Images
 from nqbench_models.resnet9 import MeanLogits, ResNet9
+
+_TEST_IMAGES = 10_000
 
 
 def relu(x: Tensor) -> Tensor:
@@ -95,9 +97,27 @@ class ResNet(ImageModel):
     teachers: int = Field(0, ge=0)
     """Number of ``resnet9`` networks, trained on the same images with different seeds, whose mean logits are the
     teacher for distillation; 0: the teacher is the trained network itself."""
-    compared: int = Field(0, ge=0, le=10000)
-    """Number of test images to evaluate, the first ones; 0: all. A part may suffice for agreement with the float
-    network and divergence from it, which are far less noisy than accuracy."""
+    compared: int = Field(0, ge=0, le=_TEST_IMAGES)
+    """Number of images of the test split to evaluate, the first ones; 0: all. A part may suffice for agreement with the
+    float network and divergence from it, which are far less noisy than accuracy."""
+    held_from: Literal["train", "test"] = "train"
+    """Of which images ``holdout`` are the validation split: the last training images, on which recipes do not train, or
+    the first ``test`` images, which the test split then lacks. The latter for the given weights, which were trained on
+    all training images."""
+
+    @model_validator(mode="after")
+    def _some_are_left(self) -> Self:
+        if self.held_from == "test" and not 0 < self.holdout < _TEST_IMAGES:
+            raise ValueError(
+                f"'held_from: test' makes the first 'holdout' of {_TEST_IMAGES:,} test images the validation split: "
+                f"give holdout between 1 and {_TEST_IMAGES - 1:,}, not {self.holdout}"
+            )
+        return self
+
+    @property
+    def untrained(self) -> int:
+        """Number of training images (the last ones) that are not trained on."""
+        return self.holdout if self.held_from == "train" else 0
 
     def build(self) -> nn.Module:
         return CifarResNet(self.blocks)
@@ -138,7 +158,7 @@ class ResNet(ImageModel):
         return MeanLogits([teacher.load(device) for teacher in self._teachers()])
 
     def _teachers(self) -> list[ResNet9]:
-        return [ResNet9(holdout=self.holdout, train_seed=self.train_seed + i) for i in range(self.teachers)]
+        return [ResNet9(holdout=self.untrained, train_seed=self.train_seed + i) for i in range(self.teachers)]
 
     def recipe(self) -> Recipe:
         return Recipe(
@@ -155,19 +175,23 @@ class ResNet(ImageModel):
         affect them."""
         if self.weights_from == "recipe":
             whole = super().full_recipe()
-            kept = {k: v for k, v in whole["parameters"].items() if k not in ("teachers", "dtype", "data", "compared")}
-            return whole | {"parameters": kept}
+            left_out = ("teachers", "dtype", "data", "compared", "held_from")
+            kept = {k: v for k, v in whole["parameters"].items() if k not in left_out}
+            return whole | {"parameters": kept | {"holdout": self.untrained}}
         digest = digest_of(self._file(), "sha256")
-        return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.holdout}
+        return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.untrained}
 
     def fingerprint(self) -> str:
-        if not self.teachers and not self.compared and self.dtype == "float32" and self.data == "cifar10":
+        plain = not self.teachers and not self.compared and self.held_from == "train"
+        if plain and self.dtype == "float32" and self.data == "cifar10":
             return super().fingerprint()
         taught = self.full_recipe()
         if self.teachers:
             taught |= {"teachers": [t.fingerprint() for t in self._teachers()]}
         if self.compared:
             taught |= {"compared": self.compared}
+        if self.held_from == "test":
+            taught |= {"held from the test images": self.holdout}
         taught |= {"dtype": self.dtype, "evaluated on": self.data}
         return f"{self.name}-{recipe_digest(taught)}"
 
@@ -185,14 +209,22 @@ class ResNet(ImageModel):
         return Evaluation() if self.data == "none" else super().evaluate(module, split)
 
     def examples(self, split: Split) -> Images:
-        whole = super().examples(split)
-        return whole.part(0, self.compared) if self.compared and split == "test" else whole
+        found = super().examples(split) if self.held_from == "train" else self._of_the_test(split)
+        return found.part(0, self.compared) if self.compared and split == "test" else found
+
+    def _of_the_test(self, split: Split) -> Images:
+        """The images of a split where the test images are divided in two."""
+        if split == "train":
+            return self.images("train")
+        whole = self.images("test")
+        return whole.part(0, self.holdout) if split == "validation" else whole.part(self.holdout, len(whole))
 
     def has_split(self, split: Split) -> bool:
         if self.data == "none":
             return False
         # the given weights were trained on all training images
-        return split != "validation" or (self.holdout > 0 and self.weights_from == "recipe")
+        apart = self.weights_from == "recipe" or self.held_from == "test"
+        return split != "validation" or (self.holdout > 0 and apart)
 
 
 class ResNet20(ResNet, name="resnet20", paper="arXiv:1512.03385, section 4.2"):

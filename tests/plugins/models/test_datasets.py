@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import torch
 from nqbench_models import cifar, mnist
 from nqbench_models.digits import digits
 from nqbench_models.folder import Folder, prepared
+from nqbench_models.images import Images
 from nqbench_models.lenet import LeNet5, LeNet300
+from nqbench_models.resnet import ResNet20
 
-from nqbench.api import DataMissing
+from nqbench.api import DataMissing, Split
 from nqbench.api.toolkit.download import Remote
 from nqbench.api.toolkit.paths import find_data
 
@@ -112,6 +115,42 @@ def test_held_out_images_are_the_last_and_leave_training() -> None:
     assert torch.equal(torch.cat([train, held]), digits("train").labels)
     assert len(held) == 198
     assert model.fingerprint() != LeNet300(data="digits").fingerprint()
+
+
+def test_held_out_test_images_leave_the_test_and_training_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"by others")
+
+    def images(split: str) -> Images:
+        count = 120 if split == "train" else 100
+        return Images(torch.zeros(count, 3, 32, 32, dtype=torch.uint8), torch.arange(count) + (split == "test") * 1000)
+
+    monkeypatch.setattr("nqbench_models.resnet.cifar.cifar10", images)
+    recipe: dict[str, Any] = {"weights_from": "recipe"}
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ResNet20, "_file", lambda model: weights)
+    for parameters in (given, {"compared": 7}, recipe, recipe | {"teachers": 2}):
+        whole = ResNet20(**parameters)
+        halves = ResNet20(holdout=30, held_from="test", **parameters)
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        train, held, test = (halves.examples(split).labels for split in splits)
+        assert torch.equal(train, whole.examples("train").labels)
+        assert halves.has_split("validation")
+        assert held.tolist() == list(range(1000, 1030))
+        assert test.tolist() == list(range(1030, 1037 if parameters.get("compared") else 1100))
+        # evaluated otherwise, and trained the same
+        assert halves.fingerprint() not in (whole.fingerprint(), ResNet20(holdout=30, **parameters).fingerprint())
+        assert halves.full_recipe() == whole.full_recipe()
+        if parameters.get("teachers"):
+            assert [t.fingerprint() for t in halves._teachers()] == [t.fingerprint() for t in whole._teachers()]
+
+
+@pytest.mark.parametrize("holdout", [0, 10_000, 20_000])
+def test_both_parts_of_a_divided_test_have_images(holdout: int) -> None:
+    with pytest.raises(ValueError, match=r"give holdout between 1 and 9,999, not"):
+        ResNet20(holdout=holdout, held_from="test")
 
 
 def test_shuffled_batches_hold_every_image_once_in_an_order_of_the_seed() -> None:
