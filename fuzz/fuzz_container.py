@@ -277,8 +277,11 @@ class Progress:
             self.path.write_text(json.dumps(self.sections, indent=1))
 
 
-def golden() -> list[bytes]:
-    return [path.read_bytes() for path in sorted((ROOT / "tests" / "container" / "golden").glob("*.nqz"))]
+def golden(pattern: str = "*") -> list[bytes]:
+    paths = sorted((ROOT / "tests" / "container" / "golden").glob(f"{pattern}.nqz"))
+    if not paths:
+        raise SystemExit(f"no golden file is called {pattern}.nqz; tests/container/golden has them")
+    return [path.read_bytes() for path in paths]
 
 
 def watch_warnings(judge: Judge) -> None:
@@ -296,14 +299,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=100_000, help="mutated files a section")
     parser.add_argument("--section", action="append", choices=("header", *SECTIONS), help="only these")
+    parser.add_argument("--golden", default="*", metavar="PATTERN", help="golden files to damage: 'structure-*'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--progress", type=Path, help="file to count in, and to go on from")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for files that break a rule")
     options = parser.parse_args()
     torch.set_num_threads(1)
     judge = Judge()
-    corpus = Corpus(golden())
-    for file in golden():  # compiles the coders
+    files = golden(options.golden)
+    corpus = Corpus(files)
+    for file in files:  # compiles the coders
         complaint = judge.complaint(file)
         if complaint and not complaint.startswith("took"):
             raise SystemExit(complaint)
