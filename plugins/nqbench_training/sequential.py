@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -111,12 +112,17 @@ class Each:
 
     def known(self, name: str, moments: Moments) -> dict[str, Tensor]:
         """The sensitivity of one tensor, by its second moments in the network as it is now. Where the trial's moments
-        are in the unit of the loss, these get the mean diagonal that the tensor had in the untouched network."""
+        are in the unit of the loss, these get the mean diagonal that the tensor had in the untouched network, and the
+        weights of its outputs."""
         plugin, sensed = self.task.sensitivity, self.task.sensed
         if sensed is None or not isinstance(plugin, SecondMoments) or not plugin.outputs:
             return {name: moments.packed()}
-        now, then = mean_diagonal(moments.gram), mean_diagonal(Moments.of(sensed[name]).gram)
-        return {name: moments.packed() * (then / now if now > 0 else 1.0)}
+        before = Moments.of(sensed[name])
+        if before.diagonal and before.layout == 1:
+            return {name: sensed[name]}  # what is looked up does not depend on what was quantized before it
+        now, then = mean_diagonal(moments.gram), mean_diagonal(before.gram)
+        scaled = moments.gram * (then / now if now > 0 else 1.0)
+        return {name: replace(moments, gram=scaled, outputs=before.outputs).packed()}
 
     def quantize(
         self,

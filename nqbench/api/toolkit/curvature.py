@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -63,11 +64,16 @@ def drawn_factor(task: Network, outputs: Tensor, generator: torch.Generator) -> 
     kind = task.model.likelihood()
     if kind == "other" or outputs.dim() != 2:
         raise BadInput(f"labels cannot be drawn from {task.model.name}: use the sensitivity fisher")
+    return drawn_scores(kind, outputs, generator)
+
+
+def drawn_scores(kind: Literal["categorical", "gaussian"], outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """(n, C) scores of labels that are drawn from outputs (n, C): e_y - p, or for a gaussian standard normals."""
     if kind == "gaussian":
         return torch.randn(outputs.shape, generator=generator).to(outputs)
     p = outputs.detach().double().softmax(1)
     drawn = torch.multinomial(p.cpu(), 1, generator=generator).to(outputs.device)
-    return (torch.zeros_like(p).scatter_(1, drawn, 1.0) - p).to(outputs.dtype)
+    return p.neg_().scatter_add_(1, drawn, torch.ones_like(drawn, dtype=p.dtype)).to(outputs.dtype)
 
 
 def gauss_newton_diagonal(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from nqbench_quantizers import feedback
-from nqbench_quantizers.gptq import GPTQ, Prices
+from nqbench_quantizers.gptq import GPTQ
+from nqbench_quantizers.prices import Prices
 from scipy.stats import kstest
 from torch import Tensor
 
