@@ -157,16 +157,21 @@ def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     return (upper.mT / scale[..., None]).contiguous(), scale.square()
 
 
-def whole_rows(matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor | None = None) -> Rows:
-    """One form per group. matrix: (O, m) float64 in steps; h: (G, m, m) float64; mask: (O, m), the matrix is 0 where it
-    is False."""
-    groups = len(h)
+def whole_rows(
+    matrix: Tensor, h: Tensor, damping: float, descending: bool, mask: Tensor | None = None
+) -> Iterator[Rows]:
+    """One form per group, and a batch after another of its rows, which all share one factorization.
+
+    matrix: (O, m) float64 in steps; h: (G, m, m) float64; mask: (O, m), the matrix is 0 where it is False.
+    """
+    groups, m = len(h), h.shape[2]
     columns = order(h.diagonal(dim1=1, dim2=2), descending)
-    rows = torch.arange(len(matrix), device=matrix.device).reshape(groups, -1)
     lower, gain = factor(among(h, columns), damping)
-    places = (rows[:, None, :], columns[:, :, None])
-    kept = None if mask is None else mask[places]
-    return Rows(matrix[places], lower, _alive(h, columns, gain), rows, columns, kept)
+    alive = _alive(h, columns, gain)
+    rows = torch.arange(len(matrix), device=matrix.device).reshape(groups, -1)
+    for some in torch.split(rows, max(1, _CHUNK_ENTRIES // max(1, groups * m)), 1):
+        places = (some[:, None, :], columns[:, :, None])
+        yield Rows(matrix[places], lower, alive, some, columns, None if mask is None else mask[places])
 
 
 def lone_columns(matrix: Tensor, h: Tensor, mask: Tensor | None) -> Rows:

@@ -20,6 +20,7 @@ method.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -311,23 +312,27 @@ class GPTQ(
         """(O, m) float64 levels that ``choose`` selects (integers, if it is ``nearest``), 0 where the mask is False."""
         descending = self.act_order
         diagonal = h.shape[1] != h.shape[2]
+        found: Iterable[Rows]
         if diagonal:
-            parts = [feedback.lone_columns(matrix, h, mask)]
-        elif mask is None or bool(mask.all()):
-            parts = [feedback.whole_rows(matrix, h, self.damping, descending)]
-        elif feedback.affordable(mask):
-            parts = list(feedback.masked_rows(matrix, h, self.damping, descending, mask))
+            found = [feedback.lone_columns(matrix, h, mask)]
+        elif mask is not None and not bool(mask.all()):
+            affordable = feedback.affordable(mask)
+            solved = feedback.masked_rows if affordable else feedback.whole_rows
+            found = solved(matrix, h, self.damping, descending, mask)
         else:
-            parts = [feedback.whole_rows(matrix, h, self.damping, descending, mask)]
+            found = feedback.whole_rows(matrix, h, self.damping, descending)
+        # prices depend on all symbols; without any, a batch of rows after another
+        batches = [list(found)] if self.lam > 0 else ([part] for part in found)
+        # one column more for padding
+        levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
         # columns are small, and each waits for the one before: threads that synchronize after each column take longer
         # than one thread, and many times as long where another process occupies one of their cores
         with one_thread():
-            self._choose(parts, rate, step, choose)
-        # one column more for padding
-        levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
-        for part in parts:
-            assert part.levels is not None
-            levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
+            for parts in batches:
+                self._choose(parts, rate, step, choose)
+                for part in parts:
+                    assert part.levels is not None
+                    levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
         return _rounded_where_unseen(levels[:, :-1], matrix, h, mask) if diagonal else levels[:, :-1]
 
     def _choose(self, parts: list[Rows], rate: Rate | None, step: float, choose: Choose) -> None:

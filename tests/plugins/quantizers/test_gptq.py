@@ -75,7 +75,7 @@ def test_targets_are_the_surgeons_pushed_weights() -> None:
         seen.append(target[0].clone())
         return target.round()
 
-    feedback.whole_rows(w.double() / step, h.double(), 0.01, False).sweep(watch)
+    next(feedback.whole_rows(w.double() / step, h.double(), 0.01, False)).sweep(watch)
     pushed, inverse = w.double() / step, torch.linalg.inv(damped(h[0], 0.01))
     for j in range(6):
         torch.testing.assert_close(seen[j], pushed[:, j], rtol=1e-5, atol=1e-8)
@@ -161,7 +161,7 @@ def test_uncorrelated_inputs_leave_scalar_quantization_with_a_price() -> None:
 
 def test_each_choice_is_the_argmin_of_its_formula() -> None:
     w, h, lam = weights(5, 8).double() / 0.1, moments(8).double(), 0.3
-    rows = feedback.whole_rows(w, h, 0.01, False)
+    (rows,) = feedback.whole_rows(w, h, 0.01, False)
     rows.levels = rows.weights.round()
     prices = Prices([rows], Coder().rate, lam, 3)
     target = rows.weights[:, 4] + 0.31
@@ -175,7 +175,7 @@ def test_each_choice_is_the_argmin_of_its_formula() -> None:
 
 
 def test_adaptive_prices_end_with_the_counts_of_the_last_sweep() -> None:
-    rows = feedback.whole_rows(weights(30, 20).double() / 0.05, moments(20).double(), 0.01, False)
+    (rows,) = feedback.whole_rows(weights(30, 20).double() / 0.05, moments(20).double(), 0.01, False)
     rows.levels = rows.weights.round()
     prices = Prices([rows], Coder().rate, 0.5, 1)
     prices.adaptive = True
@@ -209,7 +209,7 @@ def test_descent_ends_where_no_single_change_helps_and_never_made_it_worse() -> 
 def test_blocks_change_nothing(lam: float) -> None:
     results = []
     for block in (1, 7, 128):
-        rows = feedback.whole_rows(weights(9, 50).double() / 0.04, moments(50).double(), 0.01, False)
+        (rows,) = feedback.whole_rows(weights(9, 50).double() / 0.04, moments(50).double(), 0.01, False)
         rows.levels = rows.weights.round()
         prices = Prices([rows], Coder().rate, lam, 1)
         rows.sweep(prices, block=block)
@@ -330,7 +330,7 @@ def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
 
 def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, beam_width: int) -> Tensor:
     """(R, m) levels; w: (R, m) in steps."""
-    rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
+    (rows,) = feedback.whole_rows(w.double(), h.double(), 0.01, False)
     rows.search(price, reach, beam_width)
     assert rows.levels is not None
     return rows.levels[0].T
@@ -338,7 +338,7 @@ def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, beam_width: in
 
 def test_one_survivor_is_rounding_with_feedback() -> None:
     w, h = weights(9, 20) / 0.1, moments(20)
-    rows = feedback.whole_rows(w.double(), h.double(), 0.01, False)
+    (rows,) = feedback.whole_rows(w.double(), h.double(), 0.01, False)
     rows.sweep(lambda rows, j, target, gain: target.round())
     assert rows.levels is not None
     assert torch.equal(searched(w, h, np.zeros(1), 1, 1), rows.levels[0].T)
@@ -378,3 +378,14 @@ def test_a_beam_minds_masks_and_prices() -> None:
     assert torch.equal(levels(few), levels(GPTQ(step=0.05, beam_width=8).quantize(source(w, moments(10), mask))))
     priced = GPTQ(step=0.05, beam_width=8, lam=0.3).quantize(source(w, moments(10), mask))
     assert (priced.statistics or {})["entropy"] < (few.statistics or {})["entropy"]
+
+
+@pytest.mark.parametrize("beam_width", [1, 3])
+def test_rows_in_batches_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch, beam_width: int) -> None:
+    w, h = weights(40, 24), moments(24)
+    source = Source(w.reshape(-1), (SourceTensor("w", (40, 24), 0, 960),), SecondMoments((h.float(),)))
+    quantizer = GPTQ(step=0.1, beam_width=beam_width)
+    whole = quantizer.quantize(source)
+    monkeypatch.setattr(feedback, "_CHUNK_ENTRIES", 24 * 7)
+    assert len(list(feedback.whole_rows(w.double(), h.double(), 0.01, False))) == 6
+    assert torch.equal(quantizer.quantize(source).symbols, whole.symbols)
