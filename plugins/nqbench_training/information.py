@@ -57,7 +57,7 @@ def information(
     parameters = [task.parameter(name) for name in names]
     sums = [_Sum(parameter) for parameter in parameters]
     seen = 0
-    with evaluating(task.module), _looked_up(task.module, parameters) as lookups:
+    with torch.enable_grad(), evaluating(task.module), _looked_up(task.module, parameters) as lookups:
         for batch, size in first_samples(task, samples, _at_once(task)):
             lookups.clear()
             outputs = task.predict(batch)

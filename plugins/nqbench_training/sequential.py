@@ -97,6 +97,10 @@ class Each:
         self.task, self.fallback = task, fallback
         self.done: dict[str, Group] = {}
         self.notes: dict[str, str] = {}
+        scaled = isinstance(task.sensitivity, SecondMoments) and task.sensitivity.outputs > 0
+        # a sensitivity is computed when it is read first: not inside a forward pass that is watched, without gradients
+        sensed = dict(task.sensed) if scaled and task.sensed is not None else {}
+        self.before = {name: Moments.of(packed) for name, packed in sensed.items()}
 
     def sensed_anew(self, name: str) -> None:
         """Quantize a tensor, unless it is done, with the sensitivity of the current network."""
@@ -114,12 +118,11 @@ class Each:
         """The sensitivity of one tensor, by its second moments in the network as it is now. Where the trial's moments
         are in the unit of the loss, these get the mean diagonal that the tensor had in the untouched network, and the
         weights of its outputs."""
-        plugin, sensed = self.task.sensitivity, self.task.sensed
-        if sensed is None or not isinstance(plugin, SecondMoments) or not plugin.outputs:
+        before = self.before.get(name)
+        if before is None:
             return {name: moments.packed()}
-        before = Moments.of(sensed[name])
         if before.diagonal and before.layout == 1:
-            return {name: sensed[name]}  # what is looked up does not depend on what was quantized before it
+            return {name: before.packed()}  # what is looked up does not depend on what was quantized before it
         now, then = mean_diagonal(moments.gram), mean_diagonal(before.gram)
         scaled = moments.gram * (then / now if now > 0 else 1.0)
         return {name: replace(moments, gram=scaled, outputs=before.outputs).packed()}

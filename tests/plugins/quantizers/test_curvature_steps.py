@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import pytest
 import torch
@@ -273,3 +274,36 @@ def test_rows_that_are_looked_up_often_get_finer_steps() -> None:
     assert isinstance(codes, torch.Tensor)
     assert int(codes[0]) == int(codes.min())
     assert int(codes[5]) == 255
+
+
+class ReadLate(Mapping[str, torch.Tensor]):
+    """A sensitivity that is computed when it is read first, as the pipeline gives it."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @cached_property
+    def found(self) -> Mapping[str, torch.Tensor]:
+        found = self.task.sense()
+        assert found is not None
+        return found
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.task.names)
+
+    def __len__(self) -> int:
+        return len(self.task.names)
+
+
+@pytest.mark.parametrize("correction", [0.0, 1.0])
+def test_a_sensitivity_that_is_computed_late_is_that_of_the_untouched_network(correction: float) -> None:
+    found = []
+    for late in (False, True):
+        task, _ = sensed(24)
+        task.sensed = ReadLate(task) if late else task.sense()
+        groups = Sequential(correction=correction).train(task, None).groups
+        found.append(torch.cat([group.quantized.symbols for group in groups]))
+    assert torch.equal(*found)
