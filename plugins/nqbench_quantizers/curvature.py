@@ -29,10 +29,14 @@ _PER_OCTAVE = 4
 
 
 def tensor_costs(moments: Sequence[Moments], damping: float) -> Tensor:
-    """(tensors,) float64, on the CPU: c_t, within bounds; 1 for tensors without moments."""
+    """(tensors,) float64, on the CPU: c_t, within bounds; 1 for tensors without moments, or whose moments are not in
+    the unit of the loss, and so without weights of outputs (diagonals have none: only look-ups' are taken to be)."""
     found = []
     for own in moments:
         gram = own.gram.double()
+        if own.outputs is None and not (own.diagonal and own.layout == 1):
+            found.append(1.0)
+            continue
         gain = gram if gram.shape[1] != gram.shape[2] else feedback.factor(gram, damping)[1]
         cost = float(gain.mean()) if bool((gram != 0).any()) else 1.0
         found.append(min(max(cost, CHEAPEST), 1 / CHEAPEST))

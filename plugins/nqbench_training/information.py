@@ -180,14 +180,15 @@ def looked_up(task: Network, names: Sequence[str]) -> dict[str, Tensor]:
             raise _Seen
 
     with evaluating(task.module), watching(task.module, names, add):
-        for batch in task.batches("train"):
+        for batch, _ in first_samples(task, 1, 1):  # most networks have none
+            task.predict(batch)
+            expected = calls.copy()
+        counts.clear()
+        for batch in task.batches("train") if expected else ():
             calls.clear()
             mask = task.attention_mask(batch)
             with suppress(_Seen):
                 task.predict(batch)
-            if not counts:
-                return {}
-            expected = expected or calls.copy()
             if max(float(found.sum()) for found in counts.values()) > _MOST_COUNTED:
                 break
     return {name: (found + 1) / (found.sum() + len(found)) for name, found in counts.items()}

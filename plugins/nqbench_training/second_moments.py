@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,9 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
     the tensor's weights, with labels drawn from the network (or the true labels, where none can be drawn), divided by
     the geometric mean over tensors; and outputs get weights by their own information. The frequencies of an embedding's
     rows are then those in all training data, smoothed. 0: no scaling, no weights."""
+    outputs_for: Literal["all", "lookups"] = "all"
+    """Which networks' moments are brought to the unit of the loss: those of all, or only of networks that look rows up
+    (embeddings), where what errors cost differs most."""
 
     def uses_seed(self) -> bool:
         return self.outputs > 0
@@ -50,6 +53,8 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
         if not self.outputs:
             return found
         counted = looked_up(task, names)
+        if self.outputs_for == "lookups" and not counted:
+            return found
         return in_units_of_loss(found, information(task, names, self.outputs, counted), counted)
 
     def of_inputs(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
@@ -169,15 +174,19 @@ def in_units_of_loss(
         if name not in seen:
             found[name] = own.packed()
             continue
-        outputs = None if own.layout or own.diagonal else _relative(wanted[name].rows).to(own.gram)
-        found[name] = replace(own, gram=own.gram * (seen[name] / unit / means[name]), outputs=outputs).packed()
+        scaled = own.gram * (seen[name] / unit / means[name])
+        outputs = None if own.diagonal else _weights(own, wanted[name].rows)
+        found[name] = replace(own, gram=scaled, outputs=outputs).packed()
     return found
 
 
-def _relative(rows: Tensor) -> Tensor:
-    """Weights of mean 1, none of them so small that its output would not count at all."""
+def _weights(moments: Moments, rows: Tensor) -> Tensor:
+    """Weights of outputs of mean 1, none of them so small that its output would not count at all; all 1 where the first
+    axis is not that of the outputs."""
+    if moments.layout or len(rows) % len(moments.gram):
+        return torch.ones(len(moments.gram), device=moments.gram.device)
     relative = (rows / rows.mean()).clamp_min(_LEAST_OUTPUT)
-    return relative / relative.mean()
+    return (relative / relative.mean()).to(moments.gram)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

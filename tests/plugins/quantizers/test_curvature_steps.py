@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import pytest
@@ -25,7 +26,8 @@ def source(costs: list[float], n: int = 4096, m: int = 16) -> Source:
     drawn = torch.Generator().manual_seed(0)
     weights = torch.randn(len(costs) * n, generator=drawn)
     tensors = [SourceTensor(f"w{i}", (n // m, m), i * n, (i + 1) * n) for i in range(len(costs))]
-    return Source(weights, tuple(tensors), SecondMoments(tuple(cost * torch.eye(m)[None] for cost in costs)))
+    packed = [Moments(cost * torch.eye(m)[None], 0, torch.ones(n // m)).packed() for cost in costs]
+    return Source(weights, tuple(tensors), SecondMoments(tuple(packed)))
 
 
 @pytest.mark.parametrize("curvature", [0.0, 0.4, 1.0])
@@ -33,7 +35,19 @@ def test_a_step_is_the_inverse_power_of_what_an_error_costs(curvature: float) ->
     costs = [4.0, 1.0, 0.01]
     q = GPTQ(step=0.1, curvature=curvature, damping=0.0).quantize(source(costs))
     wanted = [0.1 * cost ** (-curvature / 2) for cost in costs]
-    torch.testing.assert_close(q.parameters["step"], torch.tensor(wanted if curvature else wanted[:1]))
+    if not curvature:
+        torch.testing.assert_close(q.parameters["step"], torch.tensor(wanted[:1]))
+        return
+    torch.testing.assert_close(255 * q.parameters["step_unit"], torch.tensor(wanted))
+    assert bool((q.side["step"] == 255).all())  # no row differs from another
+
+
+def test_moments_that_are_not_in_the_unit_of_the_loss_say_nothing_of_costs() -> None:
+    given = source([4.0, 0.01])
+    given = replace(given, sensitivity=SecondMoments((4.0 * torch.eye(16)[None], 0.01 * torch.eye(16)[None])))
+    torch.testing.assert_close(
+        GPTQ(step=0.1, curvature=0.5).quantize(given).parameters["step"], torch.tensor([0.1] * 2)
+    )
 
 
 def test_at_high_rates_equal_costs_are_the_optimum() -> None:
@@ -53,7 +67,7 @@ def test_at_high_rates_equal_costs_are_the_optimum() -> None:
 
 def test_nothing_known_or_beyond_bounds_keeps_steps_finite() -> None:
     q = GPTQ(step=0.1, curvature=1.0).quantize(source([0.0, 1e-30, 1e30]))
-    steps = q.parameters["step"]
+    steps = 255 * q.parameters["step_unit"]
     assert steps[0] == pytest.approx(0.1)
     torch.testing.assert_close(steps[1:], torch.tensor([0.1 * 1e4, 0.1 / 1e4]))
 
@@ -127,6 +141,7 @@ def test_where_labels_cannot_be_drawn_it_is_that_of_the_empirical_fisher(monkeyp
 
 def test_moments_have_that_information_over_its_geometric_mean() -> None:
     task, found = sensed(24)
+    assert all(Moments.of(packed).outputs is not None for packed in found.values())
     wanted = torch.tensor([one.mean for one in information(task, task.names, 24).values()])
     means = torch.tensor([mean_diagonal(Moments.of(found[name]).gram) for name in task.names])
     torch.testing.assert_close(means, wanted / wanted.log().mean().exp(), rtol=1e-4, atol=0)
@@ -263,6 +278,18 @@ def test_a_tied_row_costs_what_it_costs_as_an_output_and_what_its_look_ups_cost(
             sums += float(p) * float(at_table.double().square().sum()) / len(IDS)
     expected = (outputs.sum(1) + sums * counted["words.weight"]) / 4
     torch.testing.assert_close(exact_rows, expected, rtol=0.15, atol=0)
+
+
+def test_without_look_ups_nothing_is_scaled_where_only_they_count() -> None:
+    for tied in (False, True):
+        task = words_task(tied)
+        scaled = task.sense()
+        task.sensitivity = Sensitivity(samples=4, outputs=4, outputs_for="lookups")
+        assert all(torch.equal(packed, scaled[name]) for name, packed in task.sense().items())
+    task, _ = sensed(24)
+    task.sensitivity = Sensitivity(samples=24, outputs=24, outputs_for="lookups")
+    plain = Sensitivity(samples=24).of_inputs(task, task.names)
+    assert all(torch.equal(packed, plain[name]) for name, packed in task.sense().items())
 
 
 def test_rows_that_are_looked_up_often_get_finer_steps() -> None:
