@@ -55,7 +55,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
                 levels, figures = self._tensor(source, tensor, h.double(), mean)
             else:
                 steps.append(self._column_steps(known.gram, float(mean)))
-                levels, figures = self._in_steps(source, tensor, h.double(), steps[-1].double())
+                levels, figures = self._in_steps(source, tensor, known.gram, steps[-1].double())
             parts.append(levels)
             error, power = error + figures[0], power + figures[1]
         levels = torch.cat(parts)

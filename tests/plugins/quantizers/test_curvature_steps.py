@@ -16,8 +16,10 @@ from nqbench_training.sequential import Sequential
 from pydantic import ValidationError
 from torch import nn
 
-from nqbench.api import Batch, Model, Moments, SecondMoments, Source, SourceTensor, Split, Task
+from nqbench.api import Batch, Model, Moments, Quantizer, SecondMoments, Source, SourceTensor, Split, Task
 from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal
+from nqbench.registry import registry
+from nqbench.testing.sources import source_of, typical
 from nqbench.testing.tiny import tiny_task
 
 
@@ -334,3 +336,24 @@ def test_a_sensitivity_that_is_computed_late_is_that_of_the_untouched_network(co
         groups = Sequential(correction=correction).train(task, None).groups
         found.append(torch.cat([group.quantized.symbols for group in groups]))
     assert torch.equal(*found)
+
+
+def take_moments() -> list[str]:
+    return [
+        name for name in registry().names("quantizer") if "second-moments" in registry().get("quantizer", name).takes
+    ]
+
+
+@pytest.mark.parametrize("name", take_moments())
+def test_every_method_takes_moments_with_weights_of_outputs(name: str) -> None:
+    """Who does not use the weights gives what it gives without them."""
+    made = registry().make("quantizer", name, {})
+    assert isinstance(made, Quantizer)
+    parts = typical()
+    plain = source_of(made, parts, form="second-moments")
+    assert isinstance(plain.sensitivity, SecondMoments)
+    weighted = []
+    for part, packed in zip(parts, plain.sensitivity.matrices, strict=True):
+        weighted.append(replace(Moments.of(packed), outputs=torch.linspace(0.5, 1.5, len(part.value))).packed())
+    given = replace(plain, sensitivity=SecondMoments(tuple(weighted)), shared={})
+    assert torch.equal(made.quantize(given).symbols, made.quantize(plain).symbols)
