@@ -83,13 +83,15 @@ class Missing:
     inputs.
     """
 
-    def __init__(self, geometry: Geometry, weight: Tensor) -> None:
-        """weight: the original weight; it must not be changed before ``mean``."""
+    def __init__(self, geometry: Geometry, weight: Tensor, shift: Products | None = None) -> None:
+        """weight: the original weight; it must not be changed before ``mean``. shift: the sum of (was - now) now^T, if
+        it is known from another weight with the same inputs; nothing is then to be added."""
         self.weight, self.window = weight.detach(), geometry.window
         outputs, inputs = _sizes(geometry, weight.shape)
         # on a GPU the order of the gradient's sum would change from run to run
-        self.direct = self.window is not None and 2 * outputs <= inputs and weight.device.type == "cpu"
-        self.shift = Products(geometry, weight.shape)
+        convolved = self.window is not None and 2 * outputs <= inputs and weight.device.type == "cpu"
+        self.direct = convolved and shift is None
+        self.shift = Products(geometry, weight.shape) if shift is None else shift
         self.total: Tensor | None = None
         self.count = 0
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -153,6 +154,7 @@ class OnePass:
     def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential) -> None:
         self.each, self.task, self.uses, self.how = each, each.task, uses, how
         self.mask: Tensor | None = None
+        self.last: _Inputs | None = None
 
     def run(self, samples: Batch) -> None:
         task = self.task
@@ -179,21 +181,52 @@ class OnePass:
             self.each.sensed_anew(name)
             return
         tell(f"tensor {len(self.each.done) + 1} of {len(task.names)}")
-        products = Products(use.geometry, task.parameter(name).shape)
-        every = spacing(use.geometry, now, self.how.columns)
-        now = use.without_padding(now, self.mask)[::every]
-        was = None if was is None else use.without_padding(was, self.mask)[::every]
-        products.add(now)
-        moments = products.moments()
+        if self.last is None or not self.last.are_those_of(use, now, was):
+            every = spacing(use.geometry, now, self.how.columns)
+            some = use.without_padding(now, self.mask)[::every]
+            some_was = None if was is None else use.without_padding(was, self.mask)[::every]
+            self.last = _Inputs(use, (now, was), (some, some_was), task.parameter(name).shape)
+        inputs = self.last
 
         def moved() -> Mapping[str, Tensor] | None:
-            if was is None or moments.diagonal:
+            if was is None or inputs.moments.diagonal:
                 return None
-            missing = Missing(use.geometry, task.parameter(name))
-            missing.add(was, now)
-            return corrected(task, name, moments, missing, self.how)
+            return corrected(task, name, inputs.moments, inputs.missing(task.parameter(name)), self.how)
 
-        self.each.quantize(name, lambda: self.each.known(name, moments), moved)
+        self.each.quantize(name, lambda: self.each.known(name, inputs.moments), moved)
+
+
+class _Inputs:
+    """The inputs of a use, now and in the original network, and their products; of several weights that multiply the
+    same inputs (queries, keys and values of attention), these are computed once."""
+
+    def __init__(
+        self, use: Use, whole: tuple[Tensor, Tensor | None], taken: tuple[Tensor, Tensor | None], shape: torch.Size
+    ) -> None:
+        """whole: the inputs now and in the original network. taken: what of them is multiplied. shape: the weight's."""
+        self.use, self.whole = use, whole  # held, so that no other tensor gets their memory
+        self.versions = self._versions(*whole)
+        self.now, self.was = taken
+        products = Products(use.geometry, shape)
+        products.add(self.now)
+        self.moments = products.moments()
+        self.shift: Products | None = None
+
+    @staticmethod
+    def _versions(now: Tensor, was: Tensor | None) -> tuple[object, ...]:
+        return tuple((x.data_ptr(), x.shape, x.stride(), x._version) for x in (now, was) if x is not None)
+
+    def are_those_of(self, use: Use, now: Tensor, was: Tensor | None) -> bool:
+        alike = use.geometry.kind == "product" and use.geometry == self.use.geometry
+        return alike and self._versions(now, was) == self.versions
+
+    def missing(self, weight: Tensor) -> Missing:
+        assert self.was is not None
+        missing = Missing(self.use.geometry, weight, self.shift)
+        if self.shift is None:
+            missing.add(self.was, self.now)
+            self.shift = missing.shift if self.use.geometry.kind == "product" else None
+        return missing
 
 
 class InParts:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from nqbench_quantizers.gptq import GPTQ
+from nqbench_training import sequential
+from nqbench_training.grams import Products
 from nqbench_training.second_moments import SecondMoments, joined
 from nqbench_training.sequential import InParts, Sequential, layer_uses, watched
 from nqbench_training.shared_grid import merged
@@ -207,3 +210,46 @@ def test_results_on_other_grids_stay_apart() -> None:
     torch.testing.assert_close(one.quantized.reconstruct(), torch.tensor([-1, 1, 0, -4, -2, -3]) * 0.1)
     task = make_task(quantizer=Levels(k=3), granularity="global")
     assert len(Sequential().train(task, None).groups) == len(task.names)
+
+
+class Attention(nn.Module):
+    """Three weights with the same inputs, which are not those of the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(6, 6, bias=False) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(x.reshape(len(x), -1, 6))
+        return self.out(torch.softmax(self.q(h) * self.k(h), -1) * self.v(h)).mean(1)
+
+
+class AttentionModel(Tiny, name="attention"):
+    def load(self, device: torch.device) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            return Attention().eval()
+
+
+@pytest.mark.parametrize("correction", [0.0, 1.0])
+def test_products_of_inputs_that_weights_share_are_computed_once(
+    monkeypatch: pytest.MonkeyPatch, correction: float
+) -> None:
+    counts = Counter[str]()
+    add = Products.add
+
+    def counted(self: Products, a: torch.Tensor, b: torch.Tensor | None = None) -> None:
+        counts["moments" if b is None else "shift"] += 1
+        add(self, a, b)
+
+    def symbols() -> torch.Tensor:
+        how = {"quantizer": GPTQ(step=0.07), "granularity": "layer", "sensitivity": SecondMoments()}
+        task = make_task(AttentionModel(), **how)
+        groups = Sequential(correction=correction).train(task, None).groups
+        return torch.cat([group.quantized.symbols for group in groups])
+
+    monkeypatch.setattr(Products, "add", counted)
+    once = symbols()
+    assert counts == ({"moments": 2, "shift": 2} if correction else {"moments": 2})
+    monkeypatch.setattr(sequential._Inputs, "are_those_of", lambda *given: False)
+    assert torch.equal(symbols(), once)
