@@ -109,7 +109,10 @@ class Each:
             return
         tell(f"tensor {len(self.done) + 1} of {len(self.task.names)}")
         plugin = self.task.sensitivity
-        if isinstance(plugin, SecondMoments):
+        if isinstance(plugin, SecondMoments) and name in self.before and not self.done:
+            # nothing has changed: a language model's embedding, which is its output layer as well
+            self.quantize(name, lambda: {name: self.before[name].packed()})
+        elif isinstance(plugin, SecondMoments):
             inputs = plugin.of_inputs
             self.quantize(name, lambda: self.known(name, Moments.of(inputs(self.task, [name])[name])))
         else:
@@ -124,6 +127,8 @@ class Each:
             return {name: moments.packed()}
         if before.diagonal and before.layout == 1:
             return {name: before.packed()}  # what is looked up does not depend on what was quantized before it
+        if before.outputs is None:  # not in the unit of the loss
+            return {name: moments.packed()}
         now, then = mean_diagonal(moments.gram), mean_diagonal(before.gram)
         scaled = moments.gram * (then / now if now > 0 else 1.0)
         return {name: replace(moments, gram=scaled, outputs=before.outputs).packed()}
