@@ -35,6 +35,9 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
     columns: int | None = Field(None, ge=1)
     """Second moments of a convolution are averaged over about this many input vectors per row of their matrix, from
     evenly spaced samples, at least 128 of them (16 for large images); None: over all vectors."""
+    positions: int | None = Field(None, ge=1)
+    """Where a sample brings many vectors to each weight (a window of text), as many samples are enough as have this
+    many vectors together, at least 16; convolutions do not count (``columns``). None: all ``samples`` are taken."""
     outputs: int = Field(0, ge=0)
     """Number of samples by which the moments of each tensor are brought to the unit of the loss (K-FAC's output factor,
     arXiv:1503.05671, as its diagonal): they are scaled so that their mean diagonal is the mean Fisher information of
@@ -62,7 +65,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
         sums = {name: Sums(task.parameter(name)) for name in names}
         calls: Counter[str] = Counter()
         expected: Counter[str] | None = None
-        batches: Iterable[tuple[Batch, int]] = first_samples(task, self.samples)
+        batches: Iterable[tuple[Batch, int]] = first_samples(task, self.taken(task, names))
         samples = 0
         if self.columns is not None:  # the spacing of samples depends on their number
             batches = list(batches)
@@ -89,11 +92,33 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
                 expected = calls.copy()
         return {name: sums[name].moments().packed() for name in names}
 
+    def taken(self, task: Network, names: Sequence[str]) -> int:
+        """Number of samples, of which there may be fewer."""
+        if self.positions is None:
+            return self.samples
+        return min(self.samples, max(_FEWEST, self.positions // positions_of(task, names)))
+
     def calibration(self, task: Network) -> Batch:
         """All the samples as one batch."""
         return joined([batch for batch, _ in first_samples(task, self.samples, self.samples)])
 
 
+def positions_of(task: Network, names: Sequence[str]) -> int:
+    """The largest number of vectors that a sample brings to a weight which is no convolution's, at least 1."""
+    most = 1
+
+    def see(use: Use) -> None:
+        nonlocal most
+        if use.geometry.kind == "product":
+            most = max(most, use.x.shape[-2])
+
+    with evaluating(task.module), watching(task.module, names, see):
+        for batch, _ in first_samples(task, 1, 1):
+            task.predict(batch)
+    return most
+
+
+_FEWEST = 16
 _LEAST_OUTPUT = 1e-3
 """The least weight of an output, relative to the mean."""
 

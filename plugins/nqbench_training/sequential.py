@@ -74,9 +74,10 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         uses, bytes_each = watched(task)
         each = Each(task, self.fallback)
         if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
-            wanted, fitting = task.sensitivity.samples, max(1, int(self.memory * 2**20 / max(1, bytes_each)))
+            wanted = task.sensitivity.taken(task, task.names)
+            fitting = max(1, int(self.memory * 2**20 / max(1, bytes_each)))
             if fitting >= min(wanted, self.enough or wanted):
-                fewer = task.sensitivity.model_copy(update={"samples": min(wanted, fitting)})
+                fewer = task.sensitivity.model_copy(update={"samples": min(wanted, fitting), "positions": None})
                 OnePass(each, uses, self).run(fewer.calibration(task))
             else:
                 InParts(each, uses, self, fitting).run(wanted)

@@ -253,3 +253,19 @@ def test_products_of_inputs_that_weights_share_are_computed_once(
     assert counts == ({"moments": 2, "shift": 2} if correction else {"moments": 2})
     monkeypatch.setattr(sequential._Inputs, "are_those_of", lambda *given: False)
     assert torch.equal(symbols(), once)
+
+
+@pytest.mark.parametrize(("positions", "taken"), [(None, 24), (24 * 12, 24), (20 * 12, 20), (1, 16)])
+def test_of_windows_as_many_are_taken_as_have_so_many_vectors(positions: int | None, taken: int) -> None:
+    sensitivity = SecondMoments(samples=24, positions=positions)
+    task = make_task(AttentionModel(), quantizer=GPTQ(step=0.07), granularity="layer", sensitivity=sensitivity)
+    assert sensitivity.taken(task, task.names) == taken  # images of 2 x 6 x 6 are windows of 12 vectors here
+    fewer = SecondMoments(samples=taken)
+    wanted = make_task(AttentionModel(), quantizer=GPTQ(step=0.07), granularity="layer", sensitivity=fewer)
+    assert all(torch.equal(a, b) for a, b in zip(task.sense().values(), wanted.sense().values(), strict=True))
+    found = [Sequential().train(one, None).groups for one in (task, wanted)]
+    assert all(torch.equal(a.quantized.symbols, b.quantized.symbols) for a, b in zip(*found, strict=True))
+
+
+def test_vectors_of_convolutions_do_not_count(task: Task) -> None:
+    assert SecondMoments(samples=24, positions=17).taken(task, task.names) == 17
