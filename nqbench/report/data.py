@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ class ReportData:
             lost = abs(before - self.goal.metric)
         return 0.5 if lost is None else lost
 
+    @property
+    def reach(self) -> float:
+        """How far below the float network a file is still of interest, in the metric's unit: networks that lost more
+        are left out of figures."""
+        return replace(self.goal, drop=self.drop).reach(None)
+
     @cached_property
     def by_model(self) -> dict[str, list[Row]]:
         found: dict[str, list[Row]] = {}
@@ -104,12 +110,14 @@ def load(path: str | Path, *, run: str = "latest", drop: float | None = None) ->
     """From an output folder, its store, or an export. drop: another tolerance than the run's own. Raises StoreError."""
     chosen, records = read_run(path, run)
     settings = chosen.settings or {}
+    judged_by = {record.metric_name for record in records if record.metric_name}
+    metric = judged_by.pop() if len(judged_by) == 1 else None
     return ReportData(
         suite=chosen.suite,
         records=records,
         suite_text=chosen.suite_text,
         published=published_rows(settings.get("published") or ()),
-        goal=Goal.of(settings) if drop is None else Goal(drop=drop),
+        goal=Goal.of(settings if drop is None else {"drop": drop}, metric),
         baseline=settings.get("baseline"),
         run=chosen.run,
         started=chosen.started,

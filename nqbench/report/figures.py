@@ -4,12 +4,13 @@ figure, its PNG and its SVG. The data are ``payload.datasets``; the page fills t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nqbench.report.data import ReportData
-from nqbench.report.naming import HEIGHT, OTHERS, prominent, span
+from nqbench.report.naming import HEIGHT, OTHERS, logarithmic, prominent, span
 from nqbench.results.leaderboard import Row
 from nqbench.results.record import PARTS
 
@@ -101,6 +102,16 @@ def _named(data: ReportData, model: str) -> tuple[Any, Any]:
     return colour, shape
 
 
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers of a logarithmic axis, few enough for their labels to stand beside one another: left to itself,
+    Vega labels 900,000 and not the million. low: positive."""
+    leading = (1.0, 2.0, 5.0) if high > 50 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    found = [digit * 10.0**decade for decade in decades for digit in leading]
+    inside = [tick for tick in found if low * 0.95 <= tick <= high * 1.05]
+    return inside or [low]
+
+
 def _tooltip(*names: str) -> list[Any]:
     import altair as alt
 
@@ -126,11 +137,17 @@ def _rate_accuracy(
     import altair as alt
 
     name = next((row.metric_name for row in rows if row.metric_name), "metric")
-    frame = span(rows, data.drop)
+    frame = span(rows, data.reach)
     colour, shape = _named(data, model)
-    size = alt.X("file_bytes:Q", title="file, bytes", scale=alt.Scale(type="log", nice=False, padding=12))
+    sizes = [row.file_bytes for row in rows]
+    x_axis = alt.Axis(values=ticks(min(sizes), max(sizes)), format=",d")
+    size = alt.X("file_bytes:Q", title="file, bytes", scale=alt.Scale(type="log", nice=False, padding=12), axis=x_axis)
     scale = alt.Scale(zero=False, nice=False, domain=list(frame) if frame else alt.Undefined)
-    quality = alt.Y("metric:Q", title=name, scale=scale)
+    axis: Any = alt.Undefined
+    if frame and logarithmic(rows):
+        scale = alt.Scale(type="log", nice=False, domain=list(frame))
+        axis = alt.Axis(values=ticks(*frame), format="~g")
+    quality = alt.Y("metric:Q", title=name, scale=scale, axis=axis)
     base = _chart("rows", model).transform_filter("isValid(datum.metric)").encode(x=size, y=quality)
     tips = ("configuration", "file_bytes", "ratio", "metric", "metric_low", "metric_high", "metric_std", "drop", "rank")
     strength = alt.condition(f"datum.line == '{OTHERS}'", alt.value(0.3), alt.value(0.9))
@@ -150,7 +167,7 @@ def _rate_accuracy(
         size=alt.condition("datum.pareto", alt.value(110), alt.value(45)),
         opacity=alt.condition(f"datum.line == '{OTHERS}' && !datum.pareto", alt.value(0.35), alt.value(1.0)),
     )
-    layers = [*_levels(rows, data.drop), _intervals(base, name), curves, front, points]
+    layers = [*_levels(rows, data), _intervals(base, name), curves, front, points]
     if any(row["model"] == model for row in datasets["published"]):
         layers.append(_quoted(model))
     ends = [row for row in datasets["names"] if row["model"] == model]
@@ -202,21 +219,24 @@ def _line_names(model: str, name: str, colour: Any) -> list[Any]:
     return [leader.properties(name="leaders"), text.properties(name="names")]
 
 
-def _levels(rows: Sequence[Row], drop: float) -> list[Any]:
-    """The float network's level and the one that ranked files hold, each with its name on it."""
+def _levels(rows: Sequence[Row], data: ReportData) -> list[Any]:
+    """The float network's level and the one that ranked files hold, each with its name on it. The first of a distance
+    from that network is zero, which no logarithm shows."""
     import altair as alt
 
     row = next((row for row in rows if row.metric_float is not None), None)
     if row is None or row.metric_float is None:
         return []
-    below = row.metric_float - (drop if row.metric_higher_is_better else -drop)
+    below = row.metric_float - (data.drop if row.metric_higher_is_better else -data.drop)
     unit = f" {row.metric_unit}" if row.metric_unit else ""
     whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
     size = f", {whole:,.0f} bytes" if whole else ""
     values = [
         {"y": row.metric_float, "text": f"float network: {row.metric_float:.2f}{unit}{size}"},
-        {"y": below, "text": f"{drop:g} points worse"},
+        {"y": below, "text": f"{data.drop:g} {data.goal.unit} worse"},
     ]
+    if logarithmic(rows):
+        values = [{"y": below, "text": f"{data.drop:g} {data.goal.unit} from the float network"}]
     base = alt.Chart(alt.InlineData(values=values)).encode(y="y:Q")
     words = base.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11, clip=True, style="soft")
     return [base.mark_rule(strokeDash=[6, 4], clip=True, style="soft"), words.encode(x=alt.value(0), text="text:N")]

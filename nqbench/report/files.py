@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def leaderboard_json(data: ReportData) -> str:
         "schema_version": SCHEMA_VERSION,
         "suite": data.suite,
         "run": data.run,
-        "goal": {name: value for name, value in vars(data.goal).items() if value is not None},
+        "goal": {f.name: given for f in fields(data.goal) if (given := getattr(data.goal, f.name)) != f.default},
     }
     tables = {
         "rows": [row.to_dict() for row in data.rows],

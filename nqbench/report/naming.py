@@ -1,17 +1,20 @@
 """The lines of a figure, named where they end: which methods get a colour, what each is called, where its name stands.
 
-A reader tells six colours apart and reads a name beside a line faster than a legend. So the six methods that the
-ranking puts first are drawn in colour and named; the others are there in grey, with their names at a touch.
+A reader tells six colours apart and reads a name beside a line faster than a legend. So six methods are drawn in colour
+and named: the first ranked of each quantizer, and if those are fewer, the next of them all. The others are there in
+grey, with their names at a touch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nqbench.report.data import ReportData
 from nqbench.results.labels import short
-from nqbench.results.leaderboard import Row, reach
+from nqbench.results.leaderboard import Row
+from nqbench.results.methods import MethodRow
 from nqbench.results.record import Record
 
 NAMED = 6
@@ -27,9 +30,9 @@ _LONGEST = 34
 
 
 def prominent(data: ReportData, model: str) -> dict[str, str]:
-    """Method -> what its line is called, of the ``NAMED`` methods ranked first: what tells them from one another, the
-    quantizer first. No two names are equal."""
-    ranked = data.methods[model][:NAMED]
+    """Method -> what its line is called, of the ``NAMED`` methods that are drawn in colour, as they are ranked: what
+    tells them from one another, the quantizer first. No two names are equal."""
+    ranked = _coloured(data, data.methods[model])
     words = _telling([data.by_key[row.best.keys[0]] for row in ranked])
     found: dict[str, str] = {}
     for row, own in zip(ranked, words, strict=True):
@@ -37,6 +40,13 @@ def prominent(data: ReportData, model: str) -> dict[str, str]:
         taken = [other for other in found.values() if other.partition(" #")[0] == name]
         found[row.method] = f"{name} #{len(taken) + 1}" if taken else name
     return found
+
+
+def _coloured(data: ReportData, ranked: Sequence[MethodRow]) -> list[MethodRow]:
+    """Of many settings of one quantizer the first stands for all, while others are not shown at all."""
+    quantizers = [record.quantizer or record.codec for record in (data.by_key[row.best.keys[0]] for row in ranked)]
+    places = sorted(range(len(ranked)), key=lambda place: quantizers[place] in quantizers[:place])[:NAMED]
+    return [ranked[place] for place in sorted(places)]
 
 
 def _telling(records: Sequence[Record]) -> list[str]:
@@ -98,15 +108,26 @@ def _named(kind: str, place: int, parts: Sequence[Mapping[str, tuple[str, dict[s
     return f"{name}({shown})"
 
 
-def span(rows: Sequence[Row], drop: float) -> tuple[float, float] | None:
-    """The vertical range of a figure of the metric: without networks that lost nearly all, which would squeeze the
-    rest into a line. None where no row has a metric."""
+def logarithmic(rows: Sequence[Row]) -> bool:
+    """Whether the metric of these rows is a distance from the float network, which spans decades: zero for that network
+    itself, and more for all others."""
+    known = [row for row in rows if row.metric is not None]
+    return bool(known) and all(
+        row.metric_float == 0 and not row.metric_higher_is_better and (row.metric or 0.0) > 0 for row in known
+    )
+
+
+def span(rows: Sequence[Row], reach: float) -> tuple[float, float] | None:
+    """The vertical range of a figure of the metric: without networks that lost more than ``reach``, which would squeeze
+    the rest into a line. None where no row has a metric."""
     known = [row for row in rows if row.metric is not None and row.drop is not None]
-    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach(drop)]
+    shown = [row.metric or 0.0 for row in known if (row.drop or 0.0) <= reach]
     if len(shown) < 3:
         shown = [row.metric or 0.0 for row in known]
     if not shown:
         return None
+    if logarithmic(rows):
+        return min(shown) / 1.25, max(shown) * 1.25
     shown += [row.metric_float for row in known[:1] if row.metric_float is not None]
     margin = 0.06 * ((max(shown) - min(shown)) or 1.0)
     return min(shown) - margin, max(shown) + margin
@@ -115,22 +136,24 @@ def span(rows: Sequence[Row], drop: float) -> tuple[float, float] | None:
 def names(data: ReportData, model: str, named: Mapping[str, str]) -> list[dict[str, Any]]:
     """For each named line: where it ends (``file_bytes``, ``metric``), and at which height its name stands (``at``), so
     that names do not cover one another."""
-    frame = span(data.by_model[model], data.drop)
+    rows = data.by_model[model]
+    frame = span(rows, data.reach)
     if frame is None:
         return []
     low, high = frame
     ends = []
     for method, name in named.items():
-        inside = [
-            row
-            for row in data.by_model[model]
-            if row.method == method and row.metric is not None and low <= row.metric <= high
-        ]
+        inside = [row for row in rows if row.method == method and row.metric is not None and low <= row.metric <= high]
         if inside:
             last = max(inside, key=lambda row: row.file_bytes)
             ends.append({"model": model, "line": name, "file_bytes": last.file_bytes, "metric": last.metric})
     ends.sort(key=lambda end: float(str(end["metric"])))
-    places = spread([float(str(end["metric"])) for end in ends], low, high, _LINE * (high - low) / _INNER)
+    heights, bottom, top = [float(str(end["metric"])) for end in ends], low, high
+    if logarithmic(rows):
+        heights, bottom, top = [math.log(height) for height in heights], math.log(low), math.log(high)
+    places = spread(heights, bottom, top, _LINE * (top - bottom) / _INNER)
+    if logarithmic(rows):
+        places = [math.exp(place) for place in places]
     return [{**end, "at": place} for end, place in zip(ends, places, strict=True)]
 
 

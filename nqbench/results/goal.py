@@ -1,4 +1,5 @@
-"""What a file has to hold to be ranked first: by default that its metric falls by at most half a point."""
+"""What a file has to hold to be ranked first: by default that its metric falls by at most half a point, or that its
+outputs are within a tenth of a nat of the float network's where that is the metric."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from nqbench.results.record import Record
 
 DROP = 0.5
 """Default tolerance: points of the metric that a file may lose and still be ranked by its size."""
+NATS = 0.1
+"""The same where the metric is the divergence from the float network: at half a nat it answers otherwise."""
 _SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 
 
@@ -19,24 +22,28 @@ class Goal:
     """One of: ``drop``, how much the metric may lose, in its unit; ``share``, the same in percent of the float
     network's; ``metric``, what it has to reach (or stay below, where less is better); ``bytes``, the largest file. And
     besides ``divergence``, the most that outputs may be from the float network's. It is asked on the split that the
-    records' search looked at; without a search, on the test's."""
+    records' search looked at; without a search, on the test's. unit: of ``drop``, points or nats."""
 
     drop: float | None = None
     share: float | None = None
     metric: float | None = None
     bytes: int | None = None
     divergence: float | None = None
+    unit: str = "points"
 
     @staticmethod
-    def of(settings: Mapping[str, Any]) -> Goal:
-        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone."""
+    def of(settings: Mapping[str, Any], metric: str | None = None) -> Goal:
+        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone. metric: the one
+        that records were judged by, where it is known."""
+        in_nats = metric == DIVERGENCE.name
         target = settings.get("target") or {}
-        given = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
+        given: dict[str, Any] = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
         if all(value is None for value in given.values()):
             given["drop"] = settings.get("drop")
         if all(value is None for value in given.values()):
-            return HALF_A_POINT
-        return Goal(**given, divergence=target.get("divergence"))
+            return A_TENTH_OF_A_NAT if in_nats else HALF_A_POINT
+        unit = (A_TENTH_OF_A_NAT if in_nats else HALF_A_POINT).unit
+        return Goal(**given, divergence=target.get("divergence"), unit=unit)
 
     @property
     def told(self) -> str:
@@ -46,7 +53,7 @@ class Goal:
             return f"take at most {self.bytes:,} bytes{besides}"
         if self.metric is not None:
             return f"reach {self.metric:g}{besides}"
-        lost = f"{self.share:g} %" if self.share is not None else f"{self.drop:g} points"
+        lost = f"{self.share:g} %" if self.share is not None else f"{self.drop:g} {self.unit}"
         return f"lose at most {lost}{besides}"
 
     def lost(self, metric_float: float | None) -> float | None:
@@ -66,7 +73,7 @@ class Goal:
         """How far below the float network a file is still of interest, in the metric's unit: networks that lost more
         are left out of figures, and out of what delta rates average over."""
         if self.drop is not None:
-            return 10 * max(self.drop, 0.5)
+            return 10 * max(self.drop, NATS if self.unit == A_TENTH_OF_A_NAT.unit else DROP)
         lost = self.lost(metric_float)
         if self.metric is not None and metric_float is not None:
             lost = abs(metric_float - self.metric)
@@ -95,3 +102,4 @@ class Goal:
 
 
 HALF_A_POINT = Goal(drop=DROP)
+A_TENTH_OF_A_NAT = Goal(drop=NATS, unit="nats")

@@ -8,17 +8,19 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from nqbench.results.record import KINDS, Record
+from nqbench.results.telling import KNOB, telling
 
 _SINGLE = tuple(kind for kind in KINDS if kind != "training")
 
 
 class Labels:
-    """Labels within one set of records, or of trials that are still to run (``Record.planned``): a parameter is shown
-    where it varies between the records of its plugin, and the knob always. Two different configurations of the set
-    never get the same label."""
+    """Labels within one set of records, or of trials that are still to run (``Record.planned``): those parameters are
+    shown that tell a plugin's records apart (``nqbench.results.telling``), and the knob always. Two different
+    configurations of the set never get the same label."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._seen: dict[tuple[str, str], dict[_Key, dict[str, object]]] = defaultdict(dict)
+        self._told: dict[tuple[str, str], dict[_Key, frozenset[str]]] = {}
         self._settings: dict[str, set[object]] = {field: set() for field in (*_SETTINGS, "seed")}
         self.add(records)
 
@@ -26,13 +28,19 @@ class Labels:
         """Further members of the set, as a search comes to them."""
         for record in records:
             for kind, name, parameters in _plugins(record):
-                for field, value in parameters.items():
-                    self._seen[kind, name][field].add(repr(value))
+                version = _version(parameters, _knob(record, kind))
+                seen = self._seen[kind, name]
+                if (key := _key(version)) not in seen:
+                    seen[key] = version
+                    self._told.pop((kind, name), None)
             for field, values in self._settings.items():
                 values.add(getattr(record, field))
 
-    def _varies(self, kind: str, name: str, field: str) -> bool:
-        return len(self._seen.get((kind, name), {}).get(field, ())) > 1
+    def _telling(self, kind: str, name: str, version: dict[str, object]) -> frozenset[str]:
+        seen = self._seen.get((kind, name), {})
+        if (kind, name) not in self._told:
+            self._told[kind, name] = dict(zip(seen, telling(list(seen.values())), strict=True))
+        return self._told[kind, name].get(_key(version), frozenset())
 
     def plugin(self, record: Record, kind: str, *, knob: bool = True) -> str:
         """``uniform(step=0.1)``; empty where the record has none of that kind. knob: False leaves the knob out."""
@@ -46,11 +54,13 @@ class Labels:
         return self._one(kind, name, getattr(record, f"{kind}_params") or {}, record, knob) if name else ""
 
     def _one(self, kind: str, name: str, parameters: Mapping[str, Any], record: Record, knob: bool) -> str:
-        own = record.knob if kind in ("quantizer", "codec") else None
-        shown = []
-        for field, value in parameters.items():
-            if (field == own and knob) or (field != own and self._varies(kind, name, field)):
-                shown.append(f"{field}={short(value)}")
+        own = _knob(record, kind)
+        apart = self._telling(kind, name, _version(parameters, own))
+        shown = [
+            f"{field}={short(value)}"
+            for field, value in parameters.items()
+            if (knob if field == own else field in apart)
+        ]
         return f"{name}({', '.join(shown)})" if shown else name
 
     def method(self, record: Record) -> str:
@@ -118,6 +128,21 @@ def short(value: object) -> str:
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     return str(value)
+
+
+def _knob(record: Record, kind: str) -> str | None:
+    return record.knob if kind in ("quantizer", "codec") else None
+
+
+def _version(parameters: Mapping[str, Any], knob: str | None) -> dict[str, object]:
+    return {field: KNOB if field == knob else repr(value) for field, value in parameters.items()}
+
+
+_Key = tuple[tuple[str, object], ...]
+
+
+def _key(version: Mapping[str, object]) -> _Key:
+    return tuple(sorted(version.items(), key=lambda item: item[0]))
 
 
 def _plugins(record: Record) -> list[tuple[str, str, Mapping[str, Any]]]:

@@ -155,12 +155,6 @@ def front(rows: Sequence[Row]) -> set[int]:
     return found
 
 
-def reach(drop: float) -> float:
-    """How far below the float network a file is still of interest, in points: networks that lost more are left out of
-    figures."""
-    return 10 * max(drop, 0.5)
-
-
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are there; None if none is."""
     found = [v for v in values if v is not None]

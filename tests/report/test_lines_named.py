@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from record_factory import digest, make, sweep
 
 from nqbench.report import ReportData
-from nqbench.report.figures import COLOURS, GREY, SHAPES
-from nqbench.report.naming import NAMED, OTHERS, names, prominent, shortened, spread
+from nqbench.report.figures import COLOURS, GREY, SHAPES, ticks
+from nqbench.report.naming import NAMED, OTHERS, logarithmic, names, prominent, shortened, span, spread
 from nqbench.report.payload import datasets
+from nqbench.results.goal import Goal
 from nqbench.results.leaderboard import leaderboard
 from nqbench.results.stats import wilson
 
@@ -136,3 +137,49 @@ def test_the_interval_is_of_the_share_of_right_answers_alone() -> None:
     assert other.metric_low is None
     seeds = leaderboard([make(k=4, wrong=100, seed=seed) for seed in (1, 2)])
     assert seeds[0].metric_low is None
+
+
+def test_of_many_settings_of_one_quantizer_the_first_stands_for_all_while_others_are_not_named() -> None:
+    many = [
+        make(quantizer="a", k=4, symbols=1000 + n, quantizer_params={"k": 4, "n": n}, wrong=20, key=digest(n))
+        for n in range(8)
+    ]
+    others = [make(quantizer=name, k=4, symbols=5000 + at, wrong=20) for at, name in enumerate("bcde")]
+    named = list(prominent(ReportData("s", [*many, *others]), "net").values())
+    assert named == ["a(n=0)", "a(n=1)", "b", "c", "d", "e"]
+
+
+def distances(*losses: float) -> ReportData:
+    """One method, judged by its distance from the float network."""
+    records = [
+        make(
+            k=k, symbols=9000 - 1000 * k, metric=loss, metric_float=0.0, metric_delta=loss, metric_name="divergence",
+            metric_unit="nats", metric_higher_is_better=False, metrics={"divergence": loss}, correct=None,
+        )
+        for k, loss in enumerate(losses, 2)
+    ]  # fmt: skip
+    return ReportData("s", records, goal=Goal.of({}, "divergence"))
+
+
+def test_a_distance_from_the_float_network_is_drawn_and_ranked_in_tenths_of_a_nat() -> None:
+    data = distances(0.001, 0.01, 0.09, 0.2, 3.0)
+    assert [row.holds for row in data.rows] == [True, True, True, False, False]
+    assert data.goal.told == "lose at most 0.1 nats"
+    rows = data.by_model["net"]
+    assert logarithmic(rows)
+    low, high = span(rows, data.reach) or (0, 0)
+    assert 0 < low < 0.001
+    assert 0.2 < high < 1  # what lost three nats is no network any more
+    (end,) = names(data, "net", prominent(data, "net"))
+    assert low < end["at"] < high
+    assert not logarithmic(distances(0.0, 0.1).by_model["net"])  # a file that changes nothing has no logarithm
+
+
+@pytest.mark.parametrize(("low", "high"), [(47_000, 200_000), (900_000, 4_500_000), (0.004, 1.3), (7, 7), (1, 10**9)])
+def test_a_logarithmic_axis_has_round_numbers_that_stand_beside_one_another(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 30
+    assert all(low * 0.95 <= tick <= high * 1.05 for tick in found)
+    assert all(b / a > 1.3 for a, b in itertools.pairwise(found))
+    if high > 3 * low:
+        assert len(found) >= 3
