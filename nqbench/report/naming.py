@@ -69,7 +69,7 @@ def shortened(names: Sequence[Sequence[str]], longest: int) -> list[str]:
                 return joined
             kept = ["" if whole else words[place].partition("(")[0] for words in names]
             fewer = [[*words[:place], left, *words[place + 1 :]] for words, left in zip(names, kept, strict=True)]
-            if len(set(_joined(fewer))) == len(set(joined)):
+            if len(set(_joined(fewer))) == len(set(joined)) and all(_joined(fewer)):
                 names, joined = fewer, _joined(fewer)
     return joined
 
@@ -95,7 +95,7 @@ def _parts(record: Record) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def _named(kind: str, place: int, parts: Sequence[Mapping[str, tuple[str, dict[str, Any]]]]) -> str:
-    """The plugin with the one parameter that tells it from those of its name, or with all that differ."""
+    """The plugin with the one parameter that tells it from those of its name, or with as few as do."""
     name, own = parts[place][kind]
     namesakes = [p[kind][1] for p in parts if p[kind][0] == name]
     versions = {repr(given) for given in namesakes}
@@ -104,8 +104,20 @@ def _named(kind: str, place: int, parts: Sequence[Mapping[str, tuple[str, dict[s
     differing = [k for k in own if len({repr(given.get(k)) for given in namesakes}) > 1]
     differing.sort(key=lambda k: not isinstance(own[k], float))  # a share or a step says more than a count
     alone = next((k for k in differing if len({repr(given.get(k)) for given in namesakes}) == len(versions)), None)
-    shown = ", ".join(f"{k.partition('.')[2] or k}={short(own[k])}" for k in ([alone] if alone else differing))
+    told = [alone] if alone else _enough(differing, namesakes)
+    shown = ", ".join(f"{k.partition('.')[2] or k}={short(own[k])}" for k in told)
     return f"{name}({shown})"
+
+
+def _enough(differing: Sequence[str], namesakes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of parameters that differ those, in order, each of which tells apart what the ones before it do not."""
+    chosen: list[str] = []
+    told = 1
+    for parameter in differing:
+        more = len({repr([given.get(k) for k in (*chosen, parameter)]) for given in namesakes})
+        if more > told:
+            chosen, told = [*chosen, parameter], more
+    return chosen
 
 
 def logarithmic(rows: Sequence[Row]) -> bool:

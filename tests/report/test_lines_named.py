@@ -12,7 +12,7 @@ from record_factory import digest, make, sweep
 
 from nqbench.report import ReportData
 from nqbench.report.figures import COLOURS, GREY, SHAPES, ticks
-from nqbench.report.naming import NAMED, OTHERS, logarithmic, names, prominent, shortened, span, spread
+from nqbench.report.naming import NAMED, OTHERS, _enough, logarithmic, names, prominent, shortened, span, spread
 from nqbench.report.payload import datasets
 from nqbench.results.goal import Goal
 from nqbench.results.leaderboard import leaderboard
@@ -99,6 +99,18 @@ def test_a_line_is_called_by_what_tells_it_apart_and_no_two_alike() -> None:
     ]
     # one parameter says it all; a share says more than a count
     assert set(prominent(ReportData("s", shares), "net").values()) == {"p(keep=0.1)", "p(keep=0.05)", "p(keep=0.02)"}
+
+
+def test_no_name_loses_its_last_word() -> None:
+    words = [["", "gptq(curvature=0, step=0.05, beam_width=1)"], ["", "gptq(curvature=1, step=1)"], ["nncodec", ""]]
+    assert all(shortened([name[::-1] for name in words], 12))
+
+
+def test_as_few_parameters_are_told_as_tell_apart() -> None:
+    settings = [{"a": 0, "b": 0, "c": 0, "d": 0}, {"a": 0, "b": 0, "c": 1, "d": 1}, {"a": 1, "b": 0, "c": 0, "d": 2}]
+    # each alone tells two of three apart, d all three: without it a and c are enough
+    assert _enough(["a", "b", "c"], settings) == ["a", "c"]
+    assert _enough(["a", "c", "d"], settings[:2]) == ["c"]
 
 
 def test_of_many_methods_the_first_ranked_are_named_and_the_others_are_grey() -> None:
