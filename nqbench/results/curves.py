@@ -23,17 +23,20 @@ def isotonic(points: Curve) -> list[tuple[float, float]]:
     """The isotonic regression of quality on size: the non-decreasing curve of least squares (Ayer et al. 1955).
 
     By pooling adjacent violators: points that do not rise become one, of their mean quality and the mean of their log
-    bytes, so that size and quality strictly rise along the result. Points without a finite quality do not count.
+    bytes, so that size and quality strictly rise along the result; so do points that rise by less than a billionth of
+    the whole range, through which no curve can be drawn. Points without a finite quality do not count.
     """
     blocks: list[tuple[float, float, int]] = []  # sum of log bytes, sum of qualities, points
     sizes: dict[float, list[float]] = {}
     for size, quality in points:
         if math.isfinite(quality):
             sizes.setdefault(size, []).append(quality)
+    known = [quality for found in sizes.values() for quality in found]
+    least = 1e-9 * (max(known) - min(known)) if known else 0.0
     for size in sorted(sizes):
         found = sizes[size]
         block = (len(found) * math.log(size), math.fsum(found), len(found))
-        while blocks and blocks[-1][1] * block[2] >= block[1] * blocks[-1][2]:
+        while blocks and (blocks[-1][1] / blocks[-1][2] + least) >= block[1] / block[2]:
             last = blocks.pop()
             block = (last[0] + block[0], last[1] + block[1], last[2] + block[2])
         blocks.append(block)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from record_factory import EXAMPLES, make
 from scipy.interpolate import PchipInterpolator
@@ -36,6 +36,8 @@ def test_the_delta_rate_of_two_exponentials_is_the_integral_of_their_exponents()
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 100)), min_size=4, max_size=12))
+@example([(1.0, 0.0), (2.0, 3.781814684484576e-145), (3.0, 91.0)])
+@example([(1.0, 50.0), (2.0, math.nextafter(50.0, 100.0)), (3.0, 91.0), (4.0, math.nextafter(91.0, 100.0))])
 @settings(max_examples=50)
 def test_exchanging_the_curves_inverts_the_factor(points: list[tuple[float, float]]) -> None:
     there, back = bd_rate(CURVE, points), bd_rate(points, CURVE)
