@@ -33,11 +33,11 @@ def tensor_costs(moments: Sequence[Moments], damping: float) -> Tensor:
     the unit of the loss, and so without weights of outputs (diagonals have none: only look-ups' are taken to be)."""
     found = []
     for own in moments:
-        gram = own.gram.double()
         if own.outputs is None and not (own.diagonal and own.layout == 1):
             found.append(1.0)
             continue
-        gain = gram if gram.shape[1] != gram.shape[2] else feedback.factor(gram, damping)[1]
+        gram = own.gram.double()
+        gain = gram if own.diagonal else feedback.factor(gram, damping)[1]
         cost = float(gain.mean()) if bool((gram != 0).any()) else 1.0
         found.append(min(max(cost, CHEAPEST), 1 / CHEAPEST))
     return torch.tensor(found, dtype=torch.float64)

@@ -177,7 +177,7 @@ def looked_up(task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         counts[use.name] = counts[use.name] + more if use.name in counts else more
         calls[use.name] += 1
         if calls == expected:
-            raise _Seen
+            raise Seen
 
     with evaluating(task.module), watching(task.module, names, add):
         for batch, _ in first_samples(task, 1, 1):  # most networks have none
@@ -187,12 +187,12 @@ def looked_up(task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         for batch in task.batches("train") if expected else ():
             calls.clear()
             mask = task.attention_mask(batch)
-            with suppress(_Seen):
+            with suppress(Seen):
                 task.predict(batch)
             if max(float(found.sum()) for found in counts.values()) > _MOST_COUNTED:
                 break
     return {name: (found + 1) / (found.sum() + len(found)) for name, found in counts.items()}
 
 
-class _Seen(Exception):
+class Seen(Exception):
     """Ends a forward pass whose remaining layers are not needed."""

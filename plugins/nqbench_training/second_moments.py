@@ -17,7 +17,7 @@ from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.uses import Geometry, Use, watching
 from nqbench_training.grams import Products, spacing
-from nqbench_training.information import Information, information, looked_up
+from nqbench_training.information import Information, Seen, information, looked_up
 from nqbench_training.sensitivities import Sampled
 
 
@@ -78,7 +78,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
             sums[use.name].add(use, use.without_padding(use.x, mask)[::every])
             calls[use.name] += 1
             if calls == expected:
-                raise _Seen
+                raise Seen
 
         with evaluating(task.module), watching(task.module, names, add):
             for batch, _ in batches:
@@ -86,7 +86,7 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
                 mask = task.attention_mask(batch)
                 try:
                     task.predict(batch)
-                except _Seen:
+                except Seen:
                     continue
                 # the first batch went through the whole network: every pass makes the same number of calls
                 expected = calls.copy()
@@ -121,10 +121,6 @@ def positions_of(task: Network, names: Sequence[str]) -> int:
 _FEWEST = 16
 _LEAST_OUTPUT = 1e-3
 """The least weight of an output, relative to the mean."""
-
-
-class _Seen(Exception):
-    """Ends a forward pass whose remaining layers are not needed."""
 
 
 class Sums:

@@ -110,7 +110,7 @@ class Each:
             return
         tell(f"tensor {len(self.done) + 1} of {len(self.task.names)}")
         plugin = self.task.sensitivity
-        if isinstance(plugin, SecondMoments) and name in self.before and not self.done:
+        if name in self.before and not self.done:
             # nothing has changed: a language model's embedding, which is its output layer as well
             self.quantize(name, lambda: {name: self.before[name].packed()})
         elif isinstance(plugin, SecondMoments):
