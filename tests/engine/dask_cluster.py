@@ -59,7 +59,7 @@ class Cluster:
         for worker in self.workers:
             if worker.poll() is None:
                 found += psutil.Process(worker.pid).children(recursive=True)
-        return [p for p in found if "tracker" not in " ".join(p.cmdline())]
+        return [p for p in found if _runs_trials(p)]
 
     def stop(self) -> None:
         for process in (*self.workers, self.scheduler):
@@ -79,6 +79,13 @@ class Cluster:
                 env={**self._environment, **(environment or {})},
                 start_new_session=True,
             )
+
+
+def _runs_trials(process: psutil.Process) -> bool:
+    try:
+        return "tracker" not in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return False
 
 
 def gone_within(seconds: float, cluster: Cluster) -> bool:
