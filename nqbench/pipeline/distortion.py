@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -13,26 +13,25 @@ from nqbench.api.toolkit.bound import Spectrum
 _CHUNK = 1 << 17  # weights at a time: the float64 temporaries stay in the processor's cache
 
 
-def distortions(model: QuantizedModel, deployed: Sequence[Tensor], weights: Tensor, h: Tensor | None) -> dict[str, Any]:
+def distortions(model: QuantizedModel, parts: Iterable[tuple[Tensor, Tensor, Tensor | None]]) -> dict[str, Any]:
     """``mse`` = mean (w_i - q_i)^2 and, with h, ``weighted_mse`` = mean h_i (w_i - q_i)^2, over the kept weights.
 
-    weights, h: (n,) float32 in the groups' order; deployed: q, a tensor a group. ``statistics``: the quantizer's own
-    figures, averaged over the groups by their weights.
+    parts: w, q and h of a tensor after another, each (n,) float32. ``statistics``: the quantizer's own figures,
+    averaged over the groups by their weights.
     """
-    square, weighted, start = 0.0, 0.0, 0
-    for values in deployed:
-        n = values.numel()
-        for at in range(0, n, _CHUNK):
-            stop = min(at + _CHUNK, n)
-            d = weights[start + at : start + stop].double() - values[at:stop]
+    square, weighted, total, has_weights = 0.0, 0.0, 0, False
+    for weights, values, h in parts:
+        for at in range(0, weights.numel(), _CHUNK):
+            some = slice(at, at + _CHUNK)
+            d = weights[some].double() - values[some]
             square += float(d @ d)
             if h is not None:
-                weighted += float(d @ (d * h[start + at : start + stop]))
-        start += n
-    n = max(weights.numel(), 1)
-    figures: dict[str, Any] = {"mse": square / n, "statistics": _statistics(model)}
-    if h is not None:
-        figures["weighted_mse"] = weighted / n
+                weighted += float(d @ (d * h[some]))
+        total += weights.numel()
+        has_weights = has_weights or h is not None
+    figures: dict[str, Any] = {"mse": square / max(total, 1), "statistics": _statistics(model)}
+    if has_weights:
+        figures["weighted_mse"] = weighted / max(total, 1)
     return figures
 
 
@@ -51,7 +50,7 @@ def against_bound(
     bits, share, n = 0.0, 0.0, 0
     for name, weight in weights.items():
         whole = spectra[name].total
-        error = _output_error(weight.double() - deployed[name].double(), sensed[name])
+        error = _output_error(weight, deployed[name], sensed[name])
         if not (whole > 0 and error > 0):
             return {}
         bits += spectra[name].rate(error)
@@ -60,13 +59,17 @@ def against_bound(
     return {"layer_error": share / n, "bound_bits": bits / n} if n else {}
 
 
-def _output_error(change: Tensor, packed: Tensor) -> float:
-    """tr(E H E^T)."""
+def _output_error(weight: Tensor, values: Tensor, packed: Tensor) -> float:
+    """tr(E H E^T) of E = weight - values, some rows at a time: in float64 a large embedding would be gigabytes."""
     moments = Moments.of(packed.double())
-    rows = moments.rows(change).reshape(len(moments.gram), -1, moments.gram.shape[2])
-    if moments.diagonal:
-        return float((rows.square() * moments.gram).sum())
-    return float(((rows @ moments.gram) * rows).sum())
+    groups, _, m = moments.gram.shape
+    was, now = (moments.rows(tensor).reshape(groups, -1, m) for tensor in (weight, values))
+    each = max(1, _CHUNK // max(groups * m, 1))
+    error = 0.0
+    for at in range(0, was.shape[1], each):
+        rows = was[:, at : at + each].double() - now[:, at : at + each].double()
+        error += float((rows.square() * moments.gram if moments.diagonal else (rows @ moments.gram) * rows).sum())
+    return error
 
 
 def _statistics(model: QuantizedModel) -> dict[str, float]:

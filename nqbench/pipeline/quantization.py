@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,45 +78,54 @@ def _train(context: Context, task: Task) -> QuantizedModel:
 def _figures(context: Context, model: QuantizedModel) -> dict[str, Any]:
     pruned, sensed = pruned_of(context), sensed_of(context)
     task = task_of(context, network_of(context).module, pruned)
+    form = "" if sensed is None else context.plugin(context.trial.sensitivity, Sensitivity).form
     names = names_of(model.groups)
-    h = None
-    if sensed is not None and context.plugin(context.trial.sensitivity, Sensitivity).form == "diagonal":
-        h = Diagonal(torch.cat([task.kept(n, sensed[n]) for n in names])).values
-    weights = torch.cat([task.kept(n, pruned.state[n].detach()) for n in names])
-    knob = _knob(context.plugin(context.trial.quantizer, Quantizer), weights, h)
-    figures = {"kept": weights.numel(), "knob": knob, "notes": dict(model.notes)}
-    costs = distortions(model, values(context, model), weights, h)
-    costs["statistics"] |= _from_bound(context, model, sensed)
-    return figures | costs
+    diagonal = _diagonal(task, names, sensed) if sensed is not None and form == "diagonal" else {}
+    parts = [(name, task.kept(name, pruned.state[name].detach()), diagonal.get(name)) for name in names]
+    deployed = dict(_by_tensor(context, model))
+    costs = distortions(model, ((weights, deployed[name], h) for name, weights, h in parts))
+    costs["statistics"] |= _from_bound(context, model, sensed if form == "second-moments" else None)
+    knob = _knob(context.plugin(context.trial.quantizer, Quantizer), parts)
+    kept = sum(weights.numel() for _, weights, _ in parts)
+    return {"kept": kept, "knob": knob, "notes": dict(model.notes)} | costs
+
+
+def _diagonal(task: Task, names: Sequence[str], sensed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """name -> h of its kept weights, with the floor of all together."""
+    parts = [task.kept(name, sensed[name]) for name in names]
+    whole = torch.split(Diagonal(torch.cat(parts)).values, [part.numel() for part in parts])
+    return dict(zip(names, whole, strict=True))
+
+
+def _by_tensor(context: Context, model: QuantizedModel) -> Iterator[tuple[str, Tensor]]:
+    """The reconstructed kept weights of each tensor: views, not copies."""
+    for group, flat in zip(model.groups, values(context, model), strict=True):
+        yield from zip(group.names, torch.split(flat, list(group.quantized.sizes)), strict=True)
 
 
 def _from_bound(context: Context, model: QuantizedModel, sensed: Mapping[str, Tensor] | None) -> dict[str, float]:
     """How far whole networks are from the rate-distortion bound, where the layers' second moments are known."""
     pruned = pruned_of(context)
-    form = context.plugin(context.trial.sensitivity, Sensitivity).form if sensed is not None else ""
     names = names_of(model.groups)
-    if sensed is None or form != "second-moments" or any(name in pruned.masks for name in names):
+    if sensed is None or any(name in pruned.masks for name in names):
         return {}
     weights = {name: pruned.state[name].detach().cpu() for name in names}
     moments = {name: sensed[name].cpu() for name in names}
     if not all(Moments.of(moments[name]).fits(weights[name].shape) for name in names):
         return {}
     spectra = context.kept("spectra", "sense", lambda: spectra_of(weights, moments))
-    sizes = [weights[name].numel() for name in names]
-    flat = torch.cat([part.reshape(-1).cpu() for part in values(context, model)])
-    deployed = {
-        name: part.reshape(weights[name].shape) for name, part in zip(names, torch.split(flat, sizes), strict=True)
-    }
+    deployed = {name: part.cpu().reshape(weights[name].shape) for name, part in _by_tensor(context, model)}
     return against_bound(weights, deployed, moments, spectra)
 
 
-def _knob(quantizer: Quantizer, weights: Tensor, h: Tensor | None) -> str | None:
+def _knob(quantizer: Quantizer, parts: Iterable[tuple[str, Tensor, Tensor | None]]) -> str | None:
     """The knob's name, which is all that a record needs: a small source will do."""
-    if not weights.numel():
-        return None
-    sensitivity = None if h is None else Diagonal(h[:_SAMPLE])
-    knob = quantizer.knob(Source(weights[:_SAMPLE], sensitivity=sensitivity))
-    return knob.field if knob else None
+    for _, weights, h in parts:
+        if weights.numel():
+            sensitivity = None if h is None else Diagonal(h[:_SAMPLE])
+            knob = quantizer.knob(Source(weights[:_SAMPLE], sensitivity=sensitivity))
+            return knob.field if knob else None
+    return None
 
 
 def train(context: Context, task: Task) -> QuantizedModel:

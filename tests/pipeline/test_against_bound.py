@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from nqbench.api import Moments
+from nqbench.pipeline import distortion
 from nqbench.pipeline.distortion import against_bound, spectra_of
 
 
@@ -21,6 +23,26 @@ def test_of_white_inputs_the_bound_is_that_of_the_weights_error() -> None:
     assert found["layer_error"] == pytest.approx((240 * share["a"] + 120 * share["b"]) / 360, rel=1e-5)
     bits = {name: -math.log2(part) / 2 for name, part in share.items()}
     assert found["bound_bits"] == pytest.approx((240 * bits["a"] + 120 * bits["b"]) / 360, rel=1e-5)
+
+
+@pytest.mark.parametrize("packed", [
+    torch.rand(1, 1, 6), torch.rand(4, 1, 6), torch.rand(1, 1, 1, 6), torch.randn(4, 6, 6), torch.randn(1, 2, 6, 6),
+], ids=["diagonal", "diagonal by groups", "transposed", "groups", "transposed by groups"])  # fmt: skip
+def test_the_error_of_outputs_is_the_trace_whatever_the_layout_and_however_many_rows_at_a_time(
+    packed: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = packed if packed.shape[-2] == 1 else packed @ packed.mT
+    moments = Moments.of(packed)
+    weight = torch.randn((6 * len(moments.gram), 20) if moments.layout else (20, 6))
+    error = torch.randn(weight.shape) / 8
+    rows = moments.rows(error).double().reshape(len(moments.gram), -1, 6)
+    whole = moments.gram.double() if moments.gram.shape[1] > 1 else moments.gram.double()[:, 0].diag_embed()
+    trace = float(torch.einsum("gri,gij,grj->", rows, whole, rows))
+    spectra = spectra_of({"a": weight}, {"a": packed})
+    for chunk in (1, 13, 1 << 17):
+        monkeypatch.setattr(distortion, "_CHUNK", chunk)
+        found = against_bound({"a": weight}, {"a": weight - error}, {"a": packed}, spectra)
+        assert found["layer_error"] * spectra["a"].total == pytest.approx(trace, rel=1e-4)
 
 
 def test_a_layer_without_power_or_error_has_no_bound() -> None:
