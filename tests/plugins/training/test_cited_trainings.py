@@ -9,7 +9,7 @@ import torch
 from nqbench_training.iterative import Iterative
 from nqbench_training.learned_step import Fixed, LearnedStep, levels_of
 from nqbench_training.soft_to_hard import Codewords, SoftToHard, cross_entropy_bits
-from nqbench_training.soft_weight_sharing import Mixture, SoftWeightSharing, merged
+from nqbench_training.soft_weight_sharing import Mixture, SoftWeightSharing, merged, surprisal
 from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise
 from tiny_network import Levels, make_task
 from torch import Tensor
@@ -149,6 +149,26 @@ def test_the_price_of_weights_is_a_mixtures_likelihood() -> None:
     hyper = sum(gamma.log_prob(p) for gamma, p in zip(gammas, logs.exp(), strict=True))
     none = sum(gamma.log_prob(torch.ones(())) + gamma.rate for gamma in gammas)  # the constants
     assert float(mixture.cost()) == pytest.approx(float(-prior.log_prob(w).sum() - hyper + none), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 100, 40_000])
+def test_the_gradients_of_a_mixtures_likelihood_are_those_of_automatic_differentiation(n: int) -> None:
+    chance = torch.Generator().manual_seed(n)
+    drawn = [torch.randn(size, generator=chance) for size in (n, 5, 5, 5)]
+    drawn[1] = torch.log_softmax(drawn[1], 0)
+    drawn[3] *= 3
+
+    def plain(w: Tensor, log_shares: Tensor, means: Tensor, logs: Tensor) -> Tensor:
+        components = torch.distributions.Normal(means, (-0.5 * logs).exp())
+        return -torch.logsumexp(log_shares + components.log_prob(w[:, None]), 1).sum()
+
+    leaves = [value.double().requires_grad_() for value in drawn]
+    expected = torch.autograd.grad(plain(*leaves), leaves)
+    own = [value.clone().requires_grad_() for value in drawn]
+    value = surprisal(*own)
+    assert float(value) == pytest.approx(float(plain(*leaves)), rel=1e-5)
+    for gradient, wanted in zip(torch.autograd.grad(2 * value, own), expected, strict=True):
+        torch.testing.assert_close(gradient, 2 * wanted.float(), rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
 
 
 def test_components_that_are_the_same_become_one_and_zero_stays_zero() -> None:
