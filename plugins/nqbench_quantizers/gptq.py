@@ -20,7 +20,7 @@ method.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -152,17 +152,17 @@ class GPTQ(
 
     def quantize(self, source: Source) -> Quantized:
         if self.bits is not None:
-            return self._at_bits(self.bits, source, self.needs(source, SecondMoments))
+            return self._at_bits(self.bits, source)
         return beside_constants(source, self._quantize) if self.granularity == "layer" else self._quantize(source)
 
     def _quantize(self, source: Source) -> Quantized:
-        moments = self.needs(source, SecondMoments)
-        steps = self._steps(source)
-        rows = self._row_steps(source, steps)
+        moments = self._moments_of(source)
+        steps = self._steps(source, moments)
+        rows = self._row_steps(source, moments, steps)
         each = rows.array.per.split(rows.values, [t.shape for t in source.tensors]) if rows else steps.unbind()
         parts, error, power = [], 0.0, 0.0
-        for tensor, h, step in zip(source.tensors, moments.matrices, each, strict=True):
-            levels, figures = self._tensor(source, tensor, h.double(), step.double())
+        for tensor, own, step in zip(source.tensors, moments, each, strict=True):
+            levels, figures = self._tensor(source, tensor, own, step.double())
             parts.append(levels)
             error, power = error + figures[0], power + figures[1]
         levels = torch.cat(parts)
@@ -184,18 +184,18 @@ class GPTQ(
         )  # fmt: skip
         return replace(grid, side={**grid.side, "seed": source.seed}, form="dithered-grid") if self.dither else grid
 
-    def _at_bits(self, bits: int, source: Source, moments: SecondMoments) -> Quantized:
+    def _at_bits(self, bits: int, source: Source) -> Quantized:
         plain = RTN(
             bits=bits, granularity=self.granularity, group=self.group, symmetric=self.symmetric, scales=self.scales,
             fit=self.fit,
         )  # fmt: skip
         q, grids = grids_of(plain, source)
         values, error, power = [], 0.0, 0.0
-        for tensor, h, grid in zip(source.tensors, moments.matrices, grids, strict=True):
+        for tensor, own, grid in zip(source.tensors, self._moments_of(source), grids, strict=True):
             if not tensor.size:
                 values.append(torch.zeros_like(grid.scale))
                 continue
-            own = self._moments(tensor, h.double())
+            gram = own.gram.double()
             kept = source.weights[tensor.start : tensor.stop].double()
             whole = (
                 kept.reshape(tensor.shape)
@@ -211,9 +211,9 @@ class GPTQ(
             if own.diagonal:  # no column can compensate another
                 found = as_rows.levels(matrix, as_rows.scale, as_rows.zero) * as_rows.scale
             else:
-                found = self._levels(matrix, own.gram, mask, 1.0, None, as_rows.choose)
+                found = self._levels(matrix, gram, mask, 1.0, None, as_rows.choose)
             values.append(own.tensor(found, tensor.shape).reshape(grid.scale.shape))
-            error, power = error + feedback.power(matrix - found, own.gram), power + feedback.power(matrix, own.gram)
+            error, power = error + feedback.power(matrix - found, gram), power + feedback.power(matrix, gram)
         figures = {"output_error": error / power if power else 0.0}
         return replace(with_levels(q, grids, values, source), statistics=figures)
 
@@ -228,35 +228,43 @@ class GPTQ(
 
     def _mean_cost(self, source: Source) -> float:
         """The geometric mean of what errors cost over all weights."""
-        own = self._all_moments(source)
+        own = self._moments_of(source)
         logs = tensor_costs(own, self.damping).log()
         for index, (tensor, moments) in enumerate(zip(source.tensors, own, strict=True)):
             rows = row_costs(tensor, moments) if tensor.shape else None
             logs[index] += 0.0 if rows is None else float(rows.clamp_min(CHEAPEST).log().mean())
         return float((logs * torch.tensor(source.sizes)).sum().div(source.n).exp())
 
-    def _steps(self, source: Source) -> Tensor:
+    def _steps(self, source: Source, moments: Sequence[Moments]) -> Tensor:
         """(tensors,) float32, on the CPU: the steps by which the decoder multiplies each tensor's levels."""
         if self.step < SMALLEST_STEP:
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
         if self.curvature:
-            scales = tensor_costs(self._all_moments(source), self.damping) ** (-self.curvature / 2)
+            scales = tensor_costs(moments, self.damping) ** (-self.curvature / 2)
         else:
             scales = step_scales(source, "layer" if self.granularity == "layer" else "global")
         return steps_of(self.step, scales).expand(len(source.tensors))
 
-    def _row_steps(self, source: Source, steps: Tensor) -> Entries | None:
+    def _row_steps(self, source: Source, moments: Sequence[Moments], steps: Tensor) -> Entries | None:
         """Steps of rows, where errors of a tensor's rows cost differently."""
         if not self.curvature or self.dither:
             return None
-        return row_steps(source, self._all_moments(source), steps, self.curvature)
+        return row_steps(source, moments, steps, self.curvature)
 
-    def _all_moments(self, source: Source) -> list[Moments]:
-        matrices = self.needs(source, SecondMoments).matrices
-        return [self._moments(tensor, h) for tensor, h in zip(source.tensors, matrices, strict=True)]
+    def _moments_of(self, source: Source) -> list[Moments]:
+        """Those of each tensor, float32. Raises BadInput for what does not fit, or is not finite."""
+        found = []
+        for tensor, h in zip(source.tensors, self.needs(source, SecondMoments).matrices, strict=True):
+            moments = Moments.of(h)
+            if not moments.fits(tensor.shape):
+                raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
+            if not bool(torch.isfinite(h).all()):
+                raise BadInput(f"the second moments of {tensor.name} are not finite")
+            found.append(moments)
+        return found
 
     def _tensor(
-        self, source: Source, tensor: SourceTensor, h: Tensor, step: Tensor
+        self, source: Source, tensor: SourceTensor, moments: Moments, step: Tensor
     ) -> tuple[Tensor, tuple[float, float]]:
         """(kept,) float64 levels of one tensor; the squared error of its outputs and their squares, summed over
         outputs.
@@ -265,7 +273,7 @@ class GPTQ(
         """
         if not tensor.size:
             return source.weights.new_empty(0, dtype=torch.float64), (0.0, 0.0)
-        moments = self._moments(tensor, h)
+        gram = moments.gram.double()
         mask = None if tensor.mask is None else moments.rows(tensor.mask)
         step = step.to(source.device).double()
         if step.dim():
@@ -284,21 +292,12 @@ class GPTQ(
         # the decoded weight is level - x (x the dither), so the levels must approximate w + x
         dithered = own + unit_dither(source.seed, (own.numel(),), own.device) if self.dither else own
         typical = float(step.log().mean().exp())
-        levels = self._levels(spread(dithered), moments.gram, mask, typical, source.rate)
+        levels = self._levels(spread(dithered), gram, mask, typical, source.rate)
         unit = moments.rows(step) if step.dim() else step
         lost, before = (spread(dithered) - levels) * unit, spread(own) * unit
-        error = feedback.power(lost, moments.gram), feedback.power(before, moments.gram)
+        error = feedback.power(lost, gram), feedback.power(before, gram)
         whole = moments.tensor(levels, tensor.shape)
         return (whole.reshape(-1) if tensor.mask is None else whole[tensor.mask]), error
-
-    @staticmethod
-    def _moments(tensor: SourceTensor, h: Tensor) -> Moments:
-        moments = Moments.of(h)
-        if not moments.fits(tensor.shape):
-            raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
-        if not bool(torch.isfinite(h).all()):
-            raise BadInput(f"the second moments of {tensor.name} are not finite")
-        return moments
 
     def _levels(
         self,

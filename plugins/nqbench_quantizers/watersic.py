@@ -21,7 +21,7 @@ import torch
 from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
-from nqbench.api import Array, BadInput, Per, Quantized, SecondMoments, Source, SourceTensor, Structure, scalar
+from nqbench.api import Array, BadInput, Moments, Per, Quantized, Source, SourceTensor, Structure, scalar
 from nqbench_quantizers import feedback
 from nqbench_quantizers.gptq import GPTQ, LARGEST_LEVEL
 
@@ -40,22 +40,22 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
-        moments = self.needs(source, SecondMoments)
-        means = self._steps(source)
+        moments = self._moments_of(source)
+        means = self._steps(source, moments)
         parts, steps, error, power = [], [], 0.0, 0.0
-        for tensor, h, mean in zip(source.tensors, moments.matrices, means.double(), strict=True):
+        for tensor, known, mean in zip(source.tensors, moments, means.double(), strict=True):
             if not tensor.size:
                 steps.append(torch.full((Per("column").entries(tensor.shape),), float(mean), device=source.device))
                 continue
-            known = self._moments(tensor, h.double())
             m = Per("column").entries(tensor.shape)
             if known.layout or known.diagonal or known.gram.shape[2] != m:
                 # the tensor's rows do not correspond to outputs: one step for all columns
                 steps.append(torch.full((m,), float(mean), device=source.device))
-                levels, figures = self._tensor(source, tensor, h.double(), mean)
+                levels, figures = self._tensor(source, tensor, known, mean)
             else:
-                steps.append(self._column_steps(known.gram, float(mean)))
-                levels, figures = self._in_steps(source, tensor, known.gram, steps[-1].double())
+                gram = known.gram.double()
+                steps.append(self._column_steps(gram, float(mean)))
+                levels, figures = self._in_steps(source, tensor, gram, steps[-1].double())
             parts.append(levels)
             error, power = error + figures[0], power + figures[1]
         levels = torch.cat(parts)
@@ -102,4 +102,4 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
             raise BadInput(f"{tensor.name} has weights of more than {LARGEST_LEVEL:,} steps: take a larger step")
         weights[tensor.start : tensor.stop] = levels.float()
         scaled = replace(source, weights=weights, shared={})
-        return self._tensor(scaled, tensor, steps[:, None] * h * steps, torch.ones(()))
+        return self._tensor(scaled, tensor, Moments(steps[:, None] * h * steps), torch.ones(()))

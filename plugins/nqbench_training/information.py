@@ -13,9 +13,8 @@ row that is an output's as well (tied weights) costs what it costs there, too.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +25,10 @@ from nqbench.api import Batch, Network
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import drawn_scores, first_samples
 from nqbench.api.toolkit.persample import gradients
+from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.grams import frequencies
+from nqbench_training.passes import Passes
 
 _AT_ONCE = 8
 """Samples of a backward pass: more passes make a better estimate."""
@@ -59,6 +60,7 @@ def information(
     seen = 0
     with torch.enable_grad(), evaluating(task.module), _looked_up(task.module, parameters) as lookups:
         for batch, size in first_samples(task, samples, _at_once(task)):
+            tell(f"gradients: sample {seen + 1} of {samples}")
             lookups.clear()
             outputs = task.predict(batch)
             scored, cotangent = _scores(task, outputs, batch, generator)
@@ -166,8 +168,7 @@ def looked_up(task: Network, names: Sequence[str]) -> dict[str, Tensor]:
     """
     counts: dict[str, Tensor] = {}
     mask: Tensor | None = None
-    calls: Counter[str] = Counter()
-    expected: Counter[str] | None = None
+    passes = Passes()
 
     def add(use: Use) -> None:
         if use.geometry.kind != "lookup":
@@ -175,24 +176,16 @@ def looked_up(task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         rows = task.parameter(use.name).shape[0]
         more = frequencies(use.without_padding(use.x, mask), rows).reshape(-1).cpu()
         counts[use.name] = counts[use.name] + more if use.name in counts else more
-        calls[use.name] += 1
-        if calls == expected:
-            raise Seen
+        passes.used(use.name)
 
     with evaluating(task.module), watching(task.module, names, add):
         for batch, _ in first_samples(task, 1, 1):  # most networks have none
-            task.predict(batch)
-            expected = calls.copy()
+            passes.run(task, batch)
         counts.clear()
-        for batch in task.batches("train") if expected else ():
-            calls.clear()
+        for batch in task.batches("train") if passes.expected else ():
+            tell("look-ups in the training data")
             mask = task.attention_mask(batch)
-            with suppress(Seen):
-                task.predict(batch)
+            passes.run(task, batch)
             if max(float(found.sum()) for found in counts.values()) > _MOST_COUNTED:
                 break
     return {name: (found + 1) / (found.sum() + len(found)) for name, found in counts.items()}
-
-
-class Seen(Exception):
-    """Ends a forward pass whose remaining layers are not needed."""

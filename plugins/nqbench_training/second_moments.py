@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -15,9 +14,11 @@ from torch import Tensor
 from nqbench.api import Batch, Moments, Network, SensitivityForm
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import first_samples
+from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.uses import Geometry, Use, watching
 from nqbench_training.grams import Products, spacing
-from nqbench_training.information import Information, Seen, information, looked_up
+from nqbench_training.information import Information, information, looked_up
+from nqbench_training.passes import Passes
 from nqbench_training.sensitivities import Sampled
 
 
@@ -63,9 +64,9 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
     def of_inputs(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         """name -> packed second moments of the layer inputs, not scaled."""
         sums = {name: Sums(task.parameter(name)) for name in names}
-        calls: Counter[str] = Counter()
-        expected: Counter[str] | None = None
-        batches: Iterable[tuple[Batch, int]] = first_samples(task, self.taken(task, names))
+        passes = Passes()
+        taken = self.taken(task, names)
+        batches: Iterable[tuple[Batch, int]] = first_samples(task, taken)
         samples = 0
         if self.columns is not None:  # the spacing of samples depends on their number
             batches = list(batches)
@@ -76,20 +77,15 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
         def add(use: Use) -> None:
             every = spacing(use.geometry, use.x, self.columns, samples)
             sums[use.name].add(use, use.without_padding(use.x, mask)[::every])
-            calls[use.name] += 1
-            if calls == expected:
-                raise Seen
+            passes.used(use.name)
 
         with evaluating(task.module), watching(task.module, names, add):
-            for batch, _ in batches:
-                calls.clear()
+            done = 0
+            for batch, size in batches:
+                tell(f"inputs of layers: sample {done + 1} of {taken}")
                 mask = task.attention_mask(batch)
-                try:
-                    task.predict(batch)
-                except Seen:
-                    continue
-                # the first batch went through the whole network: every pass makes the same number of calls
-                expected = calls.copy()
+                passes.run(task, batch)
+                done += size
         return {name: sums[name].moments().packed() for name in names}
 
     def taken(self, task: Network, names: Sequence[str]) -> int:

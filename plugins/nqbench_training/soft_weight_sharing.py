@@ -185,7 +185,7 @@ class _Surprisal(torch.autograd.Function):
         return total.to(w)
 
     @staticmethod
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, ...]:
         return tuple(given * gradient for gradient in ctx.saved_tensors)
 
 
