@@ -22,7 +22,8 @@ class Redrawn:
 
     Where a row has several seeds, they are drawn with replacement, too. From each resample the median change of all
     rows is taken away: examples that are easier are so for every network, the float one included, which losses are
-    counted from.
+    counted from. But where that one's mean loss is 0, it loses nothing on any example (divergences from it): then
+    there is nothing to take away.
     """
 
     def __init__(self, rows: Sequence[Row], records: Mapping[str, Record], draws: int = DRAWS) -> None:
@@ -42,7 +43,8 @@ class Redrawn:
         counts = resamples(known[0].kind[1], draws)
         chosen = np.random.default_rng(counts.shape)
         moved = np.stack([one.moved(counts, chosen) for one in known], 1)
-        moved -= np.median(moved, axis=1, keepdims=True)
+        if not all(row.metric_float == 0 and not row.metric_higher_is_better for row in usable):
+            moved -= np.median(moved, axis=1, keepdims=True)
         self._qualities = moved - np.array([row.drop for row in usable])
         self._at = {id(row): index for index, row in enumerate(usable)}
 

@@ -232,3 +232,27 @@ def test_other_metrics_are_drawn_from_their_values() -> None:
     found = compared(records, Goal(drop=1.0))["uniform"]
     assert found.bd_rate is not None
     assert found.bd_rate.low < found.bd_rate.change < found.bd_rate.high < 0
+
+
+def test_a_divergence_is_drawn_as_it_is_since_the_float_network_has_none_on_any_example() -> None:
+    """A network that hardly diverges stays so in every resample, however much others move."""
+    rng = np.random.default_rng(0)
+    records, losses = [], {}
+    for k in (2, 4, 8, 16):
+        values = rng.gamma(0.1, 10.0 / k**3, EXAMPLES).astype(np.float32)
+        mean = float(values.mean())
+        record = make(
+            k=k, metric_name="divergence", metric_unit="nats", metric_higher_is_better=False, metric_float=0.0,
+            metric=mean, metric_delta=mean, metrics={"divergence": mean}, correct=None, values=pack_values(values),
+            statistic="mean",
+        )  # fmt: skip
+        records.append(record)
+        losses[record.key] = values
+    rows = leaderboard(records, goal=Goal(drop=10.0))
+    drawn = Redrawn(rows, {r.key: r for r in records}).of(rows)
+    assert drawn is not None
+    assert bool((drawn < 0).all())
+    for row, qualities in zip(rows, drawn.T, strict=True):
+        values = losses[row.keys[0]].astype(np.float64)
+        assert qualities.mean() == pytest.approx(-values.mean(), rel=0.05)
+        assert qualities.std() == pytest.approx(values.std() / math.sqrt(EXAMPLES), rel=0.2)
