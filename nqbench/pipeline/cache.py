@@ -246,13 +246,15 @@ class Cache:
         meta: Callable[[T], Mapping[str, Any]],
         checkpoints: bool = False,
         alone: bool = True,
+        filed: bool = False,
     ) -> tuple[T, bool]:
         """A stage's result, and whether it came from the cache.
 
         Made by ``make(workdir)`` where the cache has none, if ``alone`` by one process of all machines at a time;
         workdir: a folder for the stage's own checkpoints that outlives an interruption and is removed on success, where
-        ``checkpoints`` asks for one. Raises Busy where another process is at it for longer than one waits
-        (``nqbench.api.toolkit.waiting``).
+        ``checkpoints`` asks for one. filed: give what is loaded from the cache also where it was just made, so that a
+        result which stays in its file until it is read takes no memory. Raises Busy where another process is at it for
+        longer than one waits (``nqbench.api.toolkit.waiting``).
         """
         if self.root is None:
             return make(None), False
@@ -272,7 +274,8 @@ class Cache:
             self.put(stage, key, meta(value), None if save is None else lambda path: save(value, path))
             if workdir is not None:
                 shutil.rmtree(workdir, ignore_errors=True)
-            return value
+            again = self.recall(stage, key, load) if filed else None
+            return value if again is None else again
 
         if not alone:
             return made(), False

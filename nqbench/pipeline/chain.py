@@ -39,6 +39,7 @@ def _evaluation(name: str, make: Callable[[Context], Any], *, file: bool = False
         load=_meta_alone if file else evaluating.load_judged,
         kept="evaluate",
         memory=0 if file else 2,
+        filed=not file,
         measured=file,
         planned=name == "evaluate",
     )

@@ -78,7 +78,8 @@ class Watch:
 
 
 class Memory:
-    """Results that a worker keeps in memory between trials: for each name, the few that were used last."""
+    """Results that a worker keeps in memory between trials: for each name, the few that were used last. What is kept of
+    a result that goes (under its key and something more) goes with it."""
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[str, Any]] = {}
@@ -96,9 +97,15 @@ class Memory:
             return make()
         else:
             while len(kept) >= most:
-                kept.popitem(last=False)
+                self._forget(kept.popitem(last=False)[0])
             kept[key] = make()
         return kept[key]  # type: ignore[no-any-return]
+
+    def _forget(self, key: str) -> None:
+        """Drop what was computed from a result."""
+        for kept in self._kept.values():
+            for derived in [other for other in kept if other.startswith(f"{key} ")]:
+                del kept[derived]
 
 
 @dataclass(eq=False)

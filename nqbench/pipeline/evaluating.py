@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -48,9 +47,10 @@ class Judged:
     made: Tensor | None = None
     path: Path | None = None
 
-    @cached_property
+    @property
     def outputs(self) -> Tensor | None:
-        """What compressed networks' outputs are compared with; None where there is nothing to compare."""
+        """What compressed networks' outputs are compared with; None where there is nothing to compare. Read from the
+        file each time: a language model's take gigabytes. Raises OSError or ValueError where the cache lost it."""
         return self.made if self.path is None else load_tensors(self.path)[0].get(_OUTPUTS)
 
 
@@ -98,10 +98,15 @@ def _float(context: Context, step: str, split: Split) -> Judged:
 def _decoded(context: Context, step: str, beside: str, split: Split) -> Figures:
     """beside: the stage of the float network's evaluation, in whose batches this one is made, too."""
     before = context.result(beside)
+    pace = pace_in(before.figures)
     module = network_of(context).spare
     fill(module, _tensors(context, context.result("file")))
     with context.watch.stage(step):
-        return judged_beside(context.model, module, split, before.outputs, pace_in(before.figures))
+        try:
+            outputs = before.outputs
+        except (OSError, ValueError):  # the cache was cleared meanwhile
+            outputs = judged_float(context.model, network_of(context).module, split, pace).outputs
+        return judged_beside(context.model, module, split, outputs, pace)
 
 
 def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:

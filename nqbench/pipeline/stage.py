@@ -44,7 +44,8 @@ class Stage:
         name under which the cache keeps it and under which a deadline is given (default: its own name). memory: how
         many results a worker keeps in memory. checkpoints: trials with this field keep checkpoints, so that an
         interruption does not cost the whole stage. alone: other workers wait for the one that makes it; False where no
-        two trials need the same result.
+        two trials need the same result. filed: what ``load`` gives stays in its file until it is read, so that it takes
+        the place of what was made.
 
     How it is run
         stays: trials that share the result go to the worker that has it. measured: made anew where a suite measures
@@ -69,6 +70,7 @@ class Stage:
     memory: int = 0
     checkpoints: str = ""
     alone: bool = True
+    filed: bool = False
     stays: bool = False
     measured: bool = False
     origins: tuple[str, ...] = ()

@@ -183,7 +183,7 @@ class Work(Context):
                 cache.put(stage.place, key, meta(found))
         else:
             checkpoints = bool(stage.checkpoints and getattr(self.trial, stage.checkpoints))
-            options = {"checkpoints": checkpoints, "alone": stage.alone}
+            options = {"checkpoints": checkpoints, "alone": stage.alone, "filed": stage.filed}
             found, hit = cache.once(stage.place, key, load=load, make=make, save=save, meta=meta, **options)
         if hit:
             self.watch.hit(stage.shown(self.trial))

@@ -23,6 +23,7 @@ from nqbench.api.errors import Note
 from nqbench.api.toolkit.sealed import seal_text
 from nqbench.pipeline import syntax
 from nqbench.pipeline.cache import Cache, limit_from_environment, parse_size
+from nqbench.pipeline.context import Memory
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.files import restore
 from nqbench.pipeline.keys import KeyMaker
@@ -92,6 +93,34 @@ def test_each_parameter_changes_the_keys_from_its_stage_on(bench: Bench) -> None
     assert changed(coder=("bytewise", {})) == stages[4:]
     assert changed(unquantized="float16") == stages[4:]
     assert changed(loss_increase=True) == []
+
+
+def test_the_float_networks_outputs_stay_in_the_cache_until_a_file_is_compared_with_them(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Those of a language model take gigabytes. Where the cache is cleared meanwhile, they are computed again."""
+    one, other = trial(), trial(quantizer=("levels", {"k": 6}))
+    alone = bench().run(other, tmp_path)
+    Cache(tmp_path / "cache").clear()
+    first = bench()
+    first.run(one, tmp_path)
+    judged = first.memory.find("evaluate_float", first.maker.keys(one).stages["evaluate_float"], dict)
+    assert judged.made is None
+    assert judged.outputs is not None
+    assert judged.outputs is not judged.outputs
+    Cache(tmp_path / "cache").clear()
+    with pytest.raises(OSError, match="No such file"):
+        _ = judged.outputs
+    assert first.run(other, tmp_path)["metrics"] == alone["metrics"]
+
+
+def test_what_was_computed_from_a_result_is_forgotten_with_it() -> None:
+    memory = Memory()
+    for name, key in (("quantize", "k1"), ("values", "k1 "), ("deployed", "k1 float16"), ("spectra", "k0 ")):
+        memory.find(name, key, object)
+    memory.find("quantize", "k2", object)
+    assert [memory.has(name, key) for name, key in (("values", "k1 "), ("deployed", "k1 float16"))] == [False, False]
+    assert memory.has("spectra", "k0 ")
 
 
 @pytest.mark.parametrize("stage", ["quantize", "file", "prune", "sense", "evaluate"])
