@@ -26,6 +26,7 @@ from nqbench.api.errors import BadInput
 from nqbench.api.moments import Moments
 
 _HALVINGS = 200
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,9 @@ class Spectrum:
         gram = moments.gram
         values = gram[:, 0] if moments.diagonal else torch.linalg.eigvalsh(gram)
         rows = tensor.numel() // max(gram.shape[0] * gram.shape[2], 1)
-        square = float(tensor.double().square().mean()) if tensor.numel() else 0.0
+        # in parts: a large embedding would take gigabytes in float64
+        parts = tensor.reshape(-1).split(_AT_ONCE) if tensor.numel() else ()
+        square = sum(float(part.double().square().sum()) for part in parts) / max(tensor.numel(), 1)
         return Spectrum(square * values.clamp(min=0).reshape(-1), torch.full((values.numel(),), float(rows)).double())
 
     @property
