@@ -67,7 +67,7 @@ class Spectrum:
         values = gram[:, 0] if moments.diagonal else torch.linalg.eigvalsh(gram)
         rows = tensor.numel() // max(gram.shape[0] * gram.shape[2], 1)
         # in parts: a large embedding would take gigabytes in float64
-        parts = tensor.reshape(-1).split(_AT_ONCE) if tensor.numel() else ()
+        parts = torch.split(tensor.reshape(-1), _AT_ONCE) if tensor.numel() else ()
         square = sum(float(part.double().square().sum()) for part in parts) / max(tensor.numel(), 1)
         return Spectrum(square * values.clamp(min=0).reshape(-1), torch.full((values.numel(),), float(rows)).double())
 
