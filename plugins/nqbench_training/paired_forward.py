@@ -54,12 +54,12 @@ def paired_forward(task: Network, samples: Batch, visit: Visit, trained: Mapping
     def reached(use: Use) -> Tensor:
         assert use.run is not None
         before, now = torch.tensor_split(use.x, 2)
+        visit(use, before, now)  # first: it may end the pass before a language model's logits take gigabytes
         weight = task.parameter(use.name).data
         held = weight.clone()
         weight.copy_(trained[use.name])
         was = use.run(before)
         weight.copy_(held)
-        visit(use, before, now)
         return torch.cat([was, use.run(now)])
 
     with evaluating(task.module), watching(task.module, task.names, reached):
