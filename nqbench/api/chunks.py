@@ -19,13 +19,14 @@ CHUNK = 1 << 20
 """Weights a thread takes at a time."""
 
 
-def in_chunks(n: int, work: Callable[[slice], T], chunk: int = CHUNK) -> list[T]:
-    """``work`` of each slice of [0, n), in as many threads as torch would use; results in order. ``work`` must let go
-    of Python's lock for long enough to gain anything."""
+def in_chunks(n: int, work: Callable[[slice], T], chunk: int = CHUNK, threads: int | None = None) -> list[T]:
+    """``work`` of each slice of [0, n), results in order. threads: None: as many as torch would use. ``work`` must let
+    go of Python's lock for long enough to gain anything."""
     slices = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
-    if len(slices) == 1 or torch.get_num_threads() == 1:
+    threads = torch.get_num_threads() if threads is None else threads
+    if len(slices) == 1 or threads == 1:
         return [work(at) for at in slices]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, slices))
 
 

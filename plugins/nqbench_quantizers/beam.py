@@ -44,19 +44,22 @@ def best_rows(
     reach: int,
     beam_width: int,
     levels: Array,
+    first: int,
+    stop: int,
 ) -> None:
-    """Fill levels (m, R) for the forms that ``Rows`` describes: weights (m, R), lower (m, m), gain (m,), kept (m, R).
+    """Fill the columns first ... stop - 1 of levels (m, R) for the forms that ``Rows`` describes: weights (m, R), lower
+    (m, m), gain (m,), kept (m, R).
 
     price: (2 span + 1,), the cost of the levels -span ... span, added to gain * (target - level)^2; levels beyond span
     cost as much as the outermost one. Candidates are the nearest level, ``reach`` levels on each side of it, and 0.
     """
-    m, rows = weights.shape
+    m = weights.shape[0]
     span = price.size // 2
     errors, moved = np.empty((beam_width, m)), np.empty((beam_width, m))
     parent, chosen = np.empty((m, beam_width), np.int64), np.empty((m, beam_width))
     cost, total = np.empty(beam_width), np.empty(beam_width)
     back = np.empty(beam_width, np.int64)
-    for r in range(rows):
+    for r in range(first, stop):
         count, cost[0] = 1, 0.0
         common = 0  # columns in which all walks are one; their errors are in the first row of ``errors``
         for j in range(m):

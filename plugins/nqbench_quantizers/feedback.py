@@ -28,12 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nqbench.api.chunks import in_chunks
+
 BLOCK = 128
 """Columns per matrix product: inside a block, each column depends on the one before it."""
 _MOST_WORK = 4e11  # most multiplications for factorizations per row: a minute or two on one core
 _MOST_ENTRIES = 1 << 27  # most entries of those factors together: 1 GiB
 _CHUNK_ENTRIES = 1 << 23
 _LEAST_DAMPING = 1e-8
+_ROWS_AT_ONCE = 16  # of a thread of a beam search
 
 Choose = Callable[["Rows", int, Tensor, Tensor], Tensor]
 """(rows, j, targets (B, R) in steps, gain (B, 1)) -> levels (B, R): integers, as float64. The gain is the cost of a
@@ -79,16 +82,22 @@ class Rows:
                 torch.sub(self.weights[:, j], level, out=errors[:, j])
         self.levels = levels
 
-    def search(self, price: np.ndarray, reach: int, beam_width: int) -> None:
+    def search(self, price: np.ndarray, reach: int, beam_width: int, threads: int = 1) -> None:
         """Choose every level by beam search, keeping the cheapest ``beam_width`` beginnings of each row at every
-        column; price and reach are those of ``beam.best_rows``. Runs on the CPU, whatever the weights' device."""
+        column; price and reach are those of ``beam.best_rows``. Runs on the CPU, whatever the weights' device; rows do
+        not depend on one another, so that threads change nothing."""
         from nqbench_quantizers.beam import best_rows
 
         weights, lower, gain = (part.cpu().numpy() for part in (self.weights, self.lower, self.gain))
         kept = np.ones(weights.shape, dtype=np.bool_) if self.kept is None else self.kept.cpu().numpy()
         levels = np.empty_like(weights)
         for b in range(len(weights)):
-            best_rows(weights[b], lower[b], gain[b], kept[b], price, reach, beam_width, levels[b])
+
+            def some(rows: slice, b: int = b) -> None:
+                first, stop = rows.start, rows.stop
+                best_rows(weights[b], lower[b], gain[b], kept[b], price, reach, beam_width, levels[b], first, stop)
+
+            in_chunks(weights.shape[2], some, _ROWS_AT_ONCE, threads)
         self.levels = torch.from_numpy(levels).to(self.weights.device)
 
     def descend(self, choose: Choose, block: int = BLOCK) -> None:

@@ -326,21 +326,23 @@ class GPTQ(
         levels = matrix.new_zeros(len(matrix), matrix.shape[1] + 1)
         # columns are small, and each waits for the one before: threads that synchronize after each column take longer
         # than one thread, and many times as long where another process occupies one of their cores
+        threads = torch.get_num_threads()
         with one_thread():
             for parts in batches:
-                self._choose(parts, rate, step, choose)
+                self._choose(parts, rate, step, choose, threads)
                 for part in parts:
                     assert part.levels is not None
                     levels[part.rows[:, None, :], part.columns[:, :, None]] = part.levels
         return _rounded_where_unseen(levels[:, :-1], matrix, h, mask) if diagonal else levels[:, :-1]
 
-    def _choose(self, parts: list[Rows], rate: Rate | None, step: float, choose: Choose) -> None:
+    def _choose(self, parts: list[Rows], rate: Rate | None, step: float, choose: Choose, threads: int) -> None:
+        """threads: of a beam search, whose rows wait for nothing."""
         if self.lam > 0 and rate is not None:
-            self._priced(parts, rate, step)
+            self._priced(parts, rate, step, threads)
             return
         for part in parts:
             if self.beam_width > 1:
-                part.search(np.zeros(1), self.reach, self.beam_width)
+                part.search(np.zeros(1), self.reach, self.beam_width, threads)
             else:
                 part.sweep(choose)
             for _ in range(self.descents):
@@ -350,7 +352,7 @@ class GPTQ(
         """The cost assumed for the square of a weight that is still to be quantized; see ``cerwu``."""
         return 0.0
 
-    def _priced(self, parts: list[Rows], rate: Rate, step: float) -> None:
+    def _priced(self, parts: list[Rows], rate: Rate, step: float, threads: int) -> None:
         # lambda in units of steps^2 times gain
         lam = self.lam * (mean_gain(parts) if self.unit == "step" else 1 / step**2)
         pull = self._pull(parts, lam)
@@ -363,7 +365,7 @@ class GPTQ(
             prices.adaptive = sweep > 0
             for part in parts:
                 if self.beam_width > 1:
-                    part.search(prices.price.cpu().numpy(), self.reach, self.beam_width)
+                    part.search(prices.price.cpu().numpy(), self.reach, self.beam_width, threads)
                 else:
                     part.sweep(prices)
             prices.count(parts)

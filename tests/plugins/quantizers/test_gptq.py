@@ -336,6 +336,17 @@ def searched(w: Tensor, h: Tensor, price: np.ndarray, reach: int, beam_width: in
     return rows.levels[0].T
 
 
+def test_a_search_by_several_threads_finds_the_same() -> None:
+    (rows,) = feedback.whole_rows((weights(100, 20) / 0.1).double(), moments(20).double(), 0.01, False)
+    rows.search(np.zeros(1), 1, 4)
+    alone = rows.levels
+    assert alone is not None
+    rows.levels = None
+    rows.search(np.zeros(1), 1, 4, threads=3)
+    assert rows.levels is not None
+    assert torch.equal(rows.levels, alone)
+
+
 def test_one_survivor_is_rounding_with_feedback() -> None:
     w, h = weights(9, 20) / 0.1, moments(20)
     (rows,) = feedback.whole_rows(w.double(), h.double(), 0.01, False)
