@@ -2,8 +2,9 @@
 
 The knob is walked on its own scale from x = 0, the largest file, to x = 1, the smallest. The search begins where the
 answer is likely (``Knob.start``; the middle where none is named), doubles the knob until one point holds and a smaller
-file does not, and narrows that bracket where what is lost, taken for a power of the knob, is likely what may be, until
-the files at its two ends differ by less than 2 %: no further point could save more.
+file does not, or goes less far where what is lost, taken for a power of the knob, says that this is enough. It narrows
+that bracket where what is lost is likely what may be, until the files at its two ends differ by less than 2 %: no
+further point could save more.
 
 A metric need not fall with every step of the knob: a point may hold by luck. The answer is therefore *confirmed*: of it
 and its two neighbours at least two must hold (their median does); where the neighbours are too far apart to tell, one
@@ -32,6 +33,10 @@ SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 NO_KNOB = Knob("", 1, 1)
 _NOISE = 0.1
 """The share of what may be lost below which a loss is taken for noise."""
+_WITHIN, _BEYOND = 0.8, 1.25
+"""The share of what may be lost that is aimed at by a point that is to hold, and by one that is not."""
+_LEAST_LEAP = 1 / 16
+"""The least distance of a new outermost point from the last, as a share of the first stride."""
 _INNER = 0.25
 """A point inside a bracket keeps this share of its width from either end, unless little is known yet."""
 _TRUSTED = 5
@@ -72,6 +77,14 @@ def _crossing(a: Point, b: Point) -> float:
         return -low / (high - low) if low <= 0 < high else 0.5
     spread = b.missing - a.missing
     return -a.missing / spread if math.isfinite(spread) and spread > 0 else 0.5
+
+
+def _share_lost(point: Point) -> float | None:
+    """What a point loses, as a share of what may be lost; None where that is not known, or no more than noise."""
+    if point.failed or point.missing is None or point.most <= 0 or not math.isfinite(point.missing):
+        return None
+    share = point.missing / point.most + 1
+    return share if share > _NOISE else None
 
 
 @dataclass(eq=False)
@@ -140,26 +153,45 @@ class Bracket:
         return []
 
     def _finer(self) -> list[float]:
-        """Towards larger files, in strides that double; where trials failed on the way, between what there is."""
-        first = min(p.x for p in self.points)
-        if first > 0:
-            return [max(0.0, first - self._stride())]
+        """Towards larger files; where trials failed on the way, between what there is."""
+        first = min(self.points, key=lambda p: p.x)
+        if first.x > 0:
+            return [max(0.0, first.x - self._leap(first, _WITHIN))]
         short = [p.x for p in self.points if not p.failed]
         if short:
             return self._gaps(0.0, min(short))
         return self._coarser(max(self.points, key=lambda p: p.x))
 
     def _coarser(self, last: Point) -> list[float]:
-        return [] if last.x >= 1 else [min(1.0, last.x + self._stride())]
+        return [] if last.x >= 1 else [min(1.0, last.x + self._leap(last, _BEYOND))]
+
+    def _leap(self, point: Point, aim: float) -> float:
+        """How far beyond the outermost point the next one is: a stride, or less where what is lost says that a share
+        ``aim`` of what may be is met before. What is lost is taken for a power of the knob, by this point and the one
+        next to it; for its square, as errors of rounding are, where there is no other."""
+        stride, lost = self._stride(), _share_lost(point)
+        if lost is None or self.largest or self.knob.integer or self.knob.scale != "log":
+            return stride
+        others = [(abs(p.x - point.x), p.x, share) for p in self.points if p is not point and (share := _share_lost(p))]
+        slope: float = 2 * math.log(self.knob.high / self.knob.low)
+        if others:
+            _, x, other = min(others)
+            measured = (math.log(lost) - math.log(other)) / (point.x - x)
+            slope = measured if measured > 0 else slope
+        return float(min(stride, max(abs(math.log(lost / aim)) / slope, _LEAST_LEAP * self._first_stride())))
 
     def _stride(self) -> float:
-        """A factor of two for a knob with a log scale, an eighth of a linear one's range; doubled with every point."""
+        """Doubled with every point."""
+        return float(self._first_stride() * 2 ** (len(self.points) - 1))
+
+    def _first_stride(self) -> float:
+        """A factor of two for a knob with a log scale, an eighth of a linear one's range."""
         k = self.knob
         if k.scale == "log":
             first = math.log(2) / math.log(k.high / k.low) if k.high > k.low else 1.0
         else:
             first = max(1 / 8, 1 / max(k.high - k.low, 1) if k.integer else 0.0)
-        return float(first * 2 ** (len(self.points) - 1))
+        return float(first)
 
     def _inside(self, a: Point, beyond: Sequence[Point]) -> list[float]:
         """The next place between a point that holds and the ones after it that do not; none where it could save
