@@ -28,7 +28,7 @@ import nqbench  # noqa: E402
 from nqbench.api import Source, SourceTensor  # noqa: E402
 from nqbench.registry import registry  # noqa: E402
 
-_SIDE = 1000
+_SIDE = 1024
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rtn, a scale per tensor", "rtn", {"bits": 4, "granularity": "layer"}),
     ("rtn, per channel", "rtn", {"bits": 4, "granularity": "channel", "scales": "float16"}),
