@@ -84,7 +84,7 @@ def _figures(context: Context, model: QuantizedModel) -> dict[str, Any]:
     parts = [(name, task.kept(name, pruned.state[name].detach()), diagonal.get(name)) for name in names]
     deployed = dict(_by_tensor(context, model))
     costs = distortions(model, ((weights, deployed[name], h) for name, weights, h in parts))
-    costs["statistics"] |= _from_bound(context, model, sensed if form == "second-moments" else None)
+    costs["statistics"] |= _from_bound(context, deployed, sensed if form == "second-moments" else None)
     knob = _knob(context.plugin(context.trial.quantizer, Quantizer), parts)
     kept = sum(weights.numel() for _, weights, _ in parts)
     return {"kept": kept, "knob": knob, "notes": dict(model.notes)} | costs
@@ -103,19 +103,20 @@ def _by_tensor(context: Context, model: QuantizedModel) -> Iterator[tuple[str, T
         yield from zip(group.names, torch.split(flat, list(group.quantized.sizes)), strict=True)
 
 
-def _from_bound(context: Context, model: QuantizedModel, sensed: Mapping[str, Tensor] | None) -> dict[str, float]:
+def _from_bound(
+    context: Context, deployed: Mapping[str, Tensor], sensed: Mapping[str, Tensor] | None
+) -> dict[str, float]:
     """How far whole networks are from the rate-distortion bound, where the layers' second moments are known."""
     pruned = pruned_of(context)
-    names = names_of(model.groups)
-    if sensed is None or any(name in pruned.masks for name in names):
+    if sensed is None or any(name in pruned.masks for name in deployed):
         return {}
-    weights = {name: pruned.state[name].detach().cpu() for name in names}
-    moments = {name: sensed[name].cpu() for name in names}
-    if not all(Moments.of(moments[name]).fits(weights[name].shape) for name in names):
+    weights = {name: pruned.state[name].detach().cpu() for name in deployed}
+    moments = {name: sensed[name].cpu() for name in deployed}
+    if not all(Moments.of(moments[name]).fits(weights[name].shape) for name in deployed):
         return {}
     spectra = context.kept("spectra", "sense", lambda: spectra_of(weights, moments))
-    deployed = {name: part.cpu().reshape(weights[name].shape) for name, part in _by_tensor(context, model)}
-    return against_bound(weights, deployed, moments, spectra)
+    shaped = {name: part.cpu().reshape(weights[name].shape) for name, part in deployed.items()}
+    return against_bound(weights, shaped, moments, spectra)
 
 
 def _knob(quantizer: Quantizer, parts: Iterable[tuple[str, Tensor, Tensor | None]]) -> str | None:

@@ -64,6 +64,13 @@ class Point:
     def holds(self) -> bool:
         return not self.failed and self.missing is not None and self.missing <= SLACK
 
+    @property
+    def lost(self) -> float | None:
+        """What is lost, as a share of what may be; None where that is not known."""
+        if self.failed or self.missing is None or self.most <= 0 or not math.isfinite(self.missing):
+            return None
+        return self.missing / self.most + 1
+
 
 def _crossing(a: Point, b: Point) -> float:
     """The share of the way from a point that holds to one that does not at which the target is likely met. Where it is
@@ -71,20 +78,11 @@ def _crossing(a: Point, b: Point) -> float:
     the square of a step, and a metric falls faster still. Losses that are no more than noise count as a tenth."""
     assert a.missing is not None
     assert b.missing is not None
-    if a.most > 0 and b.most > 0 and math.isfinite(b.missing):
-        low = math.log(max(a.missing / a.most + 1, _NOISE))
-        high = math.log(b.missing / b.most + 1)
+    if a.lost is not None and b.lost is not None:
+        low, high = math.log(max(a.lost, _NOISE)), math.log(b.lost)
         return -low / (high - low) if low <= 0 < high else 0.5
     spread = b.missing - a.missing
     return -a.missing / spread if math.isfinite(spread) and spread > 0 else 0.5
-
-
-def _share_lost(point: Point) -> float | None:
-    """What a point loses, as a share of what may be lost; None where that is not known, or no more than noise."""
-    if point.failed or point.missing is None or point.most <= 0 or not math.isfinite(point.missing):
-        return None
-    share = point.missing / point.most + 1
-    return share if share > _NOISE else None
 
 
 @dataclass(eq=False)
@@ -168,15 +166,16 @@ class Bracket:
     def _leap(self, point: Point, aim: float) -> float:
         """How far beyond the outermost point the next one is: a stride, or less where what is lost says that a share
         ``aim`` of what may be is met before. What is lost is taken for a power of the knob, by this point and the one
-        next to it; for its square, as errors of rounding are, where there is no other."""
-        stride, lost = self._stride(), _share_lost(point)
+        next to it; for its square, as errors of rounding are, where there is no other. Losses that are no more than
+        noise say nothing."""
+        told = {p.x: p.lost for p in self.points if p.lost is not None and p.lost > _NOISE}
+        stride, lost = self._stride(), told.pop(point.x, None)
         if lost is None or self.largest or self.knob.integer or self.knob.scale != "log":
             return stride
-        others = [(abs(p.x - point.x), p.x, share) for p in self.points if p is not point and (share := _share_lost(p))]
         slope: float = 2 * math.log(self.knob.high / self.knob.low)
-        if others:
-            _, x, other = min(others)
-            measured = (math.log(lost) - math.log(other)) / (point.x - x)
+        if told:
+            x = min(told, key=lambda place: abs(place - point.x))
+            measured = (math.log(lost) - math.log(told[x])) / (point.x - x)
             slope = measured if measured > 0 else slope
         return float(min(stride, max(abs(math.log(lost / aim)) / slope, _LEAST_LEAP * self._first_stride())))
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nqbench.api.chunks import in_chunks
 from nqbench.api.errors import BadInput
 from nqbench.api.moments import Moments
 
 _HALVINGS = 200
-_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,10 @@ class Spectrum:
         gram = moments.gram
         values = gram[:, 0] if moments.diagonal else torch.linalg.eigvalsh(gram)
         rows = tensor.numel() // max(gram.shape[0] * gram.shape[2], 1)
-        # in parts: a large embedding would take gigabytes in float64
-        parts = torch.split(tensor.reshape(-1), _AT_ONCE) if tensor.numel() else ()
-        square = sum(float(part.double().square().sum()) for part in parts) / max(tensor.numel(), 1)
+        flat = tensor.reshape(-1)
+        # in chunks: a large embedding would take gigabytes in float64
+        sums = in_chunks(flat.numel(), lambda at: float(flat[at].double().square().sum()))
+        square = sum(sums) / max(flat.numel(), 1)
         return Spectrum(square * values.clamp(min=0).reshape(-1), torch.full((values.numel(),), float(rows)).double())
 
     @property
