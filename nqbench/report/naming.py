@@ -124,9 +124,7 @@ def logarithmic(rows: Sequence[Row]) -> bool:
     """Whether the metric of these rows is a distance from the float network, which spans decades: zero for that network
     itself, and more for all others."""
     known = [row for row in rows if row.metric is not None]
-    return bool(known) and all(
-        row.metric_float == 0 and not row.metric_higher_is_better and (row.metric or 0.0) > 0 for row in known
-    )
+    return bool(known) and all(row.is_distance and (row.metric or 0.0) > 0 for row in known)
 
 
 def span(rows: Sequence[Row], reach: float) -> tuple[float, float] | None:

@@ -83,6 +83,12 @@ class Row:
         loss = self.drop if self.metric_name else self.mse
         return None if loss is None else -loss
 
+    @property
+    def is_distance(self) -> bool:
+        """Whether the metric counts from the float network, as a divergence does: 0 for that one, and less is
+        better."""
+        return self.metric_float == 0 and not self.metric_higher_is_better
+
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "parts": dict(self.parts), "keys": list(self.keys)}  # asdict would copy deeply
 

@@ -43,7 +43,7 @@ class Redrawn:
         counts = resamples(known[0].kind[1], draws)
         chosen = np.random.default_rng(counts.shape)
         moved = np.stack([one.moved(counts, chosen) for one in known], 1)
-        if not all(row.metric_float == 0 and not row.metric_higher_is_better for row in usable):
+        if not all(row.is_distance for row in usable):
             moved -= np.median(moved, axis=1, keepdims=True)
         self._qualities = moved - np.array([row.drop for row in usable])
         self._at = {id(row): index for index, row in enumerate(usable)}

@@ -10,6 +10,7 @@ import torch
 from nqbench_quantizers import feedback
 from nqbench_quantizers.gptq import GPTQ
 from nqbench_quantizers.prices import Prices
+from nqbench_quantizers.watersic import WaterSIC
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -320,6 +321,15 @@ def test_moments_that_do_not_fit_or_are_not_finite_are_refused() -> None:
         GPTQ().quantize(source(weights(4, 3), torch.full((1, 3, 3), torch.nan)))
     with pytest.raises(BadInput, match="sensitivity"):
         GPTQ().quantize(Source(torch.ones(3)))
+
+
+@pytest.mark.parametrize("method", [GPTQ(step=0.05), GPTQ(bits=3), WaterSIC(step=0.05)])
+def test_nothing_is_asked_of_the_moments_of_a_tensor_without_weights(method: GPTQ) -> None:
+    w, none = weights(4, 3), torch.zeros(4, 3, dtype=torch.bool)
+    tensors = (SourceTensor("w", (4, 3), 0, 12), SourceTensor("gone", (4, 3), 12, 12, none))
+    h = SecondMoments((moments(3), torch.full((1, 3, 3), torch.nan)))
+    q = method.quantize(Source(w.reshape(-1), tensors, h))
+    assert q.sizes == (12, 0)
 
 
 def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
