@@ -94,11 +94,14 @@ def _named(data: ReportData, model: str) -> tuple[Any, Any]:
     """Colour and shape by the names of a model's lines, best first."""
     import altair as alt
 
-    lines = list(prominent(data, model).values())
-    domain = [*lines, OTHERS]
+    named = prominent(data, model)
+    looks = dict(zip(named.values(), zip(COLOURS, SHAPES, strict=False), strict=False))
+    if any(row.method not in named for row in data.by_model[model]):
+        looks[OTHERS] = (GREY, "circle")
+    colours, shapes = zip(*looks.values(), strict=True)
     legend = alt.Legend(orient="bottom", columns=1, title=None)
-    colour = alt.Color("line:N", scale=alt.Scale(domain=domain, range=[*COLOURS[: len(lines)], GREY]), legend=legend)
-    shape = alt.Shape("line:N", scale=alt.Scale(domain=domain, range=[*SHAPES[: len(lines)], "circle"]), legend=legend)
+    colour = alt.Color("line:N", scale=alt.Scale(domain=list(looks), range=colours), legend=legend)
+    shape = alt.Shape("line:N", scale=alt.Scale(domain=list(looks), range=shapes), legend=legend)
     return colour, shape
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from record_factory import digest, make, sweep
 
 from nqbench.report import ReportData
-from nqbench.report.figures import COLOURS, GREY, SHAPES, ticks
+from nqbench.report.figures import COLOURS, GREY, SHAPES, figures, ticks
 from nqbench.report.naming import NAMED, OTHERS, _enough, logarithmic, names, prominent, shortened, span, spread
 from nqbench.report.payload import datasets
 from nqbench.results.goal import Goal
@@ -122,6 +124,30 @@ def test_of_many_methods_the_first_ranked_are_named_and_the_others_are_grey() ->
     assert lines.count(OTHERS) == 2 * (11 - NAMED)
     ends = {end["line"]: end for end in names(data, "net", found)}
     assert ends["q01"]["file_bytes"] == max(record.file_bytes or 0 for record in many[:2])
+
+
+def fields(spec: Any, field: str) -> Iterator[dict[str, Any]]:
+    """The encodings of a field, wherever they stand in a figure."""
+    if isinstance(spec, dict):
+        if spec.get("field") == field:
+            yield spec
+        for part in spec.values():
+            yield from fields(part, field)
+    elif isinstance(spec, list | tuple):
+        for part in spec:
+            yield from fields(part, field)
+
+
+@pytest.mark.parametrize("methods", [1, NAMED, NAMED + 1])
+def test_a_legend_has_others_where_there_are_some_and_a_colour_and_a_shape_for_each_line(methods: int) -> None:
+    data = ReportData("s", [make(quantizer=f"q{i}", k=4, symbols=1000 + i, wrong=20) for i in range(methods)])
+    drawn = figures(data, datasets(data))
+    scales = [part["scale"] for figure in drawn for part in fields(figure.spec, "line") if "scale" in part]
+    lines = {row["line"] for row in datasets(data)["rows"]}
+    assert scales
+    assert all(set(scale["domain"]) == lines for scale in scales)
+    assert all(len(scale["range"]) == len(lines) for scale in scales)
+    assert (OTHERS in lines) == (methods > NAMED)
 
 
 @pytest.mark.parametrize(
