@@ -6,8 +6,8 @@ A row is an output, with its weight in the moments; or, where the first axis is 
 input, with its own diagonal entry. At high rates errors must cost the same everywhere, a step proportional to
 (c_t g_r)^(-1/2) [Gish and Pierce 1968]; a smaller exponent keeps something of what hardly costs at lower rates.
 
-Rows' steps are stored as 8-bit multiples of one float per tensor, four to an octave, so that few different codes occur:
-a step that is off by at most an eighth of an octave costs less than 0.004 bit per weight.
+Rows' steps are stored as whole multiples of one float per tensor (``in_octaves``), four to an octave, so that few
+different codes occur: a step that is off by at most an eighth of an octave costs less than 0.004 bit per weight.
 """
 
 from __future__ import annotations
@@ -71,12 +71,19 @@ def row_steps(source: Source, moments: Sequence[Moments], steps: Tensor, curvatu
         return None
     blocks = Blocks(source, per_of("channel", 0))
     found = []
-    for tensor, step, cost in zip(source.tensors, steps.double().tolist(), costs, strict=True):
-        entries = blocks.per.entries(tensor.shape)
-        octaves = torch.zeros(entries, dtype=torch.float64, device=source.device)
-        if cost is not None:
-            octaves = -curvature / 2 * cost.clamp_min(CHEAPEST).log2().to(source.device)
-            down = ((octaves.max() - octaves) * _PER_OCTAVE).round() / _PER_OCTAVE
-            octaves = octaves.max() - down
-        found.append((step * octaves.exp2()).float())
-    return Entries.codes("step", torch.cat(found), blocks, _CODES)
+    for tensor, step, cost in zip(source.tensors, steps.double(), costs, strict=True):
+        octaves = step.log2().to(source.device).expand(blocks.per.entries(tensor.shape))
+        found.append(octaves if cost is None else octaves - curvature / 2 * cost.clamp_min(CHEAPEST).log2().to(octaves))
+    return in_octaves("step", found, blocks, _CODES)
+
+
+def in_octaves(name: str, octaves: Sequence[Tensor], blocks: Blocks, codes: int) -> Entries:
+    """2^octaves, rounded to four an octave below the largest of each tensor, as multiples of one float per tensor.
+
+    octaves: (entries,) float64 of each tensor. codes: of which the largest stands for a tensor's largest value.
+    """
+    found = []
+    for own in octaves:
+        top = own.max() if own.numel() else own.new_zeros(())
+        found.append((top - ((top - own) * _PER_OCTAVE).round() / _PER_OCTAVE).exp2().float())
+    return Entries.codes(name, torch.cat(found), blocks, codes)

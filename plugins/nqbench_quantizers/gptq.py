@@ -155,9 +155,10 @@ class GPTQ(
             return self._at_bits(self.bits, source)
         return beside_constants(source, self._quantize) if self.granularity == "layer" else self._quantize(source)
 
-    def _quantize(self, source: Source) -> Quantized:
+    def _quantize(self, source: Source, scales: Tensor | None = None) -> Quantized:
+        """scales: (1,) or (tensors,), the unit of each tensor's step, where it is not that of the source's weights."""
         moments = self._moments_of(source)
-        steps = self._steps(source, moments)
+        steps = self._steps(source, moments, scales)
         rows = self._row_steps(source, moments, steps)
         each = rows.array.per.split(rows.values, [t.shape for t in source.tensors]) if rows else steps.unbind()
         parts, error, power = [], 0.0, 0.0
@@ -235,14 +236,18 @@ class GPTQ(
             logs[index] += 0.0 if rows is None else float(rows.clamp_min(CHEAPEST).log().mean())
         return float((logs * torch.tensor(source.sizes)).sum().div(source.n).exp())
 
-    def _steps(self, source: Source, moments: Sequence[Moments]) -> Tensor:
+    def _scales(self, source: Source) -> Tensor:
+        """(1,) or (tensors,) float64, on the CPU: the unit of each tensor's step."""
+        return step_scales(source, "layer" if self.granularity == "layer" else "global")
+
+    def _steps(self, source: Source, moments: Sequence[Moments], scales: Tensor | None = None) -> Tensor:
         """(tensors,) float32, on the CPU: the steps by which the decoder multiplies each tensor's levels."""
         if self.step < SMALLEST_STEP:
             raise BadInput(f"a step of {self.step} is 0 in float32: take a larger one")
         if self.curvature:
             scales = tensor_costs(moments, self.damping) ** (-self.curvature / 2)
-        else:
-            scales = step_scales(source, "layer" if self.granularity == "layer" else "global")
+        elif scales is None:
+            scales = self._scales(source)
         return steps_of(self.step, scales).expand(len(source.tensors))
 
     def _row_steps(self, source: Source, moments: Sequence[Moments], steps: Tensor) -> Entries | None:

@@ -4,13 +4,14 @@ With the second moments H = M D M^T of a layer's inputs (``feedback``), the outp
 d_j e_j^2, with |e_j| of the order of the step s_j. For a given product of the steps, which determines the rate at high
 resolution, this is least where all d_j s_j^2 are equal:
 
-    s_j = step * g / l_j,        l_j = d_j^(1/2), the diagonal of H's Cholesky factor, g the geometric mean of the l_j
+    s_j = step * f_j,    f_j = g / l_j,    l_j = d_j^(1/2), the diagonal of H's Cholesky factor, g their geometric mean
 
 (the paper's alpha_i proportional to 1 / l_ii). Where all d_j are equal, the method is ``gptq``. Columns with small
-steps take more bits, by entropy coding. Steps are stored as float16, one for each column of a tensor.
+steps take more bits, by entropy coding.
 
-The problem with steps s is that of the columns w_j / s_j under the second moments S H S, S = diag(s), with steps of 1,
-so that everything ``gptq`` offers (prices, beams, descents, order) applies to it.
+The problem with factors f is that of the columns w_j / f_j under the second moments F H F, F = diag(f), with one step,
+so that everything ``gptq`` offers (prices, beams, descents, order, steps of rows) applies to it. Factors are stored
+with a tensor's columns (``equalize``), four to an octave, as multiples of one float (``curvature``).
 """
 
 from __future__ import annotations
@@ -18,20 +19,39 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nqbench.api import Array, BadInput, Moments, Per, Quantized, Source, SourceTensor, Structure, scalar
+from nqbench.api import Array, Knob, Moments, Per, Quantized, SecondMoments, Source, SourceTensor, Structure
+from nqbench.api.source import LARGEST_WEIGHT
+from nqbench.api.toolkit.blocks import Blocks, Entries
 from nqbench_quantizers import feedback
-from nqbench_quantizers.gptq import GPTQ, LARGEST_LEVEL
+from nqbench_quantizers.curvature import in_octaves
+from nqbench_quantizers.gptq import GPTQ
+from nqbench_quantizers.steps import beside_constants
+
+_CODES = 1 << 14
+_FINEST, _COARSEST = -10.0, 4.0
+"""Octaves of factors about their geometric mean: codes reach from one to the other."""
 
 
 class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
     """Error feedback with a step for each column, such that all columns contribute equally to the output error."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"step": 0.05}, {"step": 0.03, "lam": 0.1}, {"step": 0.05, "act_order": True}]}
+        json_schema_extra={
+            "examples": [
+                {"step": 0.05},
+                {"step": 0.03, "lam": 0.1, "exponent": 0.5},
+                {"step": 0.05, "act_order": True},
+                {"step": 0.05, "curvature": 0.4},
+            ]
+        }
     )
+
+    exponent: float = Field(1.0, ge=0, le=1)
+    """The exponent c of s_j = step (g / l_j)^c. 1: all columns contribute equally to the output error, which is optimal
+    at high rates; 0: one step for all columns, as in ``gptq``."""
 
     @model_validator(mode="after")
     def _no_grid_of_its_own(self) -> WaterSIC:
@@ -40,66 +60,84 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
-        moments = self._moments_of(source)
-        means = self._steps(source, moments)
-        parts, steps, error, power = [], [], 0.0, 0.0
-        for tensor, known, mean in zip(source.tensors, moments, means.double(), strict=True):
-            if not tensor.size:
-                steps.append(torch.full((Per("column").entries(tensor.shape),), float(mean), device=source.device))
-                continue
-            m = Per("column").entries(tensor.shape)
-            if known.layout or known.diagonal or known.gram.shape[2] != m:
-                # the tensor's rows do not correspond to outputs: one step for all columns
-                steps.append(torch.full((m,), float(mean), device=source.device))
-                levels, figures = self._tensor(source, tensor, known, mean)
-            else:
-                gram = known.gram.double()
-                steps.append(self._column_steps(gram, float(mean)))
-                levels, figures = self._in_steps(source, tensor, gram, steps[-1].double())
-            parts.append(levels)
-            error, power = error + figures[0], power + figures[1]
-        levels = torch.cat(parts)
-        low, high = (int(edge) for edge in levels.aminmax())
-        if max(-low, high) >= LARGEST_LEVEL:
-            raise BadInput("the weights lie too many steps from zero: take a larger step")
-        scalar.check_alphabet(high - low + 1, "take a larger step")
-        symbols, step = (levels - low).to(torch.int32), torch.cat(steps).float()
-        stored = {"step": torch.float16} if torch.equal(step, step.half().float()) else {}
-        return Quantized(
-            symbols, high - low + 1, source.sizes, {"step": step}, {"offset": low}, "grid",
-            statistics={
-                "entropy": scalar.entropy(torch.bincount(symbols)), "output_error": error / power if power else 0.0
-            },
-            structure=Structure.of(source, arrays={"step": Array(Per("column"))}, stored=stored),
-        )  # fmt: skip
+        factors = self._factors(source)
+        if factors is None:
+            return super().quantize(source)
+        scaled, scales = self._divided(source, factors), self._scales(source)
 
-    def _column_steps(self, h: Tensor, mean: float) -> Tensor:
-        """(m,) float32 steps with the geometric mean ``mean``, rounded as they are stored. h: (groups, m, m)."""
+        def inner(part: Source) -> Quantized:
+            return self._quantize(part, scales)
+
+        q = beside_constants(scaled, inner) if self.granularity == "layer" else inner(scaled)
+        structure = q.structure
+        if structure is None:
+            several = q.parameters["step"].numel() > 1
+            structure = Structure.of(source, arrays={"step": Array(Per("layer" if several else "global"))})
+        structure = replace(
+            structure,
+            arrays={**structure.arrays, factors.name: factors.array},
+            stored={**structure.stored, **factors.stored},
+        )
+        parameters, side = {**q.parameters, **factors.parameters}, {**q.side, **factors.side}
+        return replace(q, parameters=parameters, side=side, structure=structure)
+
+    def knob(self, source: Source) -> Knob:
+        factors = self._factors(source) if isinstance(source.sensitivity, SecondMoments) else None
+        return super().knob(source if factors is None else self._divided(source, factors))
+
+    def _factors(self, source: Source) -> Entries | None:
+        """f of all columns, as a decoder has them; None where no tensor's columns are the inputs of its outputs."""
+        moments = self._moments_of(source)
+        blocks = Blocks(source, Per("column"))
+        octaves = [self._octaves(source, t, own) for t, own in zip(source.tensors, moments, strict=True)]
+        if all(not bool(own.any()) for own in octaves):
+            return None
+        return in_octaves("equalize", octaves, blocks, _CODES)
+
+    def _octaves(self, source: Source, tensor: SourceTensor, known: Moments) -> Tensor:
+        """(columns,) float64: log2 f; 0 where columns do not share inputs, and for weights that are all equal."""
+        columns = Per("column").entries(tensor.shape)
+        ones = torch.zeros(columns, dtype=torch.float64, device=source.device)
+        if not tensor.size or known.layout or known.diagonal or known.gram.shape[2] != columns:
+            return ones
+        low, high = source.weights[tensor.start : tensor.stop].aminmax()
+        if self.granularity == "layer" and bool(low == high):
+            return ones
+        h = known.gram.double()
         diagonal = h.diagonal(dim1=1, dim2=2)
-        columns = feedback.order(diagonal, self.act_order)
-        _, gain = feedback.factor(feedback.among(h, columns), self.damping)
-        logs = torch.zeros_like(gain).scatter_(1, columns, gain.log() / 2).mean(0)
+        order = feedback.order(diagonal, self.act_order)
+        _, gain = feedback.factor(feedback.among(h, order), self.damping)
+        logs = torch.zeros_like(gain).scatter_(1, order, gain.log2() / 2).mean(0)
         alive = (diagonal > 0).any(0)
         if not bool(alive.any()):
-            alive = torch.ones_like(alive)
-        relative = logs[alive].mean() - logs
+            return ones
+        relative = self.exponent * (logs[alive].mean() - logs)
         # the step of a dead input has no effect, but must be a finite float
-        relative = torch.where(alive, relative, relative[alive].max())
-        steps = (mean * relative.exp()).float()
-        half = steps.half().float()
-        normal = (half >= torch.finfo(torch.float16).smallest_normal) & torch.isfinite(half)
-        return half if bool(normal.all()) else steps
+        found = torch.where(alive, relative, relative[alive].max()).clamp(_FINEST, _COARSEST)
+        size = max(-float(low), float(high))
+        return found if size <= LARGEST_WEIGHT * 2 ** (_FINEST - 1) else ones
 
-    def _in_steps(
-        self, source: Source, tensor: SourceTensor, h: Tensor, steps: Tensor
-    ) -> tuple[Tensor, tuple[float, float]]:
-        """(kept,) levels of one tensor, and its statistics: ``gptq`` applied to the columns divided by their steps."""
-        matrix = steps.expand(tensor.shape[0] if tensor.shape else 1, -1)
-        own = matrix.reshape(-1) if tensor.mask is None else matrix.reshape(tensor.shape)[tensor.mask]
-        weights = source.weights.clone()
-        levels = weights[tensor.start : tensor.stop].double() / own
-        if float(levels.abs().max()) > LARGEST_LEVEL:
-            raise BadInput(f"{tensor.name} has weights of more than {LARGEST_LEVEL:,} steps: take a larger step")
-        weights[tensor.start : tensor.stop] = levels.float()
-        scaled = replace(source, weights=weights, shared={})
-        return self._tensor(scaled, tensor, Moments(steps[:, None] * h * steps), torch.ones(()))
+    def _divided(self, source: Source, factors: Entries) -> Source:
+        """The source with columns w_j / f_j and their second moments F H F."""
+        each = Per("column").split(factors.values, [t.shape for t in source.tensors])
+        parts = [_of_kept(tensor, own) for tensor, own in zip(source.tensors, each, strict=True)]
+        matrices = [_scaled(moments, own).packed() for moments, own in zip(self._moments_of(source), each, strict=True)]
+        weights = source.weights / torch.cat(parts)
+        return replace(source, weights=weights, sensitivity=SecondMoments(tuple(matrices)), shared={})
+
+
+def _of_kept(tensor: SourceTensor, factors: Tensor) -> Tensor:
+    """(kept,): the factor of each kept weight."""
+    if not tensor.size:
+        return factors[:0]
+    whole = Per("column").spread(factors, tensor.shape)
+    return whole if tensor.mask is None else whole[tensor.mask.reshape(-1)]
+
+
+def _scaled(moments: Moments, factors: Tensor) -> Moments:
+    """F H F, where columns are the inputs."""
+    if moments.layout or moments.diagonal or moments.gram.shape[2] != len(factors):
+        return moments
+    wide = factors.double()
+    gram = (wide[:, None] * moments.gram.double() * wide).to(moments.gram.dtype)
+    return replace(moments, gram=gram)

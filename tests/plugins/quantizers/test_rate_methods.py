@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.watersic import WaterSIC
 from torch import Tensor
 
-from nqbench.api import SecondMoments, Source
+from nqbench.api import Moments, SecondMoments, Source
 from nqbench.api.formula import entries_of
 from nqbench.testing.sources import laplace
 
@@ -73,17 +74,38 @@ def test_gptq_at_bits_is_better_than_rounding_by_its_own_measure() -> None:
         assert cost(source, feedback.reconstruct(), h) < 0.8 * cost(source, plain.reconstruct(), h)
 
 
-def test_watersic_s_steps_make_every_column_cost_the_same() -> None:
-    """s_j l_j is one number, l the diagonal of the Cholesky factor that eliminates later columns first; the steps'
-    geometric mean is ``step``."""
+@pytest.mark.parametrize("exponent", [1.0, 0.4, 0.0])
+@pytest.mark.parametrize("curvature", [0.0, 0.4])
+def test_watersic_s_steps_make_every_column_cost_the_same(exponent: float, curvature: float) -> None:
+    """s_j l_j is one number but for an eighth of an octave on either side, l the diagonal of the Cholesky factor that
+    eliminates later columns first; the factors' geometric mean is 1. Steps of rows are ``gptq``'s of the columns so
+    divided."""
     h = moments(16, spread=1.2)
-    q = WaterSIC(step=0.02, damping=0.01).quantize(layer(6, 16, h))
+    g = torch.tensor([0.2, 0.4, 0.4, 1.0, 2.0, 2.0])
+    packed = Moments(h[None], 0, g).packed() if curvature else h[None]
+    source = replace(layer(6, 16, h), sensitivity=SecondMoments((packed,)))
+    q = WaterSIC(step=0.02, damping=0.01, exponent=exponent, curvature=curvature).quantize(source)
+    if not exponent:
+        same = GPTQ(step=0.02, damping=0.01, curvature=curvature).quantize(source)
+        assert torch.equal(q.reconstruct(), same.reconstruct())
+        return
     damped = h.double() + 0.01 * h.diagonal().double().mean() * torch.eye(16, dtype=torch.float64)
     l_jj = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1).diagonal()
-    step = q.parameters["step"].double()
-    product = step * l_jj
-    torch.testing.assert_close(product, product[:1].expand(16), rtol=2e-3, atol=0)
-    assert abs(float(step.log().mean().exp()) / 0.02 - 1) < 1e-3
+    assert q.structure is not None
+    factors = entries_of(q, q.structure, "equalize")[0].double()
+    product = factors.log2() + exponent * l_jj.log2()
+    assert float(product.max() - product.min()) <= 0.26
+    assert abs(float(factors.log2().mean())) <= 0.13
+    step = entries_of(q, q.structure, "step")[0].double()
+    if curvature:
+        cost = float((l_jj * factors).square().mean())
+        wanted = 0.02 * (cost * g.double() / g.double().mean()) ** (-curvature / 2)
+        assert float((step / wanted).log2().abs().max()) <= 0.13
+    else:
+        assert step.tolist() == pytest.approx([0.02])
+    # and what is decoded lies on these steps, column by column
+    levels = q.reconstruct().reshape(6, 16).double() / factors / step.reshape(-1, 1)
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
 
 
 def test_watersic_needs_fewer_bits_than_one_step_at_equal_error() -> None:
