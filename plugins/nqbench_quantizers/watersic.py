@@ -16,6 +16,7 @@ with a tensor's columns (``equalize``), four to an octave, as multiples of one f
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -69,17 +70,19 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
             return self._quantize(part, scales)
 
         q = beside_constants(scaled, inner) if self.granularity == "layer" else inner(scaled)
-        structure = q.structure
+        structure, parameters = q.structure, dict(q.parameters)
         if structure is None:
-            several = q.parameters["step"].numel() > 1
-            structure = Structure.of(source, arrays={"step": Array(Per("layer" if several else "global"))})
+            step = parameters["step"]
+            if step.numel() > 1:  # a structure has no step for a tensor of no places
+                step = parameters["step"] = step[[math.prod(t.shape) > 0 for t in source.tensors]]
+            structure = Structure.of(source, arrays={"step": Array(Per("layer" if len(step) > 1 else "global"))})
         structure = replace(
             structure,
             arrays={**structure.arrays, factors.name: factors.array},
             stored={**structure.stored, **factors.stored},
         )
-        parameters, side = {**q.parameters, **factors.parameters}, {**q.side, **factors.side}
-        return replace(q, parameters=parameters, side=side, structure=structure)
+        parameters |= factors.parameters
+        return replace(q, parameters=parameters, side={**q.side, **factors.side}, structure=structure)
 
     def knob(self, source: Source) -> Knob:
         factors = self._factors(source) if isinstance(source.sensitivity, SecondMoments) else None

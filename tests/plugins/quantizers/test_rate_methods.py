@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,22 @@ def test_watersic_s_steps_make_every_column_cost_the_same(exponent: float, curva
     # and what is decoded lies on these steps, column by column
     levels = q.reconstruct().reshape(6, 16).double() / factors / step.reshape(-1, 1)
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("fields", [{}, {"granularity": "layer"}, {"curvature": 0.4}])
+@pytest.mark.parametrize("others", [[], [(0, 7)], [(0, 7), (5, 7), (7,)]])
+def test_watersic_takes_groups_with_tensors_of_no_weights(
+    fields: dict[str, Any], others: list[tuple[int, ...]]
+) -> None:
+    shapes = [(5, 7), *others]
+    drawn = [laplace(*shape, seed=at) if 0 not in shape else torch.zeros(shape) for at, shape in enumerate(shapes)]
+    weights = [(f"w{at}", w) for at, w in enumerate(drawn)]
+    h = moments(7, spread=1.3)
+    grams = SecondMoments(tuple(h[None] if len(shape) > 1 else torch.rand(1, 1, 1) + 0.1 for shape in shapes))
+    q = WaterSIC(step=0.01, damping=0.0, **fields).quantize(Source.of(weights, sensitivity=grams))
+    assert q.structure is not None
+    whole = torch.cat([w.reshape(-1) for w in drawn])
+    assert float((q.reconstruct() - whole).abs().max()) < 0.5 * float(whole.abs().max())
 
 
 def test_watersic_needs_fewer_bits_than_one_step_at_equal_error() -> None:
