@@ -2,33 +2,37 @@
 entropy-coded.
 
 A network loaded from a GGUF file computes with the dequantized values. For each given tensor, this codec finds the
-tensor of the file with bitwise equal values, and writes the components of its blocks: codes, which are levels, and
-their units d and m. The values, and the file's own bytes, can be restored exactly (``blocks_of``). Tensors that the
-file does not store in blocks, such as norms, are coded by ``lossless``.
+tensor of the file with bitwise equal values, and writes the components of its blocks: codes, which are levels, codes of
+scales and minima in super-blocks (k-quants), and the units d and m. The values, and the file's own bytes, can be
+restored exactly (``blocks_of``). Tensors that the file does not store in blocks, such as norms, are coded by
+``lossless``; so are those in blocks of types that it cannot read, and it says so.
 
 Bitstream
 =========
 ``int`` is that of the file's specification (unsigned LEB128). For each tensor, in order, ``u8``: 0 if it has no blocks,
-else 1 + the number of its type (q4_0, q4_1, q5_0, q5_1, q8_0). Then for each of these types that occurs, in this order,
-three or, with a minimum, five streams, each ``int`` bytes of its table, ``int`` bytes of its payload, and both, by the
-coder in the file's parameters: codes, of the alphabet 2^bits; the upper bytes of d, the lower ones; those of m. The
-coder is told of all tensors of the type, of codes in their shapes, of the others in the shape (rows, blocks of a row).
-A stream's symbols are the tensors', one after another. The rest is a stream of ``lossless`` for the others.
+else 1 + the number of its type: q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k. Then for each of these that
+occurs, in this order, its streams, each ``int`` bytes of its table, ``int`` bytes of its payload, and both, by the
+coder in the file's parameters: codes, of the alphabet 2^bits; of a k-quant the codes of scales and, with a minimum,
+those of minima; the upper bytes of d, the lower ones; with a minimum, those of m. The coder is told of all tensors of
+the type: of codes in their shapes, of the others in the shape (rows, such numbers of a row). A stream's symbols are the
+tensors', one after another. The rest is a stream of ``lossless`` for the others.
 """
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from nqbench.api import BadInput, Codec, CorruptFile, Stream, StreamSpec, StreamTensor
+from nqbench.api import BadInput, Codec, CorruptFile, Note, Stream, StreamSpec, StreamTensor
 from nqbench.api.toolkit.bits import ByteReader
-from nqbench.api.toolkit.gguf import BLOCK, TYPES, Blocks, BlockType, entries_of
+from nqbench.api.toolkit.gguf import Entry, entries_of
+from nqbench.api.toolkit.gguf_blocks import TYPES, Blocks, BlockType, Part
 from nqbench_coders.inner_stream import Inner, inner_coder, read_stream, write_stream
 from nqbench_coders.lossless import Lossless
 
@@ -54,12 +58,13 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
             if not own:
                 continue
             shapes = {name: tensors[name].shape for name in own}
-            arrays = [np.concatenate([b.codes for b in own.values()])]
-            for units in (b"dm" if kind.minimum else b"d").decode():
-                whole = np.concatenate([getattr(b, units) for b in own.values()]).astype(np.int32)
-                arrays += [whole >> 8, whole & 255]
+            arrays = [
+                plane
+                for name, part in kind.parts.items()
+                for plane in _planes(part, np.concatenate([b.numbers[name].reshape(-1) for b in own.values()]))
+            ]
             for array, spec in zip(arrays, _specs(kind, shapes), strict=True):
-                out += write_stream(inner_coder(self.coder), Stream(array.astype(np.int32, copy=False), spec))
+                out += write_stream(inner_coder(self.coder), Stream(array, spec))
         others = {name: array for name, array in tensors.items() if name not in found}
         return out + Lossless(coder=self.coder).compress(others, seed)
 
@@ -86,19 +91,25 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
         path = _path(self.file)
         wanted: dict[tuple[int, int], list[str]] = {}
         for name, array in tensors.items():
-            if array.dtype == np.float32 and array.ndim and array.shape[-1] % BLOCK == 0 and array.size:
+            if array.dtype == np.float32 and array.ndim and array.size:
                 wanted.setdefault((array.size, zlib.crc32(array.tobytes())), []).append(name)
         found: dict[str, Blocks] = {}
+        entries = entries_of(path)
         with path.open("rb") as file:
-            for entry in entries_of(path):
+            for entry in entries:
                 if entry.kind is None:
                     continue
                 file.seek(entry.start)
                 blocks = Blocks.of(file.read(entry.size), entry.kind)
                 values = blocks.values()
                 for name in wanted.get((values.size, zlib.crc32(values.tobytes())), []):
-                    if np.array_equal(values.view(np.uint32), tensors[name].reshape(-1).view(np.uint32)):
-                        found.setdefault(name, blocks)
+                    # different blocks may have equal values: those of the same name, or else the first
+                    known, own = name in found and name != entry.name, tensors[name]
+                    if known or own.shape[-1] % entry.kind.weights:
+                        continue
+                    if np.array_equal(values.view(np.uint32), own.reshape(-1).view(np.uint32)):
+                        found[name] = blocks
+        _tell_unread(self.file, entries)
         return {name: found[name] for name in tensors if name in found}
 
     def _read(self, data: bytes, shapes: Shapes) -> tuple[dict[str, Blocks], bytes, int]:
@@ -112,17 +123,17 @@ class GGUFCodes(Codec, name="gguf", paper="https://github.com/ggml-org/ggml/blob
             own = {name: shape for (name, shape), k in zip(shapes.items(), kinds, strict=True) if k == number}
             if not own:
                 continue
-            if any(not shape or shape[-1] % BLOCK or 0 in shape for shape in own.values()):
+            if any(not shape or shape[-1] % kind.weights or 0 in shape for shape in own.values()):
                 raise CorruptFile("blocks of a tensor whose rows are no whole blocks", offset=0)
-            codes, *planes = [read_stream(inner_coder(self.coder), reader, spec) for spec in _specs(kind, own)]
-            units = [(high << 8 | low).astype(np.uint16) for high, low in zip(planes[::2], planes[1::2], strict=True)]
+            planes = iter([read_stream(inner_coder(self.coder), reader, spec) for spec in _specs(kind, own)])
+            numbers = {
+                name: _joined(part, [next(planes) for _ in _alphabets(part)]) for name, part in kind.parts.items()
+            }
             at = 0
             for name, shape in own.items():
-                size = int(np.prod(shape, dtype=np.int64))
-                part = slice(at // BLOCK, (at + size) // BLOCK)
-                m = units[1][part] if kind.minimum else np.zeros(0, dtype=np.uint16)
-                found[name] = Blocks(kind, codes[at : at + size], units[0][part], m)
-                at += size
+                end = at + int(np.prod(shape, dtype=np.int64)) // kind.weights
+                found[name] = Blocks(kind, {part: array[at:end] for part, array in numbers.items()})
+                at = end
         offset = reader.offset
         return found, reader.take(reader.left), offset
 
@@ -141,15 +152,41 @@ def _path(file: str) -> Path:
     return path
 
 
+def _tell_unread(file: str, entries: Sequence[Entry]) -> None:
+    """A note of the tensors whose blocks are coded as float32 because their types cannot be read."""
+    unread = [entry.unread for entry in entries if entry.unread]
+    if unread:
+        types = ", ".join(f"{unread.count(name)} of {name}" for name in sorted(set(unread)))
+        known = ", ".join(kind.name for kind in TYPES)
+        reason = f"{file} has tensors in blocks that cannot be read ({types}; known: {known})"
+        warnings.warn(f"codec 'gguf': {reason}: their values are coded as floats, by 'lossless'", Note, stacklevel=4)
+
+
+def _alphabets(part: Part) -> list[int]:
+    """Of the streams that a part's numbers are written in."""
+    return [1 << part.bits] if part.bits <= 8 else [256, 256]
+
+
+def _planes(part: Part, numbers: np.ndarray) -> list[np.ndarray]:
+    """Numbers as the symbols of their streams: as they are, or their upper and their lower bytes."""
+    return [numbers] if part.bits <= 8 else [numbers >> 8, numbers & 255]
+
+
+def _joined(part: Part, planes: Sequence[np.ndarray]) -> np.ndarray:
+    """(blocks, count) numbers from the symbols of their streams."""
+    whole = planes[0] if len(planes) == 1 else planes[0] << 8 | planes[1]
+    return whole.astype(part.dtype).reshape(-1, part.count)
+
+
 def _specs(kind: BlockType, shapes: Shapes) -> list[StreamSpec]:
     """The specifications of a type's streams, in their order."""
-    codes, units, at = [], [], 0
-    for name, shape in shapes.items():
-        size = int(np.prod(shape, dtype=np.int64))
-        codes.append(StreamTensor(name, tuple(shape), at, at + size))
-        rows = (size // shape[-1], shape[-1] // BLOCK)
-        units.append(StreamTensor(name, rows, at // BLOCK, (at + size) // BLOCK))
-        at += size
-    planes = 4 if kind.minimum else 2
-    unit = StreamSpec(at // BLOCK, 256, ordered=True, tensors=tuple(units))
-    return [StreamSpec(at, 1 << kind.bits, ordered=True, tensors=tuple(codes)), *[unit] * planes]
+    found = []
+    for name, part in kind.parts.items():
+        tensors, at = [], 0
+        for tensor, shape in shapes.items():
+            rows, blocks = int(np.prod(shape[:-1], dtype=np.int64)), shape[-1] // kind.weights
+            own = tuple(shape) if name == "codes" else (rows, blocks * part.count)
+            tensors.append(StreamTensor(tensor, own, at, at + rows * blocks * part.count))
+            at += rows * blocks * part.count
+        found += [StreamSpec(at, alphabet, ordered=True, tensors=tuple(tensors)) for alphabet in _alphabets(part)]
+    return found

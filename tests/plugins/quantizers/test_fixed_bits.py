@@ -12,6 +12,7 @@ from nqbench_quantizers.tabled import FP4, FP8, NF4
 
 from nqbench.api import Diagonal, Source
 from nqbench.api.tables import table_of
+from nqbench.api.toolkit.gguf_blocks import TYPES, Blocks
 from nqbench.testing.sources import laplace
 
 
@@ -92,6 +93,31 @@ def test_a_k_quant_s_value_is_that_of_its_format(quantizer: Q4K, block: int, cod
     assert int(q.side["step"].max()) < codes
     coarse = type(quantizer)(rounds=0).quantize(given).reconstruct()
     assert (given.weights - q.reconstruct()).square().sum() < (given.weights - coarse).square().sum()
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q3_k", "q2_k"])
+def test_a_k_quant_is_what_ggml_reads_of_its_blocks(name: str) -> None:
+    """Packed into ggml's blocks, whose bytes are what the format says that a weight takes."""
+    quantizer = {"q4_k": Q4K(), "q3_k": Q3K(), "q2_k": Q2K()}[name]
+    q = quantizer.quantize(source(5, 512))
+    kind = next(kind for kind in TYPES if kind.name == name)
+    # ggml's scales of q3_k have a sign, in 6 bits that are counted from -32
+    scales = q.side["step"].numpy() + kind.parts["scales"].zero
+    numbers = {"codes": q.symbols.numpy(), "scales": scales, "d": q.parameters["step_unit"].half().numpy()}
+    if "minima" in kind.parts:
+        numbers |= {"minima": q.side["shift"].numpy(), "m": -q.parameters["shift_unit"].half().numpy()}
+    numbers = {
+        part: (array.view(np.uint16) if part in "dm" else array.astype(np.uint8)).reshape(10, -1)
+        for part, array in numbers.items()
+    }
+    data = Blocks(kind, numbers).data()
+    assert len(data) * 8 / (5 * 512) == {"q4_k": 4.5, "q3_k": 3.4375, "q2_k": 2.625}[name]
+    value = q.reconstruct().numpy()
+    np.testing.assert_array_equal(Blocks.of(data, kind).values(), value)
+    gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
+    rows = np.frombuffer(data, dtype=np.uint8).reshape(5, -1)
+    theirs = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[name.upper()])
+    np.testing.assert_array_equal(theirs.reshape(-1), value)
 
 
 def test_codes_with_a_codeword_for_every_vector_are_exact() -> None:
