@@ -128,7 +128,13 @@ With a structure, of the same forms::
 - The table is ``codebook``, (k,) where d = 1, (k, d), or (m, k, d), m from 2 to 64: the j-th symbol of a row, from 0,
   is of the codebook j mod m, and if codewords are summed they are added in that order. Or it is the rule's that is
   named (``nqbench.api.tables`` specifies them): nf4, fp4, e4m3, e5m2, int, laplace, zd, d4, e8; at most 2^16 points,
-  d <= 16.
+  d <= 16. nf4 is no formula but 16 numbers [QLoRA, 2305.14314, appendix E], in the order of the symbols, of which
+  each stands for the nearest float32::
+
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0
+
 - ``dithered``: j counts the group's symbols, and there is one codebook.
 - transform: the sign-randomized Hadamard transform of each row's kept weights, or of tiles of several rows'
   (``nqbench.api.hadamard`` specifies both).

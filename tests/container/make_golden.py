@@ -89,6 +89,11 @@ RECIPES = {
     "structure-coded-scales": Recipe(
         (T((30, 40)),), (_S("lookup", scale=("group", 2, 4, "global", 0), equalize=("channel", 1)),), coder="rans"
     ),
+    "structure-coded-planes": Recipe(
+        (T((15, 32), 0), T((16, 32), 1), T((8, 32), 2), T((2, 3), 3)),
+        (*(_S("grid", step=("group", 1), stored=kind) for kind in (torch.float32, HALF, torch.bfloat16)), G()),
+        coder="kit-present",
+    ),
     "structure-product": Recipe(PRUNED, (_S("lookup", d=2, books=3),), positions="kit-bitmap", streams="per-tensor"),
     "structure-residual": Recipe(
         NET, (_S("lookup", d=3, books=2, summed=True, scale=("channel", 0), stored=torch.bfloat16),)

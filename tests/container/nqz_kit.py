@@ -17,6 +17,7 @@ from nqbench.api import (
     Codec,
     Coder,
     CorruptFile,
+    Encoded,
     Group,
     Per,
     Placed,
@@ -24,10 +25,13 @@ from nqbench.api import (
     Quantized,
     Quantizer,
     Stream,
+    StreamSpec,
     Structure,
+    check_decoded,
 )
 from nqbench.api.philox import dither
 from nqbench.api.tables import table_of
+from nqbench.api.toolkit.bits import bit_width, pack_bits, unpack_bits
 from nqbench.container import Contents
 from nqbench.registry import Registered, Registry, registry
 
@@ -42,6 +46,26 @@ class KitQuantizer(Quantizer, name="kit-quantizer"):
             return quantized.reconstruct(parameters)
         slope = (parameters or quantized.parameters)["slope"]
         return quantized.symbols.float() * slope + float(quantized.side["shift"])
+
+
+class KitPresent(Coder, name="kit-present"):
+    """Table: a bit for each symbol of the alphabet, lowest bit first, whether it occurs. Payload: the number of each
+    symbol among those that do, as ``raw`` has it."""
+
+    def encode(self, stream: Stream) -> Encoded:
+        present, number = np.unique(stream.symbols, return_inverse=True)
+        table = np.packbits(np.isin(np.arange(stream.spec.alphabet), present), bitorder="little").tobytes()
+        return Encoded(table, pack_bits(number.astype(np.int32), bit_width(max(1, present.size))))
+
+    def decode(self, encoded: Encoded, spec: StreamSpec) -> np.ndarray:
+        bits = np.unpackbits(np.frombuffer(encoded.table, np.uint8), bitorder="little")
+        present = np.flatnonzero(bits).astype(np.int32)
+        if bits.size // 8 != -(-spec.alphabet // 8) or (spec.count and not present.size):
+            raise CorruptFile("another table than the alphabet's", section="coder_table", offset=0)
+        number = unpack_bits(encoded.payload, bit_width(max(1, present.size)), spec.count)
+        if spec.count and number.max() >= present.size:
+            raise CorruptFile("a symbol beyond those that occur", section="symbols", offset=0)
+        return check_decoded(present[number], spec)
 
 
 class KitMerged(Positions, name="kit-merged"):
@@ -114,7 +138,7 @@ class KitCodec(Codec, name="kit-codec"):
         return arrays
 
 
-KIT = (KitQuantizer, KitMerged, KitBitmap, KitGaps, KitCodec)
+KIT = (KitQuantizer, KitPresent, KitMerged, KitBitmap, KitGaps, KitCodec)
 
 
 def kit_registry() -> Registry:
@@ -369,8 +393,8 @@ def structured(
         side["dither_step"] = float(rng.uniform(0, 1))
     symbols: list[int] = []
     values = {}
-    for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
-        rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1) if kept[t].size else kept[t].reshape(1, 0)
+    for t, name in enumerate(members):
+        rows = _rows(kept[t])
         mine: list[np.float32] = []
         for row in rows:
             left = int(row.sum())
@@ -405,16 +429,15 @@ def structured(
     if g.form == "dithered":
         u = dither(seed, side["dither_step"], len(symbols)).numpy()  # type: ignore[arg-type]
         at = 0
-        for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
-            rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1)
+        for t, name in enumerate(members):
+            rows = _rows(kept[t])
             drawn = [at + np.arange(int(row.sum())) // d + np.cumsum([0, *(-(-rows.sum(1) // d))])[i]
                      for i, row in enumerate(rows)]  # fmt: skip
             values[name] = values[name] - u[np.concatenate(drawn)]
             at += int((-(-rows.sum(1) // d)).sum())
-    for t, (name, shape) in enumerate(zip(members, shapes, strict=True)):
+    for t, name in enumerate(members):
         if s.hadamard:
-            rows = kept[t].reshape(shape[0] if len(shape) > 1 else 1, -1)
-            lengths = rows.sum(1).tolist()
+            lengths = _rows(kept[t]).sum(1).tolist()
             if s.tile:
                 values[name] = across(values[name], lengths, s.tile)
             values[name] = unhadamard(values[name], lengths, s.hadamard, seed)
@@ -426,6 +449,11 @@ def structured(
     sizes = tuple(int(k.sum()) for k in kept)
     array = torch.tensor(symbols, dtype=torch.int32)
     return Quantized(array, g.alphabet, sizes, parameters, side, g.form, structure=structure), values  # type: ignore[arg-type]
+
+
+def _rows(kept: np.ndarray) -> np.ndarray:
+    """(R, L); one row of nothing where the tensor has no places."""
+    return kept.reshape(kept.shape[0] if kept.ndim > 1 else 1, -1) if kept.size else kept.reshape(1, 0)
 
 
 def _entry_of(by: str, size: int, shape: tuple[int, ...]) -> np.ndarray:

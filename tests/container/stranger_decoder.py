@@ -1,7 +1,8 @@
 """A second decoder of ``.nqz`` files, from the docstring of ``nqbench.container`` alone; numpy, standard library.
 
 Its coders and positions are those whose specification takes a line: ``raw``, and the kit's own. It shares no code with
-nqbench, and takes files to be sound. bfloat16 comes back as the float32 of the same value.
+nqbench, and takes files to be sound. bfloat16 comes back as the float32 of the same value. ``TIMES`` counts how often
+the scales were coded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ import numpy as np
 
 ARRAYS = ("scale", "step", "zero", "shift", "equalize")
 DTYPES = ("<f4", "<f2", "bfloat16", "<f8", "<i8", "<i4", "<i2", "<i1", "<u1", "?")
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
 SECTIONS = ("codebook", "scales", "coder_table", "positions", "symbols", "raw_parameters", "raw_buffers")
+TIMES = {"codes": 0, "planes": 0}
 
 
 class Cursor:
@@ -169,20 +176,30 @@ def entries_of(per, shapes):
     return firsts, at
 
 
-def scale_of(scales, kind, count, codes):
+def scale_of(scales, kind, count, codes, coder):
     """(count,) an array of the section ``scales``."""
     kind = kind & 15
     if not scales.u8():
         return scales.array(kind, (count,))
     streams = []
+    TIMES["codes" if codes else "planes"] += 1
     for _ in range(1 if codes else 4 if kind == 0 else 2):
         table, payload = scales.int(), scales.int()
-        assert not table
-        streams.append(raw_coder(scales.take(payload), codes or 256, count))
+        streams.append(decoded(coder, scales.take(table), scales.take(payload), codes or 256, count))
     if codes:
         return np.array(streams[0])
     data = b"".join(bytes(entry[::-1]) for entry in zip(*streams, strict=True))
     return Cursor(data).array(kind, (count,))
+
+
+def decoded(coder, table, payload, alphabet, count):
+    """The symbols of a stream of ``raw``, or of the kit's ``kit-present``."""
+    if coder == "raw":
+        assert not table
+        return raw_coder(payload, alphabet, count)
+    assert coder == "kit-present"
+    present = [s for s in range(alphabet) if table[s // 8] >> s % 8 & 1]
+    return [present[i] for i in raw_coder(payload, len(present), count)] if present else []
 
 
 def raw_coder(payload, alphabet, count):
@@ -196,8 +213,8 @@ def masks_of(header, pruned):
     if header["positions"] is None:
         return None
     count, alphabet, table, payload = header["positions"]
-    assert header["plugins"][4][0] == "raw" or header["plugins"][1][0] == "raw"
-    symbols = raw_coder(header["sections"]["positions"][table : table + payload], alphabet, count)
+    coder, data = header["plugins"][4][0] or header["plugins"][1][0], header["sections"]["positions"]
+    symbols = decoded(coder, data[:table], data[table : table + payload], alphabet, count)
     places = sum(math.prod(t["shape"]) for t in pruned)
     name, parameters = header["plugins"][3][:2]
     bits = json.loads(parameters).get("bits", 1 if name == "kit-bitmap" else 4)
@@ -229,13 +246,13 @@ def philox(seed, j):
     return x[0]
 
 
-def arrays_of(book, scales, group):
+def arrays_of(book, scales, group, coder):
     found = {}
     declared = group["structure"]["arrays"] if group["structure"] else {}
     for name, tag, shape in group["arrays"]:
         whole = name.removesuffix("_unit")
         if whole in declared and (name == whole or declared[whole]["codes"]):
-            found[name] = scale_of(scales, tag, shape[0], declared[whole]["codes"] if name == whole else 0)
+            found[name] = scale_of(scales, tag, shape[0], declared[whole]["codes"] if name == whole else 0, coder)
         elif tag == 32:
             found[name] = book.signed()
         elif tag == 33:
@@ -273,10 +290,8 @@ def kept_values(group, arrays, symbols, sizes):
 
 
 def table_of(rule, k, d):
-    """(k, d), from the docstring of nqbench.api.tables, by brute force; NF4's numbers are that module's."""
+    """(k, d), from the docstring of nqbench.api.tables, by brute force; nf4's numbers are the page's."""
     if rule == "nf4":
-        from nqbench.api.tables import NF4
-
         return np.array(NF4, dtype="<f4")[:, None]
     if rule == "int":
         return np.array([[s - k // 2] for s in range(k)], dtype="<f4")
@@ -402,7 +417,8 @@ def decode(data, specification):
     pruned = [t for group in members for t in group if t["pruned"]]
     masks = masks_of(header, pruned) if pruned else {}
     book, scales = Cursor(sections["codebook"]), Cursor(sections["scales"])
-    arrays = [arrays_of(book, scales, group) for group in header["groups"]]
+    coder = header["plugins"][1][0]
+    arrays = [arrays_of(book, scales, group, coder) for group in header["groups"]]
     d = [a["codebook"].shape[1] if np.ndim(a.get("codebook")) == 2 else 1 for a in arrays]
     structures = [group["structure"] for group in header["groups"]]
 
@@ -433,10 +449,9 @@ def decode(data, specification):
             for i, of in enumerate(members)
             for t in of
         ]
-    assert header["plugins"][1][0] == "raw"
-    payloads, everything = Cursor(sections["symbols"]), []
-    for (_, size), (k, n) in zip(header["streams"], wanted, strict=True):
-        everything += raw_coder(payloads.take(size), k, n)
+    payloads, tables, everything = Cursor(sections["symbols"]), Cursor(sections["coder_table"]), []
+    for (table, size), (k, n) in zip(header["streams"], wanted, strict=True):
+        everything += decoded(coder, tables.take(table), payloads.take(size), k, n)
     state, source = {}, iter(everything)
     for group, of, found, n in zip(header["groups"], members, arrays, counts, strict=True):
         symbols = list(itertools.islice(source, n))

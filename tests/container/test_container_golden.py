@@ -1,7 +1,10 @@
 """Old files stay readable: golden files decode to what they always did, and the specification alone suffices to."""
 
 import json
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import stranger_decoder
@@ -10,21 +13,23 @@ from make_golden import ABOUT, FOLDER, NO_LONGER_WRITTEN, RECIPES, facts
 from nqz_kit import build, kit_registry
 
 import nqbench.container
+from nqbench.api.tables import NF4, table_of
 from nqbench.container import SECTIONS, decode, encode, sections_of
 from nqbench.container.header import DICTIONARY
 from nqbench.pipeline.artifacts import first_difference
 
 GOLDEN = json.loads(ABOUT.read_text())
+KNOWN = ("raw", "kit-present")
 PLAIN = [
     name
     for name, about in GOLDEN.items()
-    if about["plugins"][1] == "raw" and about["plugins"][4] in ("", "raw") and not name.endswith("-plugin")
+    if about["plugins"][1] in KNOWN and about["plugins"][4] in ("", *KNOWN) and not name.endswith("-plugin")
 ]
-"""Files whose every coder is ``raw``."""
+"""Files whose coders the other decoder knows."""
 DETERMINISTIC = [
     name
     for name, about in GOLDEN.items()
-    if about["plugins"][1] in ("raw", "huffman", "rans", "lzw", "") and name in RECIPES
+    if about["plugins"][1] in (*KNOWN, "huffman", "rans", "lzw", "") and name in RECIPES
 ]
 """Files whose coder is ours; a library's next release may write other bytes."""
 
@@ -70,6 +75,26 @@ def test_a_decoder_written_from_the_specification_alone_agrees(name):
 def test_that_decoder_read_most_golden_files():
     assert len(PLAIN) >= 12
     assert {g[0] for name in PLAIN for g in GOLDEN[name]["groups"]} == {"lookup", "grid", "dithered", "dithered-grid"}
+
+
+def test_the_other_decoder_read_scales_as_codes_and_as_byte_planes_of_all_three_floats():
+    before = dict(stranger_decoder.TIMES)
+    for name, floats, codes in (("structure-coded-planes", 3, 0), ("structure-codes", 0, 1)):
+        stranger_decoder.decode((FOLDER / f"{name}.nqz").read_bytes(), nqbench.container.__doc__)
+        assert stranger_decoder.TIMES["planes"] == before["planes"] + floats
+        assert stranger_decoder.TIMES["codes"] >= before["codes"] + codes
+        before = dict(stranger_decoder.TIMES)
+
+
+def test_the_specification_lists_the_numbers_of_nf4():
+    block = nqbench.container.__doc__.partition("stands for the nearest float32::\n\n")[2].partition("\n\n")[0]
+    assert tuple(float(number) for number in block.split(",")) == NF4 == stranger_decoder.NF4
+    assert table_of("nf4", 16).tolist() == list(NF4)
+
+
+def test_the_other_decoder_shares_no_code():
+    imported = re.findall(r"^\s*(?:from|import) (\w+)", Path(stranger_decoder.__file__).read_text(), re.MULTILINE)
+    assert set(imported) <= {*sys.stdlib_module_names, "numpy"}
 
 
 def test_the_specification_holds_the_dictionary():
