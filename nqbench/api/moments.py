@@ -94,8 +94,10 @@ class Moments:
     def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
         """Whether these may be the moments of a tensor of that shape."""
         groups, m = len(self.gram), self.gram.shape[2]
-        if not shape or not groups * m:
+        if not groups * m:
             return False
+        if not shape:
+            return groups == m == 1 and not self.layout
         rest = torch.Size(shape[1:]).numel()
         if self.layout == 1:
             kernel, odd = divmod(groups * m, shape[0])

@@ -186,6 +186,20 @@ def _sound_or_refused(quantizer: Quantizer, source: Source, of: str) -> None:
         return  # a step too fine for such weights may be refused, in words
 
 
+def _in_one_line(error: BadInput) -> None:
+    require(str(error).strip() and "\n" not in str(error), "BadInput without a one-line reason")
+
+
+def refused(quantizer: Quantizer, source: Source) -> bool:
+    """Whether a quantizer refuses a source, which it has to do in one line."""
+    try:
+        quantizer.quantize(source)
+    except BadInput as error:
+        _in_one_line(error)
+        return True
+    return False
+
+
 @check("quantizer")
 def deterministic(quantizer: Quantizer) -> None:
     """The same source and seed give the same bits; shared views change nothing."""
@@ -269,7 +283,7 @@ def not_finite_refused(quantizer: Quantizer) -> None:
         try:
             quantizer.quantize(source_of(quantizer, one(value)))
         except BadInput as error:
-            require(str(error).strip() and "\n" not in str(error), "BadInput without a one-line reason")
+            _in_one_line(error)
             continue
         require(False, f"a weight of {bad} is taken")
 

@@ -93,6 +93,24 @@ def one(value: Tensor) -> list[Part]:
     return [Part("weight", value)]
 
 
+def odd_shapes(masked: bool) -> list[Part]:
+    """A tensor without places, one of no axis, one of one axis, a matrix: 32 weights; or parts of them, and one of no
+    axis of which nothing is kept."""
+    parts = [
+        Part("empty.weight", laplace(0, 3)),
+        Part("scalar", laplace(seed=4)),
+        Part("norm.weight", laplace(7, seed=5)),
+        Part("linear.weight", laplace(4, 6, seed=6)),
+    ]
+    if not masked:
+        return parts
+    generator = torch.Generator().manual_seed(3)
+    kept = [torch.rand(part.value.shape, generator=generator) < 0.6 for part in parts[2:]]
+    masks = [torch.zeros(0, 3, dtype=torch.bool), torch.tensor(True), *kept, torch.tensor(False)]
+    parts.append(Part("gone", laplace(seed=7)))
+    return [Part(part.name, part.value, mask) for part, mask in zip(parts, masks, strict=True)]
+
+
 def pruned() -> list[Part]:
     """A convolution with a random half pruned, a whole matrix, and a matrix with one weight left: 529 kept."""
     mask = torch.zeros(288, dtype=torch.bool)

@@ -16,14 +16,16 @@ from nqbench.api import (
     Plugin,
     Positions,
     Quantizer,
+    SensitivityForm,
     Stream,
     StreamSpec,
     check_decoded,
 )
 from nqbench.container import Contents, decode, encode, sections_of
 from nqbench.registry import Registered, Registry, registry
+from nqbench.testing import sources
 from nqbench.testing.check import check, require
-from nqbench.testing.quantizers import sound
+from nqbench.testing.quantizers import refused, sound
 from nqbench.testing.sources import Part, pruned, source_of, typical
 
 
@@ -73,8 +75,18 @@ def written(quantizer: Quantizer) -> None:
         _written(quantizer, parts, of)
 
 
-def _written(quantizer: Quantizer, parts: Sequence[Part], of: str) -> None:
-    q, values = sound(quantizer, source_of(quantizer, parts, seed=5), of)
+@check("quantizer")
+def odd_shapes(quantizer: Quantizer) -> None:
+    """Tensors without places, of no axis and of one axis are written and read back, or refused with BadInput."""
+    for masked in (False, True):
+        parts = sources.odd_shapes(masked)
+        for form in sorted(quantizer.takes):
+            if not refused(quantizer, source_of(quantizer, parts, form=form, seed=5)):
+                _written(quantizer, parts, f"odd shapes{', pruned' if masked else ''}, sensitivity '{form}'", form)
+
+
+def _written(quantizer: Quantizer, parts: Sequence[Part], of: str, form: SensitivityForm | None = None) -> None:
+    q, values = sound(quantizer, source_of(quantizer, parts, form=form, seed=5), of)
     masks = {part.name: part.mask for part in parts if part.mask is not None}
     ways: list[Positions] = [_Places()]
     if q.dimension == q.books == 1:

@@ -45,8 +45,10 @@ class EntQuant(Quantizer, name="entquant", paper="arXiv:2601.22787"):
     def quantize(self, source: Source) -> Quantized:
         blocks = Blocks(source, per_of(self.granularity, self.group))
         matrices = blocks.matrices()
-        weights = blocks.matrices(torch.ones_like(source.weights) if source.h is None else source.h)
-        exact = torch.cat([self._scale(m, h) for m, h in zip(matrices, weights, strict=True)])
+        ones = blocks.matrices(torch.ones_like(source.weights))
+        weights = ones if source.h is None else blocks.matrices(source.h)
+        counts = [one.sum(1).clamp(min=1) for one in ones]
+        exact = torch.cat([self._scale(m, h, n) for m, h, n in zip(matrices, weights, counts, strict=True)])
         step = Entries.kept_as("step", exact, blocks, self.scales)
         codes = [_codes(m, s) for m, s in zip(matrices, blocks.split(step.values), strict=True)]
         levels = blocks.kept(codes)
@@ -59,12 +61,12 @@ class EntQuant(Quantizer, name="entquant", paper="arXiv:2601.22787"):
     def knob(self, source: Source) -> Knob:
         return Knob("lam", 1e-4, 10.0, "log", more_bytes="down")
 
-    def _scale(self, w: Tensor, h: Tensor) -> Tensor:
-        """(entries,)"""
+    def _scale(self, w: Tensor, h: Tensor, count: Tensor) -> Tensor:
+        """(entries,), from (entries, width) weights and sensitivities; count: (entries,) kept weights, at least 1."""
         largest = Blocks.largest(w)
         if not w.numel():
             return largest
-        power, count = (h * w * w).sum(1), (h > 0).sum(1).clamp(min=1)
+        power = (h * w * w).sum(1)
 
         def price(scale: Tensor) -> Tensor:
             q = _codes(w, scale)

@@ -22,7 +22,7 @@ def row_vectors(tensors: Sequence[SourceTensor], values: Tensor, d: int) -> tupl
             found.append(F.pad(part.reshape(rows, length), (0, short)).reshape(-1, d))
             each = torch.full((rows,), -(-length // d), device=part.device)
         else:
-            lengths = t.mask.reshape(rows, -1).sum(1)
+            lengths = t.mask.reshape(rows, length).sum(1)
             each = -(-lengths // d)
             row = torch.repeat_interleave(torch.arange(rows, device=part.device), lengths)
             within = torch.arange(part.numel(), device=part.device) - (torch.cumsum(lengths, 0) - lengths)[row]

@@ -12,7 +12,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import Knob, Quantized, Quantizer, SensitivityForm, Source
+from nqbench.api import BadInput, Knob, Quantized, Quantizer, SensitivityForm, Source
 
 
 class Sound(Quantizer, name="sound"):
@@ -51,6 +51,24 @@ class HidesItsSeed(Sound, name="hides-its-seed"):
     def quantize(self, source: Source) -> Quantized:
         noise = torch.randn(source.n, generator=source.generator())
         return super().quantize(source.with_(weights=source.weights + 0.1 * noise))
+
+
+class NeedsTwoAxes(Sound, name="needs-two-axes"):
+    """Looks at each tensor's columns."""
+
+    def quantize(self, source: Source) -> Quantized:
+        assert all(part.shape[1] for part in source.tensors)
+        return super().quantize(source)
+
+
+class RefusesOddShapes(Sound, name="refuses-odd-shapes"):
+    """Looks at each tensor's columns, and says where there are none."""
+
+    def quantize(self, source: Source) -> Quantized:
+        for part in source.tensors:
+            if len(part.shape) < 2:
+                raise BadInput(f"{part.name} has the shape {part.shape}; expected a matrix")
+        return super().quantize(source)
 
 
 class OneCodewordTooMany(Sound, name="one-codeword-too-many"):

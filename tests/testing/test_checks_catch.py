@@ -17,6 +17,7 @@ BROKEN: list[tuple[type[Plugin], str, str]] = [
     (quantizers.LongSymbols, "round_trip", "symbols are torch.int64"),
     (quantizers.AlphabetTooSmall, "round_trip", "in an alphabet of 7"),
     (quantizers.LosesSizes, "pruned_tensors", "sizes"),
+    (quantizers.NeedsTwoAxes, "odd_shapes", "IndexError"),
     (quantizers.OneCodewordTooMany, "written", "codebook of 9 entries for 8 symbols"),
     (quantizers.ComplexSide, "written", "which the container cannot store"),
     (quantizers.DividesByTheSpread, "all_equal", "all weights 0.0"),
@@ -61,7 +62,9 @@ def test_a_broken_plugin_fails_the_check_that_is_meant_for_it(broken: type[Plugi
     assert "\n" not in result.reason
 
 
-@pytest.mark.parametrize("sound", [quantizers.Sound, coders.SoundCoder], ids=lambda cls: cls.name)
+@pytest.mark.parametrize(
+    "sound", [quantizers.Sound, quantizers.RefusesOddShapes, coders.SoundCoder], ids=lambda cls: cls.name
+)
 def test_the_sound_plugin_that_the_broken_ones_are_made_from_passes_everything(sound: type[Plugin]) -> None:
     results = [one.result() for one in checks_for(sound)]
     assert len(results) > 12
