@@ -140,6 +140,11 @@ class GPTQ(
             raise ValueError(f"granularity '{self.granularity}' needs bits instead of a step")
         if self.bits is not None and (self.lam > 0 or self.beam_width > 1 or self.dither):
             raise ValueError("fixed bits cannot be combined with a price (lam), a beam or a dither")
+        idle = ("step",) if self.bits is not None else ("group", "symmetric", "scales", "fit")
+        given = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
+        if given:
+            instead = "fixed bits have no step" if self.bits is not None else "only grids of fixed bits have them"
+            raise ValueError(f"{', '.join(given)} would have no effect: {instead}")
         if self.curvature > 0 and (self.bits is not None or self.granularity != "global"):
             raise ValueError("curvature needs a step, and granularity: global")
         return self

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nqbench_quantizers import feedback
+from nqbench_quantizers.cerwu import CERWU
 from nqbench_quantizers.gptq import GPTQ
 from nqbench_quantizers.prices import Prices
 from nqbench_quantizers.watersic import WaterSIC
+from pydantic import ValidationError
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -330,6 +333,24 @@ def test_nothing_is_asked_of_the_moments_of_a_tensor_without_weights(method: GPT
     h = SecondMoments((moments(3), torch.full((1, 3, 3), torch.nan)))
     q = method.quantize(Source(w.reshape(-1), tensors, h))
     assert q.sizes == (12, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "named"),
+    [
+        (GPTQ, {"group": 32}, "group would have no effect"),
+        (GPTQ, {"symmetric": False, "scales": "float16", "fit": "search"}, "symmetric, scales, fit would have"),
+        (GPTQ, {"bits": 3, "step": 0.1}, "step would have no effect"),
+        (WaterSIC, {"group": 32}, "group would have no effect"),
+        (CERWU, {"scales": "float16"}, "scales would have no effect"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(method: type[GPTQ], fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        method(**fields)
+    # a record says every parameter, those at their defaults, too
+    assert method(**method(step=0.1).model_dump()).step == 0.1
+    assert GPTQ(**GPTQ(bits=4, granularity="group", group=8).model_dump()).group == 8
 
 
 def test_the_rate_is_asked_for_only_where_bits_have_a_price() -> None:
