@@ -16,7 +16,6 @@ the network allows it; then they cost no bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,7 +68,7 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
         moments = self.needs(source, SecondMoments)
         channels = [_Channels.of(t, m) for t, m in zip(source.tensors, moments.matrices, strict=True)]
         factors = [
-            self._factors(source, t, own) if t.size else own.ones(t)
+            self._factors(source, t, own) if t.size else torch.ones(1, device=source.device)
             for t, own in zip(source.tensors, channels, strict=True)
         ]
         if all(bool((f == 1).all()) for f in factors):
@@ -118,7 +117,8 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """A tensor's input channels. axis: the tensor's axis along which they lie; None where there is no such axis."""
+    """A tensor's input channels. axis: the tensor's axis along which they lie; None where there is no such axis.
+    Nothing is asked of the moments of a tensor without weights."""
 
     moments: Moments
     axis: int | None
@@ -126,9 +126,9 @@ class _Channels:
     @staticmethod
     def of(tensor: SourceTensor, matrix: Tensor) -> _Channels:
         moments = Moments.of(matrix)
-        if not moments.fits(tensor.shape):
+        if tensor.size and not moments.fits(tensor.shape):
             raise BadInput(f"second moments of the shape {tuple(matrix.shape)} do not fit {tensor.name} {tensor.shape}")
-        if not bool(torch.isfinite(matrix).all()):
+        if tensor.size and not bool(torch.isfinite(matrix).all()):
             raise BadInput(f"the second moments of {tensor.name} are not finite")
         axis = 0 if moments.layout == 1 else 1
         return _Channels(moments, axis if len(tensor.shape) > axis else None)
@@ -163,8 +163,8 @@ class _Channels:
 
     def entries(self, factors: Tensor, tensor: SourceTensor, per: Per) -> Tensor:
         """This tensor's entries of the stored array of factors."""
-        if not math.prod(tensor.shape):
-            return factors[:0]
+        if not tensor.size:
+            return torch.ones(per.entries(tensor.shape), device=factors.device)
         if per.by == "channel" and per.size == self.axis:
             return factors
         if per.by == "column" and self.axis == 1:
@@ -182,9 +182,11 @@ class _Channels:
 
 def _common(tensors: Sequence[SourceTensor], channels: Sequence[_Channels]) -> Per:
     """One granularity for all tensors of a group: the axis of the inputs if all tensors have the same one."""
-    axes = {own.axis for own in channels}
+    axes = {own.axis for t, own in zip(tensors, channels, strict=True) if t.size}
     if len(axes) == 1 and None not in axes:
-        return Per("channel", axes.pop() or 0)
+        axis = axes.pop() or 0
+        if all(len(t.shape) > axis for t in tensors):
+            return Per("channel", axis)
     if all(len(t.shape) > 1 for t in tensors):
         return Per("channel", 1)
     return Per("column")

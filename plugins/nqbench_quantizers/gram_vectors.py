@@ -139,9 +139,12 @@ def layer_of(tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symb
 def damped(moments: SecondMoments, source: Source, damping: float) -> tuple[list[Tensor], Tensor]:
     """The second moments of each tensor, with ``damping`` times the mean of their diagonal added to it, and the
     diagonal entry of each kept weight, (n,). Both are relative to the largest diagonal entry of all tensors; where
-    nothing is known, they are ones."""
+    nothing is known, they are ones. Those of a tensor without weights stay as they are."""
     packed, diagonals = [], []
     for tensor, matrix in zip(source.tensors, moments.matrices, strict=True):
+        if not tensor.size:
+            packed.append(matrix)
+            continue
         own = Moments.of(matrix.double())
         gram, m = own.gram, own.gram.shape[2]
         diagonal = gram[:, 0] if own.diagonal else gram.diagonal(dim1=1, dim2=2)

@@ -8,10 +8,18 @@ A group of weights w has a scale s and a zero point z: q = clamp(round(w / s + z
     z <- mean(q - (w - e) / s)
 
 (equations 4 and 6 of https://mobiusml.github.io/hqq_blog), where beta grows by the factor ``kappa`` in each iteration.
-The z of the least mean |w - value| over all iterations is kept. Neither data nor gradients are used.
+The z of the least mean |w - value|^p over all iterations, each rounded as it is stored, is kept. Neither data nor
+gradients are used.
+
+|x|^(p-1) / beta is a weight, so beta has the unit weight^(p-2); here it is given in s^(p-2). Errors lie within s / 2
+whatever the range and the bits, and beta then says which of them count as none: those below beta^(1 / (p-2)) s, 0.22 s
+at the default. (The authors' 10 for weights as they are, whose groups have ranges of some tenths, is a hundredth of
+that: all errors count as none, which leaves the mean error, p = 2.)
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -25,7 +33,9 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
     """A grid of b bits with a scale and a zero point per group; zero points are chosen for a sparse error."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{}, {"bits": 2, "group": 16}, {"bits": 3, "granularity": "channel"}]}
+        json_schema_extra={
+            "examples": [{}, {"bits": 2, "group": 16}, {"bits": 3, "granularity": "channel", "zeros": "float32"}]
+        }
     )
 
     bits: int = Field(4, ge=1, le=8)
@@ -37,10 +47,12 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
     """Consecutive weights of a channel that share them (``granularity: group``)."""
     scales: Kept = "float16"
     """How scales are stored."""
+    zeros: Literal["float32", "float16", "bfloat16"] = "float16"
+    """How zero points are stored."""
     p: float = Field(0.7, gt=0, le=1)
     """p, the exponent of the error's norm."""
-    beta: float = Field(10.0, gt=0)
-    """The first beta, in units of 1 / the group's range."""
+    beta: float = Field(7.0, gt=0)
+    """The first beta, in units of scale^(p - 2)."""
     kappa: float = Field(1.01, ge=1)
     """Factor of beta from one iteration to the next."""
     iterations: int = Field(20, ge=0, le=1000)
@@ -52,16 +64,20 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
         matrices = blocks.matrices()
         real = blocks.matrices(torch.ones_like(source.weights))
         ends = [_ends(m, r) for m, r in zip(matrices, real, strict=True)]
+        farthest = self._farthest(most)
         # a group of equal weights: their magnitude is the scale, and the zero point is -1 or 1
-        exact = [torch.where(high > low, (high - low) / most, low.abs()) for low, high in ends]
+        exact = [
+            torch.where(high > low, torch.maximum((high - low) / most, low.abs() / farthest), low.abs())
+            for low, high in ends
+        ]
         scale = Entries.kept_as("step", torch.cat(exact), blocks, self.scales)
         zeros = [
             self._zero(m, r, s, low, most)
             for m, r, s, (low, _) in zip(matrices, real, blocks.split(scale.values), ends, strict=True)
         ]
-        zero = Entries.floats("zero", torch.cat(zeros), blocks, torch.float32)
+        zero = Entries.floats("zero", torch.cat(zeros), blocks, self._dtype)
         levels = [
-            _levels(m, s, z, most).to(torch.int32)
+            _levels(_finite(m / s[:, None]), z, most).to(torch.int32)
             for m, s, z in zip(matrices, blocks.split(scale.values), blocks.split(zero.values), strict=True)
         ]
         return Quantized(
@@ -77,26 +93,46 @@ class HQQ(Quantizer, name="hqq", paper="Badri and Shaji 2023, https://mobiusml.g
     def knob(self, source: Source) -> Knob:
         return Knob("bits", 1, 8, "linear", integer=True, more_bytes="up")
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.zeros)
+        return dtype
+
+    def _farthest(self, most: int) -> float:
+        """The largest zero point that a scale may ask for: beyond it, a group of nearly equal weights far from 0 gets a
+        larger scale, since its zero point would be rounded by more than a sixteenth."""
+        return max(float(most), 1 / (8 * torch.finfo(self._dtype).eps))
+
+    def _stored(self, zero: Tensor) -> Tensor:
+        """As it is read from the file; 0 where it is too small for the type's whole precision."""
+        rounded = zero.to(self._dtype).float()
+        return torch.where(rounded.abs() < torch.finfo(self._dtype).smallest_normal, 0.0, rounded)
+
     def _zero(self, w: Tensor, real: Tensor, scale: Tensor, low: Tensor, most: int) -> Tensor:
-        """(entries,) zero points. w: (entries, width); real: the same shape, 1 where there is a weight, 0 at
-        padding."""
+        """(entries,) zero points, rounded as they are stored. w: (entries, width); real: the same shape, 1 where there
+        is a weight, 0 at padding."""
         count = real.sum(1).clamp(min=1)
-        zero = torch.nan_to_num(-low / scale, nan=0.0, posinf=0.0, neginf=0.0)
-        s = scale[:, None]
-        best, least = zero, _distance(w, real, s, zero, most) / count
+        ratio = _finite(w / scale[:, None])
+        zero = _finite(-low / scale)
+        best = self._stored(zero)
+        least = self._distance(ratio, real, best, most)
         beta = self.beta
         for _ in range(self.iterations if w.numel() else 0):
-            level = _levels(w, scale, zero, most)
-            # in units of the scale, so that beta means the same for groups of any size
-            error = torch.nan_to_num((w - s * (level - zero[:, None])) / s, nan=0.0, posinf=0.0, neginf=0.0)
-            e = s * error.sign() * (error.abs() - error.abs().pow(self.p - 1) / (beta * most)).clamp(min=0)
-            moved = (level - torch.nan_to_num((w - e) / s, nan=0.0, posinf=0.0, neginf=0.0)) * real
-            zero = moved.sum(1) / count
-            distance = _distance(w, real, s, zero, most) / count
+            level = _levels(ratio, zero, most)
+            error = ratio - (level - zero[:, None])
+            shrunk = error.sign() * _finite(error.abs() - error.abs().pow(self.p - 1) / beta).clamp(min=0)
+            zero = ((level - (ratio - shrunk)) * real).sum(1) / count
+            rounded = self._stored(zero)
+            distance = self._distance(ratio, real, rounded, most)
             better = distance < least
-            best, least = torch.where(better, zero, best), torch.where(better, distance, least)
+            best, least = torch.where(better, rounded, best), torch.where(better, distance, least)
             beta *= self.kappa
         return best
+
+    def _distance(self, ratio: Tensor, real: Tensor, zero: Tensor, most: int) -> Tensor:
+        """(entries,): sum |error|^p, in scales."""
+        error = ratio - (_levels(ratio, zero, most) - zero[:, None])
+        return (error.abs().pow(self.p) * real).sum(1)
 
 
 def _ends(w: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,11 +145,9 @@ def _ends(w: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some, low, 0.0), torch.where(some, high, 0.0)
 
 
-def _levels(w: Tensor, scale: Tensor, zero: Tensor, most: int) -> Tensor:
-    ratio = torch.nan_to_num(w / scale[:, None], nan=0.0, posinf=0.0, neginf=0.0)
+def _finite(x: Tensor) -> Tensor:
+    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _levels(ratio: Tensor, zero: Tensor, most: int) -> Tensor:
     return torch.round(ratio + zero[:, None]).clamp(0, most)
-
-
-def _distance(w: Tensor, real: Tensor, s: Tensor, zero: Tensor, most: int) -> Tensor:
-    value = s * (_levels(w, s[:, 0], zero, most) - zero[:, None])
-    return ((w - value).abs() * real).sum(1)

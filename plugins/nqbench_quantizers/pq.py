@@ -10,7 +10,7 @@ Each row is cut into vectors of d weights (``nqbench.api.Structure``).
 Codebooks are found by Lloyd's method, weighted by the sensitivity: codeword c minimizes sum h (w - c)^2 over its
 members, coordinate by coordinate, c = sum h w / sum h; a vector goes to argmin_c sum_i h_i (w_i - c_i)^2. In each
 round, half of the codewords without members are moved to the vectors of largest error. The initial codewords are
-vectors drawn with the seed.
+vectors drawn with the seed. Codewords without members are not part of the result.
 
 If the sensitivity is the second moments of the inputs, h is their diagonal, and the result of Lloyd's method is refined
 under the full matrices: ``refinements`` rounds of choosing codewords again and solving for the codebooks
@@ -21,6 +21,7 @@ lower the loss.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class _Vectors(Quantizer):
     takes = frozenset({"none", "diagonal", "second-moments"})
 
     k: int = Field(256, ge=1, le=65536)
-    """Number of codewords in a codebook."""
+    """Number of codewords in a codebook, at most: those that no vector has are left out."""
     d: int = Field(4, ge=1, le=64)
     """Number of weights in a vector."""
     books: int = Field(1, ge=1, le=16)
@@ -106,7 +107,7 @@ class _Vectors(Quantizer):
         float32; and the second moments of each tensor, in the same unit, if they are known."""
         if isinstance(source.sensitivity, SecondMoments):
             for tensor, matrix in zip(source.tensors, source.sensitivity.matrices, strict=True):
-                if not Moments.of(matrix).fits(tensor.shape):
+                if tensor.size and not Moments.of(matrix).fits(tensor.shape):
                     what = f"second moments of the shape {tuple(matrix.shape)}"
                     raise BadInput(f"{what} do not fit {tensor.name} {tensor.shape}")
             packed, h = damped(source.sensitivity, source, self.damping)
@@ -143,13 +144,21 @@ class _Vectors(Quantizer):
         return list(torch.split(book.float(), self.k)), flat
 
     def _result(self, source: Source, books: list[Tensor], symbols: Tensor, summed: bool) -> Quantized:
-        m = len(books)
-        book = torch.stack(books) if m > 1 else books[0] if self.d > 1 else books[0][:, 0]
-        stored = {"codebook": torch.float16} if self._halves(book) else {}
+        # of all codewords: one that is left out may be why none of them was rounded
+        stored = {"codebook": torch.float16} if self._halves(torch.stack(books)) else {}
+        m, number = len(books), row_vectors(source.tensors, source.weights, self.d)[1]
+        places = torch.arange(len(symbols), device=symbols.device) if summed else number
+        used = []
+        for j, book in enumerate(books):
+            mine = torch.nonzero(places % m == j)[:, 0]
+            own, symbols[mine] = _used(book, symbols[mine])
+            used.append(own)
+        k = max(1, *(len(own) for own in used))
+        # the codebooks of a tensor have one size
+        book = torch.stack([F.pad(own, (0, 0, 0, k - len(own))) for own in used])
+        book = book if m > 1 else book[0] if self.d > 1 else book[0, :, 0]
         structure = Structure.of(source, dimension=self.d, summed=summed and m > 1, stored=stored)
-        return Quantized(
-            symbols.to(torch.int32), self.k, source.sizes, {"codebook": book.contiguous()}, structure=structure
-        )
+        return Quantized(symbols.to(torch.int32), k, source.sizes, {"codebook": book.contiguous()}, structure=structure)
 
 
 class PQ(_Vectors, name="pq", paper="arXiv:1907.05686; Jegou, Douze, Schmid 2011"):
@@ -204,6 +213,16 @@ class RVQ(_Vectors, name="rvq", paper="Juang and Gray 1982"):
         if packed is not None:
             books, chosen = self._refined(source, h, packed, books, chosen, summed=True)
         return self._result(source, books, chosen.reshape(-1), summed=True)
+
+
+def _used(book: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
+    """The codewords that symbols stand for, each once, in their order; and (n,) the symbols among them."""
+    # equal bit for bit: 0 and -0 are two values
+    kinds = torch.unique(book.contiguous().view(torch.int32), dim=0, return_inverse=True)[1]
+    first = kinds.new_full((len(book),), len(book))
+    first = first.scatter_reduce(0, kinds, torch.arange(len(book), device=book.device), "amin")
+    own, among = torch.unique(first[kinds[symbols]], return_inverse=True)
+    return book[own], among
 
 
 def _assigned(x: Tensor, h: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:

@@ -206,6 +206,26 @@ def _one_value_stays(
             assert float((got - wanted).abs().max()) <= room
 
 
+@pytest.mark.parametrize("quantizer", [q for q in QUANTIZERS if "second-moments" in q.takes], ids=str)
+@pytest.mark.parametrize("first", [False, True])
+def test_nothing_is_asked_of_the_moments_of_a_tensor_without_weights(quantizer: Quantizer, first: bool) -> None:
+    """Neither of one of no places nor of one that is wholly pruned; the others are quantized as without them."""
+    w = torch.randn(4, 6, generator=torch.Generator().manual_seed(5)) * 0.1
+    x = torch.randn(6, 20, generator=torch.Generator().manual_seed(6))
+    gone = torch.zeros(4, 6, dtype=torch.bool)
+    odd, own = torch.full((1, 5, 5), torch.nan), (x @ x.T)[None]
+    rate = registry().make("coder", "huffman").rate if quantizer.uses_rate() else None
+    at = 0 if first else 24
+    empty = [SourceTensor("none", (3, 0), at, at), SourceTensor("gone", (4, 6), at, at, gone)]
+    whole = SourceTensor("w", (4, 6), 0, 24)
+    parts = [*empty, whole] if first else [whole, *empty]
+    h = [odd, odd, own] if first else [own, odd, odd]
+    q = quantizer.quantize(Source(w.reshape(-1), tuple(parts), SecondMoments(tuple(h)), rate=rate))
+    assert q.sizes == ((0, 0, 24) if first else (24, 0, 0))
+    alone = quantizer.quantize(Source(w.reshape(-1), (whole,), SecondMoments((own,)), rate=rate))
+    torch.testing.assert_close(quantizer.reconstruct(q), quantizer.reconstruct(alone))
+
+
 def test_a_weight_that_no_network_has_is_refused_with_its_place_and_value() -> None:
     for bad in (-1e30, math.inf, math.nan):
         with pytest.raises(BadInput, match=rf"weight 1 is {bad:g}".replace("+", r"\+")):

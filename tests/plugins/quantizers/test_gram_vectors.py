@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from nqbench_quantizers.pq import PQ, RVQ
 from nqbench_training.finetune import FineTune
 from torch import Tensor
 
+from nqbench import save
 from nqbench.api import Diagonal, Moments, SecondMoments, Source, SourceTensor
 from nqbench.testing.sources import laplace
 from nqbench.testing.tiny import tiny_task
@@ -106,3 +108,74 @@ def test_fine_tuning_moves_the_centroids_of_product_codes_and_lowers_the_loss() 
     start = [g.quantized.parameters["codebook"].clone() for g in task.quantize()]
     tuned = FineTune(epochs=2, lr=0.5).train(task, None)
     assert any(not torch.equal(a, g.quantized.parameters["codebook"]) for a, g in zip(start, tuned.groups, strict=True))
+
+
+SMALL = [
+    PQ(), PQ(d=1), PQ(k=40, d=2, books=2), PQ(k=64, d=3, half=False), PQ(books=7, d=2), RVQ(), RVQ(k=40, d=2, books=3),
+    RVQ(k=30, d=1, half=False),
+]  # fmt: skip
+
+
+def given(kind: str) -> Source:
+    """Few weights, with vectors that are equal, some or all."""
+    w = {"few": laplace(10, 9), "of few values": laplace(12, 15).sign() * 0.25, "zeros": torch.zeros(4, 6)}.get(kind)
+    if w is not None:
+        return Source.of([("w", w)], sensitivity=SecondMoments((moments(w.shape[1]),)) if kind == "few" else None)
+    mask = torch.rand(10, 9, generator=torch.Generator().manual_seed(2)) < 0.6
+    w = laplace(10, 9)
+    if kind == "huge":
+        w[0, 0] = 1e6  # beyond float16
+        return Source.of([("w", w)], sensitivity=Diagonal(torch.rand(90) + 0.1))
+    return Source(w[mask], (SourceTensor("w", (10, 9), 0, int(mask.sum()), mask),))
+
+
+@pytest.mark.parametrize("kind", ["few", "of few values", "zeros", "huge", "pruned"])
+@pytest.mark.parametrize("quantizer", SMALL, ids=str)
+def test_codewords_without_a_vector_are_left_out_and_nothing_else_changes(
+    quantizer: PQ | RVQ, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = given(kind)
+    q = quantizer.quantize(source)
+    with monkeypatch.context() as patch:
+        patch.setattr("nqbench_quantizers.pq._used", lambda book, symbols: (book, symbols))
+        whole = quantizer.quantize(source)
+    assert whole.alphabet == quantizer.k
+    values, wanted = quantizer.reconstruct(q), quantizer.reconstruct(whole)
+    assert torch.equal(values.view(torch.int32), wanted.view(torch.int32))
+    assert q.structure is not None
+    assert whole.structure is not None
+    assert q.structure.stored == whole.structure.stored
+    used = q.symbols.reshape(-1, quantizer.books) if isinstance(quantizer, RVQ) else q.symbols.reshape(-1, 1)
+    most = max(len(torch.unique(column)) for column in used.T)
+    book = q.parameters["codebook"]
+    assert book.shape[-1 if quantizer.d == quantizer.books == 1 else -2] == q.alphabet <= len(used)
+    if quantizer.books == 1 or isinstance(quantizer, RVQ):
+        assert q.alphabet == most
+    if quantizer.books == 1:
+        assert torch.equal(torch.unique(q.symbols), torch.arange(q.alphabet, dtype=torch.int32))
+        rows = book.reshape(q.alphabet, -1)
+        assert len({row.numpy().tobytes() for row in rows}) == q.alphabet
+
+
+def test_there_are_no_more_codewords_than_vectors_that_differ() -> None:
+    source = given("of few values")
+    for d in (1, 2, 3, 5):
+        assert PQ(d=d).quantize(source).alphabet <= 2**d
+    assert PQ().quantize(given("zeros")).alphabet == 1
+
+
+@pytest.mark.parametrize("coder", ["raw", "huffman", "context"])
+def test_a_file_without_spare_codewords_is_no_larger(
+    coder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size(fields: dict[str, int], name: str, w: Tensor) -> int:
+        return save({"w": w}, tmp_path / "w.nqz", quantizer=name, parameters=fields, coder=coder)
+
+    cases = [("pq", {}), ("pq", {"k": 40, "books": 2}), ("pq", {"k": 12}), ("rvq", {}), ("pq", {"d": 1, "k": 300})]
+    for w in (laplace(10, 9), laplace(20, 30)):
+        for name, fields in cases:
+            trimmed = size(fields, name, w)
+            with monkeypatch.context() as patch:
+                patch.setattr("nqbench_quantizers.pq._used", lambda book, symbols: (book, symbols))
+                assert trimmed <= size(fields, name, w)
+    assert size({}, "pq", laplace(10, 9)) < 900  # 256 codewords alone would be 2,048 bytes
