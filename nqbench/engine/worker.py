@@ -139,6 +139,7 @@ def _made(settings: WorkerSettings, decoder: Decoder) -> Worker:
     set_suite_folder(None if settings.suite_folder is None else Path(settings.suite_folder))
     os.environ[tier.VARIABLE] = settings.shared or ""
     told.listen()
+    told.listen_to_notes()
     torch.set_num_threads(settings.threads)
     _note = note = _Note(settings.stage_file)
     note.stage(STARTING, time.monotonic())

@@ -1,8 +1,10 @@
-"""What there is to tell of the caches: in a run kept for the driver, which says each thing once, else a note."""
+"""What there is to tell of the caches, and plugins' notes in a run's workers: in a run kept for the driver, which says
+each thing once, else a note."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from nqbench.api.errors import Note
 
@@ -21,6 +23,19 @@ def tell(about: str, text: str) -> None:
 def listen(on: bool = True) -> None:
     """From now on, in this process, what there is to tell is kept for ``heard``; if not ``on``, it is a note."""
     _listening[:] = [True] if on else []
+
+
+def listen_to_notes() -> None:
+    """From now on, notes of this process are kept for ``heard`` too; other warnings are shown as they were."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, Note):
+            _heard.append((str(message), str(message)))
+        else:
+            shown(message, category, *rest, **named)
+
+    warnings.showwarning = show
 
 
 def heard() -> list[tuple[str, str]]:

@@ -16,8 +16,10 @@ from nqbench.results.store import Store
 
 MINE = """
 import multiprocessing
+import warnings
 import torch
 from torch import nn
+from nqbench.api import Note
 
 def network():
     torch.manual_seed(0)
@@ -46,6 +48,8 @@ def crash(module, batches):
     return {"top1": 1 / (not in_worker())}
 
 def nothing(module, batches):
+    if in_worker():
+        warnings.warn("a note of a worker", Note)
     return {"top1": float("nan") if in_worker() else 50.0}
 
 def in_worker():
@@ -109,6 +113,8 @@ def test_one_of_several_networks_is_said_once_and_the_others_go_on(
     path = suite(here, worse, module(here, "network"), module(here, "other"))
     assert invoke(["run", str(path), "--output", str(here / "out")]) == 2
     said = capsys.readouterr()
+    noted = [line for line in said.err.splitlines() if "a note of" in line]
+    assert noted == (["warning: a note of a worker"] if bad == "nothing" else [])
     lines = [line for line in said.err.splitlines() if line.startswith("[") and "] after " not in line]
     assert sum(reason in line for line in lines) == 1
     assert len(lines) == 7
