@@ -108,10 +108,15 @@ def _named(data: ReportData, model: str) -> tuple[Any, Any]:
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers of a logarithmic axis, few enough for their labels to stand beside one another: left to itself,
     Vega labels 900,000 and not the million. low: positive."""
-    leading = (1.0, 2.0, 5.0) if high > 50 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    found = [digit * 10.0**decade for decade in decades for digit in leading]
-    inside = [tick for tick in found if low * 0.95 <= tick <= high * 1.05]
+    wide, usual = (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    narrow = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+    inside: list[float] = []
+    for leading in (wide, usual, narrow) if high > 50 * low else (usual, narrow):
+        found = [digit * 10.0**decade for decade in decades for digit in leading]
+        inside = [tick for tick in found if low * 0.95 <= tick <= high * 1.05]
+        if len(inside) > 2:
+            break
     return inside or [low]
 
 
