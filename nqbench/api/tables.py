@@ -8,7 +8,7 @@ Scalars, rising, each value once:
   OCP 8-bit floating point 1.0). With M mantissa bits and the bias B: m 2^(1 - B - M) for the exponent 0, and
   (2^M + m) 2^(e - B - M) for e >= 1; E2M1: M = 1, B = 1, e <= 3; E4M3: M = 3, B = 7, e <= 15 without m = 7 at 15;
   E5M2: M = 2, B = 15, e <= 30.
-* ``int`` (any k): symbol - floor(k / 2).
+* ``int`` (k up to 2^16): symbol - floor(k / 2).
 * ``laplace`` (k = 2^m - 1, m from 1 to 16): the values of the compander of a Laplace distribution of deviation 1 at j /
   2^m, j = symbol + 1: with i = min(j, 2^m - j), (3 / 2^1/2) ln(2^(m-1) / i), negative where j < 2^(m-1), to the nearest
   float32 [2505.03031, section 3.2]. The values at odd multiples of 2^-(b+1) are those of a grid of b < m bits.
@@ -48,8 +48,9 @@ def check_rule(rule: str, alphabet: int, dimension: int) -> None:
     """Raises BadInput where there is no such table."""
     if rule in SCALARS:
         sizes = {"nf4": 16, "fp4": 15, "e4m3": 253, "e5m2": 247}
-        odd = rule == "laplace" and (alphabet & (alphabet + 1) or alphabet > MOST_POINTS)
-        if dimension != 1 or sizes.get(rule, alphabet) != alphabet or odd:
+        # a table may be made for a few bytes of a file
+        odd = rule == "laplace" and alphabet & (alphabet + 1)
+        if dimension != 1 or sizes.get(rule, alphabet) != alphabet or alphabet > MOST_POINTS or odd:
             raise BadInput(f"the table '{rule}' of {alphabet} symbols in {dimension} dimensions: there is none")
     elif rule in LATTICES:
         if dimension != (LATTICES[rule] or dimension) or dimension > MOST_COORDINATES or alphabet > MOST_POINTS:

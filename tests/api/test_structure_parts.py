@@ -64,7 +64,15 @@ def test_the_largest_tables_are_made_at_once():
     for rule, d in (("zd", 1), ("zd", 2), ("zd", 16), ("d4", 4), ("e8", 8)):
         assert table_of(rule, 1 << 16, d).shape == (1 << 16, d)
     assert time.process_time() - start < 5
-    for wrong in (("zd", 5, 17), ("zd", (1 << 16) + 1, 2), ("nf4", 15, 1), ("e8", 5, 4), ("nf5", 16, 1), ("int", 4, 2)):
+    for wrong in (
+        ("zd", 5, 17),
+        ("zd", (1 << 16) + 1, 2),
+        ("nf4", 15, 1),
+        ("e8", 5, 4),
+        ("nf5", 16, 1),
+        ("int", 4, 2),
+        ("int", (1 << 16) + 1, 1),
+    ):
         with pytest.raises(BadInput):
             table_of(*wrong)
 
