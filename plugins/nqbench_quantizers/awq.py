@@ -26,7 +26,7 @@ from torch import Tensor
 from nqbench.api import Array, BadInput, Knob, Moments, Per, Quantized, Quantizer, SecondMoments, Source, SourceTensor
 from nqbench.api.granularity import rows_of
 from nqbench.api.source import LARGEST_WEIGHT
-from nqbench.api.toolkit.blocks import Granularity, Kept
+from nqbench.api.toolkit.blocks import Blocks, Granularity, Kept
 from nqbench_quantizers.feedback import power
 from nqbench_quantizers.rtn import RTN
 
@@ -75,18 +75,17 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
             return self._grid.quantize(replace(source, sensitivity=None, shared={}))
         per = _common(source.tensors, channels)
         entries = [own.entries(f, t, per) for own, f, t in zip(channels, factors, source.tensors, strict=True)]
-        divisor = torch.cat(
-            [per.spread(e, t.shape) if t.mask is None else per.spread(e, t.shape)[t.mask.reshape(-1)]
-             for e, t in zip(entries, source.tensors, strict=True)]
-        )  # fmt: skip
-        q = self._grid.quantize(Source(source.weights / divisor, source.tensors, seed=source.seed))
+        stored = torch.cat(entries)
+        q = self._grid.quantize(
+            Source(source.weights / Blocks(source, per).each(stored), source.tensors, seed=source.seed)
+        )
         assert q.structure is not None
         structure = replace(
             q.structure,
             arrays={**q.structure.arrays, "equalize": Array(per)},
             stored={**q.structure.stored, "equalize": torch.float16},
         )
-        return replace(q, parameters={**q.parameters, "equalize": torch.cat(entries)}, structure=structure)
+        return replace(q, parameters={**q.parameters, "equalize": stored}, structure=structure)
 
     def knob(self, source: Source) -> Knob:
         return Knob("bits", 2, 8, "linear", integer=True, more_bytes="up")

@@ -90,10 +90,7 @@ class _Rotated(Quantizer):
         squares = [m.square().sum(1) for m in blocks.matrices(rotated)]
         scale = torch.cat([self.step * (s / n.clamp(min=1)).sqrt() for s, n in zip(squares, kept, strict=True)])
         entries = Entries.floats(self.scale_name, scale, blocks, torch.float16)
-        each = [
-            s[:, None].expand(m.shape) for s, m in zip(blocks.split(entries.values), blocks.matrices(), strict=True)
-        ]
-        units = torch.nan_to_num(rotated / blocks.kept(each), nan=0.0, posinf=0.0, neginf=0.0)
+        units = torch.nan_to_num(rotated / blocks.each(entries.values), nan=0.0, posinf=0.0, neginf=0.0)
         seed = source.seed if self.block else 0
         return self._result(source, blocks, entries, units, {"hadamard": self.block, "seed": seed, "tile": self.tile})
 

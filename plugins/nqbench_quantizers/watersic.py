@@ -17,6 +17,7 @@ with a tensor's columns (``equalize``), four to an octave, as multiples of one f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -61,10 +62,11 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         return self
 
     def quantize(self, source: Source) -> Quantized:
-        factors = self._factors(source)
+        moments = self._moments_of(source)
+        factors = self._factors(source, moments)
         if factors is None:
             return super().quantize(source)
-        scaled, scales = self._divided(source, factors), self._scales(source)
+        scaled, scales = _divided(source, moments, factors), self._scales(source)
 
         def inner(part: Source) -> Quantized:
             return self._quantize(part, scales)
@@ -76,21 +78,19 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
             if step.numel() > 1:  # a structure has no step for a tensor of no places
                 step = parameters["step"] = step[[math.prod(t.shape) > 0 for t in source.tensors]]
             structure = Structure.of(source, arrays={"step": Array(Per("layer" if len(step) > 1 else "global"))})
-        structure = replace(
-            structure,
-            arrays={**structure.arrays, factors.name: factors.array},
-            stored={**structure.stored, **factors.stored},
-        )
+        structure = replace(structure, arrays={**structure.arrays, factors.name: factors.array})
         parameters |= factors.parameters
         return replace(q, parameters=parameters, side={**q.side, **factors.side}, structure=structure)
 
     def knob(self, source: Source) -> Knob:
-        factors = self._factors(source) if isinstance(source.sensitivity, SecondMoments) else None
-        return super().knob(source if factors is None else self._divided(source, factors))
+        if isinstance(source.sensitivity, SecondMoments):
+            moments = self._moments_of(source)
+            factors = self._factors(source, moments)
+            source = source if factors is None else _divided(source, moments, factors)
+        return super().knob(source)
 
-    def _factors(self, source: Source) -> Entries | None:
+    def _factors(self, source: Source, moments: Sequence[Moments]) -> Entries | None:
         """f of all columns, as a decoder has them; None where no tensor's columns are the inputs of its outputs."""
-        moments = self._moments_of(source)
         blocks = Blocks(source, Per("column"))
         octaves = [self._octaves(source, t, own) for t, own in zip(source.tensors, moments, strict=True)]
         if all(not bool(own.any()) for own in octaves):
@@ -101,7 +101,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         """(columns,) float64: log2 f; 0 where columns do not share inputs, and for weights that are all equal."""
         columns = Per("column").entries(tensor.shape)
         ones = torch.zeros(columns, dtype=torch.float64, device=source.device)
-        if not tensor.size or known.layout or known.diagonal or known.gram.shape[2] != columns:
+        if not tensor.size or not _of_columns(known, columns):
             return ones
         low, high = source.weights[tensor.start : tensor.stop].aminmax()
         if self.granularity == "layer" and bool(low == high):
@@ -120,26 +120,23 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         size = max(-float(low), float(high))
         return found if size <= LARGEST_WEIGHT * 2 ** (_FINEST - 1) else ones
 
-    def _divided(self, source: Source, factors: Entries) -> Source:
-        """The source with columns w_j / f_j and their second moments F H F."""
-        each = Per("column").split(factors.values, [t.shape for t in source.tensors])
-        parts = [_of_kept(tensor, own) for tensor, own in zip(source.tensors, each, strict=True)]
-        matrices = [_scaled(moments, own).packed() for moments, own in zip(self._moments_of(source), each, strict=True)]
-        weights = source.weights / torch.cat(parts)
-        return replace(source, weights=weights, sensitivity=SecondMoments(tuple(matrices)), shared={})
+
+def _of_columns(moments: Moments, columns: int) -> bool:
+    """Whether a tensor's columns are the inputs of its outputs, with a whole matrix of moments."""
+    return not moments.layout and not moments.diagonal and moments.gram.shape[2] == columns
 
 
-def _of_kept(tensor: SourceTensor, factors: Tensor) -> Tensor:
-    """(kept,): the factor of each kept weight."""
-    if not tensor.size:
-        return factors[:0]
-    whole = Per("column").spread(factors, tensor.shape)
-    return whole if tensor.mask is None else whole[tensor.mask.reshape(-1)]
+def _divided(source: Source, moments: Sequence[Moments], factors: Entries) -> Source:
+    """The source with columns w_j / f_j and their second moments F H F."""
+    blocks = Blocks(source, factors.array.per)
+    matrices = [_scaled(own, f).packed() for own, f in zip(moments, blocks.split(factors.values), strict=True)]
+    weights = source.weights / blocks.each(factors.values)
+    return replace(source, weights=weights, sensitivity=SecondMoments(tuple(matrices)), shared={})
 
 
 def _scaled(moments: Moments, factors: Tensor) -> Moments:
     """F H F, where columns are the inputs."""
-    if moments.layout or moments.diagonal or moments.gram.shape[2] != len(factors):
+    if not _of_columns(moments, len(factors)):
         return moments
     wide = factors.double()
     gram = (wide[:, None] * moments.gram.double() * wide).to(moments.gram.dtype)

@@ -72,6 +72,14 @@ class Blocks:
         parts = [part if mask is None else part[mask] for part, mask in zip(dense, self.masks, strict=True)]
         return torch.cat(parts) if len(parts) > 1 else parts[0].clone()
 
+    def each(self, entries: Tensor) -> Tensor:
+        """(n,): the entry of each kept weight, of (E,) entries."""
+        parts = []
+        for own, shape, mask in zip(self.per.split(entries, self.shapes), self.shapes, self.masks, strict=True):
+            whole = self.per.spread(own, shape)
+            parts.append(whole if mask is None else whole[mask])
+        return torch.cat(parts)
+
     def split(self, entries: Tensor) -> list[Tensor]:
         """(E,) entries of all tensors -> those of each matrix."""
         return [entries] if self.per.by == "global" else self.per.split(entries, self.shapes)
