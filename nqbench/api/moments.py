@@ -67,6 +67,19 @@ class Moments:
             return Moments(whole, extra)  # type: ignore[arg-type]
         return Moments(whole[:, :m], extra, whole[:, m:].reshape(-1))  # type: ignore[arg-type]
 
+    @staticmethod
+    def of_tensor(packed: Tensor, name: str, shape: torch.Size | tuple[int, ...]) -> Moments:
+        """From the packed form, for a tensor of that name and shape. Raises BadInput where they do not fit it or are
+        not finite; nothing is asked of those of a tensor without weights."""
+        moments, shape = Moments.of(packed), tuple(shape)
+        if 0 in shape:
+            return moments
+        if not moments.fits(shape):
+            raise BadInput(f"second moments of the shape {tuple(packed.shape)} do not fit {name} {shape}")
+        if not bool(torch.isfinite(packed).all()):
+            raise BadInput(f"the second moments of {name} are not finite")
+        return moments
+
     def packed(self) -> Tensor:
         whole = self.gram
         if self.outputs is not None:

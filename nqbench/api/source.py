@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
+from nqbench.api.moments import Moments
 from nqbench.api.quantized import Quantized
 
 T = TypeVar("T")
@@ -95,6 +96,14 @@ class SecondMoments:
     """
 
     matrices: tuple[Tensor, ...]
+
+    def of_tensors(self, tensors: Sequence[SourceTensor]) -> list[Moments]:
+        """Those of each tensor. Raises BadInput where they do not fit it or are not finite; nothing is asked of those
+        of a tensor of which no weight is kept."""
+        return [
+            Moments.of_tensor(matrix, tensor.name, tensor.shape) if tensor.size else Moments.of(matrix)
+            for tensor, matrix in zip(tensors, self.matrices, strict=True)
+        ]
 
 
 SensitivityValue = Diagonal | SecondMoments

@@ -110,12 +110,12 @@ def _from_bound(
     pruned = pruned_of(context)
     if sensed is None or any(name in pruned.masks for name in deployed):
         return {}
-    weights = {name: pruned.state[name].detach().cpu() for name in deployed}
-    moments = {name: sensed[name].cpu() for name in deployed}
-    if not all(Moments.of(moments[name]).fits(weights[name].shape) for name in deployed):
+    weights = {name: pruned.state[name].detach().cpu() for name in deployed if pruned.state[name].numel()}
+    moments = {name: sensed[name].cpu() for name in weights}
+    if not all(Moments.of(moments[name]).fits(weights[name].shape) for name in weights):
         return {}
     spectra = context.kept("spectra", "sense", lambda: spectra_of(weights, moments))
-    shaped = {name: part.cpu().reshape(weights[name].shape) for name, part in deployed.items()}
+    shaped = {name: deployed[name].cpu().reshape(weight.shape) for name, weight in weights.items()}
     return against_bound(weights, shaped, moments, spectra)
 
 

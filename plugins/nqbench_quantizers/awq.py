@@ -23,7 +23,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import Array, BadInput, Knob, Moments, Per, Quantized, Quantizer, SecondMoments, Source, SourceTensor
+from nqbench.api import Array, Knob, Moments, Per, Quantized, Quantizer, SecondMoments, Source, SourceTensor
 from nqbench.api.granularity import rows_of
 from nqbench.api.source import LARGEST_WEIGHT
 from nqbench.api.toolkit.blocks import Blocks, Granularity, Kept
@@ -65,8 +65,8 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
     """Number of values of alpha that the search tries."""
 
     def quantize(self, source: Source) -> Quantized:
-        moments = self.needs(source, SecondMoments)
-        channels = [_Channels.of(t, m) for t, m in zip(source.tensors, moments.matrices, strict=True)]
+        moments = self.needs(source, SecondMoments).of_tensors(source.tensors)
+        channels = [_Channels.of(t, own) for t, own in zip(source.tensors, moments, strict=True)]
         factors = [
             self._factors(source, t, own) if t.size else torch.ones(1, device=source.device)
             for t, own in zip(source.tensors, channels, strict=True)
@@ -116,19 +116,13 @@ class AWQ(Quantizer, name="awq", paper="arXiv:2306.00978"):
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """A tensor's input channels. axis: the tensor's axis along which they lie; None where there is no such axis.
-    Nothing is asked of the moments of a tensor without weights."""
+    """A tensor's input channels. axis: the tensor's axis along which they lie; None where there is no such axis."""
 
     moments: Moments
     axis: int | None
 
     @staticmethod
-    def of(tensor: SourceTensor, matrix: Tensor) -> _Channels:
-        moments = Moments.of(matrix)
-        if tensor.size and not moments.fits(tensor.shape):
-            raise BadInput(f"second moments of the shape {tuple(matrix.shape)} do not fit {tensor.name} {tensor.shape}")
-        if tensor.size and not bool(torch.isfinite(matrix).all()):
-            raise BadInput(f"the second moments of {tensor.name} are not finite")
+    def of(tensor: SourceTensor, moments: Moments) -> _Channels:
         axis = 0 if moments.layout == 1 else 1
         return _Channels(moments, axis if len(tensor.shape) > axis else None)
 

@@ -262,17 +262,8 @@ class GPTQ(
         return row_steps(source, moments, steps, self.curvature)
 
     def _moments_of(self, source: Source) -> list[Moments]:
-        """Those of each tensor, float32. Raises BadInput for what does not fit, or is not finite; nothing is asked of
-        those of a tensor without weights."""
-        found = []
-        for tensor, h in zip(source.tensors, self.needs(source, SecondMoments).matrices, strict=True):
-            moments = Moments.of(h)
-            if tensor.size and not moments.fits(tensor.shape):
-                raise BadInput(f"second moments of the shape {tuple(h.shape)} do not fit {tensor.name} {tensor.shape}")
-            if tensor.size and not bool(torch.isfinite(h).all()):
-                raise BadInput(f"the second moments of {tensor.name} are not finite")
-            found.append(moments)
-        return found
+        """Those of each tensor, float32. Raises BadInput for what does not fit, or is not finite."""
+        return self.needs(source, SecondMoments).of_tensors(source.tensors)
 
     def _tensor(
         self, source: Source, tensor: SourceTensor, moments: Moments, step: Tensor

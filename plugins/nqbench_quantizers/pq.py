@@ -26,9 +26,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import (
-    BadInput,
     Knob,
-    Moments,
     Quantized,
     Quantizer,
     SecondMoments,
@@ -106,10 +104,7 @@ class _Vectors(Quantizer):
         """(n,) weights of the squared errors, at most 1, since products with the network's weights must stay within
         float32; and the second moments of each tensor, in the same unit, if they are known."""
         if isinstance(source.sensitivity, SecondMoments):
-            for tensor, matrix in zip(source.tensors, source.sensitivity.matrices, strict=True):
-                if tensor.size and not Moments.of(matrix).fits(tensor.shape):
-                    what = f"second moments of the shape {tuple(matrix.shape)}"
-                    raise BadInput(f"{what} do not fit {tensor.name} {tensor.shape}")
+            source.sensitivity.of_tensors(source.tensors)
             packed, h = damped(source.sensitivity, source, self.damping)
             return h.float(), packed
         return torch.ones_like(source.weights) if source.h is None else source.h / source.h.max(), None

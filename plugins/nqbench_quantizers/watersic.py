@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
@@ -47,6 +48,7 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
                 {"step": 0.03, "lam": 0.1, "exponent": 0.5},
                 {"step": 0.05, "act_order": True},
                 {"step": 0.05, "curvature": 0.4},
+                {"step": 0.05, "exponent_for": "weighted"},
             ]
         }
     )
@@ -54,6 +56,10 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
     exponent: float = Field(1.0, ge=0, le=1)
     """The exponent c of s_j = step (g / l_j)^c. 1: all columns contribute equally to the output error, which is optimal
     at high rates; 0: one step for all columns, as in ``gptq``."""
+    exponent_for: Literal["all", "weighted"] = "all"
+    """Which tensors have steps by column: all, or only those whose moments are in the unit of the loss
+    (``second-moments: {outputs: 100}``; with ``outputs_for: lookups`` those of networks with embeddings). The others
+    are quantized as by ``gptq``."""
 
     @model_validator(mode="after")
     def _no_grid_of_its_own(self) -> WaterSIC:
@@ -102,6 +108,8 @@ class WaterSIC(GPTQ, name="watersic", paper="arXiv:2603.04956"):
         columns = Per("column").entries(tensor.shape)
         ones = torch.zeros(columns, dtype=torch.float64, device=source.device)
         if not tensor.size or not _of_columns(known, columns):
+            return ones
+        if self.exponent_for == "weighted" and known.outputs is None:
             return ones
         low, high = source.weights[tensor.start : tensor.stop].aminmax()
         if self.granularity == "layer" and bool(low == high):

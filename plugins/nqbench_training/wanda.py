@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Moments, Pruned, Pruner, Task
+from nqbench.api import Moments, Pruned, Pruner, Task
 
 
 class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
@@ -31,9 +31,9 @@ class Wanda(Pruner, name="wanda", paper="arXiv:2306.11695"):
 
     def _mask(self, name: str, weight: Tensor, packed: Tensor) -> Tensor:
         """packed: the second moments of the weight's inputs. If all are 0, the scores are the magnitudes."""
-        moments = Moments.of(packed)
-        if not moments.fits(weight.shape):
-            raise BadInput(f"second moments of the shape {tuple(packed.shape)} do not fit {name} {tuple(weight.shape)}")
+        moments = Moments.of_tensor(packed, name, weight.shape)
+        if not weight.numel():
+            return torch.ones_like(weight, dtype=torch.bool)
         power = moments.gram[:, 0] if moments.diagonal else moments.gram.diagonal(dim1=1, dim2=2)
         norms = power.sqrt() if bool(power.any()) else torch.ones_like(power)
         rows = moments.rows(weight.detach())

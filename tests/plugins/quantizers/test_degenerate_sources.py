@@ -226,6 +226,25 @@ def test_nothing_is_asked_of_the_moments_of_a_tensor_without_weights(quantizer: 
     torch.testing.assert_close(quantizer.reconstruct(q), quantizer.reconstruct(alone))
 
 
+@pytest.mark.parametrize("quantizer", [q for q in QUANTIZERS if "second-moments" in q.takes], ids=str)
+@pytest.mark.parametrize("bad_first", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [(torch.eye(5)[None], "do not fit bad"), (torch.full((1, 6, 6), torch.nan), "moments of bad are not finite")],
+)
+def test_moments_that_do_not_fit_or_are_not_finite_are_refused_with_their_tensor(
+    quantizer: Quantizer, bad: Tensor, told: str, bad_first: bool
+) -> None:
+    w = torch.randn(4, 6, generator=torch.Generator().manual_seed(5)) * 0.1
+    rate = registry().make("coder", "huffman").rate if quantizer.uses_rate() else None
+    parts = [("good", torch.eye(6)[None]), ("bad", bad)][:: -1 if bad_first else 1]
+    given = Source.of(
+        [(name, w) for name, _ in parts], sensitivity=SecondMoments(tuple(h for _, h in parts)), rate=rate
+    )
+    with pytest.raises(BadInput, match=told):
+        quantizer.quantize(given)
+
+
 def test_a_weight_that_no_network_has_is_refused_with_its_place_and_value() -> None:
     for bad in (-1e30, math.inf, math.nan):
         with pytest.raises(BadInput, match=rf"weight 1 is {bad:g}".replace("+", r"\+")):

@@ -109,6 +109,35 @@ def test_watersic_s_steps_make_every_column_cost_the_same(exponent: float, curva
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("fields", [{}, {"granularity": "layer"}, {"curvature": 0.4}, {"beam_width": 4}])
+def test_watersic_for_weighted_moments_is_gptq_for_the_others(fields: dict[str, Any]) -> None:
+    """Moments in the unit of the loss have weights of outputs. Where no tensor has them, files are those of ``gptq``;
+    where some have, the columns of the others have one step."""
+    h, drawn = moments(16, spread=1.2), [laplace(6, 16, seed=at) for at in range(2)]
+    weighted = Moments(h[None], 0, torch.linspace(0.5, 1.5, 6)).packed()
+    method = WaterSIC(step=0.02, exponent_for="weighted", **fields)
+
+    def source(*packed: Tensor) -> Source:
+        return Source.of([(f"w{at}", w) for at, w in enumerate(drawn)], sensitivity=SecondMoments(packed))
+
+    plain = source(h[None], h[None])
+    mine, its = method.quantize(plain), GPTQ(step=0.02, **fields).quantize(plain)
+    assert torch.equal(mine.symbols, its.symbols)
+    assert mine.structure == its.structure
+    assert mine.parameters.keys() == its.parameters.keys()
+    assert all(torch.equal(mine.parameters[name], its.parameters[name]) for name in its.parameters)
+
+    both = source(weighted, weighted)
+    everywhere = WaterSIC(step=0.02, **fields).quantize(both)
+    assert torch.equal(method.quantize(both).reconstruct(), everywhere.reconstruct())
+
+    q = method.quantize(source(weighted, h[None]))
+    assert q.structure is not None
+    first, second = entries_of(q, q.structure, "equalize")
+    assert float(first.max() / first.min()) > 2
+    assert torch.equal(second, torch.ones(16))
+
+
 @pytest.mark.parametrize("fields", [{}, {"granularity": "layer"}, {"curvature": 0.4}])
 @pytest.mark.parametrize("others", [[], [(0, 7)], [(0, 7), (5, 7), (7,)]])
 def test_watersic_takes_groups_with_tensors_of_no_weights(

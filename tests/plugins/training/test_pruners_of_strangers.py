@@ -160,6 +160,12 @@ def test_where_nothing_is_known_of_the_inputs_magnitudes_count() -> None:
 def test_moments_of_another_layer_are_refused() -> None:
     with pytest.raises(BadInput, match=r"do not fit w \(5, 8\)"):
         masked(torch.randn(5, 8), torch.eye(7)[None], 0.5)
+    with pytest.raises(BadInput, match="moments of w are not finite"):
+        masked(torch.randn(5, 8), torch.full((1, 8, 8), torch.nan), 0.5)
+
+
+def test_a_tensor_without_weights_has_none_to_prune() -> None:
+    assert masked(torch.zeros(3, 0), torch.zeros(1, 1, 1), 0.5).shape == (3, 0)
 
 
 @pytest.mark.parametrize(
