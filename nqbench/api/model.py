@@ -105,7 +105,9 @@ class Model(Plugin):
         Args:
             split: ``train``, ``validation`` or ``test``.
             batch_size: number of examples in a batch; the last batch may be smaller.
-            shuffle: a seed for order and augmentation; None: stored order, no augmentation.
+            shuffle: a seed for order and augmentation; None: a fixed order, no augmentation. Sensitivities take the
+                first examples of ``train``: where they are stored by class, source or time, that order must be a
+                shuffle.
 
         Returns:
             Batches that ``predict`` and ``losses`` accept; by default pairs (inputs (B, ...), labels (B,)).

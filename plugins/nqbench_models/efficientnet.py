@@ -19,6 +19,7 @@ from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
+from nqbench_models.ordering import in_order
 from nqbench_models.packages import Packaged
 
 IMAGES = "imagenet-sample"
@@ -150,7 +151,7 @@ class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
         self.PACKAGE.checked()
 
     def fingerprint(self) -> str:
-        return f"{self.name} 1 {self.PACKAGE.sha256} {_listing()}"
+        return f"{self.name} 2 {self.PACKAGE.sha256} {_listing()}"
 
     def load(self, device: torch.device) -> nn.Module:
         path = self.PACKAGE.checked()
@@ -167,8 +168,7 @@ class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         files = _files()
         chosen = torch.arange(1 if split == "test" else 0, len(files), 2)
-        if shuffle is not None:
-            chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(shuffle))]
+        chosen = chosen[in_order(len(chosen), split, shuffle)]
         for part in torch.split(chosen, min(batch_size, 50)):
             pixels = np.stack([_pixels(files[i]) for i in part.tolist()])
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(127).div(128), part

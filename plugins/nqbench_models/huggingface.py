@@ -95,7 +95,7 @@ class HuggingFace(Chosen, name="hf"):
         files = files_of(self._folder())
         splits = [] if self.data is None else [self._file(split) for split in ("train", "validation", "test")]
         files += [file for file in splits if file is not None and file.is_file()]
-        return " ".join([f"hf 2 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)])
+        return " ".join([f"hf 3 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)])
 
     def load(self, device: torch.device) -> nn.Module:
         kind = getattr(_transformers(), _CLASSES[self.task])
@@ -120,14 +120,14 @@ class HuggingFace(Chosen, name="hf"):
         folder = str(self._folder())
         if self.task == "text-generation":
             windows = _windows(folder, file, self.length, self.examples)
-            yield from windows.batches(batch_size, _config(folder).vocab_size, shuffle)
+            yield from windows.batches(batch_size, _config(folder).vocab_size, split, shuffle)
         elif self.task == "sentence-similarity":
-            yield from _pairs(folder, file, self.length, self.examples).batches(batch_size, shuffle)
+            yield from _pairs(folder, file, self.length, self.examples).batches(batch_size, split, shuffle)
         else:
             kind = _texts if self.task == "text-classification" else _images
             inputs, labels = kind(folder, file, self.length, self.examples)
             texts = self.task == "text-classification"
-            for part in in_batches(len(labels), batch_size if texts else min(batch_size, 64), shuffle):
+            for part in in_batches(len(labels), batch_size if texts else min(batch_size, 64), split, shuffle):
                 yield trimmed(inputs[part], _PADDING) if texts else inputs[part], labels[part]
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:

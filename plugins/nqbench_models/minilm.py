@@ -46,7 +46,7 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
         _tokenizer(self.PACKAGE.sibling("tokenizer.json"))
 
     def fingerprint(self) -> str:
-        return f"{self.name} 2 {self.PACKAGE.sha256}"
+        return f"{self.name} 3 {self.PACKAGE.sha256}"
 
     def load(self, device: torch.device) -> nn.Module:
         path = self.PACKAGE.checked()
@@ -61,7 +61,7 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
         return True
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        return _pairs(self.PACKAGE.sibling("tokenizer.json"), split).batches(batch_size, shuffle)
+        return _pairs(self.PACKAGE.sibling("tokenizer.json"), split).batches(batch_size, split, shuffle)
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         """(B, 1): the cosine of each pair."""

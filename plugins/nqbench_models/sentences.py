@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nqbench.api import BadInput, PerExample
+from nqbench.api import BadInput, PerExample, Split
 from nqbench_models.ordering import in_batches
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
@@ -28,9 +28,9 @@ class Pairs:
     scores: Tensor
     padding: int = 0
 
-    def batches(self, batch_size: int, shuffle: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int, split: Split, shuffle: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Each as wide as its longest sentence."""
-        for part in in_batches(len(self.scores), batch_size, shuffle):
+        for part in in_batches(len(self.scores), batch_size, split, shuffle):
             yield trimmed(self.ids[part], self.padding), self.scores[part]
 
 

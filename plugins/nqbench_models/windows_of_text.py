@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nqbench.api import Split
 from nqbench_models.ordering import in_batches
 
 LOGITS = 1 << 27
@@ -27,10 +28,10 @@ class Windows:
         count = len(tokens) // length if most is None else min(len(tokens) // length, most)
         return Windows(torch.tensor(tokens[: count * length], dtype=torch.int64).reshape(count, length))
 
-    def batches(self, batch_size: int, words: int, shuffle: int | None) -> Iterator[tuple[Tensor]]:
+    def batches(self, batch_size: int, words: int, split: Split, shuffle: int | None) -> Iterator[tuple[Tensor]]:
         """words: size of the vocabulary; batch sizes are reduced to limit the memory of logits."""
         most = max(1, LOGITS // max(1, self.ids.shape[1] * words))
-        for part in in_batches(len(self.ids), min(batch_size, most), shuffle):
+        for part in in_batches(len(self.ids), min(batch_size, most), split, shuffle):
             yield (self.ids[part],)
 
 

@@ -263,7 +263,8 @@ class GPTQ(
 
     def _moments_of(self, source: Source) -> list[Moments]:
         """Those of each tensor, float32. Raises BadInput for what does not fit, or is not finite."""
-        return self.needs(source, SecondMoments).of_tensors(source.tensors)
+        known: SecondMoments = self.needs(source, SecondMoments)
+        return known.of_tensors(source.tensors)
 
     def _tensor(
         self, source: Source, tensor: SourceTensor, moments: Moments, step: Tensor

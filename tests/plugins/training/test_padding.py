@@ -127,6 +127,6 @@ def test_a_batch_of_hugging_faces_kind_says_where_its_padding_is() -> None:
 def test_a_batch_is_as_wide_as_its_longest_sentence() -> None:
     ids = filled([[5, 6], [7], [8, 9, 10, 11], [12]], 0)
     pairs = Pairs(ids.reshape(2, 2, 4), torch.zeros(2))
-    assert [batch[0].shape for batch in pairs.batches(1, None)] == [(1, 2, 2), (1, 2, 4)]
+    assert [batch[0].shape for batch in pairs.batches(1, "test", None)] == [(1, 2, 2), (1, 2, 4)]
     assert trimmed(torch.zeros(2, 3, dtype=torch.int64), 0).shape == (2, 1)
     assert torch.equal(trimmed(torch.tensor([[0, 3, 0], [0, 0, 0]]), 0), torch.tensor([[0, 3], [0, 0]]))
