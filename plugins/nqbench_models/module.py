@@ -21,7 +21,8 @@ and in the suite::
     models:
       - module: {folder: ., network: "mine:network", checkpoint: mine.safetensors, data: "mine:batches"}
 
-``batches`` must give a fresh iterator each call. A batch is (inputs, labels), where several inputs are a tuple or a
+``batches`` must give a fresh iterator each call. Sensitivities take the first training examples: where these are stored
+by class, source or time, shuffle them without a seed, too. A batch is (inputs, labels), where several inputs are a tuple or a
 dict, or a single dict that contains ``labels``. The outputs are ``.logits`` of the returned object, the only tensor of
 a dict, or the first of a tuple. The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs,
 batch -> a loss per example) and ``score`` (module, batches -> {name: value}) name functions of yours. For other forms

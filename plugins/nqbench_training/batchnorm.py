@@ -8,7 +8,7 @@ from torch import nn
 
 from nqbench.api import QuantizedModel, Task, Training, begin
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import first_samples
+from nqbench.api.toolkit.samples import first_samples
 from nqbench_training.optimised import finished, install
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -21,7 +21,7 @@ class BatchNorm(Training, name="batchnorm"):
     """
 
     samples: int = Field(5000, ge=2)
-    """Training samples, the first in stored order."""
+    """Training samples, the first of the split."""
     batch_size: int = Field(250, ge=2)
     """Batch size; a smaller last batch is left out, unless it is the only one."""
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from nqbench.api import Group, QuantizedModel, Task, Training, begin
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.neighbours import Neighbours, neighbours
+from nqbench.api.toolkit.samples import first_samples
 
 T = TypeVar("T")
 _SCALES = ("scale", "step")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Moments
-from nqbench.api.toolkit.curvature import BATCH
+from nqbench.api.toolkit.samples import BATCH
 from nqbench.api.toolkit.uses import Geometry
 from nqbench.api.toolkit.windows import Window
 

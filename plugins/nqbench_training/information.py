@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from nqbench.api import Batch, Network
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import drawn_scores, first_samples
+from nqbench.api.toolkit.curvature import drawn_scores
 from nqbench.api.toolkit.persample import gradients
 from nqbench.api.toolkit.progress import tell
+from nqbench.api.toolkit.samples import first_samples
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.grams import frequencies
 from nqbench_training.passes import Passes

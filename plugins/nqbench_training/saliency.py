@@ -20,8 +20,9 @@ from torch import Tensor
 
 from nqbench.api import Network
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import first_samples, output_factor
+from nqbench.api.toolkit.curvature import output_factor
 from nqbench.api.toolkit.persample import Tape
+from nqbench.api.toolkit.samples import first_samples
 
 _MOST_WORK = 4e11  # most multiplications for inverses per row, per tensor: about half a minute on one core
 _CHUNK_ENTRIES = 1 << 23

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nqbench.api import Batch, Moments, Network, SensitivityForm
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.progress import tell
+from nqbench.api.toolkit.samples import first_samples
 from nqbench.api.toolkit.uses import Geometry, Use, watching
 from nqbench_training.grams import Products, spacing
 from nqbench_training.information import Information, information, looked_up

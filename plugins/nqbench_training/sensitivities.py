@@ -12,15 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nqbench.api import Network, Sensitivity
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import empirical_fisher, first_samples, gauss_newton_diagonal
+from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal
 from nqbench.api.toolkit.persample import gradients
+from nqbench.api.toolkit.samples import first_samples
 
 
 class Sampled(Sensitivity):
     """A sensitivity that is estimated from the first training samples."""
 
     samples: int = Field(1000, ge=1)
-    """Training samples, the first in stored order; all if there are fewer."""
+    """Training samples, the first of the split; all if there are fewer."""
 
 
 class Hessian(Sampled, name="hessian", paper="arXiv:1612.01543, sections 3.1 and 4.2"):

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Batch, Group, Moments, Network, QuantizedModel, Source, Task, Training
 from nqbench.api.modules import evaluating
-from nqbench.api.toolkit.curvature import first_samples
 from nqbench.api.toolkit.fallback import plain_grid
 from nqbench.api.toolkit.progress import tell
+from nqbench.api.toolkit.samples import first_samples
 from nqbench.api.toolkit.uses import Use, watching
 from nqbench_training.correction import moved_towards
 from nqbench_training.grams import Missing, Products, spacing

@@ -56,7 +56,7 @@ class Surgeon(
     twice, or equal to ``keep``, is fine-tuned twice, with a restart of the learning rate (warm restarts,
     arXiv:1608.03983)."""
     samples: int = Field(2000, ge=1)
-    """Training samples for the layers' inputs, the first in stored order."""
+    """Training samples for the layers' inputs, the first of the split."""
     scored: int = Field(500, ge=1)
     """Training samples for the curvature of the layers' outputs."""
     rounds: int = Field(6, ge=1)

@@ -14,7 +14,7 @@ from nqbench_training.batchnorm import reestimate
 
 SAMPLES = 5000
 BATCH = 250
-"""Number of training samples, the first in stored order, for re-estimating batch norms."""
+"""Number of training samples, the first of the split, for re-estimating batch norms."""
 
 
 def averaged(task: Task, networks: Sequence[Trained]) -> Trained:

@@ -3,7 +3,7 @@
 Around trained weights w, with d = q - w:  delta L ~ g^T d + 1/2 d^T G d,  G the generalized Gauss-Newton matrix
 1/M sum_n J_n^T A_n J_n, J_n the Jacobian of sample n's outputs and A_n the Hessian of its loss in them (for
 cross-entropy diag(p) - p p^T). Keeping G's diagonal only is the approximation of arXiv:1612.01543, equation 4.
-The network is always in evaluation mode, samples are the first of the training split in stored order.
+The network is always in evaluation mode, samples are the first of the training split.
 """
 
 from __future__ import annotations
@@ -18,27 +18,11 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nqbench.api.batches import Batch, count, part
 from nqbench.api.errors import BadInput
 from nqbench.api.modules import evaluating
 from nqbench.api.network import Network
 from nqbench.api.toolkit.persample import accumulate, gradients, squares
-
-BATCH = 50
-"""Samples a pass, where nothing else decides."""
-
-
-def first_samples(task: Network, samples: int, batch_size: int = BATCH) -> Iterator[tuple[Batch, int]]:
-    """(batch, its size) over the first ``samples`` training samples, or all if there are fewer."""
-    left = samples
-    for batch in task.batches("train", batch_size=min(batch_size, samples)):
-        size = count(batch)
-        if size > left:
-            batch, size = part(batch, left), left
-        yield batch, size
-        left -= size
-        if left == 0:
-            return
+from nqbench.api.toolkit.samples import first_samples
 
 
 def output_factor(task: Network, outputs: Tensor) -> Iterator[Tensor]:

@@ -106,7 +106,9 @@ def test_window_losses_are_the_chain_rule() -> None:
     logits = torch.randn(2, 5, 11)
     expected = [-sum(float(logits[b, t].log_softmax(0)[windows.ids[b, t + 1]]) for t in range(4)) / 4 for b in range(2)]
     assert window_losses(logits, windows.ids).tolist() == pytest.approx(expected, rel=1e-5)
-    assert [len(batch[0]) for batch in windows.batches(10, 1 << 26, "test", None)] == [1, 1], "few enough for their logits"
+    assert [len(batch[0]) for batch in windows.batches(10, 1 << 26, "test", None)] == [1, 1], (
+        "few enough for their logits"
+    )
 
 
 def test_pairs_are_read_and_ranked(tmp_path: Path) -> None:
