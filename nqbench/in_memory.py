@@ -112,7 +112,9 @@ def compress(
             if best is None:
                 errors = [record.error or "" for record in result.records if not record.ok]
                 wanted = f"a drop of {max_drop}" if max_divergence is None else f"a divergence of {max_divergence}"
-                why = errors[0].partition("\n")[0] if errors else f"no file stays within {wanted}"
+                ended = any(record.ok for record in result.records)
+                why = f"no file stays within {wanted}" if ended else "no trial ended"
+                why = errors[0].partition("\n")[0] if errors else why
                 raise BadInput(f"nothing was compressed: {why}")
             put_file(file_of(best.key, Path(folder) / FILES).read_bytes(), target)
     finally:

@@ -84,3 +84,25 @@ def _coarse(folder: Path) -> Path:
         "target: {drop: 0.0, trials: 1}\n"
     )
     return path
+
+
+def test_a_search_without_time_says_so(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    with pytest.raises(BadInput, match="no trial ended"):
+        nqbench.compress(module, splits, max_drop=100, budget=1e-6, output=tmp_path / "n.nqz")
+
+
+def test_a_weight_without_entries_is_stored_as_it_is(tmp_path: Path) -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none, self.some = nn.Linear(0, 4), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.none(x[:, :0]) + self.some(x)
+            return out
+
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    data = [(x, x[:, :4].argmax(1))]
+    result = nqbench.compress(Partly(), data, max_drop=100, trials=1, output=tmp_path / "n.nqz")
+    assert result.state["none.weight"].shape == (4, 0)

@@ -88,8 +88,9 @@ class Model(Plugin):
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
         """Names of the tensors to quantize, in the order of the state: by default every float parameter of two or more
-        dimensions (weights of linear and convolution layers, embeddings), frozen ones too."""
-        return tuple(name for name, p in module.named_parameters() if p.dim() >= 2 and p.is_floating_point())
+        dimensions (weights of linear and convolution layers, embeddings), frozen ones too, unless it has no entries."""
+        floats = ((name, p) for name, p in module.named_parameters() if p.is_floating_point() and p.numel())
+        return tuple(name for name, p in floats if p.dim() >= 2)
 
     def metric(self) -> Metric | None:
         """The headline metric; None for a model without data."""

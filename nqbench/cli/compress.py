@@ -160,10 +160,16 @@ def _goal(
     named = [option for option, value in given.items() if value is not None]
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} cannot be used together: give one of them")
+    for option, value in (("--min-metric", min_metric), ("--max-divergence", max_divergence)):
+        if value is not None and not math.isfinite(value):
+            raise BadInput(f"{option} {value}: write a number")
     if min_metric is not None or max_divergence is not None:
         return {"metric": min_metric if max_divergence is None else max_divergence}
     if max_bytes is not None:
-        return {"bytes": parse_size(max_bytes)}
+        size = parse_size(max_bytes)
+        if size < 1:
+            raise BadInput(f"--max-bytes {max_bytes}: no file is that small")
+        return {"bytes": size}
     text = "0.5" if max_drop is None else max_drop.strip()
     try:
         drop = float(text.removesuffix("%"))

@@ -27,6 +27,8 @@ _FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 _USUAL = ("state_dict", "model_state_dict", "model", "params", "module", "net", "network", "weights")
 """Names of entries that hold a network's state dict, the most likely first."""
 _AVERAGED = re.compile(r"(^|[_.])(ema|swa|averaged?|avg)([_.]|$)")
+_FLAT = (".safetensors", ".gguf", ".json")
+"""Suffixes of files without entries."""
 _DEPTH = 3
 _PLAIN_DATA = [argparse.Namespace, np.dtype, np.ndarray]
 """Harmless types that training loops save beside a state dict, which may be unpickled."""
@@ -36,9 +38,11 @@ def read_state(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """A state dict. entry: which one to take from a PyTorch file with several (``ema``, ``params_ema``, ``a.b``).
 
     Raises BadInput, in one line, for a file that cannot be read, or that holds no state dict or several equally likely
-    ones.
+    ones, or where an entry is named of a file that has none.
     """
     path = weights_in(path) if path.is_dir() else path
+    if entry is not None and path.suffix in _FLAT:
+        raise BadInput(f"{path} has no entry '{entry}': files of this kind hold one network, leave `entry` out")
     if path.name.endswith(".index.json"):
         return _sharded(path)
     if path.suffix == ".safetensors":
@@ -160,7 +164,7 @@ def _chosen(found: object, path: Path) -> object:
 
 def averaged_entries(path: Path) -> tuple[str, ...]:
     """Entries with averaged weights in a PyTorch file, besides the network that is loaded from it."""
-    if path.is_dir() or path.suffix in (".safetensors", ".gguf", ".json"):
+    if path.is_dir() or path.suffix in _FLAT:
         return ()
     found = _unpickled(path)
     if is_state(found) or not isinstance(found, Mapping):

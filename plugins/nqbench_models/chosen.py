@@ -23,6 +23,8 @@ class Chosen(Model):
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
         names = self.candidates(module)
+        if not names:
+            raise BadInput(f"model '{self.name}': the network has no parameter of two or more dimensions to compress")
         for pattern in (*self.include, *self.exclude):
             if not any(fnmatchcase(name, pattern) for name in names):
                 some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -100,12 +100,30 @@ class HuggingFace(Chosen, name="hf"):
     def load(self, device: torch.device) -> nn.Module:
         kind = getattr(_transformers(), _CLASSES[self.task])
         try:
-            module = kind.from_pretrained(str(self._folder()), local_files_only=True, dtype=torch.float32)
+            module, found = kind.from_pretrained(
+                str(self._folder()), local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:240]
             raise BadInput(f"model 'hf': {self._folder()} cannot be loaded for {self.task}: {reason}") from None
         assert isinstance(module, nn.Module)
+        self._settle(module, sorted(found["missing_keys"]))
         return module.to(device).eval()
+
+    def _settle(self, module: nn.Module, missing: Sequence[str]) -> None:
+        """transformers draws what a checkpoint lacks at random, anew at every load. Only a pooler may be lacking where
+        nothing reads its outputs: it becomes zeros. Raises BadInput for anything else, such as the head of a task that
+        the model was not trained for."""
+        unread = [name for name in missing if self.task == "sentence-similarity" and name.startswith("pooler.")]
+        for name in unread:
+            module.get_parameter(name).data.zero_()
+        lacking = [name for name in missing if name not in unread]
+        if lacking:
+            more = f" (nor {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+            raise BadInput(
+                f"model 'hf': {self._folder()} has no '{lacking[0]}'{more}, which {type(module).__name__} has: it was "
+                f"not trained for {self.task}"
+            )
 
     def metric(self) -> Metric | None:
         return None if self.data is None else _METRICS[self.task]

@@ -68,10 +68,11 @@ from nqbench.api import (
     device_of,
     to_device,
 )
+from nqbench.api.evaluation import AGREEMENT, DIVERGENCE
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import in_suite_folder
-from nqbench_models.batches import called, fresh, labels_of, told
+from nqbench_models.batches import called, described, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
@@ -168,7 +169,11 @@ class Module(Chosen, name="module"):
     def metric(self) -> Metric | None:
         if self.data is None:
             return None
-        return Metric(self.metric_name, "%" if self.score is None else "", self.higher_is_better)
+        if self.score is None:  # what a classifier is judged by has a unit and a direction of its own
+            unit = "nats" if self.loss is None else ""
+            own = {"loss": Metric("loss", unit, False), AGREEMENT.name: AGREEMENT, DIVERGENCE.name: DIVERGENCE}
+            return own.get(self.metric_name, Metric(self.metric_name, "%", self.higher_is_better))
+        return Metric(self.metric_name, "", self.higher_is_better)
 
     def has_split(self, split: Split) -> bool:
         return self.data is not None and split in self.splits
@@ -241,11 +246,23 @@ class Module(Chosen, name="module"):
             outputs = self.predict(module, batch)
             if self.score is None:
                 self.losses(outputs, batch)
+                self._check_accuracy(outputs, batch)
             else:
                 judge = self._function(self.score)
                 with told(f"model '{self.name}': {self.score}", first, module):
                     values = judge(module, iter([batch]))
                 self._scores(values)
+
+    def _check_accuracy(self, outputs: Tensor, batch: Batch) -> None:
+        """What cross-entropy takes, top-1 accuracy need not: probabilities of classes, a class for each pixel."""
+        labels = self.labels(batch)
+        if labels.dim() != 1 or outputs.shape[:-1] != labels.shape:
+            raise BadInput(
+                f"model '{self.name}': labels are {described(labels)} for outputs of {described(outputs)}, expected "
+                "one class number for each example: give those, or name a function `score` that judges them"
+            )
+        if bool(outputs.isnan().any()):
+            raise BadInput(f"model '{self.name}': outputs hold nan for the first examples that {self.data} gives")
 
     # -- names to things ----------------------------------------------------------------------------------------------
     def _build(self) -> nn.Module:

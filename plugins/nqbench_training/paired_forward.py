@@ -7,6 +7,7 @@ original network and in the network as changed so far.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -43,7 +44,8 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     """Equality up to rounding: the rows of a product may be summed in different orders."""
     if not one.is_floating_point():
         return torch.equal(one, other)
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()) if one.numel() else 0.0)
+    largest = float(one.abs().max()) if one.numel() else 0.0
+    return math.isfinite(largest) and torch.allclose(one, other, rtol=1e-4, atol=1e-5 * largest)
 
 
 def paired_forward(task: Network, samples: Batch, visit: Visit, trained: Mapping[str, Tensor] | None = None) -> None:

@@ -192,6 +192,9 @@ def test_a_file_that_is_there_is_not_replaced(
             "gives no metric 'perplexity'; it gives accuracy, agreement",
         ),
         (["--model", "lenet300", "--budget", "soon"], "as in 90s, 10m or 2h"),
+        (["--model", "lenet300", "--min-metric", "nan"], "error: --min-metric nan: write a number"),
+        (["--model", "lenet300", "--max-divergence", "nan"], "error: --max-divergence nan: write a number"),
+        (["--model", "lenet300", "--max-bytes", "0"], "error: --max-bytes 0: no file is that small"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from nqbench_models.module import Module
 
-from nqbench.api import BadInput, as_outputs
+from nqbench.api import BadInput, Metric, as_outputs
 
 SOURCE = """
 import torch
@@ -60,6 +60,8 @@ def three(split, batch_size, shuffle): yield x, x, y
 def floats(split, batch_size, shuffle): yield x, y.float()
 def wide(split, batch_size, shuffle): yield torch.randn(6, 5), y
 def short(split, batch_size, shuffle): yield x, y[:4]
+def shares(split, batch_size, shuffle): yield x, torch.eye(3)[y]
+def lost(split, batch_size, shuffle): yield x * float("nan"), y
 def score(module, batches): return {"loss": 1.0, "f1": 2.0}
 def no_score(module, batches): return 3.0
 def broken(split): return []
@@ -121,6 +123,12 @@ def test_inputs_and_labels_of_every_make(make, data: str) -> None:  # type: igno
         ("network", "three", r"several inputs are a tuple or a dict of their own, \(\(a, b\), labels\)"),
         ("network", "floats", "cross-entropy cannot take a batch"),
         ("network", "short", "cross-entropy cannot take a batch"),
+        (
+            "network",
+            "shares",
+            r"labels are float32 \(6, 3\) for outputs of float32 \(6, 3\), expected one class",
+        ),
+        ("network", "lost", "outputs hold nan for the first examples"),
         ("network", "wide", r"network cannot take a batch of \(float32 \(6, 5\), int64 \(6,\)\): RuntimeError"),
         ("half", "batches", "the network is float16 and the data are float32: give data as float16"),
         ("half", "keyed", "the network is float16 and the data are float32: give data as float16"),
@@ -184,3 +192,12 @@ def test_a_module_of_the_same_name_in_another_folder_is_another(tmp_path: Path) 
         )
         loaded = Module(folder=str(folder), network=f"{name}:network").load(torch.device("cpu"))
         assert loaded.in_features == number
+
+
+def test_a_classifiers_loss_is_in_nats_and_better_where_it_is_lower(make) -> None:  # type: ignore[no-untyped-def]
+    """A search for it would else go to where it is largest."""
+    loss, divergence = make(metric_name="loss").metric(), make(metric_name="divergence").metric()
+    assert (loss.name, loss.unit, loss.higher_is_better) == ("loss", "nats", False)
+    assert (divergence.unit, divergence.higher_is_better) == ("nats", False)
+    assert make().metric() == Metric()
+    assert make(score="score", metric_name="loss", higher_is_better=False).metric() == Metric("loss", "", False)

@@ -277,3 +277,10 @@ def test_files_of_another_kind_are_told_in_one_line(tmp_path: Path, suffix: str,
         filled(tmp_path / f"w{suffix}", plain())
     assert "\n" not in str(caught.value)
     assert f"w{suffix}" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_an_entry_of_a_file_without_entries_is_not_passed_over(tmp_path: Path, suffix: str) -> None:
+    save_file(plain(1).state_dict(), tmp_path / f"w{suffix}")
+    with pytest.raises(BadInput, match="has no entry 'ema': files of this kind hold one network"):
+        read_state(tmp_path / f"w{suffix}", "ema")

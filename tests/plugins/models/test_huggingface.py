@@ -204,3 +204,12 @@ def test_timm_builds_a_network_by_name(tmp_path: Path, monkeypatch: pytest.Monke
         Timm(network="tny", checkpoint=str(tmp_path / "w.pth")).load(CPU)
     with pytest.raises(BadInput, match="comes without weights"):
         Timm(network="tiny").prepare()
+
+
+def test_what_a_checkpoint_lacks_is_not_drawn_at_random(folder: Path) -> None:
+    theirs = transformers.BertModel(transformers.BertConfig(**BERT), add_pooling_layer=False)
+    theirs.save_pretrained(folder / "model")
+    with pytest.raises(BadInput, match=r"has no 'bert.pooler.dense.bias' \(nor 3 more\), which BertForSequence.* has"):
+        HuggingFace(folder=str(folder / "model"), task="text-classification").load(CPU)
+    pooler = HuggingFace(folder=str(folder / "model"), task="sentence-similarity").load(CPU).pooler
+    assert not pooler.dense.weight.any(), "nothing reads it, and it is the same at every load"
