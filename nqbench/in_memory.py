@@ -87,6 +87,13 @@ def compress(
             f"engine '{engine}' cannot reach a network of this process; put it into a file, and run nqbench compress "
             f"--model module:MODULE:FUNCTION --checkpoint FILE --engine {engine}"
         )
+    if not isinstance(module, nn.Module):
+        raise BadInput(f"module is {type(module).__name__}, expected a torch.nn.Module; `nqbench.save` takes a state")
+    target = Path(output)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # told before the search
+        raise BadInput(f"{target}: cannot be written ({error.strerror or error}); choose another output") from None
     names = tuple(batches) if isinstance(batches, Mapping) else ("train", "test")
     held = _Held(copy.deepcopy(module).eval(), batches, names, score, higher_is_better)
     key = content_hash({name: t.detach().cpu() for name, t in module.state_dict().items()})[:32]
@@ -103,7 +110,6 @@ def compress(
     sets = [f"models=[{json.dumps({InMemory.name: {'network': key}})}]", *goal, f"target.split={split}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
     sets += [] if split == "test" or "test" not in names else ["target.report=chosen"]
-    target = Path(output)
     try:
         with tempfile.TemporaryDirectory(prefix="nqbench-compress-") as folder:
             where = device or str(device_of(module))
@@ -151,12 +157,31 @@ class InMemory(Model, name="in-memory"):
 
     def prepare(self) -> None:
         for split in self._held.names:
+            given = self._batches(split)
+            # of a generator that is read twice, the second reading goes on where the first stopped
+            once = isinstance(given, Iterator) and self._batches(split) is given
             for _ in range(2):
-                if next(iter(self._batches(split)), None) is None:
+                batch = next(iter(self._batches(split)), None)
+                if once or batch is None:
                     raise BadInput(
                         f"batches: {split} gives nothing, or nothing the second time: give what can be read again, "
                         "such as a list or a data loader"
                     )
+                self._check(split, batch)
+
+    def _check(self, split: str, batch: Batch) -> None:
+        """A tensor has a first and a second entry as well, and would pass for a pair."""
+        judged = self._held.score is not None
+        if not isinstance(batch, tuple | list) or len(batch) < (1 if judged else 2):
+            wanted = "a tuple that begins with the network's input" if judged else "a pair (x, y)"
+            raise BadInput(f"batches: {split} gives {type(batch).__name__}, expected {wanted}")
+        labels = None if judged else batch[1]
+        if not judged and not (isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()):
+            shape = f" of {tuple(labels.shape)}" if isinstance(labels, Tensor) else ""
+            raise BadInput(
+                f"batches: the labels of {split} are {type(labels).__name__}{shape}, expected one class number for "
+                "each example: give those, or a `score` that judges them"
+            )
 
     def load(self, device: torch.device) -> nn.Module:
         return copy.deepcopy(self._held.module).to(device)
@@ -186,7 +211,9 @@ class InMemory(Model, name="in-memory"):
         with torch.no_grad(), outputs_seen(self, module) as beside:
             found = self._held.score(module, (to_device(batch, device) for batch in self.examined(split)))
         metrics, examples = named(found if isinstance(found, Mapping) else {"score": found})
-        first = next(iter(metrics))
+        first = next(iter(metrics), None)
+        if first is None:
+            raise BadInput("score gives an empty dictionary, expected the value that decides")
         metrics |= {"score": metrics[first]} | {n: part.metric() for n, part in beside.items() if n not in metrics}
         examples |= {"score": examples[first]} if first in examples else {}
         return Evaluation(metrics, None, {**beside, **examples})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,35 @@ def test_a_weight_without_entries_is_stored_as_it_is(tmp_path: Path) -> None:
     data = [(x, x[:, :4].argmax(1))]
     result = nqbench.compress(Partly(), data, max_drop=100, trials=1, output=tmp_path / "n.nqz")
     assert result.state["none.weight"].shape == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x, y: x, "train gives Tensor, expected a pair"),
+        (lambda x, y: {"x": x, "labels": y}, "train gives dict, expected a pair"),
+        (lambda x, y: (x, torch.eye(4)[y]), r"the labels of train are Tensor of \(100, 4\), expected one class number"),
+        (lambda x, y: (x, y.tolist()), "the labels of train are list, expected one class number"),
+    ],
+)
+def test_batches_that_are_no_pairs_are_refused_in_a_line(
+    trained: tuple[nn.Module, dict],
+    tmp_path: Path,
+    change: Callable[[Tensor, Tensor], object],
+    told: str,  # type: ignore[type-arg]
+) -> None:
+    """A tensor's first two rows would pass for a pair, and the accuracy for 0 %."""
+    module, splits = trained
+    with pytest.raises(BadInput, match=told):
+        nqbench.compress(module, [change(x, y) for x, y in splits["train"]], output=tmp_path / "n.nqz")  # type: ignore[misc]
+
+
+def test_what_cannot_be_done_is_told_before_the_search(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"n.nqz: cannot be written \(Not a directory\)|exists"):
+        nqbench.compress(module, splits, output=tmp_path / "file" / "n.nqz")
+    with pytest.raises(BadInput, match=r"module is OrderedDict, expected a torch\.nn\.Module"):
+        nqbench.compress(module.state_dict(), splits, output=tmp_path / "n.nqz")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="give what can be read again"):
+        nqbench.compress(module, (batch for batch in splits["train"]), output=tmp_path / "n.nqz")
