@@ -31,12 +31,13 @@ class Lines:
     """A line a trial, and one at least every half minute, for logs."""
 
     def __init__(self) -> None:
-        self.total, self.done = 0, 0
+        self.total, self.done, self.ran = 0, 0, 0
+        self.search = False
         self.best = Best()
         self._begun = self._last = time.monotonic()
 
     def started(self, total: int, reused: int, *, search: bool = False, goal: Goal | None = None) -> None:
-        self.total, self.done, self.best.goal = total, reused, goal
+        self.total, self.done, self.search, self.best.goal = total, reused, search, goal
         there = f", {reused} already there" if reused else ""
         self._say(f"{'a search: at most ' if search else ''}{total} trials{there}")
 
@@ -50,10 +51,19 @@ class Lines:
             return
         doing = "; ".join(f"{label}: {doing}" for label, doing in trials)
         best = f"; {self.best}" if self.best.record else ""
-        self._say(f"[{self.done}/{self.total}] after {now - self._begun:.0f} s: {doing}{best}")
+        left = self._left(now - self._begun)
+        self._say(f"[{self.done}/{self.total}] after {now - self._begun:.0f} s{left}: {doing}{best}")
+
+    def _left(self, seconds: float) -> str:
+        """By the time that a trial has taken so far; nothing before the first ended. A search may end before its last
+        trial."""
+        if not self.ran:
+            return ""
+        left = _clock(max(self.total - self.done, 0) * seconds / self.ran)
+        return f", {'at most ' if self.search else 'about '}{left} left"
 
     def ended(self, record: Record, label: str, *, again: bool = False) -> None:
-        self.done += 1
+        self.done, self.ran = self.done + 1, self.ran + 1
         self.best.see(record)
         if not again:
             self._say(f"[{self.done}/{self.total}] {label}: {outcome(record)}")

@@ -58,6 +58,22 @@ def test_a_log_hears_of_long_work_every_half_minute(
     ]
 
 
+@pytest.mark.parametrize(("search", "word"), [(False, "about"), (True, "at most")])
+def test_a_log_hears_how_long_it_may_take(
+    search: bool, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    lines = progress.Lines()
+    lines.started(5, 1, search=search)  # one was there already, and says nothing of the time
+    now = 60.0
+    lines.ended(_trial(800, 80.0), "one")
+    now = 100.0
+    lines.running([("two", "quantize: tensor 3 of 20")])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"[2/5] after 100 s, {word} 5:00 left: two: quantize: tensor 3 of 20; best 800 B, 80.00 (train)"
+
+
 def test_the_metric_where_the_search_looked_is_shown_with_its_split() -> None:
     fields = {
         "status": "ok", "run": "r", "suite": "s", "key": "k", "trial": "t", "model": "m", "device": "cpu",
