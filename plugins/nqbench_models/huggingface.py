@@ -255,6 +255,14 @@ def _encoded(folder: str, texts: Sequence[str], length: int) -> list[list[int]]:
 def _windows(folder: str, file: Path, length: int, most: int | None) -> Windows:
     text = file.read_text(encoding="utf-8")
     ids = _tokenizer(folder)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    config = _config(folder)
+    positions = getattr(config, "max_position_embeddings", None) or length
+    if length > positions:
+        raise BadInput(
+            f"model 'hf': {folder} has {positions} positions, less than one window of {length}: lower `length`"
+        )
+    if max(ids, default=0) >= config.vocab_size:
+        raise BadInput(f"model 'hf': {folder} has {config.vocab_size} tokens, and its tokenizer gives {max(ids)}")
     windows = Windows.of(ids, length, most)
     if not len(windows.ids):
         raise BadInput(f"model 'hf': {file} has {len(ids)} tokens, less than one window of {length}: lower `length`")
@@ -282,6 +290,11 @@ def _labels(folder: str, file: Path, names: Sequence[str]) -> Tensor:
     if -1 in numbers:
         raise BadInput(
             f"{file}: '{names[numbers.index(-1)]}' is no label of the model, which has {', '.join(list(known)[:6])}"
+        )
+    classes = int(_config(folder).num_labels)
+    if max(numbers, default=0) >= classes:
+        raise BadInput(
+            f"{file}: {max(numbers)} is no label of the model, which has {classes} classes, the first being 0"
         )
     return torch.tensor(numbers)
 

@@ -213,3 +213,24 @@ def test_what_a_checkpoint_lacks_is_not_drawn_at_random(folder: Path) -> None:
         HuggingFace(folder=str(folder / "model"), task="text-classification").load(CPU)
     pooler = HuggingFace(folder=str(folder / "model"), task="sentence-similarity").load(CPU).pooler
     assert not pooler.dense.weight.any(), "nothing reads it, and it is the same at every load"
+
+
+def test_windows_and_labels_that_the_network_has_no_room_for_are_told(folder: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.txt").write_text("a b c d e f g " * 3)
+    with pytest.raises(BadInput, match="has 8 positions, less than one window of 9: lower `length`"):
+        made(folder, "text-generation", length=9)
+    with pytest.raises(BadInput, match="has 8 tokens, and its tokenizer gives 11"):
+        made(folder, "text-generation", length=6)
+
+
+def test_a_label_beyond_the_classes_is_told(folder: Path) -> None:
+    transformers.BertForSequenceClassification(transformers.BertConfig(**BERT)).save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.tsv").write_text("a b\t0\nc\t2\n")
+    with pytest.raises(BadInput, match="2 is no label of the model, which has 2 classes"):
+        made(folder, "text-classification")
