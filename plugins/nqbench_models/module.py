@@ -22,11 +22,13 @@ and in the suite::
       - module: {folder: ., network: "mine:network", checkpoint: mine.safetensors, data: "mine:batches"}
 
 ``batches`` must give a fresh iterator each call. Sensitivities take the first training examples: where these are stored
-by class, source or time, shuffle them without a seed, too. A batch is (inputs, labels), where several inputs are a tuple or a
-dict, or a single dict that contains ``labels``. The outputs are ``.logits`` of the returned object, the only tensor of
-a dict, or the first of a tuple. The loss is cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs,
-batch -> a loss per example) and ``score`` (module, batches -> {name: value}) name functions of yours. For other forms
-of batches or outputs, name a function ``outputs`` (module, batch -> outputs).
+by class, source or time, shuffle them without a seed, too.
+
+A batch is (inputs, labels), where several inputs are a tuple or a dict, or a single dict that contains ``labels``. The
+outputs are ``.logits`` of the returned object, the only tensor of a dict, or the first of a tuple. The loss is
+cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch -> a loss per example) and ``score``
+(module, batches -> {name: value}) name functions of yours. For other forms of batches or outputs, name a function
+``outputs`` (module, batch -> outputs).
 
 The checkpoint is a state dict as frameworks write it: .safetensors, a PyTorch file (.pt, .pth, .ckpt, .bin; read with
 weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf file. Prefixes that wrappers add to the
