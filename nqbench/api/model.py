@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.batches import Batch, Split, between, to_device
+from nqbench.api.batches import Batch, Split, between, count, to_device
 from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, Evaluation, Metric, PerExample
 from nqbench.api.outputs import as_outputs, hits
 from nqbench.api.plugin import Plugin
@@ -224,18 +224,21 @@ class Model(Plugin):
         """The batches that an evaluation on a split reads, in stored order.
 
         All of ``test`` and ``validation``. Of ``train``, up to 5,120 examples after the first 2,048, because those are
-        used by sensitivities; all examples if there are no more than 2,048.
+        used by sensitivities; of fewer than 4,096 examples the second half (from 2,048 on, then what is before).
         """
         size = self.evaluation_batch if batch_size is None else batch_size
         if split != "train":
             yield from self.batches(split, batch_size=size)
             return
-        none = True
-        for batch in between(self.batches(split, batch_size=size), _CALIBRATED, _CALIBRATED + _EXAMINED):
-            none = False
-            yield batch
-        if none:
-            yield from self.batches(split, batch_size=size)
+        there = 0
+        for batch in self.batches(split, batch_size=size):
+            yield from between(iter([batch]), _CALIBRATED - there, _CALIBRATED + _EXAMINED - there)
+            there += count(batch)
+            if there >= _CALIBRATED + _EXAMINED:
+                return
+        if there < 2 * _CALIBRATED:
+            stop = min(there, _CALIBRATED)
+            yield from between(self.batches(split, batch_size=size), there // 2, stop)
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
         """The metrics of the network on the ``examined`` batches of a split. Default: those of ``scores``, in batches

@@ -91,11 +91,12 @@ def command(
 
     Nothing is retrained. For a network of your own, write --model module:mine:network --checkpoint mine.safetensors
     --data mine:batches --with folder=. (see `nqbench show module`). The search compares files on the validation split
-    if the model has one, else on a part of the training data that was not used for calibration. A network does better
-    on its training data than on any other, so there a classifier's outputs are also held near the float network's (by
-    their divergence). The test split is evaluated only once, for the final file. When the --budget is spent, or at
-    Ctrl-C, the best file so far is the result. Intermediate results stay in the --work folder, so that the same command
-    resumes.
+    if the model has one, else on a part of the training data that was not used for calibration: what follows the first
+    2,048 examples, or the second half of fewer than 4,096 (of fewer than 1,024, calibration sees some of it). A network
+    does better on its training data than on any other, so there a classifier's outputs are also held near the float
+    network's (by their divergence). The test split is evaluated only once, for the final file. When the --budget is
+    spent, or at Ctrl-C, the best file so far is the result. Intermediate results stay in the --work folder, so that the
+    same command resumes.
 
     How tensors are stored: weights (parameters with two or more dimensions, also frozen ones) are quantized and coded.
     Other float32 parameters (biases, norms) are rounded to float16, and batch norms are folded into them. Buffers, and

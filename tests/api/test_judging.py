@@ -7,6 +7,7 @@ import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -97,10 +98,12 @@ def test_figures_are_the_same_in_all_batches(pace: Pace) -> None:
 
 
 class Counting(TinyNet, name="counting-examples"):
-    """5,000 numbers, which come in batches of 50 at most."""
+    """Numbers, which come in batches of 50 at most."""
+
+    count: ClassVar[int] = 5000
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        for part in torch.split(torch.arange(5000), min(batch_size, 50)):
+        for part in torch.split(torch.arange(self.count), min(batch_size, 50)):
             yield part, part
 
 
@@ -108,6 +111,17 @@ class Counting(TinyNet, name="counting-examples"):
 def test_of_training_data_the_same_examples_are_examined_in_any_batches(size: int) -> None:
     seen = torch.cat([x for x, _ in Counting().examined("train", size)])
     assert torch.equal(seen, torch.arange(2048, 5000))
+
+
+@pytest.mark.parametrize("size", [3, 50, 512])
+@pytest.mark.parametrize("there", [1, 2, 600, 2047, 2048, 2050, 4095, 4096, 8000])
+def test_of_few_training_data_the_second_half_is_examined(
+    there: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What calibration sees first is left out as far as there are others; 2,050 are not judged by the last two."""
+    monkeypatch.setattr(Counting, "count", there)
+    seen = torch.cat([x for x, _ in Counting().examined("train", size)])
+    assert sorted(seen.tolist()) == list(range(min(there // 2, 2048), min(there, 7168)))
 
 
 class LanguageModel(TinyNet, name="tiny-language"):
