@@ -61,10 +61,16 @@ def save(
         >>> list(back), bool((back["weight"] - weight).abs().max() <= 0.5)
         (['weight', 'bias'], True)
     """
+    from torch import Tensor, nn
+
     from nqbench.api import BadInput, Coder, Quantizer
     from nqbench.container import Contents, write
     from nqbench.registry import registry
 
+    if not isinstance(state, Mapping | nn.Module) or not all(isinstance(t, Tensor) for t in _state_of(state).values()):
+        raise BadInput(
+            f"state is {type(state).__name__}, expected a torch.nn.Module, or a mapping from names to tensors"
+        )
     known = registry()
     options = dict(parameters or ({"granularity": "layer", "step": step} if quantizer == "uniform" else {}))
     method, coding = known.make("quantizer", quantizer, options), known.make("coder", coder, {})
@@ -80,7 +86,7 @@ def save(
             raise BadInput(f"the state has no tensor '{unknown[0]}'; it has {', '.join(list(whole)[:5])} ...")
         chosen = [name for name in whole if name in set(tensors)]
     contents = Contents(
-        order=tuple(whole if not aliases else _names(state)),
+        order=tuple(whole if not aliases else _state_of(state)),
         shapes={name: tuple(whole[name].shape) for name in chosen},
         dtypes={name: whole[name].dtype for name in chosen},
         raw={name: tensor for name, tensor in whole.items() if name not in set(chosen)},
@@ -91,18 +97,21 @@ def save(
         coder=coding,
         unquantized=unquantized,
     )
-    return write(path, contents, known).file_bytes
+    try:
+        return write(path, contents, known).file_bytes
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another path") from None
 
 
-def _names(state: Mapping[str, Tensor] | nn.Module) -> list[str]:
-    return list(state if isinstance(state, Mapping) else state.state_dict())
+def _state_of(state: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
+    return state if isinstance(state, Mapping) else state.state_dict()
 
 
 def _taken_apart(
     state: Mapping[str, Tensor] | nn.Module,
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
     """The tensors on the CPU, each once; name -> the first name of the same tensor; the names of parameters."""
-    given = state if isinstance(state, Mapping) else state.state_dict()
+    given = _state_of(state)
     if isinstance(state, Mapping):
         trained = [n for n, t in given.items() if t.is_floating_point() and n.rpartition(".")[2] not in _STATISTICS]
     else:

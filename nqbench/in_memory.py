@@ -21,7 +21,7 @@ from nqbench.files import load
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.registry import Registered, registry
 from nqbench.results.record import Record
-from nqbench.suite.guard import divergence_beside
+from nqbench.suite.guard import allowed_loss, divergence_beside
 from nqbench.version import __version__
 
 Batches = Iterable[Batch] | Mapping[str, Iterable[Batch]] | Callable[[str], Iterable[Batch]]
@@ -89,6 +89,10 @@ def compress(
         )
     if not isinstance(module, nn.Module):
         raise BadInput(f"module is {type(module).__name__}, expected a torch.nn.Module; `nqbench.save` takes a state")
+    try:
+        allowed = allowed_loss(max_drop)
+    except BadInput as error:
+        raise BadInput(f"max_drop {error}") from None
     target = Path(output)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ def compress(
     known.found["model", InMemory.name] = Registered(InMemory, "nqbench", __version__)
     splits: tuple[Split, ...] = ("validation", "train")
     split: Split = next((s for s in splits if s in names), "test")
-    goal = [f"target.drop={json.dumps(max_drop)}"]
+    goal = ["target.drop=null", *(f"target.{field}={value}" for field, value in allowed.items())]
     beside = divergence_beside(InMemory(network=key), split, max_drop)
     goal += [] if beside is None else [f"target.divergence={beside}"]
     if max_divergence is not None:

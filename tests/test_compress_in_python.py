@@ -137,5 +137,7 @@ def test_what_cannot_be_done_is_told_before_the_search(trained: tuple[nn.Module,
         nqbench.compress(module, splits, output=tmp_path / "file" / "n.nqz")
     with pytest.raises(BadInput, match=r"module is OrderedDict, expected a torch\.nn\.Module"):
         nqbench.compress(module.state_dict(), splits, output=tmp_path / "n.nqz")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="max_drop half: write points"):
+        nqbench.compress(module, splits, max_drop="half", output=tmp_path / "n.nqz")
     with pytest.raises(BadInput, match="give what can be read again"):
         nqbench.compress(module, (batch for batch in splits["train"]), output=tmp_path / "n.nqz")

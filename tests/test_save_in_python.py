@@ -85,6 +85,12 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(nqbench.api.NqbenchError, match=told):
             nqbench.save(state, tmp_path / "x.nqz", **options)  # type: ignore[arg-type]
+    for odd in ([1], {"a": [1.0]}, None):
+        with pytest.raises(BadInput, match=f"state is {type(odd).__name__}, expected a torch.nn.Module"):
+            nqbench.save(odd, tmp_path / "x.nqz")  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"n\.nqz: cannot be written"):
+        nqbench.save(state, tmp_path / "file" / "n.nqz")
     with pytest.raises(BadInput, match="'a' holds nan or inf"):
         nqbench.save({"a": torch.full((2, 2), torch.nan)}, tmp_path / "x.nqz")
     assert not (tmp_path / "x.nqz").exists()

@@ -111,6 +111,7 @@ def command(
     from nqbench.engine import FILES, run_suite
     from nqbench.pipeline.files import file_of, put_file
     from nqbench.registry import registry
+    from nqbench.suite.suite import load
 
     name = model.partition(":")[0]
     goal = _goal(max_drop, min_metric, max_bytes, max_divergence)
@@ -134,9 +135,9 @@ def command(
     sets += [] if trials is None else [f"target.trials={trials}"]
     sets += [f"nonfinite={nonfinite}"] + ([] if judged_by is None else [f"judged_by={json.dumps(judged_by)}"])
     folder = work or Path("reports") / SUITE / target.stem
-    result = run_suite(
-        suite, folder, sets=sets, jobs=jobs, engine=engine, device=device, progress=shown(), budget=seconds
-    )
+    # paths on the command line are relative to where it is run, whatever the suite
+    loaded = load(suite, sets=sets, folder=Path.cwd())
+    result = run_suite(loaded, folder, jobs=jobs, engine=engine, device=device, progress=shown(), budget=seconds)
     interrupted = result.outcome == "interrupted"
     best = _best(result, max_bytes is not None)
     if best is not None:
@@ -155,6 +156,7 @@ def _goal(
     """What is to be held, in a target's fields. Raises BadInput where that is nothing sensible, or more than one."""
     from nqbench.api.errors import BadInput
     from nqbench.pipeline.cache import parse_size
+    from nqbench.suite.guard import allowed_loss
 
     given: dict[str, object] = {"--max-drop": max_drop, "--min-metric": min_metric, "--max-bytes": max_bytes}
     given["--max-divergence"] = max_divergence
@@ -171,14 +173,10 @@ def _goal(
         if size < 1:
             raise BadInput(f"--max-bytes {max_bytes}: no file is that small")
         return {"bytes": size}
-    text = "0.5" if max_drop is None else max_drop.strip()
     try:
-        drop = float(text.removesuffix("%"))
-    except ValueError:
-        drop = -1.0
-    if not 0 <= drop < math.inf:
-        raise BadInput(f"--max-drop {max_drop}: write points (0.5) or a share of the float network's metric (1%)")
-    return {"share": drop} if text.endswith("%") else {"drop": drop}
+        return dict(allowed_loss("0.5" if max_drop is None else max_drop))
+    except BadInput as error:
+        raise BadInput(f"--max-drop {error}") from None
 
 
 def _beside(
@@ -276,6 +274,7 @@ def _looked_at(known: Registry, name: str, parameters: dict[str, object], metric
     model = known.make("model", name, parameters)
     assert isinstance(model, Model)
     if model.metric() is None:
+        model.prepare()  # tells of files that are not there, which come first
         raise BadInput(f"model '{name}' has no metric that could hold: give its --data")
     splits: tuple[Split, ...] = ("validation", "train", "test")
     split = next((split for split in splits if model.has_split(split)), "test")

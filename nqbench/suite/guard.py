@@ -9,13 +9,28 @@ then lost 0.50.
 
 from __future__ import annotations
 
-from nqbench.api import Model, Split
+import math
+
+from nqbench.api import BadInput, Model, Split
 from nqbench.api.evaluation import DIVERGENCE
 
 PER_POINT = 0.02
 """Nats on training data for each point of accuracy that may be lost (`reports/reference/FINDINGS.md`)."""
 _LEAST = 0.1
 """Points below which the divergence is not pressed further: to lose nothing need not mean to change nothing."""
+
+
+def allowed_loss(max_drop: str | float) -> dict[str, float]:
+    """What may be lost, in a target's fields: points, or a share of the float network's metric (``"1%"``). Raises
+    BadInput for anything else."""
+    text = str(max_drop).strip()
+    try:
+        drop = float(text.removesuffix("%"))
+    except ValueError:
+        drop = -1.0
+    if not 0 <= drop < math.inf:
+        raise BadInput(f"{max_drop}: write points (0.5) or a share of the float network's metric (1%)")
+    return {"share" if text.endswith("%") else "drop": drop}
 
 
 def divergence_beside(model: Model, split: Split, max_drop: str | float) -> float | None:

@@ -31,7 +31,8 @@ from nqbench.suite.vocabulary import Vocabulary
 class Suite:
     """name: of the suite, as records carry it. path: its file. text: YAML that gives this very suite, overrides and
     all. dropped: combinations of the axes that became no trial. timeout: seconds that a trial (``trial``)
-    and each of its stages may take. resources: what a trial needs."""
+    and each of its stages may take. resources: what a trial needs. folder: where relative paths are looked for;
+    None: the folder of the suite's file, or of a shipped suite the working folder."""
 
     name: str
     path: Path
@@ -46,11 +47,12 @@ class Suite:
     resources: Resources = field(default_factory=Resources)
     dropped: tuple[Dropped, ...] = ()
     all_trials: tuple[Trial, ...] = ()
+    folder: Path | None = None
 
     def use_its_folder(self) -> None:
-        """From now on, relative paths in the suite are relative to its file; in a shipped suite, to the working
-        folder."""
-        set_suite_folder(None if self.path in shipped().values() else self.path.parent)
+        """From now on, relative paths are looked for in the suite's folder."""
+        own = None if self.path in shipped().values() else self.path.parent
+        set_suite_folder(own if self.folder is None else self.folder)
 
     def trials(self, only: Sequence[str] = ()) -> tuple[Trial, ...]:
         """The trials, those that share work together; of a suite with a target: its methods, as they stand.
@@ -83,10 +85,12 @@ def load(
     profile: str | None = None,
     sets: Sequence[str] = (),
     registry: Registry | None = None,
+    folder: Path | None = None,
 ) -> Suite:
     """Read and validate a suite file, or a shipped suite by name, and expand it into trials.
 
-    profile, sets: as on the command line. Raises SuiteError with file, line and key.
+    profile, sets: as on the command line. folder: of relative paths, where it is not the suite file's.
+    Raises SuiteError with file, line and key.
     """
     registry = installed() if registry is None else registry
     path = find(path_or_name)
@@ -119,6 +123,7 @@ def load(
         resources=spec.resources.resources(),
         dropped=expansion.reasons(),
         all_trials=trials,
+        folder=folder,
     )
     suite.use_its_folder()
     return suite

@@ -11,7 +11,7 @@ import argparse
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,21 @@ def _unpickled(path: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError) as error:
         made = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it holds a Python object, {made[1]}" if made else _line(error)
+        if not made and not _written_by_torch(path):
+            raise BadInput(
+                f"{path} is no checkpoint: expected a file that torch.save wrote, .safetensors, .gguf, an index of "
+                "shards, or a folder with one of these"
+            ) from None
         raise BadInput(
             f"{path} cannot be read with weights_only: save the network's state_dict() alone ({reason})"
         ) from None
+
+
+def _written_by_torch(path: Path) -> bool:
+    """A zip file, or a pickle as torch.save wrote it before."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return begin == b"PK" or begin[:1] == b"\x80"
 
 
 def _numpy_parts() -> list[Any]:
@@ -166,10 +178,20 @@ def averaged_entries(path: Path) -> tuple[str, ...]:
     """Entries with averaged weights in a PyTorch file, besides the network that is loaded from it."""
     if path.is_dir() or path.suffix in _FLAT:
         return ()
-    found = _unpickled(path)
-    if is_state(found) or not isinstance(found, Mapping):
-        return ()
-    return tuple(str(n) for n, value in found.items() if _holds_tensors(value) and _AVERAGED.search(str(n).lower()))
+    return tuple(_averaged(_unpickled(path)))
+
+
+def _averaged(found: object, depth: int = _DEPTH) -> Iterator[str]:
+    """``ema``, ``model.params_ema``: what ``entry`` takes."""
+    if is_state(found) or not isinstance(found, Mapping) or not depth:
+        return
+    for name, value in found.items():
+        if not _holds_tensors(value, depth):
+            continue
+        if _AVERAGED.search(str(name).lower()):
+            yield str(name)
+        else:
+            yield from (f"{name}.{inner}" for inner in _averaged(value, depth - 1))
 
 
 def _holds_tensors(value: object, depth: int = _DEPTH) -> bool:

@@ -327,6 +327,8 @@ class Module(Chosen, name="module"):
 @cache
 def _import(text: str, folder: str) -> Callable[..., Any]:
     name, _, attribute = text.partition(":")
+    if not name or not attribute:
+        raise BadInput(f"model 'module': '{text}' names no function: write package.module:function (mine:network)")
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)

@@ -22,6 +22,7 @@ from nqbench.container import read
 from nqbench.engine import Silent
 from nqbench.registry import registry
 from nqbench.results.record import Record
+from nqbench.suite.find import shipped
 
 MINE = """
 import torch
@@ -136,6 +137,16 @@ def test_ctrl_c_gives_the_best_so_far(mine: Path, tmp_path: Path, monkeypatch: p
     assert target.stat().st_size == seen[-1].file_bytes
 
 
+def test_paths_are_relative_to_where_it_is_run_whatever_the_suite(mine: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine-too" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text(shipped()["compress"].read_text())
+    where = ("--work", str(tmp_path / "work"), "--output", str(tmp_path / "own.nqz"), "--suite", str(own))
+    done = nqbench(mine, "compress", *OWN, "--max-drop", "60", "--trials", "1", *where)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own.nqz").stat().st_size > 0
+
+
 def test_the_divergence_from_the_float_network_is_held(mine: Path, tmp_path: Path) -> None:
     where = ("--work", str(tmp_path / "work"), "--output", str(tmp_path / "near.nqz"), "--with", "folder=.")
     done = nqbench(mine, "compress", *OWN, "--max-divergence", "0.02", "--trials", "4", *where)
@@ -195,6 +206,8 @@ def test_a_file_that_is_there_is_not_replaced(
         (["--model", "lenet300", "--min-metric", "nan"], "error: --min-metric nan: write a number"),
         (["--model", "lenet300", "--max-divergence", "nan"], "error: --max-divergence nan: write a number"),
         (["--model", "lenet300", "--max-bytes", "0"], "error: --max-bytes 0: no file is that small"),
+        (["--model", "module:mine"], "'mine' names no function: write package.module:function"),
+        (["--model", "hf:nowhere"], "nowhere has no config.json"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

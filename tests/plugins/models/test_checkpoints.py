@@ -113,6 +113,15 @@ def test_a_state_inside_two_containers_is_found(tmp_path: Path) -> None:
     assert same(filled(tmp_path / "w.pt", plain(2))[0], plain(1))
 
 
+@pytest.mark.parametrize("content", [b"import torch\n\ndef network():\n    pass\n", b"", b"\x89PNG\r\n"])
+def test_what_is_no_checkpoint_at_all_is_told_in_a_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"mine\.py is no checkpoint: expected a file that torch\.save wrote") as told:
+        read_state(path)
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("ema", ["ema", "params_ema", "model_ema", "state_dict_ema", "ema_state_dict"])
 def test_averaged_weights_are_named_and_never_taken_silently(tmp_path: Path, ema: str) -> None:
     path = tmp_path / "both.pt"
@@ -120,6 +129,10 @@ def test_averaged_weights_are_named_and_never_taken_silently(tmp_path: Path, ema
     assert same(filled(path, plain(2))[0], plain(1))
     assert averaged_entries(path) == (ema,)
     assert same(filled(path, plain(2), ema)[0], plain(3))
+    torch.save({"model": {"params": plain(1).state_dict(), ema: plain(3).state_dict()}}, path)
+    assert same(filled(path, plain(2))[0], plain(1))
+    assert averaged_entries(path) == (f"model.{ema}",)
+    assert same(filled(path, plain(2), f"model.{ema}")[0], plain(3))
     torch.save({ema: plain(3).state_dict(), "epoch": 1}, path)
     with pytest.raises(BadInput, match=f"averaged weights alone: choose with `entry`: {ema}"):
         read_state(path)
