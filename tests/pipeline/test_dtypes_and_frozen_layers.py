@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_networks import BUILDERS, CLASSES, INPUTS, own_trial, run
+from own_networks import BUILDERS, CLASSES, INPUTS, Own, own_trial, run
 from torch import nn
 
 from nqbench.container import read
@@ -60,5 +60,15 @@ def test_a_bfloat16_network_has_a_ratio_to_its_own_bytes_too(decoder: Decoder, t
     numbers = 40 * INPUTS + 40 + 40 * CLASSES + CLASSES
     assert figures["file_ratio"] == 4 * numbers / figures["file_bytes"]
     assert figures["own_ratio"] == 2 * numbers / figures["file_bytes"]
+    assert figures["ratio"] == figures["file_ratio"]
     (path,) = tmp_path.iterdir()
     assert {t.dtype for t in read(path, registry()).tensors.values()} == {torch.bfloat16}
+
+
+def test_a_network_from_a_small_file_has_a_ratio_to_that_file(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights were quantized before (GGUF), so that a comparison with float32 would count what others did."""
+    monkeypatch.setattr(Own, "stored_bytes", lambda self: 300)
+    figures = run(decoder, own_trial("plain"), tmp_path)
+    assert figures["own_ratio"] == 300 / figures["file_bytes"] < 1 < figures["file_ratio"]

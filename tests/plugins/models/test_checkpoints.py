@@ -12,6 +12,7 @@ import pytest
 import torch
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.fitting import fill
+from nqbench_models.module import Module
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
@@ -255,6 +256,9 @@ def test_gguf_is_dequantized(tmp_path: Path, kind: str) -> None:
     (name, tensor), *more = read_state(path).items()
     assert (name, tuple(tensor.shape), tensor.dtype, more) == ("blk.0.weight", (6, 64), torch.float32, [])
     assert np.array_equal(tensor.numpy(), gguf.quants.dequantize(coded, form))
+    # what is compressed is compared with the file that it came in, not with the float32 that it becomes
+    assert Module(network="mine:network", checkpoint=str(path)).stored_bytes() == path.stat().st_size
+    assert Module(network="mine:network", checkpoint="mine.safetensors").stored_bytes() is None
     assert np.abs(tensor.numpy() - values).max() < {"F32": 1e-9, "F16": 1e-2, "Q8_0": 0.03, "Q4_0": 0.5}[kind]
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BadInput, match="no GGUF file that can be read"):
