@@ -217,10 +217,12 @@ def _transformers() -> Any:
 
 
 def _cached(name: str) -> Path | None:
-    """The path of the model's configuration in Hugging Face's cache."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
+    """The path of the model's configuration in Hugging Face's cache; None where there is none, nor the package."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        return None
     try:
         found = try_to_load_from_cache(name, "config.json")
     except HFValidationError:
