@@ -64,6 +64,7 @@ def save(
     from torch import Tensor, nn
 
     from nqbench.api import BadInput, Coder, Quantizer
+    from nqbench.api.toolkit.paths import reason
     from nqbench.container import Contents, write
     from nqbench.registry import registry
 
@@ -100,7 +101,7 @@ def save(
     try:
         return write(path, contents, known).file_bytes
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another path") from None
+        raise BadInput(f"{path}: cannot be written ({reason(error)}); choose another path") from None
 
 
 def _state_of(state: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:

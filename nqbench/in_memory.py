@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
+from nqbench.api.toolkit.paths import reason
 from nqbench.engine import FILES, run_suite
 from nqbench.engine.choose import chosen
 from nqbench.files import load
@@ -97,7 +98,7 @@ def compress(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # told before the search
-        raise BadInput(f"{target}: cannot be written ({error.strerror or error}); choose another output") from None
+        raise BadInput(f"{target}: cannot be written ({reason(error)}); choose another output") from None
     names = tuple(batches) if isinstance(batches, Mapping) else ("train", "test")
     held = _Held(copy.deepcopy(module).eval(), batches, names, score, higher_is_better)
     key = content_hash({name: t.detach().cpu() for name, t in module.state_dict().items()})[:32]

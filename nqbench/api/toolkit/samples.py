@@ -30,7 +30,7 @@ def first_samples(task: Network, samples: int, batch_size: int = BATCH) -> Itera
         left -= size
         if left == 0:
             break
-    known = [part for part in labels if part is not None]
+    known = [own for own in labels if own is not None]
     if known and len(known) == len(labels):
         _tell_if_in_order(task, torch.cat(known))
 
