@@ -15,8 +15,9 @@ _SINGLE = tuple(kind for kind in KINDS if kind != "training")
 
 class Labels:
     """Labels within one set of records, or of trials that are still to run (``Record.planned``): those parameters are
-    shown that tell a plugin's records apart (``nqbench.results.telling``), and the knob always. Two different
-    configurations of the set never get the same label."""
+    shown that tell a plugin's records apart (``nqbench.results.telling``), and the knob always; of a method, the knob's
+    name alone, and only beside methods with another knob. Two different configurations of the set never get the same
+    label."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._seen: dict[tuple[str, str], dict[_Key, dict[str, object]]] = defaultdict(dict)
@@ -43,7 +44,7 @@ class Labels:
         return self._told[kind, name].get(_key(version), frozenset())
 
     def plugin(self, record: Record, kind: str, *, knob: bool = True) -> str:
-        """``uniform(step=0.1)``; empty where the record has none of that kind. knob: False leaves the knob out."""
+        """``uniform(step=0.1)``; empty where the record has none of that kind. knob: False leaves its value out."""
         if kind == "training":
             if record.training == "none":
                 return ""
@@ -57,9 +58,9 @@ class Labels:
         own = _knob(record, kind)
         apart = self._telling(kind, name, _version(parameters, own))
         shown = [
-            f"{field}={short(value)}"
+            f"{field}={short(value)}" if knob or field != own else field
             for field, value in parameters.items()
-            if (knob if field == own else field in apart)
+            if field in apart or (knob and field == own)
         ]
         return f"{name}({', '.join(shown)})" if shown else name
 

@@ -1,8 +1,9 @@
 """Which of its parameters tell the versions of one plugin apart, and no more of them.
 
-Versions are split by one field at a time, first by the one that leaves the fewest others to tell: what is equal in all
-versions with the same values so far says nothing about them. Of three ways to round, by layer, by channel, and by group
-with two kinds of scales, the kind of scales is told of the last alone.
+Curves along different parameters are told by these: fixed ``bits`` beside grids of a ``step``. Versions of one knob are
+split by one field at a time, first by the one that leaves the fewest others to tell: what is equal in all versions with
+the same values so far says nothing about them. Of three ways to round, by layer, by channel, and by group with two
+kinds of scales, the kind of scales is told of the last alone.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ Version = Mapping[str, object]
 
 
 def telling(versions: Sequence[Version]) -> list[frozenset[str]]:
-    """For each of these distinct versions the fields that tell it from the others; of the ``KNOB`` not even the field
-    is to be told."""
+    """For each of these distinct versions the fields that tell it from the others. The field of its ``KNOB`` is among
+    them, as a name without a value, where others have another knob."""
     found: list[frozenset[str]] = [frozenset()] * len(versions)
-    _split(versions, range(len(versions)), frozenset(), found)
+    curves: dict[frozenset[str], list[int]] = defaultdict(list)
+    for member, version in enumerate(versions):
+        curves[frozenset(field for field, value in version.items() if value is KNOB)].append(member)
+    for knob, members in curves.items():
+        _split(versions, members, knob if len(curves) > 1 else frozenset(), found)
     if len({_shown(v, fields) for v, fields in zip(versions, found, strict=True)}) < len(versions):
-        every = frozenset(_varying(versions))  # a field that some versions lack, or that is the knob of some
+        every = frozenset(_varying(versions))  # a field that some versions lack
         return [every] * len(versions)
     return found
 
@@ -36,7 +41,7 @@ def _split(
         for member in members:
             found[member] = told
         return
-    field = min(varying, key=lambda name: (_left(among, name), any(v.get(name) is KNOB for v in among)))
+    field = min(varying, key=lambda name: _left(among, name))
     branches: dict[object, list[int]] = defaultdict(list)
     for member in members:
         branches[versions[member].get(field)].append(member)
@@ -58,4 +63,4 @@ def _left(versions: Sequence[Version], field: str) -> int:
 
 
 def _shown(version: Version, fields: frozenset[str]) -> frozenset[tuple[str, object]]:
-    return frozenset((field, version[field]) for field in fields if version.get(field, KNOB) is not KNOB)
+    return frozenset((field, version[field]) for field in fields if field in version)

@@ -13,7 +13,7 @@ FIELDS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["1", "2", KNO
 
 
 def said(version: dict[str, object], fields: frozenset[str]) -> dict[str, object]:
-    return {field: version[field] for field in fields if version.get(field, KNOB) is not KNOB}
+    return {field: version[field] for field in fields if field in version}
 
 
 @given(st.lists(st.fixed_dictionaries({field: st.sampled_from("12") for field in "abcd"}), max_size=9))
@@ -61,5 +61,8 @@ def test_what_only_some_ways_to_round_have_is_told_of_them_alone() -> None:
         "rtn(bits=3, fit=max, granularity=group, scales=float16)",
         "rtn(bits=3, fit=max, granularity=group, scales=codes)",
         "rtn(bits=3, fit=search, granularity=group)",
-        "rtn(bits=none, granularity=layer, step=0.5)",
+        "rtn(step=0.5)",
     ]
+    methods = [labels.plugin(record, "quantizer", knob=False) for record in records]
+    assert methods[0] == "rtn(bits, granularity=layer)"
+    assert methods[4:] == ["rtn(bits, fit=search, granularity=group)", "rtn(step)"]
