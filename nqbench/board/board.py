@@ -28,7 +28,7 @@ import filelock
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.parsing import parse_json
-from nqbench.api.toolkit.paths import set_suite_folder, written_whole
+from nqbench.api.toolkit.paths import reason, set_suite_folder, written_whole
 from nqbench.board.bundle import Bundle, file_name, open_bundle
 from nqbench.board.checking import Checker, Verdict, network_of
 from nqbench.board.manifest import Manifest, Said, read_manifest
@@ -96,7 +96,7 @@ class Board:
             try:
                 row = read_row(path.read_bytes(), str(path))
             except OSError as error:
-                raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+                raise BadInput(f"{path}: cannot be read ({reason(error)})") from None
             if path.stem != row.id:
                 raise BadInput(f"{path}: is the row {row.id}: its file is named otherwise")
             found.append(row)
@@ -108,7 +108,7 @@ class Board:
         try:
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise BadInput(f"{path}: the file of row {row.id} cannot be read ({error.strerror or error})") from None
+            raise BadInput(f"{path}: the file of row {row.id} cannot be read ({reason(error)})") from None
         if sha256 != row.file:
             raise BadInput(f"{path}: is another file than row {row.id} is of (its SHA-256 is {sha256})")
         return path
@@ -284,7 +284,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise BadInput(f"{folder}: another process is writing this board") from None
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise BadInput(f"{folder}: cannot be written ({reason(error)})") from None
 
 
 def refused(outcomes: Sequence[Outcome]) -> list[Outcome]:

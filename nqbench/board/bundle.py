@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.paths import reason, written_whole
 
 MANIFEST, SUITE = "manifest.json", "suite.yaml"
 FILE_NAME = re.compile(r"files/([0-9a-f]{64})\.nqz")
@@ -170,7 +170,7 @@ def open_bundle(path: str | Path) -> Iterator[Bundle]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 yield Bundle(path, data, _entries(path, data))
     except OSError as error:
-        raise BadBundle(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise BadBundle(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def _entries(path: Path, data: mmap.mmap) -> dict[str, Entry]:

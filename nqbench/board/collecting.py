@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.parsing import read_file
+from nqbench.api.toolkit.paths import reason
 from nqbench.board.bundle import MANIFEST, SUITE, file_name, write_bundle
 from nqbench.board.distributions import distributions
 from nqbench.board.manifest import Entry, Manifest, Said, manifest_text, objection, portable, strings
@@ -85,7 +86,7 @@ def _file(run: Path, record: Record) -> bytes:
     try:
         data = read_file(path) if record.file else None
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error}): the same run command makes it") from None
+        raise BadInput(f"{path}: cannot be read ({reason(error)}): the same run command makes it") from None
     if data is None:
         raise BadInput(f"{run}: the row {record.key[:12]} has no file: the same run command makes it again")
     if len(data) != record.file_bytes:

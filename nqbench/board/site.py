@@ -23,7 +23,7 @@ from typing import Any
 
 from nqbench import printable
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.paths import reason, written_whole
 from nqbench.board.again import command, defaults
 from nqbench.board.board import Board, checks_text
 from nqbench.board.bundle import file_name
@@ -123,7 +123,7 @@ def build_site(board: Board, site: Path, url: str = "") -> int:
         _write(site / "index.html", _index(board, pages, rows))
         _write(site / "feed.json", _json(_feed(board, pages, url)))
     except OSError as error:
-        raise BadInput(f"{site}: cannot be written ({error.strerror or error})") from None
+        raise BadInput(f"{site}: cannot be written ({reason(error)})") from None
     return 1 + len(pages) + len(rows)
 
 

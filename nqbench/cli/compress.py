@@ -106,6 +106,7 @@ def command(
     # the imports below take seconds
     click.echo(f"{model}: reading the network and its data", err=True)
     from nqbench.api.errors import BadInput
+    from nqbench.api.toolkit.paths import reason
     from nqbench.cli import INTERRUPTED
     from nqbench.cli.progress import shown
     from nqbench.engine import FILES, run_suite
@@ -128,7 +129,7 @@ def command(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # told before hours are spent
-        raise BadInput(f"{target}: cannot be written ({error.strerror or error}); choose another --output") from None
+        raise BadInput(f"{target}: cannot be written ({reason(error)}); choose another --output") from None
     sets = [f"models=[{json.dumps({name: parameters})}]", "target.drop=null", f"target.split={split}"]
     sets += [f"target.{field}={value}" for field, value in goal.items()]
     sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]

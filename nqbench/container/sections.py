@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nqbench.api import BadInput, CorruptFile
 from nqbench.api.toolkit.parsing import read_file
+from nqbench.api.toolkit.paths import reason
 from nqbench.container.header import SECTIONS, Header
 from nqbench.container.memory import machine_memory
 from nqbench.container.unpacking import unpack
@@ -36,7 +37,7 @@ def read_sections(path: str | os.PathLike[str]) -> Sections:
     try:
         data = read_file(path, most=machine_memory() // 2)
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from None
+        raise BadInput(f"{path}: {reason(error)}") from None
     try:
         return sections_of(data)
     except CorruptFile as error:

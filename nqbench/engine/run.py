@@ -13,7 +13,7 @@ from typing import Any
 
 from nqbench.api.engine import Engine, Resources, Slots, SlotsLost, Work
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.paths import suite_folder
+from nqbench.api.toolkit.paths import reason, suite_folder
 from nqbench.engine.choose import chosen as chosen_engine
 from nqbench.engine.deadlines import Deadlines
 from nqbench.engine.devices import resolve_device, slot_device
@@ -181,7 +181,7 @@ class _Run:
                 raise
             except OSError as error:
                 raise StoreError(
-                    f"{self.folder}: cannot be written ({error.strerror or error}); "
+                    f"{self.folder}: cannot be written ({reason(error)}); "
                     "once it can be, the same command resumes the run"
                 ) from error
             finally:

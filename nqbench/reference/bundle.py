@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nqbench import version
 from nqbench.api import BadInput
+from nqbench.api.toolkit.paths import reason
 from nqbench.registry import did_you_mean
 
 PLACES = ("name", "asset", "path", "commit")
@@ -126,7 +127,7 @@ def read_bundle(path: Path | None = None) -> Bundle:
     try:
         data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from None
+        raise BadInput(f"{path}: {reason(error)}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nqbench import version
 from nqbench.api import DataMissing
+from nqbench.api.toolkit import paths
 from nqbench.api.toolkit.download import digest_of, from_mirror
 from nqbench.api.toolkit.paths import cache_dir, written_whole
 from nqbench.reference.bundle import Bundle, Entry
@@ -36,7 +37,7 @@ def fetch(bundle: Bundle, entry: Entry, folder: Path, *, sources: Sequence[str] 
         with FileLock(lock):
             return "" if _holds(target, entry) else _from_anywhere(bundle, entry, folder, sources, timeout)
     except OSError as error:
-        raise DataMissing(f"{target}: cannot be written: {error.strerror or error}") from None
+        raise DataMissing(f"{target}: cannot be written: {paths.reason(error)}") from None
 
 
 def _holds(path: Path, entry: Entry) -> bool:

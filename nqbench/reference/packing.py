@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nqbench.api import BadInput
 from nqbench.api.toolkit.download import digest_of
-from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.paths import reason, written_whole
 from nqbench.reference.bundle import Bundle, Entry
 from nqbench.reference.halving import halve
 
@@ -47,7 +47,7 @@ def pack(bundle: Bundle, reference: Path, folder: Path) -> Bundle:
             with written_whole(folder / entry.asset) as temporary:
                 shutil.copyfile(reference / entry.name, temporary)
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be packed: {error.strerror or error}") from None
+        raise BadInput(f"{folder}: cannot be packed: {reason(error)}") from None
     # a file that is what it was is had where it was
     listed |= {e.name: e for e in packed if (was := listed.get(e.name)) is None or was.sha256 != e.sha256}
     files = sorted(listed.values(), key=lambda file: file.name)

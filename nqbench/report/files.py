@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.paths import reason, written_whole
 from nqbench.report.data import ReportData, load
 from nqbench.report.drawing import drawn as drawn_once
 from nqbench.report.figures import Figure
@@ -96,7 +96,7 @@ def write_reports(folder: str | Path, data: ReportData, *, images: bool = False)
                     written[f"{base.name}.png"] = _replace(base.with_suffix(".png"), png(figure.spec, named))
         return written
     except OSError as error:
-        raise StoreError(f"{folder}: the report cannot be written ({error.strerror or error})") from None
+        raise StoreError(f"{folder}: the report cannot be written ({reason(error)})") from None
 
 
 def records_csv(records: Iterable[Record]) -> str:
@@ -173,7 +173,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         _replace(path, text.encode())
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise StoreError(f"{path}: cannot be written ({reason(error)})") from None
 
 
 def _replace(path: Path, content: bytes) -> Path:

@@ -17,6 +17,7 @@ import filelock
 import sqlalchemy as sa
 
 from nqbench.api.errors import NqbenchError
+from nqbench.api.toolkit import paths
 from nqbench.results.schema import STORE_VERSION, make, metadata, migrate, stamp
 from nqbench.secret import masked
 
@@ -198,7 +199,7 @@ def hold(folder: Path) -> filelock.BaseFileLock:
         ) from None
     except OSError as error:
         raise StoreError(
-            f"{folder}: cannot be written ({error.strerror or error}); give --output a folder of yours"
+            f"{folder}: cannot be written ({paths.reason(error)}); give --output a folder of yours"
         ) from None
     return lock
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from nqbench.api.errors import BadInput
 from nqbench.api.toolkit.parsing import parse_json, read_file
-from nqbench.api.toolkit.paths import written_whole
+from nqbench.api.toolkit.paths import reason, written_whole
 from nqbench.results.database import FILES
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.server import is_server
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Whole:
     try:
         content = parse_json(read_file(path))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise StoreError(f"{path}: cannot be read ({reason(error)})") from None
     except ValueError as error:
         raise StoreError(f"{path}: is no JSON, or only a part of a file ({error})") from None
     try:
