@@ -16,6 +16,7 @@ from nqbench.results.labels import short
 from nqbench.results.leaderboard import Row
 from nqbench.results.methods import MethodRow
 from nqbench.results.record import Record
+from nqbench.results.telling import KNOB, telling
 
 NAMED = 6
 OTHERS = "others"
@@ -83,41 +84,36 @@ _SETTINGS = ("streams", "unquantized", "fold_batchnorm", "device")
 
 
 def _parts(record: Record) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Kind -> name and parameters, without the knob."""
+    """Kind -> name and parameters, with ``KNOB`` for the knob's value."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for kind in _ORDER:
         name, given = getattr(record, kind, None), getattr(record, f"{kind}_params", None) or {}
         if kind == "training":
             links = enumerate(given)
             name, given = ("" if name == "none" else name), {f"{i}.{k}": v for i, one in links for k, v in one.items()}
-        found[kind] = name or "", {k: v for k, v in given.items() if k != record.knob}
+        found[kind] = name or "", {k: KNOB if k == record.knob else v for k, v in given.items()}
     return found | {name: (f"{name}={short(getattr(record, name))}", {}) for name in _SETTINGS}
 
 
 def _named(kind: str, place: int, parts: Sequence[Mapping[str, tuple[str, dict[str, Any]]]]) -> str:
-    """The plugin with the one parameter that tells it from those of its name, or with as few as do."""
+    """The plugin with those parameters that tell it from those of its name."""
     name, own = parts[place][kind]
-    namesakes = [p[kind][1] for p in parts if p[kind][0] == name]
-    versions = {repr(given) for given in namesakes}
-    if len(versions) == 1:
-        return name
-    differing = [k for k in own if len({repr(given.get(k)) for given in namesakes}) > 1]
-    differing.sort(key=lambda k: not isinstance(own[k], float))  # a share or a step says more than a count
-    alone = next((k for k in differing if len({repr(given.get(k)) for given in namesakes}) == len(versions)), None)
-    told = [alone] if alone else _enough(differing, namesakes)
-    shown = ", ".join(f"{k.partition('.')[2] or k}={short(own[k])}" for k in told)
-    return f"{name}({shown})"
+    versions = {repr(given): _version(given) for given in (p[kind][1] for p in parts if p[kind][0] == name)}
+    told = dict(zip(versions, telling(list(versions.values())), strict=True))[repr(own)]
+    shown = [_said(k, v) for k, v in sorted(own.items(), key=lambda pair: pair[1] is not KNOB) if k in told]
+    return f"{name}({', '.join(shown)})" if shown else name
 
 
-def _enough(differing: Sequence[str], namesakes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of parameters that differ those, in order, each of which tells apart what the ones before it do not."""
-    chosen: list[str] = []
-    told = 1
-    for parameter in differing:
-        more = len({repr([given.get(k) for k in (*chosen, parameter)]) for given in namesakes})
-        if more > told:
-            chosen, told = [*chosen, parameter], more
-    return chosen
+def _version(given: Mapping[str, Any]) -> dict[str, object]:
+    """What ``telling`` compares; of parameters that tell as much the first, and a share or a step says more than a
+    count."""
+    ordered = sorted(given, key=lambda parameter: not isinstance(given[parameter], float))
+    return {parameter: KNOB if given[parameter] is KNOB else repr(given[parameter]) for parameter in ordered}
+
+
+def _said(parameter: str, value: object) -> str:
+    name = parameter.partition(".")[2] or parameter
+    return name if value is KNOB else f"{name}={short(value)}"
 
 
 def logarithmic(rows: Sequence[Row]) -> bool:

@@ -57,10 +57,11 @@ class Labels:
     def _one(self, kind: str, name: str, parameters: Mapping[str, Any], record: Record, knob: bool) -> str:
         own = _knob(record, kind)
         apart = self._telling(kind, name, _version(parameters, own))
-        shown = [
-            f"{field}={short(value)}" if knob or field != own else field
+        shown = [] if knob or own is None or own not in apart else [own]
+        shown += [
+            f"{field}={short(value)}"
             for field, value in parameters.items()
-            if field in apart or (knob and field == own)
+            if (knob if field == own else field in apart)
         ]
         return f"{name}({', '.join(shown)})" if shown else name
 

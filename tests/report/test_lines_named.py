@@ -14,7 +14,7 @@ from record_factory import digest, make, sweep
 
 from nqbench.report import ReportData
 from nqbench.report.figures import COLOURS, GREY, SHAPES, figures, ticks
-from nqbench.report.naming import NAMED, OTHERS, _enough, logarithmic, names, prominent, shortened, span, spread
+from nqbench.report.naming import NAMED, OTHERS, logarithmic, names, prominent, shortened, span, spread
 from nqbench.report.payload import datasets
 from nqbench.results.goal import Goal
 from nqbench.results.leaderboard import leaderboard
@@ -108,11 +108,21 @@ def test_no_name_loses_its_last_word() -> None:
     assert all(shortened([name[::-1] for name in words], 12))
 
 
-def test_as_few_parameters_are_told_as_tell_apart() -> None:
-    settings = [{"a": 0, "b": 0, "c": 0, "d": 0}, {"a": 0, "b": 0, "c": 1, "d": 1}, {"a": 1, "b": 0, "c": 0, "d": 2}]
-    # each alone tells two of three apart, d all three: without it a and c are enough
-    assert _enough(["a", "b", "c"], settings) == ["a", "c"]
-    assert _enough(["a", "c", "d"], settings[:2]) == ["c"]
+def test_fixed_bits_are_named_by_them_and_not_by_what_only_steps_have() -> None:
+    plain = {"bits": None, "step": 0.05, "curvature": 0.0, "beam_width": 1, "group": 64}
+    given = [
+        ("bits", {"bits": bits, "group": 128} | extra) for bits in (3, 4) for extra in ({}, {"symmetric": False})
+    ] + [("step", {"step": step, "beam_width": 8, "curvature": share}) for step in (0.1, 0.2) for share in (0.0, 0.5)]
+    records = [
+        make(quantizer="gptq", quantizer_params={**plain, "symmetric": True, **own}, knob=knob, key=digest(own))
+        for knob, own in given
+    ]
+    assert sorted(prominent(ReportData("s", records), "net").values()) == [
+        "gptq(bits, symmetric=false)",
+        "gptq(bits, symmetric=true)",
+        "gptq(step, curvature=0)",
+        "gptq(step, curvature=0.5)",
+    ]
 
 
 def test_of_many_methods_the_first_ranked_are_named_and_the_others_are_grey() -> None:
