@@ -1,7 +1,7 @@
 # ruff: noqa: T201 - a script that prints its table
 """Bytes of each method at equal loss, against one of them: what the findings of the frontier suites quote.
 
-    python benchmarks/equal_loss.py OUTPUT_OR_RECORDS --at 0.032 [0.15 ...] [--against "gptq(beam_width=1, "]
+    python benchmarks/equal_loss.py OUTPUT_OR_RECORDS --at 0.032 [0.15 ...] [--against "gptq(step, beam_width=1)"]
 
 Between two files of a method, log bytes are interpolated linearly over the log of what is lost (a divergence is lost
 as it is). A method with one file is compared at its own loss. Brackets: 95 % intervals, the test examples drawn again,
