@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nqbench.api import Batch, Group, QuantizedModel, Task
+from nqbench.api import BadInput, Batch, Group, QuantizedModel, Task
 from nqbench.api.toolkit.optimise import Recipe, Steps, fit
 from nqbench_training.masking import hold, mask_gradients
 
@@ -40,13 +40,23 @@ class Distilled(Optimised):
 
     distill: float = Field(0.0, ge=0, le=1)
     """The teacher's weight a in the loss, (1 - a) L + a T^2 KL(teacher || network), with both distributions at the
-    temperature T; requires outputs that are logits. 0: no distillation."""
+    temperature T: of classes, of the words at each place of a text, or normal ones of variance 1 about outputs that
+    are no logits. 0: no distillation."""
     temperature: float = Field(4.0, gt=0)
-    """The temperature T, by which logits are divided."""
+    """The temperature T, by which logits are divided; of outputs that are no logits the loss does not depend on it."""
 
     def teacher(self, task: Task) -> nn.Module | None:
         """The frozen teacher: the model's trained network, unless the model provides another one; None without
-        distillation."""
+        distillation.
+
+        Raises:
+            BadInput: the model's outputs are no distributions.
+        """
+        if self.distill and task.model.outputs_are() == "other":
+            raise BadInput(
+                f"model '{task.model.name}': its outputs are no logits and no means ('other'), so that there is "
+                "nothing to distill: leave distill out"
+            )
         return task.model.teacher(task.device).eval().requires_grad_(False) if self.distill else None
 
     def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
@@ -56,20 +66,34 @@ class Distilled(Optimised):
         if teacher is None:
             return hard
         with torch.no_grad():
-            wanted = task.predict(batch, teacher)
-        return self.taught(hard, outputs, wanted)
+            wanted = task.model.logits(task.predict(batch, teacher), batch)
+        own = task.model.logits(outputs, batch)
+        if task.model.outputs_are() != "categorical":
+            apart = _squares(own, wanted)
+        elif own.dim() == 2 and own.shape[1] > 1:
+            apart = self.divergence(own, wanted)
+        else:
+            raise BadInput(
+                f"model '{task.model.name}': distill needs logits of two classes or more, and those of a batch have "
+                f"the shape {tuple(own.shape)}: leave distill out"
+            )
+        return (1 - self.distill) * hard + self.distill * apart
 
-    def taught(self, loss: Tensor, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """The loss with distillation. loss: the mean over the true labels; outputs: (B, classes) logits; wanted: those
-        of the teacher."""
+    def divergence(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """T^2 times the mean KL divergence. outputs: (n, classes) logits; wanted: those of the teacher."""
         t = self.temperature
-        apart = functional.kl_div(
+        return t**2 * functional.kl_div(
             functional.log_softmax(outputs / t, 1),
             functional.log_softmax(wanted / t, 1),
             reduction="batchmean",
             log_target=True,
         )
-        return (1 - self.distill) * loss + self.distill * t**2 * apart
+
+
+def _squares(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """The mean KL divergence of normal distributions of variance 1 about these means, (n, ...): half the squared
+    distance. With both divided by T, and times T^2, the same."""
+    return (outputs - wanted).square().sum() / (2 * len(outputs))
 
 
 def fit_network(

@@ -199,16 +199,6 @@ def test_networks_on_the_way_are_kept_and_found_again(monkeypatch: pytest.Monkey
     assert cuts == [0.1]
 
 
-def test_the_teachers_part_of_the_loss_is_the_softened_divergence() -> None:
-    outputs, wanted = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]]), torch.tensor([[0.5, 2.5, 0.0], [1.0, 0.0, 2.0]])
-    loss = torch.tensor(0.7)
-    p, q = (wanted / 2).softmax(1), (outputs / 2).softmax(1)
-    apart = (p * (p.log() - q.log())).sum(1).mean()
-    got = Distilled(distill=0.25, temperature=2).taught(loss, outputs, wanted)
-    torch.testing.assert_close(got, 0.75 * loss + 0.25 * 4 * apart)
-    assert Distilled(distill=1).taught(loss, wanted, wanted) == pytest.approx(0, abs=1e-6)
-
-
 def test_the_teacher_is_the_trained_network_whatever_has_become_of_it() -> None:
     task = make_task()
     batch = next(task.batches("train", batch_size=1000))
