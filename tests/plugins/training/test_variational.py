@@ -257,6 +257,48 @@ def test_weights_without_effect_are_found_by_structure_and_by_data() -> None:
     assert module[2].training  # as it was
 
 
+def test_of_a_network_that_is_all_noise_the_largest_weight_stays() -> None:
+    task = make_task()
+    pruned = VariationalDropout(epochs=1, batch_size=8, lr=1e-6, threshold=-1e3).prune(task)
+    largest = max(float(w.abs().max()) for w in make_task().weights().values())
+    assert sum(int(mask.sum()) for mask in pruned.masks.values()) == 1
+    kept = torch.cat([pruned.state[name][mask] for name, mask in pruned.masks.items()])
+    assert float(kept.abs()) == pytest.approx(largest, abs=1e-3)
+
+
+class Product(nn.Module):
+    """A linear layer, and a weight of another kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Bilinear(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)[:, :1], x[:, :1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("cls", [BayesianCompression, InformationBottleneck])
+def test_what_has_no_score_stays_whatever_is_pruned(cls: type[Pruner]) -> None:
+    torch.manual_seed(0)
+    task = Task(Lines(), Product(), ("first.weight", "second.weight"))
+    pruned = cls(epochs=1, threshold=-1e3).prune(task)  # type: ignore[call-arg]
+    assert not bool(pruned.masks["first.weight"].any())
+    assert "second.weight" not in pruned.masks
+    assert bool(pruned.state["second.weight"].all())
+
+
+@pytest.mark.parametrize("cls", [BayesianCompression, InformationBottleneck])
+def test_biases_of_units_that_reach_no_output_are_pruned(cls: type[Pruner]) -> None:
+    """Where biases are compressible: all weights of the second layer are pruned, and with them what feeds it."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+    task = Task(Lines(), module, tuple(n for n, _ in module.named_parameters()))
+    pruned = cls(epochs=1, threshold=-1e3).prune(task)  # type: ignore[call-arg]
+    assert not bool(pruned.masks["0.bias"].any())
+    assert not bool(pruned.state["0.bias"].any())
+    assert bool(pruned.masks["2.bias"].all())
+
+
 @pytest.mark.parametrize("cls", PRUNERS)
 def test_a_share_is_kept_and_moments_are_squared_precisions(cls: type[Pruner]) -> None:
     task = make_task()
