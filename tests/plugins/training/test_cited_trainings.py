@@ -14,7 +14,7 @@ from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise
 from tiny_network import Levels, make_task
 from torch import Tensor
 
-from nqbench.api import Group, Quantized, Quantizer, Source, Task, begin
+from nqbench.api import Group, Quantized, Quantizer, Source, Task, Training, begin
 
 
 class Steps(Quantizer, name="steps-for-cited"):
@@ -178,6 +178,24 @@ def test_components_that_are_the_same_become_one_and_zero_stays_zero() -> None:
     assert owner.tolist() == [0, 1, 1, 0]
     torch.testing.assert_close(new, torch.tensor([0.0, (0.1 * 1.0 + 0.3 * 1.1) / 0.4]))
     assert merged(shares, means, precisions, 0.0)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_components_that_are_merged_by_way_of_a_third_stay_at_zero() -> None:
+    """0 and 0.1 are close, 0.1 and 0.2 are, 0 and 0.2 are not."""
+    shares, precisions = torch.tensor([0.5, 0.2, 0.3]).log(), torch.zeros(3)
+    owner, new = merged(shares, torch.tensor([0.0, 0.2, 0.1]), precisions, 0.02)
+    assert owner.tolist() == [0, 0, 0]
+    assert new.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("method", [SoftWeightSharing(epochs=1), SoftToHard(epochs=1, beta=0.1)], ids=lambda m: m.name)
+def test_a_network_of_which_a_pruner_left_nothing_can_be_trained(method: Training) -> None:
+    task = make_task(quantizer=Levels())
+    task.masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in task.weights().items()}
+    task.assign({name: torch.zeros_like(w) for name, w in task.weights().items()})
+    result = method.train(task, None)
+    assert all(group.quantized.n == 0 for group in result.groups)
+    assert not any(bool(w.any()) for w in task.weights().values())
 
 
 def test_weights_gather_at_few_values(monkeypatch: pytest.MonkeyPatch) -> None:
