@@ -10,7 +10,7 @@ from nqbench_training.iterative import Iterative
 from nqbench_training.learned_step import Fixed, LearnedStep, levels_of
 from nqbench_training.soft_to_hard import Codewords, SoftToHard, cross_entropy_bits
 from nqbench_training.soft_weight_sharing import Mixture, SoftWeightSharing, merged, surprisal
-from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise
+from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise, _Passing
 from tiny_network import Levels, make_task
 from torch import Tensor
 
@@ -48,6 +48,20 @@ def test_the_prox_is_the_minimizer(norm: str) -> None:
     away = (grid - q).abs() if norm == "l1" else (grid - q).square() / 2
     wanted = grid.reshape(-1)[((grid - w).square() / 2 + c * away).argmin(0)].float()
     torch.testing.assert_close(method.moved(q, w, 0.1, 4), wanted, rtol=0, atol=1e-5)
+
+
+def test_the_prox_is_of_the_distance_to_the_updated_weights_quantization() -> None:
+    """A weight that crosses a threshold in a step is drawn to its new level (arXiv:1810.00861, algorithm 1)."""
+    task = make_task(quantizer=Levels(k=3))
+    method = ProxQuant(epochs=1, lr=0.1, lam=0.5, norm="l2")
+    passing = _Passing(method, task)
+    passing.begin(0)
+    updated = {name: -w for name, w in task.weights().items()}
+    task.assign(updated)
+    quantized = task.reconstruct(task.quantize(updated))
+    passing.step()
+    for name, w in updated.items():
+        torch.testing.assert_close(task.parameter(name).detach(), (w + 0.05 * quantized[name]) / 1.05)
 
 
 def test_prox_quant_ends_with_weights_at_their_quantization() -> None:
