@@ -71,7 +71,7 @@ def _save(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[st
 
 
 def _restore(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor]) -> int:
-    """Restore the task's network and both dictionaries from the file. Returns the next iteration; 0 if it is damaged."""
+    """Restore the task's network and both dictionaries from the file. Returns the next iteration, 0 if damaged."""
     try:
         _, tensors, notes = load_groups(path, task.device)
     except BadInput as error:
