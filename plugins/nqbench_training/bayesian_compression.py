@@ -15,7 +15,7 @@ from nqbench.api import BadInput, Pruner, Task
 from nqbench_training.gaussian_weights import (
     batch_of,
     hooked,
-    is_local,
+    local_names,
     log_alpha,
     log_normal_kl,
     log_uniform_kl,
@@ -58,7 +58,7 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     """Initial log sigma^2 of weights and scales."""
 
     def posterior(self, task: Task) -> Posterior:
-        if not any(n.endswith(".weight") and is_local(task.layer(n)) for n in task.names):
+        if not local_names(task):
             raise BadInput(f"pruner '{self.name}' needs a linear or convolution layer; the network has none")
         return ScaledUnits(task, self.prior, self.tau, self.log_variance)
 
@@ -70,13 +70,13 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
 
 class ScaledUnits:
     """mu (the network's own weights), their variances, and the posteriors of the scales. Layers that are neither linear
-    nor convolutions stay as they are."""
+    nor convolutions, and weights with other uses, stay as they are."""
 
     def __init__(self, task: Task, prior: str, tau: float, log_variance: float) -> None:
         self.task = task
         self.prior = prior
         self.tau = tau
-        self.names = [n for n in task.names if n.endswith(".weight") and is_local(task.layer(n))]
+        self.names = local_names(task)
         self.axis: dict[str, Axis] = {n: 1 if isinstance(task.layer(n), nn.Linear) else 0 for n in self.names}
         self.leaves: dict[str, Tensor] = {}
         for name in self.names:

@@ -225,8 +225,8 @@ def largest_units(task: Task, units: tuple[tuple[str, int], ...]) -> dict[str, L
     of the largest norms."""
     rows = {}
     for name, count in units:
-        if name not in task.names or not can_be_compact(task.layer(name)):
-            possible = [n for n in task.names if n.endswith(".weight") and can_be_compact(task.layer(n))]
+        possible = [n for n in task.names if n.endswith(".weight") and can_be_compact(task.layer(n))]
+        if name not in possible:
             raise BadInput(
                 f"pruner 'dynamic-surgery': units of '{name}': there are "
                 f"{', '.join(possible) or 'no linear layers and no convolutions without groups'}"

@@ -3,7 +3,8 @@ prior.
 
 q(w_ij) = N(theta_ij, sigma_ij^2). The output of a linear or convolution layer F is then Gaussian with the mean F(x,
 theta) and the variance F(x^2, sigma^2), and is sampled as such, separately for each example: the local
-reparametrization of arXiv:1506.02557. For any other layer the weight itself is sampled, once per step for all examples.
+reparametrization of arXiv:1506.02557. For any other layer, and where a weight has uses besides its layer's call, the
+weight itself is sampled, once per step for all examples.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
 from nqbench.api import Network
+from nqbench.api.toolkit.persample import called_alone
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the fit of arXiv:1701.05369, eq. 14
 _LEAST = 1e-8  # lower bound of variances before the square root and of squares before the logarithm
@@ -30,6 +32,13 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 def is_local(layer: nn.Module) -> bool:
     """Whether sampling the layer's outputs can replace sampling its weight: linear layers, convolutions."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd))
+
+
+def local_names(task: Network) -> list[str]:
+    """The weights whose only uses are the calls of a local layer: not one that is tied to another, and not that of the
+    output layer of ``nn.MultiheadAttention``, which is never called."""
+    owned = [name for name in task.names if name.endswith(".weight") and is_local(task.layer(name))]
+    return [name for name in owned if called_alone(task.module, name)]
 
 
 def output_variance(layer: nn.Module, x: Tensor, variance: Tensor) -> Tensor:

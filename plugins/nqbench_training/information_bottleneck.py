@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Pruner, Task
-from nqbench_training.gaussian_weights import batch_of, hooked, is_local, log_alpha, noise, per_example
+from nqbench_training.gaussian_weights import batch_of, hooked, local_names, log_alpha, noise, per_example
 from nqbench_training.variational import Posterior, Variational
 
 
@@ -47,8 +47,7 @@ class Gates:
 
     def __init__(self, task: Task, log_variance: float) -> None:
         self.task = task
-        owned = {n: task.layer(n) for n in task.names if n.endswith(".weight")}
-        local = {n: layer for n, layer in owned.items() if is_local(layer)}
+        local = {n: task.layer(n) for n in local_names(task)}
         inputs = {n: getattr(layer, "in_features", getattr(layer, "in_channels", 0)) for n, layer in local.items()}
         self.names = [name for name, count in inputs.items() if count > 1]
         self.leaves: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import Pruned, Pruner, Task
+from nqbench.api import BadInput, Pruned, Pruner, Task
 from nqbench.api.toolkit.groups import load_groups, save_groups
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
@@ -70,8 +71,12 @@ def _save(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[st
 
 
 def _restore(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor]) -> int:
-    """Restore the task's network and both dictionaries from the file. Returns the next iteration."""
-    _, tensors, notes = load_groups(path, task.device)
+    """Restore the task's network and both dictionaries from the file. Returns the next iteration, 0 if damaged."""
+    try:
+        _, tensors, notes = load_groups(path, task.device)
+    except BadInput as error:
+        warnings.warn(f"{error}; the training starts over", stacklevel=3)
+        return 0
     with torch.no_grad():
         for name, tensor in task.module.state_dict().items():
             tensor.copy_(tensors[f"state/{name}"])

@@ -53,13 +53,13 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
 
         def loss(batch: Batch) -> Tensor:
             tensors: dict[str, Tensor] = {}
-            bits = []
+            bits = torch.zeros((), device=task.device)
             for book in books:
                 soft, price = book.soft(priced=self.beta > 0)
                 tensors |= soft
-                bits.append(price)
+                bits = bits + price
             value = self.loss(task, batch, task.predict(batch, tensors=tensors), teacher)
-            return value + self.beta / n * torch.stack(bits).sum() if self.beta else value
+            return value + self.beta / n * bits if self.beta else value
 
         def before() -> None:
             for book in books:

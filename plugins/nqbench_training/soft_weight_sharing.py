@@ -64,7 +64,8 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
 
         def loss(batch: Batch) -> Tensor:
             value = self.loss(task, batch, task.predict(batch), teacher)
-            return value + self.tau / n * torch.stack([mixture.cost() for mixture in mixtures]).sum()
+            # a pruner may have left no weights to price
+            return value + self.tau / n * sum((m.cost() for m in mixtures), start=value.new_zeros(()))
 
         recipe = self.recipe(task.seed)
         fit_network(
@@ -211,7 +212,8 @@ def merged(log_shares: Tensor, means: Tensor, log_precisions: Tensor, limit: flo
             ratio = variances[i] / variances[j]
             both = 0.5 * (ratio + 1 / ratio) - 1 + 0.5 * apart * (1 / variances[i] + 1 / variances[j])
             if float(both) < limit:
-                owner[owner == owner[j]] = int(owner[i])
+                one, other = int(owner[i]), int(owner[j])
+                owner[(owner == one) | (owner == other)] = min(one, other)  # that of the component at 0 stays 0
     kept = torch.unique(owner)
     shares = log_shares.exp()
     new = []

@@ -43,7 +43,7 @@ class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv
         """The real-valued weights after a step of the optimizer.
 
         Args:
-            quantized: the quantized values during the step.
+            quantized: the last quantized values; with ``every: 1`` the quantization of ``real``.
             real: the weights as updated by the optimizer.
             rate: the learning rate.
             step: counted from 1 over all epochs.
@@ -102,16 +102,16 @@ class _Passing:
     def step(self) -> None:
         task, method = self.task, self.method
         self.steps += 1
-        rate = method.recipe(task.seed).rate(self.epoch)
-        task.assign(
-            {n: method.moved(q, task.parameter(n).detach(), rate, int(self.steps)) for n, q in self.deployed.items()}
-        )
         hold(task, task.masks)
         if method.clip is not None:
             for name in task.names:
                 task.parameter(name).data.clamp_(-method.clip, method.clip)
         if int(self.steps) % method.every == 0:
             self._quantize(self.groups)
+        rate = method.recipe(task.seed).rate(self.epoch)
+        task.assign(
+            {n: method.moved(q, task.parameter(n).detach(), rate, int(self.steps)) for n, q in self.deployed.items()}
+        )
 
     def _quantize(self, previous: tuple[Group, ...] | None) -> None:
         self.groups = self.task.quantize(self.task.weights(), previous=previous)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Variational(Distilled):
     according to the posterior.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     """To be increased when a change of the code changes the result."""
 
     epochs: int = Field(20, ge=1)
@@ -89,12 +90,11 @@ class Variational(Distilled):
             self._learn(task, posterior, n, workdir / "epoch.safetensors")
             masks = self._masks(posterior.scores())
             precision = {name: (1 / (n * v)).square() for name, v in posterior.variances().items()}
-            task.assign(posterior.weights())
-            task.assign({name: task.parameter(name) * mask for name, mask in masks.items()})
-            idle = without_effect(task)
-            masks = {name: mask & ~idle[name] for name, mask in masks.items()}
-            masks = _not_nothing(task, masks)
-            task.assign({name: task.parameter(name) * mask for name, mask in masks.items()})
+            weights = task.weights() | dict(posterior.weights())
+            task.assign(weights)
+            task.assign({name: weights[name] * mask for name, mask in masks.items()})
+            masks = _not_nothing(_with_effect(task, masks), weights)
+            task.assign({name: weights[name] * mask for name, mask in masks.items()})
             if self.tune:
                 fit_network(
                     task,
@@ -140,11 +140,23 @@ class Variational(Distilled):
         return {name: score <= limit for name, score in scores.items()}
 
 
-def _not_nothing(task: Task, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The masks, with the largest weight kept if all would be pruned: a network without weights cannot be evaluated."""
-    if any(bool(mask.any()) for mask in masks.values()):
+def _with_effect(task: Task, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks without weights that reach no output of the task's network; and masks of the biases of the same layers,
+    where these are compressible and the method has no score for them."""
+    idle = without_effect(task)
+    biases = [name.rpartition(".")[0] + ".bias" for name in masks]
+    found = {name: mask & ~idle[name] for name, mask in masks.items()}
+    return found | {name: ~idle[name] for name in biases if name in idle and name not in masks}
+
+
+def _not_nothing(masks: dict[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks, with the largest weight kept if nothing would be: a network without weights cannot be evaluated.
+
+    weights: all compressible tensors; those without a mask are not pruned.
+    """
+    if weights.keys() - masks.keys() or any(bool(mask.any()) for mask in masks.values()):
         return masks
-    weights = task.weights()
     name = max(weights, key=lambda n: float(weights[n].abs().max()))
-    largest = weights[name].abs() == weights[name].abs().max()
+    largest = torch.zeros_like(masks[name])
+    largest.view(-1)[weights[name].abs().argmax()] = True
     return masks | {name: largest}

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from nqbench.api import Pruner, Task
-from nqbench_training.gaussian_weights import hooked, is_local, log_alpha, log_uniform_kl, noise, output_variance
+from nqbench_training.gaussian_weights import hooked, local_names, log_alpha, log_uniform_kl, noise, output_variance
 from nqbench_training.variational import Posterior, Variational
 
 
@@ -43,7 +43,7 @@ class GaussianWeights:
     def __init__(self, task: Task, log_variance: float) -> None:
         self.task = task
         self.leaves = {n: torch.full_like(task.parameter(n), log_variance).requires_grad_() for n in task.names}
-        self.local = {n for n in task.names if n.endswith(".weight") and is_local(task.layer(n))}
+        self.local = local_names(task)
 
     def noisy(self) -> AbstractContextManager[None]:
         handles = []

@@ -188,7 +188,7 @@ def owner(module: nn.Module, name: str) -> nn.Module:
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
     )
-    if known and not _called_alone(module, name, layer):
+    if known and not called_alone(module, name):
         raise BadInput(f"'{name}' is used by more than the call of its {type(layer).__name__}")
     if not known or name.rpartition(".")[2] not in ("weight", "bias"):
         raise BadInput(
@@ -198,13 +198,13 @@ def owner(module: nn.Module, name: str) -> nn.Module:
     return layer
 
 
-def _called_alone(module: nn.Module, name: str, layer: nn.Module) -> bool:
+def called_alone(module: nn.Module, name: str) -> bool:
     """Whether all uses of a parameter are its layer's calls: not where it is tied to another's, or where attention
     takes the weight from its output layer without calling that."""
     parent = module.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
     if isinstance(parent, nn.MultiheadAttention):
         return False
-    mine = layer.get_parameter(name.rpartition(".")[2])
+    mine = module.get_parameter(name)
     return sum(p is mine for _, p in module.named_parameters(remove_duplicate=False)) == 1
 
 

@@ -10,11 +10,11 @@ from nqbench_training.iterative import Iterative
 from nqbench_training.learned_step import Fixed, LearnedStep, levels_of
 from nqbench_training.soft_to_hard import Codewords, SoftToHard, cross_entropy_bits
 from nqbench_training.soft_weight_sharing import Mixture, SoftWeightSharing, merged, surprisal
-from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise
+from nqbench_training.straight_through import BinaryRelax, ProxQuant, QuantNoise, _Passing
 from tiny_network import Levels, make_task
 from torch import Tensor
 
-from nqbench.api import Group, Quantized, Quantizer, Source, Task, begin
+from nqbench.api import Group, Quantized, Quantizer, Source, Task, Training, begin
 
 
 class Steps(Quantizer, name="steps-for-cited"):
@@ -48,6 +48,20 @@ def test_the_prox_is_the_minimizer(norm: str) -> None:
     away = (grid - q).abs() if norm == "l1" else (grid - q).square() / 2
     wanted = grid.reshape(-1)[((grid - w).square() / 2 + c * away).argmin(0)].float()
     torch.testing.assert_close(method.moved(q, w, 0.1, 4), wanted, rtol=0, atol=1e-5)
+
+
+def test_the_prox_is_of_the_distance_to_the_updated_weights_quantization() -> None:
+    """A weight that crosses a threshold in a step is drawn to its new level (arXiv:1810.00861, algorithm 1)."""
+    task = make_task(quantizer=Levels(k=3))
+    method = ProxQuant(epochs=1, lr=0.1, lam=0.5, norm="l2")
+    passing = _Passing(method, task)
+    passing.begin(0)
+    updated = {name: -w for name, w in task.weights().items()}
+    task.assign(updated)
+    quantized = task.reconstruct(task.quantize(updated))
+    passing.step()
+    for name, w in updated.items():
+        torch.testing.assert_close(task.parameter(name).detach(), (w + 0.05 * quantized[name]) / 1.05)
 
 
 def test_prox_quant_ends_with_weights_at_their_quantization() -> None:
@@ -178,6 +192,24 @@ def test_components_that_are_the_same_become_one_and_zero_stays_zero() -> None:
     assert owner.tolist() == [0, 1, 1, 0]
     torch.testing.assert_close(new, torch.tensor([0.0, (0.1 * 1.0 + 0.3 * 1.1) / 0.4]))
     assert merged(shares, means, precisions, 0.0)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_components_that_are_merged_by_way_of_a_third_stay_at_zero() -> None:
+    """0 and 0.1 are close, 0.1 and 0.2 are, 0 and 0.2 are not."""
+    shares, precisions = torch.tensor([0.5, 0.2, 0.3]).log(), torch.zeros(3)
+    owner, new = merged(shares, torch.tensor([0.0, 0.2, 0.1]), precisions, 0.02)
+    assert owner.tolist() == [0, 0, 0]
+    assert new.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("method", [SoftWeightSharing(epochs=1), SoftToHard(epochs=1, beta=0.1)], ids=lambda m: m.name)
+def test_a_network_of_which_a_pruner_left_nothing_can_be_trained(method: Training) -> None:
+    task = make_task(quantizer=Levels())
+    task.masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in task.weights().items()}
+    task.assign({name: torch.zeros_like(w) for name, w in task.weights().items()})
+    result = method.train(task, None)
+    assert all(group.quantized.n == 0 for group in result.groups)
+    assert not any(bool(w.any()) for w in task.weights().values())
 
 
 def test_weights_gather_at_few_values(monkeypatch: pytest.MonkeyPatch) -> None:

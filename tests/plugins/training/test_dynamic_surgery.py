@@ -180,6 +180,7 @@ def test_settings_that_contradict_are_told(fields: dict[str, float], expected: s
 
 
 # -- units that are cut ------------------------------------------------------------------------------------------------
+NAMES = ("0.weight", "3.weight", "6.weight", "6.bias", "8.weight")  # one of the biases is compressible, too
 UNITS = (("0.weight", 3), ("6.weight", 4))
 
 
@@ -242,13 +243,14 @@ def _kept_out(reveal: Callable[[Surgery], None], live: dict[str, Live]) -> Calla
     [
         ((("nothing.weight", 2),), "units of 'nothing.weight': there are 0.weight, 6.weight, 8.weight"),
         ((("3.weight", 2),), "units of '3.weight': there are 0.weight"),  # has groups
+        ((("6.bias", 2),), "units of '6.bias': there are 0.weight"),
         ((("6.weight", 7),), "units: 7 of 6.weight, which has 6"),
         ((("6.weight", 0),), "units: 0 of 6.weight, which has 6"),
     ],
 )
 def test_units_that_there_are_not_are_told(units: tuple[tuple[str, int], ...], told: str) -> None:
     with pytest.raises(BadInput, match=re.escape(told)):
-        DynamicSurgery(keep=0.1, epochs=1, units=units).prune(make_task())
+        DynamicSurgery(keep=0.1, epochs=1, units=units).prune(make_task(names=NAMES))
 
 
 def test_more_weights_than_the_units_have_are_told() -> None:

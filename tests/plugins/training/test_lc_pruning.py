@@ -73,3 +73,16 @@ def test_what_is_interrupted_goes_on_to_the_same_bits(tmp_path: Path, monkeypatc
     again = pruner.prune(make_task())
     for name, tensor in whole.state.items():
         assert torch.equal(tensor, again.state[name]), name
+
+
+def test_a_damaged_checkpoint_starts_over(tmp_path: Path) -> None:
+    pruner = LearningCompressionPruning(keep=0.3, mu0=0.1, iterations=2, epochs=1, first_epochs=1, batch_size=8)
+    done, again = tmp_path / "done", tmp_path / "again"
+    done.mkdir()
+    again.mkdir()
+    whole = pruner._made(make_task(), done)
+    (again / "lc.safetensors").write_bytes((done / "lc.safetensors").read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="the training starts over"):
+        found = pruner._made(make_task(), again)
+    for name, tensor in whole.state.items():
+        assert torch.equal(tensor, found.state[name]), name

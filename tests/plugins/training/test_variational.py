@@ -13,6 +13,7 @@ import torch
 from nqbench_training.bayesian_compression import BayesianCompression, ScaledUnits
 from nqbench_training.gaussian_weights import (
     is_local,
+    local_names,
     log_normal_kl,
     log_uniform_kl,
     noise,
@@ -97,6 +98,51 @@ def test_the_divergence_of_a_normal_is_pytorchs() -> None:
     q = torch.distributions.Normal(mean, (log_variance / 2).exp())
     wanted = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
     torch.testing.assert_close(normal_kl(mean, log_variance), wanted)
+
+
+class Attention(nn.Module):
+    """Attention between an embedding and a head that has the embedding's weight; ``head`` is registered first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 6, bias=False)
+        self.look = nn.Embedding(6, 4)
+        self.look.weight = self.head.weight
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.middle = nn.Linear(4, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows = self.look(tokens)
+        return self.head(self.middle(self.attention(rows, rows, rows)[0]) + rows).mean(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["dropout", "jeffreys", "bottleneck"])
+def test_a_weight_with_uses_besides_its_layers_call_is_not_taken_for_the_layers_own(kind: str) -> None:
+    """Without noise, the network with its means deployed is the one that was trained; and what has a variance has
+    noise: the output layer of attention is never called, a tied head's scales would be the embedding's, too."""
+    torch.manual_seed(0)
+    module = Attention()
+    task = Task(Lines(), module, tuple(n for n, p in module.named_parameters() if p.dim() > 1))
+    assert local_names(task) == ["middle.weight"]
+    posterior: Any = {
+        "dropout": lambda: GaussianWeights(task, -40.0),
+        "jeffreys": lambda: ScaledUnits(task, "jeffreys", 1.0, -40.0),
+        "bottleneck": lambda: Gates(task, -40.0),
+    }[kind]()
+    batch = (torch.randint(0, 6, (5, 3)), torch.zeros(5))
+    with torch.no_grad(), posterior.noisy():
+        for name, leaf in posterior.leaves.items():
+            if name.endswith("/mean"):
+                leaf.normal_(1.0, 0.5)
+        trained = task.predict(batch, tensors=posterior.drawn() or None)
+        for name, leaf in posterior.leaves.items():
+            if not name.endswith("/mean"):
+                leaf.fill_(0.0)
+                once, again = (task.predict(batch, tensors=posterior.drawn() or None) for _ in range(2))
+                assert float((once - again).abs().max()) > 0.01, name
+                leaf.fill_(-40.0)
+    task.assign(posterior.weights())
+    torch.testing.assert_close(task.predict(batch).detach(), trained, rtol=0, atol=2e-3)
 
 
 def test_posteriors_are_drawn_as_they_say() -> None:
@@ -209,6 +255,48 @@ def test_weights_without_effect_are_found_by_structure_and_by_data() -> None:
     task.assign({name: task.parameter(name) * ~mask for name, mask in idle.items()})
     assert torch.equal(task.predict(next(task.batches())), before)
     assert module[2].training  # as it was
+
+
+def test_of_a_network_that_is_all_noise_the_largest_weight_stays() -> None:
+    task = make_task()
+    pruned = VariationalDropout(epochs=1, batch_size=8, lr=1e-6, threshold=-1e3).prune(task)
+    largest = max(float(w.abs().max()) for w in make_task().weights().values())
+    assert sum(int(mask.sum()) for mask in pruned.masks.values()) == 1
+    kept = torch.cat([pruned.state[name][mask] for name, mask in pruned.masks.items()])
+    assert float(kept.abs()) == pytest.approx(largest, abs=1e-3)
+
+
+class Product(nn.Module):
+    """A linear layer, and a weight of another kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Bilinear(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)[:, :1], x[:, :1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("cls", [BayesianCompression, InformationBottleneck])
+def test_what_has_no_score_stays_whatever_is_pruned(cls: type[Pruner]) -> None:
+    torch.manual_seed(0)
+    task = Task(Lines(), Product(), ("first.weight", "second.weight"))
+    pruned = cls(epochs=1, threshold=-1e3).prune(task)  # type: ignore[call-arg]
+    assert not bool(pruned.masks["first.weight"].any())
+    assert "second.weight" not in pruned.masks
+    assert bool(pruned.state["second.weight"].all())
+
+
+@pytest.mark.parametrize("cls", [BayesianCompression, InformationBottleneck])
+def test_biases_of_units_that_reach_no_output_are_pruned(cls: type[Pruner]) -> None:
+    """Where biases are compressible: all weights of the second layer are pruned, and with them what feeds it."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+    task = Task(Lines(), module, tuple(n for n, _ in module.named_parameters()))
+    pruned = cls(epochs=1, threshold=-1e3).prune(task)  # type: ignore[call-arg]
+    assert not bool(pruned.masks["0.bias"].any())
+    assert not bool(pruned.state["0.bias"].any())
+    assert bool(pruned.masks["2.bias"].all())
 
 
 @pytest.mark.parametrize("cls", PRUNERS)
