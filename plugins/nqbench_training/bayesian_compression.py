@@ -35,6 +35,10 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     ``jeffreys``: q(z) = N(mu_z, sigma_z^2) against a log-uniform prior; a unit is pruned if log(sigma_z^2 / mu_z^2)
     exceeds ``threshold``. ``horseshoe``: z = sqrt(s_a s_b a b), all log-normal, against half-Cauchy priors; a unit is
     pruned if -log mode(z) exceeds it. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
+
+    Bits for each layer by the posterior's variance (section 3.3 there) are had by the sensitivity ``adam``, which reads
+    the precisions that the pruner leaves, and ``radio: {companding: false, granularity: layer}``, whose steps cost every
+    layer the same under them.
     """
 
     model_config = ConfigDict(
