@@ -37,7 +37,7 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     pruned if -log mode(z) exceeds it. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
 
     Bits for each layer by the posterior's variance (section 3.3 there) are had by the sensitivity ``adam``, which reads
-    the precisions that the pruner leaves, and ``radio: {companding: false, granularity: layer}``, whose steps cost every
+    the precisions that the pruner leaves, and ``radio: {companding: false, granularity: layer}``, whose steps cost each
     layer the same under them.
     """
 
