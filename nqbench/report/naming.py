@@ -32,9 +32,11 @@ _LONGEST = 34
 
 def prominent(data: ReportData, model: str) -> dict[str, str]:
     """Method -> what its line is called, of the ``NAMED`` methods that are drawn in colour, as they are ranked: what
-    tells them from one another, the quantizer first. No two names are equal."""
+    tells them from one another, the quantizer first, and the knob where a grey line of it has another. No two names are
+    equal."""
     ranked = _coloured(data, data.methods[model])
-    words = _telling([data.by_key[row.best.keys[0]] for row in ranked])
+    drawn = [_parts(data.by_key[row.best.keys[0]]) for row in data.methods[model]]
+    words = _telling([data.by_key[row.best.keys[0]] for row in ranked], drawn)
     found: dict[str, str] = {}
     for row, own in zip(ranked, words, strict=True):
         name = own if len(own) <= _LONGEST else f"{own[: _LONGEST - 1]}…"
@@ -50,13 +52,12 @@ def _coloured(data: ReportData, ranked: Sequence[MethodRow]) -> list[MethodRow]:
     return [ranked[place] for place in sorted(places)]
 
 
-def _telling(records: Sequence[Record]) -> list[str]:
-    """For each of these records of different methods, in a few words, how it differs from the others."""
+def _telling(records: Sequence[Record], drawn: Sequence[_Parts]) -> list[str]:
+    """For each of these records of different methods, in a few words, how it differs from the others. drawn: the parts
+    of all methods of the figure."""
     parts = [_parts(record) for record in records]
-    names = [
-        [_named(kind, place, parts) for kind in (*_ORDER, *_SETTINGS) if len({repr(p.get(kind)) for p in parts}) > 1]
-        for place in range(len(parts))
-    ]
+    kinds = [kind for kind in (*_ORDER, *_SETTINGS) if len({repr(p.get(kind)) for p in parts}) > 1]
+    names = [[_named(kind, place, parts, drawn) for kind in kinds] for place in range(len(parts))]
     return [name or parts[place]["quantizer"][0] or "" for place, name in enumerate(shortened(names, _LONGEST))]
 
 
@@ -83,7 +84,10 @@ _ORDER = ("quantizer", "codec", "training", "coder", "granularity", "positions",
 _SETTINGS = ("streams", "unquantized", "fold_batchnorm", "device")
 
 
-def _parts(record: Record) -> dict[str, tuple[str, dict[str, Any]]]:
+_Parts = Mapping[str, tuple[str, Mapping[str, Any]]]
+
+
+def _parts(record: Record) -> _Parts:
     """Kind -> name and parameters, with ``KNOB`` for the knob's value."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for kind in _ORDER:
@@ -95,11 +99,13 @@ def _parts(record: Record) -> dict[str, tuple[str, dict[str, Any]]]:
     return found | {name: (f"{name}={short(getattr(record, name))}", {}) for name in _SETTINGS}
 
 
-def _named(kind: str, place: int, parts: Sequence[Mapping[str, tuple[str, dict[str, Any]]]]) -> str:
+def _named(kind: str, place: int, parts: Sequence[_Parts], drawn: Sequence[_Parts]) -> str:
     """The plugin with those parameters that tell it from those of its name."""
     name, own = parts[place][kind]
     versions = {repr(given): _version(given) for given in (p[kind][1] for p in parts if p[kind][0] == name)}
     told = dict(zip(versions, telling(list(versions.values())), strict=True))[repr(own)]
+    if len({_knob(p[kind][1]) for p in drawn if p[kind][0] == name}) > 1:
+        told |= _knob(own)
     shown = [_said(k, v) for k, v in sorted(own.items(), key=lambda pair: pair[1] is not KNOB) if k in told]
     return f"{name}({', '.join(shown)})" if shown else name
 
@@ -109,6 +115,10 @@ def _version(given: Mapping[str, Any]) -> dict[str, object]:
     count."""
     ordered = sorted(given, key=lambda parameter: not isinstance(given[parameter], float))
     return {parameter: KNOB if given[parameter] is KNOB else repr(given[parameter]) for parameter in ordered}
+
+
+def _knob(given: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(parameter for parameter, value in given.items() if value is KNOB)
 
 
 def _said(parameter: str, value: object) -> str:

@@ -123,6 +123,9 @@ def test_fixed_bits_are_named_by_them_and_not_by_what_only_steps_have() -> None:
         "gptq(step, curvature=0)",
         "gptq(step, curvature=0.5)",
     ]
+    others = [make(quantizer=f"q{at}", k=4, symbols=90000 + at, wrong=20) for at in range(NAMED - 1)]
+    first = {name for name in prominent(ReportData("s", [*records, *others]), "net").values() if "gptq" in name}
+    assert first in ({"gptq(bits)"}, {"gptq(step)"})  # a grey line has the other
 
 
 def test_of_many_methods_the_first_ranked_are_named_and_the_others_are_grey() -> None:
