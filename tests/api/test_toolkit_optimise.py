@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput
+from nqbench.api.toolkit import optimise
 from nqbench.api.toolkit.optimise import Recipe, fit, one_thread, seeded
+from nqbench.api.toolkit.progress import tell, telling
 
 TARGET = torch.tensor([1.0, -2.0])
 
@@ -161,3 +163,23 @@ def test_an_epoch_of_so_many_steps_is_the_first_of_its_batches() -> None:
     got, _ = run(short)
     torch.testing.assert_close(got, -0.05 * first * (0 - TARGET))
     assert not torch.equal(got, run(whole)[0])
+
+
+def test_a_long_epoch_says_its_steps_and_what_a_step_does_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(100))
+    monkeypatch.setattr(optimise, "monotonic", lambda: next(seconds))
+    heard: list[str] = []
+    with telling(heard.append):
+        tell("before")
+        run(Recipe(epochs=2, lr=0.05, momentum=0), after_step=lambda: tell("tensor 3 of 3"))
+        tell("after")
+    first, second = (text.partition("loss ")[2] for text in (heard[2], heard[4]))
+    assert float(first) > float(second) > 0
+    assert heard == [
+        "before",
+        "epoch 1 of 2, step 2",
+        f"epoch 1 of 2, loss {first}",
+        f"epoch 2 of 2, step 2, loss {first} before",
+        f"epoch 2 of 2, loss {second}",
+        "after",
+    ]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.progress import tell
+from nqbench.api.toolkit.progress import quiet, tell
 from nqbench.api.toolkit.replayed import Replayed
 from nqbench.api.toolkit.sealed import seal, unseal
 
@@ -136,6 +137,7 @@ def fit(
         if after_step is not None:
             after_step()
 
+    steps = _Progress(recipe.epochs)
     total = torch.zeros((), device=moved[0].device)
     replayed = Replayed(step, moved[0].device) if replay else None
     take = step if replayed is None else replayed
@@ -150,19 +152,39 @@ def fit(
         taken = 0
         with seeded(recipe.epoch_seed(epoch)), searching(replay):
             for batch in islice(batches(recipe.epoch_seed(epoch)), recipe.steps):
-                take(batch)
+                with quiet():  # what quantizes in each step would say so
+                    take(batch)
+                    if between_steps is not None:
+                        between_steps()
                 taken += 1
                 tracker.steps += 1
-                if between_steps is not None:
-                    between_steps()
+                steps.say(epoch, taken)
         if not all(bool(torch.isfinite(p).all()) for p in parameters.values()):
             raise BadInput(f"training diverged in epoch {epoch + 1}: use a learning rate below {recipe.lr:g}")
         epoch += 1
-        tell(f"epoch {epoch} of {recipe.epochs}, loss {float(total) / max(1, taken):.4g}")
+        steps.done(epoch, float(total) / max(1, taken))
         if checkpoint is not None:
             _save(checkpoint, recipe, epoch, keep, optimizer, parameters, tracker)
     optimizer.zero_grad(set_to_none=True)
     return tracker.corrected()
+
+
+class _Progress:
+    """Says the epoch and the loss of the last one, and in an epoch of more than a second how many steps are done."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.loss = ""
+        self.next = monotonic() + 1
+
+    def say(self, epoch: int, taken: int) -> None:
+        if monotonic() > self.next:
+            tell(f"epoch {epoch + 1} of {self.epochs}, step {taken}{self.loss}")
+            self.next = monotonic() + 1
+
+    def done(self, epoch: int, loss: float) -> None:
+        self.loss = f", loss {loss:.4g} before"
+        tell(f"epoch {epoch} of {self.epochs}, loss {loss:.4g}")
 
 
 def computing(precision: str, device: torch.device) -> torch.autocast:

@@ -7,7 +7,7 @@ nobody listening nothing happens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
@@ -28,3 +28,8 @@ def telling(listener: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Inside the block nothing is told: of small steps of long work, which speaks for itself."""
+    return telling(lambda _: None)
