@@ -134,11 +134,19 @@ def envelope(codebook: Array, price: Array, out: Array) -> None:
 
 
 @jit
-def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float, nearest: int) -> int:
+def _cheapest(w: float, g: float, codebook: Array, price: Array, mode: int, nearest: int) -> int:
     """argmin_j g (w - c_j)^2 + price_j, searched outward from the nearest codeword until the distortion plus the lowest
-    price of all reaches the best cost."""
+    price of all reaches the best cost. mode: the (first) codeword of that price; from the outset it is a candidate,
+    since of weights that hardly count it is the best, and all others would have to be looked at to know."""
+    if g == 0.0:
+        return mode
+    cheapest = price[mode]
     d = w - codebook[nearest]
     best, where = d * d * g + price[nearest], nearest
+    d = w - codebook[mode]
+    cost = d * d * g + cheapest
+    if cost < best or (cost == best and mode < nearest):
+        best, where = cost, mode
     for j in range(nearest - 1, -1, -1):
         d = w - codebook[j]
         near = d * d * g
@@ -153,7 +161,7 @@ def _cheapest(w: float, g: float, codebook: Array, price: Array, cheapest: float
         if near + cheapest >= best:
             break
         cost = near + price[j]
-        if cost < best:
+        if cost < best or (cost == best and j < where):
             best, where = cost, j
     return where
 
@@ -187,10 +195,10 @@ def weighted_assign(
     out: Array,
 ) -> None:
     """out_i = argmin_j h_i (w_i - c_j)^2 + price_j."""
-    cheapest = price.min()
+    mode = price.argmin()
     for i in range(weights.size):
         w = np.float64(weights[i])
-        out[i] = _cheapest(w, np.float64(h[i]), codebook, price, cheapest, _nearest(w, edges, low, scale, lut))
+        out[i] = _cheapest(w, np.float64(h[i]), codebook, price, mode, _nearest(w, edges, low, scale, lut))
 
 
 @jit
@@ -207,10 +215,10 @@ def weighted_sums(
     sums: Array,
 ) -> None:
     """sums (k, 4) += count, h, h (w - shift), h (w - shift)^2 by ``weighted_assign``'s symbols."""
-    cheapest = price.min()
+    mode = price.argmin()
     for i in range(weights.size):
         w, g = np.float64(weights[i]), np.float64(h[i])
-        row = sums[_cheapest(w, g, codebook, price, cheapest, _nearest(w, edges, low, scale, lut))]
+        row = sums[_cheapest(w, g, codebook, price, mode, _nearest(w, edges, low, scale, lut))]
         x = w - shift
         row[0] += 1.0
         row[1] += g

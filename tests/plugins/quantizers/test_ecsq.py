@@ -116,6 +116,23 @@ def test_every_weighted_assignment_is_the_cheapest_of_all_codewords() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 10_000))
+def test_of_equally_cheap_codewords_it_is_the_first_also_where_weights_count_nothing(k: int, seed: int) -> None:
+    g = np.random.default_rng(seed)
+    w = torch.from_numpy(g.integers(-4, 5, 200).astype(np.float32) / 2)  # halves: costs are exact, and often equal
+    h = torch.from_numpy(g.choice([0.0, 0.0, 0.25, 1.0], 200).astype(np.float32))
+    codebook = torch.from_numpy(np.sort(g.choice(np.arange(-8, 9), k, replace=False)) / 2.0)
+    price = torch.from_numpy(g.choice([0.25, 0.5, 1.0, np.inf], k))
+    price[int(g.integers(k))] = 0.5
+    cost = h.double()[:, None] * (w.double()[:, None] - codebook).square() + price
+    expected = torch.from_numpy(cost.numpy().argmin(1).astype(np.int32))
+    assert torch.equal(lagrangian.assign(w, h, codebook, price), expected)
+    count, total, _, _ = lagrangian.assign_and_sum(w, h, codebook, price, 0.0)
+    assert torch.equal(count.long(), torch.bincount(expected.long(), minlength=k))
+    torch.testing.assert_close(total, torch.bincount(expected.long(), h.double(), minlength=k))
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 10_000))
 def test_the_envelope_gives_the_cheapest_codeword_everywhere(k: int, seed: int) -> None:
     g = np.random.default_rng(seed)
