@@ -195,7 +195,7 @@ def weighted_assign(
     out: Array,
 ) -> None:
     """out_i = argmin_j h_i (w_i - c_j)^2 + price_j."""
-    mode = price.argmin()
+    mode = int(price.argmin())
     for i in range(weights.size):
         w = np.float64(weights[i])
         out[i] = _cheapest(w, np.float64(h[i]), codebook, price, mode, _nearest(w, edges, low, scale, lut))
@@ -215,7 +215,7 @@ def weighted_sums(
     sums: Array,
 ) -> None:
     """sums (k, 4) += count, h, h (w - shift), h (w - shift)^2 by ``weighted_assign``'s symbols."""
-    mode = price.argmin()
+    mode = int(price.argmin())
     for i in range(weights.size):
         w, g = np.float64(weights[i]), np.float64(h[i])
         row = sums[_cheapest(w, g, codebook, price, mode, _nearest(w, edges, low, scale, lut))]
