@@ -16,7 +16,7 @@ from nqbench.results.labels import short
 from nqbench.results.leaderboard import Row
 from nqbench.results.methods import MethodRow
 from nqbench.results.record import Record
-from nqbench.results.telling import KNOB, telling
+from nqbench.results.telling import KNOB, knob_of, telling
 
 NAMED = 6
 OTHERS = "others"
@@ -104,8 +104,8 @@ def _named(kind: str, place: int, parts: Sequence[_Parts], drawn: Sequence[_Part
     name, own = parts[place][kind]
     versions = {repr(given): _version(given) for given in (p[kind][1] for p in parts if p[kind][0] == name)}
     told = dict(zip(versions, telling(list(versions.values())), strict=True))[repr(own)]
-    if len({_knob(p[kind][1]) for p in drawn if p[kind][0] == name}) > 1:
-        told |= _knob(own)
+    if len({knob_of(p[kind][1]) for p in drawn if p[kind][0] == name}) > 1:
+        told |= knob_of(own)
     shown = [_said(k, v) for k, v in sorted(own.items(), key=lambda pair: pair[1] is not KNOB) if k in told]
     return f"{name}({', '.join(shown)})" if shown else name
 
@@ -115,10 +115,6 @@ def _version(given: Mapping[str, Any]) -> dict[str, object]:
     count."""
     ordered = sorted(given, key=lambda parameter: not isinstance(given[parameter], float))
     return {parameter: KNOB if given[parameter] is KNOB else repr(given[parameter]) for parameter in ordered}
-
-
-def _knob(given: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(parameter for parameter, value in given.items() if value is KNOB)
 
 
 def _said(parameter: str, value: object) -> str:

@@ -17,13 +17,18 @@ Version = Mapping[str, object]
 """Field -> its value's text, or ``KNOB``."""
 
 
+def knob_of(version: Version) -> frozenset[str]:
+    """The field of the version's knob; nothing where it has none."""
+    return frozenset(field for field, value in version.items() if value is KNOB)
+
+
 def telling(versions: Sequence[Version]) -> list[frozenset[str]]:
     """For each of these distinct versions the fields that tell it from the others. The field of its ``KNOB`` is among
     them, as a name without a value, where others have another knob."""
     found: list[frozenset[str]] = [frozenset()] * len(versions)
     curves: dict[frozenset[str], list[int]] = defaultdict(list)
     for member, version in enumerate(versions):
-        curves[frozenset(field for field, value in version.items() if value is KNOB)].append(member)
+        curves[knob_of(version)].append(member)
     for knob, members in curves.items():
         _split(versions, members, knob if len(curves) > 1 else frozenset(), found)
     if len({_shown(v, fields) for v, fields in zip(versions, found, strict=True)}) < len(versions):

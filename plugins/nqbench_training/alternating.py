@@ -7,7 +7,6 @@ to the task's workdir, and within a pass of training the training loop keeps its
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Group, QuantizedModel, Task, Training, begin
-from nqbench.api.toolkit.groups import load_groups, save_groups
+from nqbench_training import interrupted
 from nqbench_training.optimised import Optimised, deployed_as, fit_network, workfile
 
 FILE = "alternation.safetensors"
@@ -43,21 +42,14 @@ class Alternation:
     def save(self) -> None:
         path = workfile(self.task, FILE)
         if path is not None:
-            state = {f"state/{k}": v for k, v in self.task.module.state_dict().items()}
-            state |= {f"multipliers/{k}": v for k, v in self.multipliers.items()}
-            save_groups(path, self.groups, state, {"iteration": self.iteration})
+            tensors = {f"multipliers/{k}": v for k, v in self.multipliers.items()}
+            interrupted.save(path, self.task, self.groups, tensors, self.iteration)
 
     def _restore(self, path: Path) -> None:
-        try:
-            self.groups, tensors, notes = load_groups(path, self.task.device)
-        except BadInput as error:
-            warnings.warn(f"{error}; the training starts over", stacklevel=3)
-            return
-        self.iteration = notes["iteration"]
-        with torch.no_grad():
-            for name, tensor in self.task.module.state_dict().items():
-                tensor.copy_(tensors[f"state/{name}"])
-        self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
+        found = interrupted.restore(path, self.task)
+        if found is not None:
+            self.groups, tensors, self.iteration = found
+            self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
 
 
 class Alternating(Optimised):

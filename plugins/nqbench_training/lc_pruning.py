@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,10 +9,10 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Pruned, Pruner, Task
-from nqbench.api.toolkit.groups import load_groups, save_groups
+from nqbench.api import Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
+from nqbench_training import interrupted
 from nqbench_training.alternating import Penalized
 from nqbench_training.magnitude import keep_largest
 from nqbench_training.masking import kept_in_store, packed, unpacked
@@ -65,21 +64,16 @@ def kept_largest(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
 
 
 def _save(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor], iteration: int) -> None:
-    tensors = {f"state/{k}": v for k, v in task.module.state_dict().items()}
-    tensors |= {f"theta/{k}": v for k, v in theta.items()} | {f"multipliers/{k}": v for k, v in multipliers.items()}
-    save_groups(path, (), tensors, {"iteration": iteration})
+    tensors = {f"theta/{k}": v for k, v in theta.items()} | {f"multipliers/{k}": v for k, v in multipliers.items()}
+    interrupted.save(path, task, (), tensors, iteration)
 
 
 def _restore(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor]) -> int:
     """Restore the task's network and both dictionaries from the file. Returns the next iteration, 0 if damaged."""
-    try:
-        _, tensors, notes = load_groups(path, task.device)
-    except BadInput as error:
-        warnings.warn(f"{error}; the training starts over", stacklevel=3)
+    found = interrupted.restore(path, task)
+    if found is None:
         return 0
-    with torch.no_grad():
-        for name, tensor in task.module.state_dict().items():
-            tensor.copy_(tensors[f"state/{name}"])
+    _, tensors, iteration = found
     for name in theta:
         theta[name], multipliers[name] = tensors[f"theta/{name}"], tensors[f"multipliers/{name}"]
-    return int(notes["iteration"])
+    return iteration
