@@ -115,16 +115,28 @@ class Plugin(BaseModel):
 
     def canonical_json(self) -> str:
         """All parameters, defaults too, as JSON with sorted keys and no spaces: equal text, equal configuration."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _json(self.model_dump(mode="json"))
+
+    def changed(self) -> tuple[str, ...]:
+        """The parameters that have no default or differ from it, in the order of their definition."""
+        return tuple(
+            field
+            for field, info in type(self).model_fields.items()
+            if info.is_required() or getattr(self, field) != info.get_default(call_default_factory=True)
+        )
+
+    def short_json(self) -> str:
+        """``canonical_json`` without the parameters that are at their defaults."""
+        return _json(self.model_dump(mode="json", include=set(self.changed())))
 
     def __str__(self) -> str:
         """``name(field=value, ...)`` with the fields that differ from their defaults, as a leaderboard shows it."""
-        shown = []
-        for field, info in type(self).model_fields.items():
-            value = getattr(self, field)
-            if info.is_required() or value != info.get_default(call_default_factory=True):
-                shown.append(f"{field}={_short(value)}")
-        return f"{self.name}({', '.join(shown)})" if shown else self.name
+        shown = ", ".join(f"{field}={_short(getattr(self, field))}" for field in self.changed())
+        return f"{self.name}({shown})" if shown else self.name
+
+
+def _json(parameters: dict[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _docstrings(cls: type) -> dict[str, str]:

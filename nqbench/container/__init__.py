@@ -30,8 +30,9 @@ Header
 ======
 1.  ``text`` producer.
 2.  Five plugins: quantizer, coder, codec, positions, positions' own coder. Each: ``text`` name, and unless that is
-    empty: ``text`` JSON object of its parameters, ``text`` distribution, ``text`` its version. A file has a quantizer
-    and a coder if it has groups, a codec instead if it has tensors of kind 4, positions if a tensor was pruned.
+    empty: ``text`` JSON object of its parameters, ``text`` distribution, ``text`` its version. A quantizer's parameters
+    that are at that version's defaults are left out unless a group has form 3. A file has a quantizer and a coder if it
+    has groups, a codec instead if it has tensors of kind 4, positions if a tensor was pruned.
 3.  Tensors, in the order of the network's state: ``int`` T (at most 2^16); T names, each as ``int`` length of the
     prefix shared with the name before (bytes), ``int`` length of the rest, the rest (UTF-8, no control characters, all
     different); T kinds, ``u8`` each:

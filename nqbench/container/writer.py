@@ -154,16 +154,18 @@ def encode(contents: Contents, registry: Registry, *, read_back: bool = True) ->
     positions_coder, entry = _positions(file, contents, masked, positions, registry)
     file.sections["symbols"] += contents.codec_data
 
-    def ref(plugin: Plugin | None) -> PluginRef:
+    def ref(plugin: Plugin | None, *, needed: bool = True) -> PluginRef:
+        """needed: to read the file, so that no parameter may depend on what the defaults are then."""
         if plugin is None:
             return PluginRef()
-        return PluginRef(plugin.name, plugin.canonical_json(), *registry.distribution_of(plugin))
+        parameters = plugin.canonical_json() if needed else plugin.short_json()
+        return PluginRef(plugin.name, parameters, *registry.distribution_of(plugin))
 
     if contents.codec is not None:
         streams, mode = [StreamEntry(0, len(contents.codec_data))], "joint"
     header = Header(
         producer=f"nqbench {__version__}",
-        quantizer=ref(contents.quantizer if groups else None),
+        quantizer=ref(contents.quantizer if groups else None, needed=any(g.form == "plugin" for g in groups)),
         coder=ref(contents.coder if groups else None),
         codec=ref(contents.codec),
         positions=ref(positions),

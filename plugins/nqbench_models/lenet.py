@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nqbench.api import Split
 from nqbench.api.toolkit.optimise import Recipe
 from nqbench_models import digits, mnist
+from nqbench_models.augmentation import shifted
 from nqbench_models.images import ImageModel, Images
 
 
@@ -21,14 +22,17 @@ class GreyDigits(ImageModel):
     """``mnist``: 60,000 training and 10,000 test images. ``digits``: bundled with scikit-learn, 1,198 and 599."""
     biases: bool = False
     """Whether biases are pruned and quantized like weights; otherwise they are stored according to ``unquantized``."""
+    shift: int = Field(0, ge=0, le=8)
+    """Training images are shifted at random by up to this many pixels along each axis, in all trainings."""
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:
         return tuple(n for n, _ in module.named_parameters()) if self.biases else super().compressible(module)
 
     def full_recipe(self) -> dict[str, Any]:
-        """Without the parameter ``biases``, on which the trained weights do not depend."""
+        """Without the parameter ``biases``, on which the trained weights do not depend, and a ``shift`` of 0."""
         whole = super().full_recipe()
-        return whole | {"parameters": {k: v for k, v in whole["parameters"].items() if k != "biases"}}
+        without = {"biases"} | (set() if self.shift else {"shift"})
+        return whole | {"parameters": {k: v for k, v in whole["parameters"].items() if k not in without}}
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()}{'-biases' if self.biases else ''}"
@@ -42,6 +46,12 @@ class GreyDigits(ImageModel):
 
     def data_name(self) -> str:
         return mnist.NAME if self.data == "mnist" else digits.NAME
+
+    def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        return shifted(pixels, generator, self.shift) if self.shift else pixels
+
+    def augments(self) -> bool:
+        return self.shift > 0
 
     def normalise(self, pixels: Tensor) -> Tensor:
         return pixels.to(torch.float32) / 255 - (mnist.MEAN if self.data == "mnist" else digits.MEAN)

@@ -1,12 +1,14 @@
 """The header is compact: at 250x LeNet-5 is 6.9 kB in all."""
 
+import json
+
 import pytest
 import torch
 from nqz_kit import kit_registry
 from torch import nn
 
 from nqbench.api import Group, Quantized
-from nqbench.container import Contents, encode
+from nqbench.container import Contents, encode, sections_of
 
 LENET5 = {
     "conv1.weight": (20, 1, 5, 5), "conv1.bias": (20,), "conv2.weight": (50, 20, 5, 5), "conv2.bias": (50,),
@@ -75,3 +77,28 @@ def test_a_header_does_not_grow_with_the_weights():
     small = {name: torch.randn(8, 8) for name in ("a.weight", "b.weight")}
     large = {name: torch.randn(64, 64) for name in ("a.weight", "b.weight")}
     assert abs(header_bytes(large, "global", False) - header_bytes(small, "global", False)) <= 8
+
+
+@pytest.mark.parametrize("form", ["lookup", "plugin"])
+def test_parameters_at_their_defaults_are_left_out_unless_the_reader_needs_them(form):
+    registry = kit_registry()
+    quantizer = registry.make("quantizer", "kmeans", {"k": 8})
+    symbols = torch.arange(6, dtype=torch.int32)
+    contents = Contents(
+        order=("weight",),
+        shapes={"weight": (6,)},
+        dtypes={"weight": torch.float32},
+        raw={},
+        parameters=frozenset({"weight"}),
+        groups=(Group(("weight",), Quantized(symbols, 6, (6,), {"codebook": torch.arange(6.0)}, form=form)),),
+        masks={},
+        quantizer=quantizer,
+        coder=registry.make("coder", "huffman"),
+        positions=None,
+    )
+    written = json.loads(sections_of(encode(contents, registry)[0]).header.quantizer.json)
+    whole = json.loads(quantizer.canonical_json())
+    assert len(whole) > 1
+    assert written == ({"k": 8} if form == "lookup" else whole)
+    # as the board does it: what was left out is filled in
+    assert registry.make("quantizer", "kmeans", written) == quantizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from nqbench_models.alexnet import AlexNet, network, random_state
-from nqbench_models.augmentation import cut_out, flip_and_shift
+from nqbench_models.augmentation import cut_out, flip_and_shift, shifted
 from nqbench_models.images import ImageModel
 from nqbench_models.lenet import LeNet5, LeNet300
 from nqbench_models.resnet import CifarResNet, ResNet20, ResNet32
@@ -127,6 +127,32 @@ def test_augmentation_flips_and_shifts_by_whole_pixels() -> None:
         assert len(matches) == 1
         seen.add(matches[0])
     assert len(seen) == 18
+
+
+def test_shifted_images_are_windows_of_the_padded_one_and_each_place_occurs() -> None:
+    images = torch.arange(1, 401, dtype=torch.int32).reshape(4, 1, 10, 10)
+    seen: list[set[tuple[int, int]]] = [set() for _ in images]
+    for seed in range(150):
+        out = shifted(images, torch.Generator().manual_seed(seed), reach=1)
+        for image, window, places in zip(images, out, seen, strict=True):
+            padded = nn.functional.pad(image, (1, 1, 1, 1))
+            found = [
+                (i, j) for i in range(3) for j in range(3) if torch.equal(window, padded[:, i : i + 10, j : j + 10])
+            ]
+            assert len(found) == 1
+            places.add(found[0])
+    assert [len(places) for places in seen] == [9] * 4
+
+
+def test_a_lenet_shifts_its_training_images_and_no_others() -> None:
+    plain, moved = LeNet300(data="digits"), LeNet300(data="digits", shift=1)
+    assert torch.equal(next(plain.batches("test"))[0], next(moved.batches("test"))[0])
+    assert torch.equal(next(plain.batches("train"))[0], next(moved.batches("train"))[0])  # what a Gram matrix is of
+    drawn, same = next(moved.batches("train", shuffle=3)), next(plain.batches("train", shuffle=3))
+    assert torch.equal(drawn[1], same[1])
+    assert not torch.equal(drawn[0], same[0])
+    assert "shift" not in plain.full_recipe()["parameters"]  # networks trained before the parameter was there are kept
+    assert plain.fingerprint() != moved.fingerprint()
 
 
 def test_a_cut_out_square_lies_wholly_inside_and_everywhere() -> None:
