@@ -18,13 +18,13 @@ from nqbench.api import (
     Sensitivity,
     Source,
     Task,
-    Training,
     begin,
 )
 from nqbench.pipeline.artifacts import names_of
 from nqbench.pipeline.distortion import against_bound, distortions, spectra_of
 from nqbench.pipeline.network import values_of
 from nqbench.pipeline.preparation import network_of, pruned_of, quantizing_task, sensed_of, task_of, untouched
+from nqbench.pipeline.trainings import in_turn
 
 if TYPE_CHECKING:
     from nqbench.pipeline.context import Context
@@ -131,10 +131,7 @@ def _knob(quantizer: Quantizer, parts: Iterable[tuple[str, Tensor, Tensor | None
 
 def train(context: Context, task: Task) -> QuantizedModel:
     """Run the trial's trainings. Raises BadInput if the result does not cover the network."""
-    model = None
-    for choice in context.trial.training:
-        model = context.plugin(choice, Training).train(task, model)
-    model = begin(task, model)
+    model = begin(task, in_turn(context, task))
     names = names_of(model.groups)
     if sorted(names) != sorted(task.names):
         odd = _listed(set(names) ^ set(task.names)) or "some of them twice"
