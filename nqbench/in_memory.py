@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
-from nqbench.api.toolkit.paths import reason
+from nqbench.api.toolkit.paths import writable
 from nqbench.engine import FILES, run_suite
 from nqbench.engine.choose import chosen
 from nqbench.files import load
 from nqbench.pipeline.files import file_of, put_file
+from nqbench.pipeline.network import copied
 from nqbench.registry import Registered, registry
 from nqbench.results.record import Record
-from nqbench.suite.guard import allowed_loss, divergence_beside
+from nqbench.suite.guard import allowed_loss, divergence_beside, usual_loss
 from nqbench.version import __version__
 
 Batches = Iterable[Batch] | Mapping[str, Iterable[Batch]] | Callable[[str], Iterable[Batch]]
@@ -46,7 +47,7 @@ def compress(
     module: nn.Module,
     batches: Batches,
     *,
-    max_drop: float | str = 0.5,
+    max_drop: float | str | None = None,
     max_divergence: float | None = None,
     score: Score | None = None,
     higher_is_better: bool = True,
@@ -63,8 +64,10 @@ def compress(
         module: the trained network; it is copied, and stays as it is.
         batches: pairs (x, y) to calibrate and to evaluate on, in a fixed order: a list or a data loader that can be
             read again and again; or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
-            the validation or else the training data; or a function of the split's name.
-        max_drop: points, or a share of the float network's metric as ``"1%"``.
+            the validation or else the training data, and which are evaluated on the test data if there are any; or a
+            function of the split's name.
+        max_drop: points, or a share of the float network's metric as ``"1%"``. None: 0.5 points of accuracy, 1 % of a
+            ``score``.
         max_divergence: in place of ``max_drop``: how far outputs may be from the network's own, mean KL divergence in
             nats.
         score: ``(module, batches) -> value`` (or a dictionary, the one that decides first); by default top-1 accuracy
@@ -90,17 +93,16 @@ def compress(
         )
     if not isinstance(module, nn.Module):
         raise BadInput(f"module is {type(module).__name__}, expected a torch.nn.Module; `nqbench.save` takes a state")
+    if max_drop is None:
+        max_drop = usual_loss(_metric(score, higher_is_better))
     try:
         allowed = allowed_loss(max_drop)
     except BadInput as error:
         raise BadInput(f"max_drop {error}") from None
     target = Path(output)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # told before the search
-        raise BadInput(f"{target}: cannot be written ({reason(error)}); choose another output") from None
-    names = tuple(batches) if isinstance(batches, Mapping) else ("train", "test")
-    held = _Held(copy.deepcopy(module).eval(), batches, names, score, higher_is_better)
+    writable(target)
+    names = _splits(batches)
+    held = _Held(copied(module).eval(), batches, names, score, higher_is_better)
     key = content_hash({name: t.detach().cpu() for name, t in module.state_dict().items()})[:32]
     _HELD[key] = held
     known = registry()
@@ -114,7 +116,7 @@ def compress(
         goal = ["target.drop=null", f"target.metric={max_divergence}", "judged_by=divergence"]
     sets = [f"models=[{json.dumps({InMemory.name: {'network': key}})}]", *goal, f"target.split={split}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
-    sets += [] if split == "test" or "test" not in names else ["target.report=chosen"]
+    sets += [] if split == "test" else [f"target.report={'chosen' if 'test' in names else 'none'}"]
     try:
         with tempfile.TemporaryDirectory(prefix="nqbench-compress-") as folder:
             where = device or str(device_of(module))
@@ -136,6 +138,8 @@ def compress(
 
 @dataclass(frozen=True, eq=False)
 class _Held:
+    """What ``compress`` was given, and the names of the splits."""
+
     module: nn.Module
     batches: Batches
     names: tuple[str, ...]
@@ -165,14 +169,20 @@ class InMemory(Model, name="in-memory"):
             given = self._batches(split)
             # of a generator that is read twice, the second reading goes on where the first stopped
             once = isinstance(given, Iterator) and self._batches(split) is given
-            for _ in range(2):
-                batch = next(iter(self._batches(split)), None)
-                if once or batch is None:
-                    raise BadInput(
-                        f"batches: {split} gives nothing, or nothing the second time: give what can be read again, "
-                        "such as a list or a data loader"
-                    )
+            firsts = [next(iter(self._batches(split)), None) for _ in range(2)]
+            if once or any(batch is None for batch in firsts):
+                raise BadInput(
+                    f"batches: {split} gives nothing, or nothing the second time: give what can be read again, "
+                    "such as a list or a data loader"
+                )
+            for batch in firsts:
+                assert batch is not None
                 self._check(split, batch)
+            if not _alike(*firsts):
+                raise BadInput(
+                    f"batches: {split} begins with other examples the second time, and the outputs of two networks are "
+                    "compared example by example: give a fixed order (a data loader without shuffle), unaugmented"
+                )
 
     def _check(self, split: str, batch: Batch) -> None:
         """A tensor has a first and a second entry as well, and would pass for a pair."""
@@ -189,12 +199,10 @@ class InMemory(Model, name="in-memory"):
             )
 
     def load(self, device: torch.device) -> nn.Module:
-        return copy.deepcopy(self._held.module).to(device)
+        return copied(self._held.module).to(device)
 
     def metric(self) -> Metric:
-        if self._held.score is None:
-            return Metric()
-        return Metric("score", "", self._held.higher_is_better)
+        return _metric(self._held.score, self._held.higher_is_better)
 
     def has_split(self, split: Split) -> bool:
         return split in self._held.names
@@ -222,3 +230,37 @@ class InMemory(Model, name="in-memory"):
         metrics |= {"score": metrics[first]} | {n: part.metric() for n, part in beside.items() if n not in metrics}
         examples |= {"score": examples[first]} if first in examples else {}
         return Evaluation(metrics, None, {**beside, **examples})
+
+
+def _metric(score: Score | None, higher_is_better: bool) -> Metric:
+    return Metric() if score is None else Metric("score", "", higher_is_better)
+
+
+def _splits(batches: Batches) -> tuple[str, ...]:
+    """The names of the splits. Raises BadInput for others, which nobody would read."""
+    if not isinstance(batches, Mapping):
+        return ("train", "test")
+    known = get_args(Split)
+    odd = [str(name) for name in batches if name not in known]
+    if odd or "train" not in batches:
+        wanted = "one 'train' at least, and 'validation' and 'test' where there are any"
+        raise BadInput(
+            f"batches: expected {wanted}; found {', '.join(odd) if odd else ', '.join(batches) or 'nothing'}"
+        )
+    return tuple(batches)
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two batches hold the same; of what is no tensor and no container nothing is asked."""
+    if isinstance(one, Tensor):
+        return (
+            isinstance(other, Tensor)
+            and torch.equal(one.isnan(), other.isnan())
+            and torch.equal(one.nan_to_num(), other.nan_to_num())
+        )
+    if isinstance(one, Mapping):
+        return isinstance(other, Mapping) and all(_alike(value, other.get(key)) for key, value in one.items())
+    if isinstance(one, tuple | list):
+        same = isinstance(other, tuple | list) and len(one) == len(other)
+        return same and all(_alike(a, b) for a, b in zip(one, other, strict=True))  # type: ignore[call-overload]
+    return True

@@ -141,3 +141,118 @@ def test_what_cannot_be_done_is_told_before_the_search(trained: tuple[nn.Module,
         nqbench.compress(module, splits, max_drop="half", output=tmp_path / "n.nqz")
     with pytest.raises(BadInput, match="give what can be read again"):
         nqbench.compress(module, (batch for batch in splits["train"]), output=tmp_path / "n.nqz")
+
+
+def test_an_output_that_is_a_folder_is_told_before_the_search(
+    trained: tuple[nn.Module, dict],  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    module, splits = trained
+    with pytest.raises(BadInput, match=r"cannot be written \(Is a directory\)"):
+        nqbench.compress(module, splits, output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_of_other_names_are_refused(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    with pytest.raises(BadInput, match="batches: expected .*; found valid"):
+        nqbench.compress(module, {**splits, "valid": splits["test"]}, output=tmp_path / "n.nqz")
+    with pytest.raises(BadInput, match="one 'train' at least"):
+        nqbench.compress(module, {"test": splits["test"]}, output=tmp_path / "n.nqz")
+
+
+def test_without_test_data_nothing_is_said_of_any(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    data = {"train": splits["train"], "validation": splits["test"]}
+    figures = nqbench.compress(module, data, max_drop=5, trials=3, output=tmp_path / "n.nqz").figures
+    assert figures.metric is None
+    assert figures.selected_on == "validation"
+    assert "validation.accuracy" in figures.metrics
+
+
+def test_batches_in_another_order_each_time_are_refused(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    module, splits = trained
+    x, y = (torch.cat(parts) for parts in zip(*splits["train"], strict=True))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=100, shuffle=True)
+    with pytest.raises(BadInput, match="train begins with other examples the second time.*without shuffle"):
+        nqbench.compress(module, loader, output=tmp_path / "n.nqz")
+
+
+def test_a_network_that_keeps_a_weight_of_its_last_pass_is_copied(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 8)))
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    module(x)
+    data = [(x, x.argmax(1))]
+    assert nqbench.compress(module, data, max_drop=100, trials=1, output=tmp_path / "n.nqz").file.exists()
+
+
+def test_samples_of_several_shapes_are_passed_a_few_at_a_time(tmp_path: Path) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(4, 6, 3, padding=1), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.conv(x).mean(2))
+            return out
+
+    generator = torch.Generator().manual_seed(0)
+    data = [
+        (torch.randn(10, 4, n, generator=generator), torch.randint(0, 3, (10,), generator=generator))
+        for n in (5, 8, 6, 5)
+    ]
+    result = nqbench.compress(Pooled(), data, max_drop=100, trials=2, output=tmp_path / "n.nqz")
+    assert not result.figures.notes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_of_half_precision_has_the_second_moments_of_the_whole(dtype: torch.dtype) -> None:
+    from nqbench_training.grams import Products
+
+    from nqbench.api.toolkit.uses import Geometry
+
+    x = (3 * torch.randn(40000, 6, generator=torch.Generator().manual_seed(0))).to(dtype)
+    halves = Products(Geometry("product"), torch.Size((4, 6)))
+    halves.add(x)
+    wide = x.double()
+    torch.testing.assert_close(halves.mean()[0].double(), wide.T @ wide / len(x), rtol=1e-3, atol=1e-2)
+
+
+def test_score_decides_by_a_share_unless_told_otherwise(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
+    """Half a point of a score between 0 and 1 is most of it."""
+    module, splits = trained
+
+    def f1(network: nn.Module, batches: object) -> float:
+        return float(torch.cat([network(x).argmax(1) == y for x, y in batches]).float().mean())  # type: ignore[attr-defined]
+
+    figures = nqbench.compress(module, splits, score=f1, trials=6, output=tmp_path / "n.nqz").figures
+    assert figures.metrics["train.score"] >= 0.99 * figures.metrics_float["train.score"]
+
+
+@pytest.mark.parametrize("kind", ["shared", "pruned"])
+def test_a_batch_norm_that_cannot_be_folded_stays_as_it_is(kind: str, tmp_path: Path) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 4)
+            self.one, self.two = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+            if kind == "shared":  # statistics of their own
+                self.two.weight, self.two.bias = self.one.weight, self.one.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(self.two(torch.relu(self.a(self.one(x)))))
+            return out
+
+    module, x = Normed(), torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    if kind == "pruned":
+        nn.utils.prune.l1_unstructured(module.two, "weight", 0.25)
+    for _ in range(5):
+        module(3 * x + 1)
+    module.eval()
+    data = [(x, module(x).argmax(1))]
+    result = nqbench.compress(module, data, max_drop=5, trials=5, output=tmp_path / "n.nqz")
+    other = Normed()
+    if kind == "pruned":
+        nn.utils.prune.l1_unstructured(other.two, "weight", 0.25)
+    nqbench.load_into(other.eval(), result.file)
+    assert float((other(x).argmax(1) == data[0][1]).float().mean()) >= 0.95

@@ -3,11 +3,13 @@ axis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from nqbench.api.errors import BadInput
 
 Split = Literal["train", "validation", "test"]
 Batch = Any
@@ -33,19 +35,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return type(batch)(to_device(value, device) for value in batch)
+        return of_type(batch, (to_device(value, device) for value in batch))
     return batch
 
 
 def count(batch: Batch) -> int:
-    """Samples in a batch: the length of its first tensor."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    return count(next(iter(batch.values() if isinstance(batch, Mapping) else batch)))
+    """Samples in a batch: the length of its first tensor. Raises BadInput where it has none."""
+    for tensor in tensors_of(batch):
+        return len(tensor)
+    raise BadInput(f"a batch is {type(batch).__name__} without tensors: expected tensors, one row a sample")
 
 
 def part(batch: Batch, stop: int, start: int = 0) -> Batch:
-    """Some samples of a batch, by default the first ones.
+    """Some samples of a batch, by default the first ones; what is no tensor stays.
 
     Example:
         >>> part((torch.arange(4), {"y": torch.arange(4)}), 3, 1)
@@ -55,7 +57,50 @@ def part(batch: Batch, stop: int, start: int = 0) -> Batch:
         return batch[start:stop]
     if isinstance(batch, Mapping):
         return {key: part(value, stop, start) for key, value in batch.items()}
-    return type(batch)(part(value, stop, start) for value in batch)
+    if isinstance(batch, tuple | list):
+        return of_type(batch, (part(value, stop, start) for value in batch))
+    return batch
+
+
+def tensors_of(batch: Batch) -> Iterator[Tensor]:
+    """The tensors of a batch, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | tuple | list):
+        for inner in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors_of(inner)
+
+
+def of_type(like: Batch, values: Iterable[Batch]) -> Batch:
+    """A tuple, list or named tuple of the same type with these values."""
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
+
+
+def joined(batches: Sequence[Batch]) -> Batch | None:
+    """Several batches as one; what is no tensor is the first one's. None where their samples have several shapes.
+
+    Example:
+        >>> joined([(torch.zeros(1), None), (torch.ones(2), None)])
+        (tensor([0., 1., 1.]), None)
+        >>> joined([torch.zeros(1, 2), torch.zeros(1, 3)]) is None
+        True
+    """
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    shapes = [[(tensor.shape[1:], tensor.dtype) for tensor in tensors_of(batch)] for batch in batches]
+    return _joined(batches) if all(other == shapes[0] for other in shapes) else None
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(batches))
+    if isinstance(first, Mapping):
+        return {key: _joined([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, tuple | list):
+        return of_type(first, (_joined(parts) for parts in zip(*batches, strict=True)))
+    return first
 
 
 def between(batches: Iterator[Batch], start: int, stop: int) -> Iterator[Batch]:

@@ -77,7 +77,7 @@ class NetworkPage:
             suite=self.board.title,
             records=[shown(row) for row in self.rows],
             published=self.published,
-            goal=Goal(drop=self.board.drop),
+            goal=Goal.in_points(self.board.drop, [row.record for row in self.rows]),
             separate=True,
         )
 

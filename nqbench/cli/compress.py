@@ -13,7 +13,7 @@ import click
 from nqbench.cli.options import engine_options
 
 if TYPE_CHECKING:
-    from nqbench.api import Split
+    from nqbench.api import Metric, Split
     from nqbench.engine import RunResult
     from nqbench.registry import Registry
     from nqbench.results.record import Record
@@ -34,7 +34,8 @@ SUITE = "compress"
 @click.option(
     "--max-drop",
     metavar="POINTS|SHARE%",
-    help="Largest loss of the metric: 0.5 (points) or 1% (of the float network's metric).  [default: 0.5]",
+    help="Largest loss of the metric: 0.5 (points) or 1% (of the float network's metric).  [default: 0.5, or 1% of a "
+    "metric that is not in percent]",
 )
 @click.option("--min-metric", type=float, help="Value that the metric must reach (or stay below, if lower is better).")
 @click.option(
@@ -106,12 +107,13 @@ def command(
     # the imports below take seconds
     click.echo(f"{model}: reading the network and its data", err=True)
     from nqbench.api.errors import BadInput
-    from nqbench.api.toolkit.paths import reason
+    from nqbench.api.toolkit.paths import writable
     from nqbench.cli import INTERRUPTED
     from nqbench.cli.progress import shown
     from nqbench.engine import FILES, run_suite
     from nqbench.pipeline.files import file_of, put_file
     from nqbench.registry import registry
+    from nqbench.suite.guard import allowed_loss, usual_loss
     from nqbench.suite.suite import load
 
     name = model.partition(":")[0]
@@ -120,19 +122,18 @@ def command(
     named: dict[str, object] = {"data": data, "checkpoint": checkpoint, "task": task}
     named |= {"include": list(include) or None, "exclude": list(exclude) or None}
     parameters = _parameters(registry(), model, named, others)
-    split, judged_by = _looked_at(registry(), name, parameters, metric if max_divergence is None else "divergence")
-    if judged_by is None and "bytes" not in goal and "metric" not in goal:
-        goal |= _beside(registry(), name, parameters, split, max_drop or "0.5")
+    split, report, judged_by, deciding = _looked_at(registry(), name, parameters, metric, max_divergence is not None)
+    if not goal:
+        goal = dict(allowed_loss(max_drop := usual_loss(deciding)))
+    if judged_by is None and max_drop is not None:
+        goal |= _beside(registry(), name, parameters, split, max_drop)
     target = output or Path(f"{name}.nqz")
     if target.exists() and not force:
         raise BadInput(f"{target} is there already: choose another --output, or replace it with --force")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # told before hours are spent
-        raise BadInput(f"{target}: cannot be written ({reason(error)}); choose another --output") from None
+    writable(target)
     sets = [f"models=[{json.dumps({name: parameters})}]", "target.drop=null", f"target.split={split}"]
     sets += [f"target.{field}={value}" for field, value in goal.items()]
-    sets += [f"target.report={'all' if split == 'test' else 'chosen'}"]
+    sets += [f"target.report={report}"]
     sets += [] if trials is None else [f"target.trials={trials}"]
     sets += [f"nonfinite={nonfinite}"] + ([] if judged_by is None else [f"judged_by={json.dumps(judged_by)}"])
     folder = work or Path("reports") / SUITE / target.stem
@@ -154,7 +155,8 @@ def command(
 def _goal(
     max_drop: str | None, min_metric: float | None, max_bytes: str | None, max_divergence: float | None = None
 ) -> dict[str, object]:
-    """What is to be held, in a target's fields. Raises BadInput where that is nothing sensible, or more than one."""
+    """What is to be held, in a target's fields; nothing where nothing was said. Raises BadInput where that is nothing
+    sensible, or more than one."""
     from nqbench.api.errors import BadInput
     from nqbench.pipeline.cache import parse_size
     from nqbench.suite.guard import allowed_loss
@@ -175,7 +177,7 @@ def _goal(
             raise BadInput(f"--max-bytes {max_bytes}: no file is that small")
         return {"bytes": size}
     try:
-        return dict(allowed_loss("0.5" if max_drop is None else max_drop))
+        return {} if max_drop is None else dict(allowed_loss(max_drop))
     except BadInput as error:
         raise BadInput(f"--max-drop {error}") from None
 
@@ -265,12 +267,16 @@ def _parameters(known: Registry, model: str, named: Mapping[str, object], others
     return given
 
 
-def _looked_at(known: Registry, name: str, parameters: dict[str, object], metric: str | None) -> tuple[str, str | None]:
-    """The split that the search looks at, and the metric where that is not the model's own. A metric that the model
-    does not know by itself, but takes by name, becomes its parameter. Raises BadInput for parameters that are not
-    valid, or where there is no metric."""
+def _looked_at(
+    known: Registry, name: str, parameters: dict[str, object], metric: str | None, by_divergence: bool
+) -> tuple[str, str, str | None, Metric]:
+    """The split that the search looks at; which points are evaluated on the test split; the name of the metric where
+    that is not the model's own; and the metric. A metric that the model does not know by itself, but takes by name,
+    becomes its parameter. by_divergence: the search goes by the divergence, whatever the metric. Raises BadInput for
+    parameters that are not valid, or where there is no metric."""
     from nqbench.api import Model
     from nqbench.api.errors import BadInput
+    from nqbench.api.evaluation import DIVERGENCE
 
     model = known.make("model", name, parameters)
     assert isinstance(model, Model)
@@ -279,15 +285,20 @@ def _looked_at(known: Registry, name: str, parameters: dict[str, object], metric
         raise BadInput(f"model '{name}' has no metric that could hold: give its --data")
     splits: tuple[Split, ...] = ("validation", "train", "test")
     split = next((split for split in splits if model.has_split(split)), "test")
+    report = "all" if split == "test" else "chosen" if model.has_split("test") else "none"
     names = [found.name for found in model.metrics()]
-    if metric is None or metric == names[0]:
-        return split, None
-    if metric not in names and "metric_name" in type(model).model_fields:
+    if metric is not None and metric not in names and "metric_name" in type(model).model_fields:
         parameters["metric_name"] = metric
-        return split, None
-    if metric not in names:
+        model = known.make("model", name, parameters)
+        assert isinstance(model, Model)
+        names = [found.name for found in model.metrics()]
+    if by_divergence:
+        metric = DIVERGENCE.name
+    if metric is not None and metric not in names:
         raise BadInput(f"model '{name}' gives no metric '{metric}'; it gives {', '.join(names)}")
-    return split, metric
+    own = metric is None or metric == names[0]
+    deciding = next(found for found in model.metrics() if own or found.name == metric)
+    return split, report, None if own else metric, deciding
 
 
 def _told(record: Record, target: Path) -> str:

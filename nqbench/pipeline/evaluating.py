@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Metric, Model, PerExample, Split, Task
+from nqbench.api.errors import NoFigure
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import judging, under_way
 from nqbench.api.toolkit.pace import Pace
@@ -145,7 +146,8 @@ def chosen_metric(known: Sequence[Metric], name: str | None, model: str) -> Metr
 
 
 def _headline(context: Context, evaluation: Figures, whose: str) -> float:
-    """The headline metric of an evaluation. Raises BadInput if it is missing or not finite."""
+    """The headline metric of an evaluation. Raises BadInput if it is missing or not finite; NoFigure
+    if it is the decoded network's that is not finite."""
     metric = metric_of(context)
     assert metric is not None
     found = evaluation["metrics"]
@@ -154,7 +156,8 @@ def _headline(context: Context, evaluation: Figures, whose: str) -> float:
         raise BadInput(f"model '{context.trial.model.name}' gave no metric '{metric.name}'; {given}")
     value = float(found[metric.name])
     if not math.isfinite(value):
-        raise BadInput(
+        kind = NoFigure if whose == "decoded" else BadInput
+        raise kind(
             f"the metric '{metric.name}' of the {whose} network is {value}: "
             "it must be a finite number, since files are ranked by it"
         )
@@ -218,7 +221,8 @@ def _loss_task(context: Context) -> Task:
         pruned = pruned_of(context)
         return task_of(context, network_of(context).variant(pruned.state), pruned)
 
-    return context.kept("loss task", "prune", make)
+    # two models may have one network and other data
+    return context.kept("loss task", "prune", make, extra=f"{context.trial.model} {context.seed}")
 
 
 def save_expansion(made: Expansion, path: Path) -> None:

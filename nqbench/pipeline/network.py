@@ -149,10 +149,16 @@ def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each batch norm as scale and shift alone: weight s sqrt(1 + eps), bias b - mean s, s = g / sqrt(var + eps).
 
-    Its statistics become constants (mean 0, var 1: numbers that every format holds), which cost two bytes each.
+    Its statistics become constants (mean 0, var 1: numbers that every format holds), which cost two bytes each. One
+    that shares a tensor with another layer, or whose tensors are quantized, or stored under other names, stays as it
+    is.
     """
     folded = dict(raw)
+    shared = {*network.aliases, *network.aliases.values()}
     for prefix, module in network.batchnorms():
+        own = [f"{prefix}{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        if any(name not in raw or name in shared for name in own):
+            continue
         weight, bias = raw[f"{prefix}weight"].double(), raw[f"{prefix}bias"].double()
         mean, var = raw[f"{prefix}running_mean"].double(), raw[f"{prefix}running_var"].double()
         scale = weight / torch.sqrt(var + module.eps)

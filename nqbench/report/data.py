@@ -110,14 +110,14 @@ def load(path: str | Path, *, run: str = "latest", drop: float | None = None) ->
     """From an output folder, its store, or an export. drop: another tolerance than the run's own. Raises StoreError."""
     chosen, records = read_run(path, run)
     settings = chosen.settings or {}
-    judged_by = {record.metric_name for record in records if record.metric_name}
-    metric = judged_by.pop() if len(judged_by) == 1 else None
+    judged_by = {(record.metric_name, record.metric_unit) for record in records if record.metric_name}
+    metric, unit = judged_by.pop() if len(judged_by) == 1 else (None, None)
     return ReportData(
         suite=chosen.suite,
         records=records,
         suite_text=chosen.suite_text,
         published=published_rows(settings.get("published") or ()),
-        goal=Goal.of(settings if drop is None else {"drop": drop}, metric),
+        goal=Goal.of(settings if drop is None else {"drop": drop}, metric, unit),
         baseline=settings.get("baseline"),
         run=chosen.run,
         started=chosen.started,

@@ -1,5 +1,6 @@
-"""What a file has to hold to be ranked first: by default that its metric falls by at most half a point, or that its
-outputs are within a tenth of a nat of the float network's where that is the metric."""
+"""What a file has to hold to be ranked first: by default that its metric falls by at most half a point, or by 1 % where
+it is not in percent, or that its outputs are within a tenth of a nat of the float network's where that is the metric.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +33,28 @@ class Goal:
     unit: str = "points"
 
     @staticmethod
-    def of(settings: Mapping[str, Any], metric: str | None = None) -> Goal:
-        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone. metric: the one
-        that records were judged by, where it is known."""
+    def of(settings: Mapping[str, Any], metric: str | None = None, unit: str | None = "%") -> Goal:
+        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone. metric, unit: of
+        what records were judged by, where that is known."""
         in_nats = metric == DIVERGENCE.name
         target = settings.get("target") or {}
         given: dict[str, Any] = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
         if all(value is None for value in given.values()):
             given["drop"] = settings.get("drop")
         if all(value is None for value in given.values()):
-            return A_TENTH_OF_A_NAT if in_nats else HALF_A_POINT
-        unit = (A_TENTH_OF_A_NAT if in_nats else HALF_A_POINT).unit
-        return Goal(**given, divergence=target.get("divergence"), unit=unit)
+            if in_nats:
+                return A_TENTH_OF_A_NAT
+            return HALF_A_POINT if unit in (None, "%") else A_HUNDREDTH
+        within = A_TENTH_OF_A_NAT if in_nats else HALF_A_POINT
+        return Goal(**given, divergence=target.get("divergence"), unit=within.unit)
+
+    @staticmethod
+    def in_points(drop: float, records: Sequence[Record]) -> Goal:
+        """``drop`` points, if all records are judged by a metric in percent; else the usual of their metric."""
+        judged_by = {(record.metric_name, record.metric_unit) for record in records if record.metric_name}
+        if all(unit in (None, "%") for _, unit in judged_by):
+            return Goal(drop=drop)
+        return Goal.of({}, *judged_by.pop()) if len(judged_by) == 1 else HALF_A_POINT
 
     @property
     def told(self) -> str:
@@ -86,7 +97,7 @@ class Goal:
             return None
         if self.divergence is not None:
             apart = [v for v in (record.where_selected(DIVERGENCE.name) for record in group) if v is not None]
-            if apart and sum(apart) / len(apart) > self.divergence + _SLACK:
+            if apart and not sum(apart) / len(apart) <= self.divergence + _SLACK:  # nan does not hold either
                 return False
         if self.bytes is not None:
             sizes = [record.file_bytes or 0 for record in group]
@@ -102,4 +113,6 @@ class Goal:
 
 
 HALF_A_POINT = Goal(drop=DROP)
+A_HUNDREDTH = Goal(share=1.0)
+"""Where the metric is not in percent: half a rank correlation is nearly all of it."""
 A_TENTH_OF_A_NAT = Goal(drop=NATS, unit="nats")

@@ -25,7 +25,7 @@ def select(records: Sequence[Record], wanted: Sequence[str], *, drop: float = DR
     eight or more digits of a key; or ``quantizer=kmeans,coder=huff*``, in which all must hold. Raises BadInput for a
     word that names none.
     """
-    rows = leaderboard(records, goal=Goal(drop=drop))
+    rows = leaderboard(records, goal=Goal.in_points(drop, records))
     by_key = {record.key: record for record in records}
     chosen: dict[str, Record] = {}
     for word in wanted:

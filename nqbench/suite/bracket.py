@@ -46,8 +46,8 @@ _TRUSTED = 5
 @dataclass(eq=False)
 class Point:
     """One value of the knob: x in [0, 1]. Once it ended: by how much the target was missed (0 or less: it holds), how
-    much may be lost at most (0: nothing, or unknown) and the bytes, each the mean over seeds; or that a trial
-    failed."""
+    much may be lost at most (0: nothing, or unknown) and the bytes, each the mean over seeds (0: unknown); or that a
+    trial failed."""
 
     x: float
     value: float
@@ -137,6 +137,8 @@ class Bracket:
             return self._finer()
         for point in held:
             beyond = self._beyond(point)
+            if beyond and beyond[-1].holds:  # a coarser point that gives a larger file: the search goes on from there
+                continue
             last = beyond[-1] if beyond else point
             # past failed trials the search goes on, before it looks between them
             wanted = [*self._coarser(last)] if point is last or last.failed else []

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nqbench.api.errors import BadInput
+from nqbench.api.errors import BadInput, NoFigure
 from nqbench.api.evaluation import DIVERGENCE
 from nqbench.api.quantizer import Knob
 from nqbench.pipeline.trial import Choice, Trial
@@ -119,7 +119,7 @@ class TargetSchedule:
 
     def _finals(self) -> list[Trial]:
         """Once all searches are done: their answers on the test split, where it was kept for the end."""
-        if self.target.report == "all" or self._told or not all(search.done for search in self.searches):
+        if self.target.report != "chosen" or self._told or not all(search.done for search in self.searches):
             return []
         self._told = True
         finals = [replace(trial, tested=True) for trial in self.chosen()]
@@ -173,6 +173,9 @@ class TargetSchedule:
     def _judge(self, point: Point, records: Sequence[Mapping[str, Any]]) -> None:
         if self.target.divergence is not None and not any(_measured(record) for record in records):
             self._complain("the model measures no divergence from the float network: the target's is not held")
+        if self.target.bytes is None and any(_not_finite(record) for record in records):
+            point.missing, point.bytes = math.inf, 0.0  # beyond what can be told: its file was not kept
+            return
         found = [value for value in (judged(self.target, record) for record in records) if value is not None]
         point.failed = len(found) < len(records)
         if not point.failed:
@@ -186,7 +189,7 @@ class TargetSchedule:
             self._complaints.append(text)
 
     def finished(self) -> bool:
-        told = self._told or self.target.report == "all"
+        told = self._told or self.target.report != "chosen"
         return told and not self._running and all(search.done for search in self.searches)
 
     def chosen(self) -> list[Trial]:
@@ -254,7 +257,13 @@ def judged(target: Target, record: Mapping[str, Any]) -> tuple[float, float | No
         return alone
     # in the other's unit: as far beyond its limit, as a share of it
     unit = lost or 1.0
-    return max(missing, (apart / target.divergence - 1) * unit), unit
+    beyond = (apart / target.divergence - 1) * unit
+    return math.inf if math.isnan(beyond) else max(missing, beyond), unit
+
+
+def _not_finite(record: Mapping[str, Any]) -> bool:
+    """Whether a trial failed because what it is judged by is not a finite number of the decoded network."""
+    return str(record.get("error") or "").startswith(f"{NoFigure.__name__}: ")
 
 
 def _measured(record: Mapping[str, Any]) -> bool:

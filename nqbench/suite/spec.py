@@ -86,7 +86,8 @@ class Target(Strict):
     by a ``share`` (percent) of the float network's (``drop: 1%`` says the same); a ``metric`` to reach; or a file of at
     most so many ``bytes``, of which the one with the best metric is wanted. divergence: what that of a file's outputs
     from the float network's may be at most besides, in nats, where the search looks. split: where that is. report:
-    whether ``all`` points are evaluated on the test split, or the ``chosen`` ones alone, once, at the end."""
+    whether ``all`` points are evaluated on the test split, or the ``chosen`` ones alone, once, at the end, or ``none``
+    (of a model that has no such split)."""
 
     drop: float | None = Field(None, ge=0)
     share: float | None = Field(None, ge=0)
@@ -94,7 +95,7 @@ class Target(Strict):
     bytes: int | None = Field(None, ge=1)
     divergence: float | None = Field(None, gt=0)
     split: Literal["train", "validation", "test"] = "test"
-    report: Literal["all", "chosen"] = "all"
+    report: Literal["all", "chosen", "none"] = "all"
     trials: int = Field(12, ge=1)
     baseline: str | None = None
 
@@ -120,9 +121,10 @@ class Target(Strict):
             raise ValueError(
                 "give one of 'drop' (points, or percent, below the float network), 'metric' (to reach) and 'bytes'"
             )
-        if self.report == "chosen" and self.split == "test":
+        if self.report != "all" and self.split == "test":
+            when = "only at the end" if self.report == "chosen" else "never"
             raise ValueError(
-                "'report: chosen' evaluates the test split only at the end: give 'split' another value than 'test'"
+                f"'report: {self.report}' evaluates the test split {when}: give 'split' another value than 'test'"
             )
         return self
 

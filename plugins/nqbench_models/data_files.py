@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import glob
+import re
 from pathlib import Path
 
 from nqbench.api import BadInput
@@ -13,11 +15,19 @@ _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 def file_of(place: Path, split: str) -> Path | None:
     """The file or folder of a split in the folder ``place``, or among the files whose paths begin with ``place``; the
-    first by name."""
-    found = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(f"{place.name}*"))
+    first by name. A word of its name begins with the split's (``sts_test.tsv``, ``val``, ``train-1``), or, where no
+    file has such a word, ends with it (``wikitrain.txt``) in a name that tells of no other split."""
+    found = sorted(place.iterdir()) if place.is_dir() else sorted(place.parent.glob(f"{glob.escape(place.name)}*"))
+    told = [(path, re.findall("[a-z]+", path.name.lower())) for path in found if not path.name.startswith(".")]
     for word in _WORDS[split]:
-        for path in found:
-            if word in path.name.lower() and not path.name.startswith("."):
+        for path, parts in told:
+            if any(part.startswith(word) for part in parts):
+                return path
+    beginnings = tuple(word for words in _WORDS.values() for word in words)
+    free = [(path, parts) for path, parts in told if not any(part.startswith(beginnings) for part in parts)]
+    for word in _WORDS[split]:
+        for path, parts in free:
+            if any(part.endswith(word) for part in parts):
                 return path
     return None
 

@@ -3,6 +3,7 @@ folder."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,7 @@ _TOKENIZERS = (
     "spiece.model",
     "vocab.json",
     "vocab.txt",
+    "merges.txt",
     "sentencepiece.bpe.model",
 )
 _METRICS = {
@@ -93,9 +95,16 @@ class HuggingFace(Chosen, name="hf"):
 
     def fingerprint(self) -> str:
         files = files_of(self._folder())
+        tokenizers = [self._folder() / name for name in _TOKENIZERS]
+        files = list(dict.fromkeys([*files, *(file for file in tokenizers if file.is_file())]))
+        found = [f"hf 3 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)]
         splits = [] if self.data is None else [self._file(split) for split in ("train", "validation", "test")]
-        files += [file for file in splits if file is not None and file.is_file()]
-        return " ".join([f"hf 3 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)])
+        for split in splits:
+            if split is not None and split.is_dir():
+                found.append(_of_images(split))
+            elif split is not None:
+                found.append(digest_of(split, "sha256"))
+        return " ".join(found)
 
     def load(self, device: torch.device) -> nn.Module:
         kind = getattr(_transformers(), _CLASSES[self.task])
@@ -206,6 +215,13 @@ class HuggingFace(Chosen, name="hf"):
     def _file(self, split: Split) -> Path | None:
         found = file_of(self._data(), split)
         return file_of(self._data(), "validation") if found is None and split == "train" else found
+
+
+def _of_images(folder: Path) -> str:
+    """A hash of the images of a folder, with their labels."""
+    paths, labels = images_of(folder)
+    told = (f"{label}/{path.name} {digest_of(path, 'sha256')}" for path, label in zip(paths, labels, strict=True))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _transformers() -> Any:

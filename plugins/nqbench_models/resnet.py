@@ -155,7 +155,7 @@ class ResNet(ImageModel):
     def teacher(self, device: torch.device) -> nn.Module:
         if not self.teachers:
             return super().teacher(device)
-        return MeanLogits([teacher.load(device) for teacher in self._teachers()])
+        return MeanLogits([teacher.load(device) for teacher in self._teachers()]).to(getattr(torch, self.dtype))
 
     def _teachers(self) -> list[ResNet9]:
         return [ResNet9(holdout=self.untrained, train_seed=self.train_seed + i) for i in range(self.teachers)]

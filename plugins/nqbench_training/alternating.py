@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from nqbench.api import BadInput, Group, QuantizedModel, Task, Training, begin
+from nqbench.api import BadInput, Group, QuantizedModel, Quantizer, Task, Training, begin
 from nqbench_training import interrupted
-from nqbench_training.optimised import Optimised, deployed_as, fit_network, workfile
+from nqbench_training.optimised import Optimised, deployed_as, fit_network, install, workfile
 
 FILE = "alternation.safetensors"
 
@@ -73,6 +74,8 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
     """Factor of the learning rate from one iteration to the next."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        if start is not None:
+            install(task, start)
         state = Alternation(task, begin(task, start).groups)
         while (j := state.iteration) < self.iterations:
             task.assign(state.deployed)
@@ -151,6 +154,8 @@ class LearningCompression(
     """The quantizer's parameter that ``alpha`` sets."""
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        if start is not None:
+            install(task, start)
         task = replace(task)  # the quantizer changes with mu if alpha is given
         mu = self.mu0
         compress = self._c_step(task)
@@ -175,14 +180,28 @@ class LearningCompression(
         if plain is None:
             raise BadInput("this task has no quantizer")
         n = sum(task.kept(name, task.parameter(name)).numel() for name in task.names)
+        absolute: dict[str, Any] = {}
+        if self.alpha is not None:
+            if self.lambda_field not in type(plain).model_fields:
+                raise BadInput(f"quantizer '{plain.name}' has no parameter '{self.lambda_field}' for alpha to set")
+            absolute = _absolute(plain)
 
         def compress(mu: float, weights: dict[str, Tensor], previous: tuple[Group, ...] | None) -> tuple[Group, ...]:
             if self.alpha is not None:
-                if self.lambda_field not in type(plain).model_fields:
-                    raise BadInput(f"quantizer '{plain.name}' has no parameter '{self.lambda_field}' for alpha to set")
-                fields = plain.model_dump() | {self.lambda_field: 2 * self.alpha / (mu * n)}
+                fields = plain.model_dump() | absolute | {self.lambda_field: 2 * self.alpha / (mu * n)}
                 task.quantizer = type(plain).model_validate(fields)
             sensed = None if previous is None else self.sensed(task)
             return task.quantize(weights, sensed=sensed, previous=previous)
 
         return compress
+
+
+def _absolute(quantizer: Quantizer) -> dict[str, Any]:
+    """The parameter by which the price of a bit is in units of squared weights, which the formula's is. Raises BadInput
+    for a quantizer whose price is in another one."""
+    unit = type(quantizer).model_fields.get("unit")
+    if unit is None:
+        return {}
+    if "absolute" not in get_args(unit.annotation):
+        raise BadInput(f"quantizer '{quantizer.name}' has no price in absolute units for alpha to set")
+    return {"unit": "absolute"}

@@ -21,7 +21,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
 from nqbench.api import Network
+from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.persample import called_alone
+from nqbench.api.toolkit.samples import first_samples
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the fit of arXiv:1701.05369, eq. 14
 _LEAST = 1e-8  # lower bound of variances before the square root and of squares before the logarithm
@@ -35,10 +37,17 @@ def is_local(layer: nn.Module) -> bool:
 
 
 def local_names(task: Network) -> list[str]:
-    """The weights whose only uses are the calls of a local layer: not one that is tied to another, and not that of the
-    output layer of ``nn.MultiheadAttention``, which is never called."""
+    """The weights whose only uses are the calls of a local layer: not one that is tied to another, and not that of a
+    layer that is never called, as the output layer of ``nn.MultiheadAttention``, or one whose weight the network hands
+    to ``functional.linear`` itself."""
     owned = [name for name in task.names if name.endswith(".weight") and is_local(task.layer(name))]
-    return [name for name in owned if called_alone(task.module, name)]
+    called: set[nn.Module] = set()
+    layers = dict.fromkeys(task.layer(name) for name in owned)
+    handles = [layer.register_forward_pre_hook(lambda layer, inputs: called.add(layer)) for layer in layers]
+    with torch.no_grad(), evaluating(task.module), hooked(handles):
+        for batch, _ in first_samples(task, 2, 2):
+            task.predict(batch)
+    return [name for name in owned if task.layer(name) in called and called_alone(task.module, name)]
 
 
 def output_variance(layer: nn.Module, x: Tensor, variance: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Products:
         axis = a.dim() - 2 if self.geometry.kind == "product" else 0
         theirs = torch.split(a if b is None else b.detach(), size, axis)
         for mine, other in zip(torch.split(a.detach(), size, axis), theirs, strict=True):
-            self._add(mine, None if b is None else other)
+            self._add(_wide(mine), None if b is None else _wide(other))
 
     def _add(self, a: Tensor, b: Tensor | None) -> None:
         window = self.geometry.window
@@ -120,6 +120,11 @@ class Missing:
         shift = self.shift.mean()
         rows = moments.rows(self.weight.float())
         return (rows.reshape(len(shift), -1, rows.shape[1]) @ shift).reshape(rows.shape)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: 36,864 products of 2 are more than a float16 can be, and a bfloat16 stops growing at 256."""
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 def _sizes(geometry: Geometry, shape: torch.Size) -> tuple[int, int]:

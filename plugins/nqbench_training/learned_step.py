@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training, begin, scalar
-from nqbench_training.optimised import Distilled, deployed_as, fit_network, leaves_of, trainable
+from nqbench_training.optimised import Distilled, deployed_as, fit_network, install, leaves_of, trainable
 
 _LEAST = 1e-3  # lower bound of a step, as a share of its initial value: it must stay positive
 
@@ -24,6 +24,8 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
     """
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
+        if start is not None:
+            install(task, start)
         begun = begin(task, start)
         levels = [levels_of(group, task) for group in begun.groups]
         teacher = self.teacher(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
     """Share of weights to keep, for all tensors that ``layers`` does not name."""
     threshold: Literal["global", "layer"] = "global"
     """``global``: one threshold for all tensors; ``layer``: the same share in each tensor."""
-    layers: tuple[tuple[str, float], ...] = ()
+    layers: tuple[tuple[str, Annotated[float, Field(gt=0, le=1)]], ...] = ()
     """Tensors with a share of their own: [[conv1.weight, 0.6], [fc1.weight, 0.08]]."""
     ramp: int = Field(0, ge=0)
     """Epochs over which the sparsity rises; 0: one-shot."""

@@ -46,8 +46,8 @@ class Distilled(Optimised):
     """The temperature T, by which logits are divided; of outputs that are no logits the loss does not depend on it."""
 
     def teacher(self, task: Task) -> nn.Module | None:
-        """The frozen teacher: the model's trained network, unless the model provides another one; None without
-        distillation.
+        """The teacher, which nothing trains: the model's trained network, unless the model provides another one; None
+        without distillation. Its parameters stay as they are: a model may give the same module each time.
 
         Raises:
             BadInput: the model's outputs are no distributions.
@@ -57,7 +57,7 @@ class Distilled(Optimised):
                 f"model '{task.model.name}': its outputs are no logits and no means ('other'), so that there is "
                 "nothing to distill: leave distill out"
             )
-        return task.model.teacher(task.device).eval().requires_grad_(False) if self.distill else None
+        return task.model.teacher(task.device).eval() if self.distill else None
 
     def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
         """The mean loss of a batch, given the network's outputs, including the distillation loss if there is a

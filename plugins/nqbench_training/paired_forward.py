@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from nqbench.api import Batch, Network
-from nqbench.api.batches import part
+from nqbench.api.batches import joined, part
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.uses import Use, watching
-from nqbench_training.second_moments import joined
 
 Visit = Callable[[Use, Tensor, Tensor], None]
 """Called with (use, its input x in the original network, its x now); may change the weight in place."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import Batch, Moments, Network, SensitivityForm
+from nqbench.api.batches import joined
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.samples import first_samples
@@ -94,8 +95,8 @@ class SecondMoments(Sampled, name="second-moments", paper="arXiv:2208.11580, sec
             return self.samples
         return min(self.samples, max(_FEWEST, self.positions // positions_of(task, names)))
 
-    def calibration(self, task: Network) -> Batch:
-        """All the samples as one batch."""
+    def calibration(self, task: Network) -> Batch | None:
+        """All the samples as one batch; None where they have several shapes."""
         return joined([batch for batch, _ in first_samples(task, self.samples, self.samples)])
 
 
@@ -204,15 +205,3 @@ def _weights(moments: Moments, rows: Tensor) -> Tensor:
         return torch.ones(len(moments.gram), device=moments.gram.device)
     relative = (rows / rows.mean()).clamp_min(_LEAST_OUTPUT)
     return (relative / relative.mean()).to(moments.gram)
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches joined into one."""
-    first = batches[0]
-    if len(batches) == 1:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat(list(batches))
-    if isinstance(first, Mapping):
-        return {key: joined([batch[key] for batch in batches]) for key in first}
-    return type(first)(joined(parts) for parts in zip(*batches, strict=True))

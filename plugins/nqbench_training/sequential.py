@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -27,6 +26,7 @@ from nqbench_training.correction import moved_towards
 from nqbench_training.grams import Missing, Products, spacing
 from nqbench_training.optimised import finished, install
 from nqbench_training.paired_forward import paired_forward, splits
+from nqbench_training.passes import Ending
 from nqbench_training.second_moments import SecondMoments, mean_diagonal
 from nqbench_training.shared_grid import merged
 
@@ -76,9 +76,12 @@ class Sequential(Training, name="sequential", paper="arXiv:2208.11580, section 5
         if self.passes == "one" and isinstance(task.sensitivity, SecondMoments):
             wanted = task.sensitivity.taken(task, task.names)
             fitting = max(1, int(self.memory * 2**20 / max(1, bytes_each)))
+            samples = None
             if fitting >= min(wanted, self.enough or wanted):
                 fewer = task.sensitivity.model_copy(update={"samples": min(wanted, fitting), "positions": None})
-                OnePass(each, uses, self).run(fewer.calibration(task))
+                samples = fewer.calibration(task)
+            if samples is not None:
+                OnePass(each, uses, self).run(samples)
             else:
                 InParts(each, uses, self, fitting).run(wanted)
         for name in forward_order(task, uses):
@@ -160,12 +163,13 @@ class OnePass:
     def __init__(self, each: Each, uses: Mapping[str, int], how: Sequential) -> None:
         self.each, self.task, self.uses, self.how = each, each.task, uses, how
         self.mask: Tensor | None = None
+        self.ending = Ending()
         self.last: _Inputs | None = None
 
     def run(self, samples: Batch) -> None:
         task = self.task
         self.mask = task.attention_mask(samples)
-        with suppress(_AllDone):
+        with self.ending:
             if self.how.correction > 0 and splits(task, samples):
                 paired_forward(task, samples, lambda use, was, now: self._reached(use, now, was))
                 return
@@ -179,7 +183,7 @@ class OnePass:
         name, task = use.name, self.task
         if len(self.each.done) == len(task.names):
             # the rest is not needed; a language model's logits for all samples would be the largest activation
-            raise _AllDone
+            self.ending.now()
         if name in self.each.done:
             return
         if self.uses.get(name) != 1:
@@ -265,6 +269,7 @@ class InParts:
         lacking: dict[str, Missing] = {}
         paired = self.how.correction > 0
         mask: Tensor | None = None
+        ending = Ending()
 
         def reached(use: Use, now: Tensor, was: Tensor | None) -> None:
             if use.name not in names:
@@ -277,14 +282,14 @@ class InParts:
             if was is not None and not sums[use.name].moments().diagonal:
                 lacking.setdefault(use.name, Missing(use.geometry, weight)).add(was, now)
             if use.name == names[-1]:
-                raise _AllDone
+                ending.now()
 
         for done, (batch, _) in enumerate(first_samples(self.task, samples, self.at_once)):
             tell(f"tensor {len(self.each.done) + 1} of {len(self.task.names)}: samples, part {done + 1}")
             mask = self.task.attention_mask(batch)
             if done == 0:
                 paired = paired and splits(self.task, batch)
-            with suppress(_AllDone):
+            with ending:
                 if paired:
                     visit = lambda use, was, now: reached(use, now, was)  # noqa: E731
                     paired_forward(self.task, batch, visit, self.trained)
@@ -315,10 +320,6 @@ def corrected(
         return None
     weight, mask = task.parameter(name).detach(), task.masks.get(name)
     return {name: moved_towards(weight, moments, missing.mean(moments), how.ridge, how.correction, mask)}
-
-
-class _AllDone(Exception):
-    """Ends a forward pass whose remaining layers are not needed."""
 
 
 def forward_order(task: Task, uses: Mapping[str, int] | None = None) -> list[str]:

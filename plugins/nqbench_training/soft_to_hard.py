@@ -65,6 +65,10 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
             for book in books:
                 book.average()
 
+        def after() -> None:
+            for book in books:
+                book.settle()
+
         recipe = self.recipe(task.seed)
         fit_network(
             task,
@@ -73,6 +77,7 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
             loss=loss,
             state={f"sigma/{i}": book.sigma for i, book in enumerate(books)},
             before_step=before,
+            after_step=after,
             before_epoch=harden,
             checkpoint="soft-to-hard.safetensors",
             second_moments=False,
@@ -88,11 +93,14 @@ class Codewords:
     def __init__(self, most: int, group: Group, task: Task) -> None:
         self.group, self.task = group, task
         q = group.quantized
-        table = q.parameters.get("codebook")
+        table, held = q.parameters.get("codebook"), q.held.get("codebook")
         if q.form != "lookup" or q.structure is not None or table is None or "scale" in {*q.parameters, *q.side}:
-            table = deployed_values(task, group, most)
+            table, held = deployed_values(task, group, most), None
         self.d = table.shape[1] if table.dim() == 2 else 1
         self.table = table.detach().reshape(-1, self.d).clone().requires_grad_()
+        self.first = self.table.detach().clone()
+        self.held = torch.zeros_like(self.first, dtype=torch.bool) if held is None else held.reshape(-1, self.d)
+        """Entries that no training moves."""
         apart = torch.cdist(self.table.detach(), self.table.detach()).square()
         apart.fill_diagonal_(torch.inf)
         near = apart.min(1).values
@@ -130,13 +138,17 @@ class Codewords:
         if self.table.grad is not None:
             self.table.grad.div_(self.members[:, None])
 
+    def settle(self) -> None:
+        """After a step: neither a gradient nor a decay moves what is held."""
+        self.table.data.copy_(torch.where(self.held, self.first, self.table.data))
+
     def hard(self) -> Group:
         with torch.no_grad():
             q, names = self.group.quantized, self.group.names
             if self.d == 1:
                 source = self.task.source(names, self.task.weights(names))
-                table = self.table.detach().reshape(-1).sort().values
-                return Group(names, scalar.nearest(source, table))
+                table, order = self.table.detach().reshape(-1).sort()
+                return Group(names, scalar.nearest(source, table, self.held.reshape(-1)[order]))
             symbols = self._distances(self._vectors()).argmin(1).to(torch.int32)
             parameters = {**q.parameters, "codebook": self.table.detach()}
             return Group(names, replace(q, symbols=symbols, parameters=parameters))

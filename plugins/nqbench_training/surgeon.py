@@ -15,12 +15,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nqbench.api import Pruned, Pruner, Task
+from nqbench.api import BadInput, Moments, Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained, trained
 from nqbench.api.toolkit.uses import Use
 from nqbench_training.correction import corrected, damped
-from nqbench_training.grams import Missing, Products
+from nqbench_training.grams import LARGEST, Missing, Products
 from nqbench_training.masking import hold, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network
 from nqbench_training.paired_forward import paired_forward, splits
@@ -180,6 +180,12 @@ class Surgeon(
         was = task.weights()
         names = task.names
         moments = SecondMoments(samples=self.samples).sense(task, names)
+        for name in names:
+            if Moments.of(moments[name]).diagonal:
+                raise BadInput(
+                    f"pruner 'surgeon': '{name}' is not used in evaluation, or has more than {LARGEST:,} inputs "
+                    "an output: take another pruner, or leave it out of the model's compressible tensors"
+                )
         g = output_curvature(task, names, self.scored)
         n = sum(w.numel() for w in was.values())
         masks, weights = dict(kept), dict(was)
@@ -200,7 +206,7 @@ class Surgeon(
             task.assign(weights)
             return
         samples = SecondMoments(samples=self.samples).calibration(task)
-        if not splits(task, samples):
+        if samples is None or not splits(task, samples):
             task.assign(weights)
             return
 

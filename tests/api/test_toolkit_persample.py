@@ -93,3 +93,35 @@ def test_weights_that_are_used_behind_a_layers_back_are_not_missed() -> None:
             total += torch.autograd.grad((module(x[i : i + 1]) * cotangent[i : i + 1]).sum(), p)[0].square()
         torch.testing.assert_close(got[name], total)
         assert bool(total.any())
+
+
+class HandedOn(nn.Module):
+    """A linear layer that is never called: its weight is handed to torch's function, with a bias put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head, self.never = nn.Linear(6, 9, bias=False), nn.Linear(9, 3), nn.Linear(2, 2)
+        self.q_bias = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = torch.cat([self.q_bias, self.q_bias.new_zeros(6)])
+        out: torch.Tensor = self.head(torch.tanh(nn.functional.linear(x, self.qkv.weight, bias)))
+        return out
+
+
+def test_a_weight_that_is_handed_to_the_function_is_not_taken_for_unused() -> None:
+    module, x = HandedOn(), torch.randn(5, 6)
+    names = ["qkv.weight", "head.weight", "never.weight"]
+    with Tape(module, names) as tape:
+        outputs = module(x)
+        cotangent = torch.randn_like(outputs)
+        got = tape.squared(outputs, cotangent)
+        with pytest.raises(BadInput, match=r"'qkv\.weight' is used without a call of its Linear"):
+            tape.output_gradients(outputs, cotangent)
+    for name in names[:2]:
+        p = module.get_parameter(name)
+        total = torch.zeros_like(p)
+        for i in range(len(x)):
+            total += torch.autograd.grad((module(x[i : i + 1]) * cotangent[i : i + 1]).sum(), p)[0].square()
+        torch.testing.assert_close(got[name], total)
+    assert not bool(got["never.weight"].any())

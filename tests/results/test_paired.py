@@ -10,7 +10,7 @@ from record_factory import make
 from scipy.stats import norm
 
 from nqbench.api.errors import BadInput
-from nqbench.results.goal import HALF_A_POINT, Goal
+from nqbench.results.goal import A_HUNDREDTH, HALF_A_POINT, Goal
 from nqbench.results.leaderboard import leaderboard
 from nqbench.results.paired import bootstrap, paired
 from nqbench.results.record import Record, pack_values, unpack_values
@@ -110,5 +110,7 @@ def test_a_run_s_goal_is_that_of_its_target() -> None:
     assert Goal.of({"target": {"bytes": 100}, "drop": 0.5}) == Goal(bytes=100)
     assert Goal.of({"drop": 0.2}) == Goal(drop=0.2)
     assert Goal.of({}) == HALF_A_POINT
+    assert Goal.of({}, "Spearman", "") == A_HUNDREDTH
+    assert Goal.of({"drop": 0.2}, "Spearman", "") == Goal(drop=0.2)
     lower = [of_losses(LOSSES, metric=v, metrics={"perplexity": v}, k=k) for k, v in ((8, 7.05), (4, 7.2))]
     assert [row.holds for row in leaderboard(lower, goal=Goal(share=1.0))] == [True, False]

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from nqbench.api.evaluation import DIVERGENCE
 from nqbench.api import Coder, Knob, Metric, Model, Quantizer, Split
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registered, Registry
 from nqbench.results.goal import Goal
 from nqbench.results.record import Record
-from nqbench.suite.guard import PER_POINT, divergence_beside
+from nqbench.suite.guard import PER_POINT, allowed_loss, divergence_beside, usual_loss
 from nqbench.suite.search import TargetSchedule, holds, lacks
 from nqbench.suite.spec import Target
 
@@ -235,6 +236,78 @@ def test_a_divergence_is_held_beside_the_metric(target: Target, apart: dict[str,
         | given
     )
     assert goal.held([shown]) is (missing <= 0)
+
+
+@given(edge=st.floats(0.002, 0.9))
+def test_a_metric_that_is_no_number_beyond_an_edge_does_not_hold_there(edge: float) -> None:
+    """A correlation of constant outputs: the search goes on between what holds and there, not among such files."""
+    found = Registry(pluggy.PluginManager("nqbench"))
+    found.found["quantizer", "stepped"] = Registered(Stepped, "here", "1")
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, trials=16), found)
+    while not schedule.finished():
+        for question in schedule.questions():
+            schedule.answered(question, Stepped.KNOB)
+        for one in schedule.ready():
+            step = next(iter(one.quantizer.parameters.values()))  # type: ignore[union-attr]
+            failed = {"status": "failed", "error": "NoFigure: the metric 'r' of the decoded network is nan"}
+            schedule.ended(one, record(90.0, int(1e5 / step)) if step <= edge else failed)
+    best = schedule.searches[0].best
+    assert best is not None
+    assert edge / 1.05 <= best.value <= edge
+
+
+@pytest.mark.parametrize("apart", [math.nan, math.inf])
+def test_a_divergence_that_is_no_number_does_not_hold(apart: float) -> None:
+    target = Target(drop=0.5, divergence=0.01)
+    given = record(90.0, 100, metrics={"divergence": apart})
+    assert lacks(target, given) == math.inf
+    fields = {"run": "r", "suite": "s", "key": "k", "trial": "t", "model": "m", "device": "cpu"}
+    shown = Record.from_dict({**fields, "parts": {"symbols": 100}, **given})
+    assert Goal.of({"target": target.model_dump()}).held([shown]) is False
+
+
+@pytest.mark.parametrize("metric", [90.0, 91.0, 89.9])
+def test_a_coarser_point_whose_file_is_larger_does_not_end_a_search(registry: Registry, metric: float) -> None:
+    """A tensor that falls back to a fine grid, or a header that grows, in a small file."""
+    schedule = TargetSchedule([trial(Stepped())], Target(drop=0.5, trials=16), registry)
+    drive(schedule, Stepped.KNOB, lambda step: metric, lambda s: int(2000 / s) if s < 0.3 else 20000 - int(1000 * s))
+    best = schedule.searches[0].best
+    assert best is not None
+    assert best.bytes is not None
+    assert best.bytes < 20000
+    assert schedule.finished()
+
+
+@pytest.mark.parametrize(
+    ("metric", "usual"),
+    [
+        (Metric(), "0.5"),
+        (Metric("Spearman", ""), "1%"),
+        (Metric("perplexity", "", higher_is_better=False), "1%"),
+        (DIVERGENCE, "0.1"),
+    ],
+)
+def test_what_may_be_lost_where_nobody_says_is_in_the_metric_s_unit(metric: Metric, usual: str) -> None:
+    assert usual_loss(metric) == usual
+    assert allowed_loss(usual)
+
+
+@pytest.mark.parametrize("report", ["chosen", "none"])
+def test_the_test_split_is_seen_at_the_end_or_never(registry: Registry, report: str) -> None:
+    target = Target.model_validate({"drop": 0.5, "split": "train", "report": report, "trials": 6})
+    schedule = TargetSchedule([trial(Stepped())], target, registry)
+    tested = 0
+    while not schedule.finished():
+        for question in schedule.questions():
+            schedule.answered(question, Stepped.KNOB)
+        for one in schedule.ready():
+            tested += one.tested
+            seen = {"train.accuracy": 90.0}
+            schedule.ended(one, record(90.0, 100, metrics=seen, metrics_float=seen))
+    assert tested == (report == "chosen")
+    assert schedule.chosen()
+    with pytest.raises(ValueError, match="evaluates the test split"):
+        Target.model_validate({"drop": 0.5, "split": "test", "report": report})
 
 
 def test_a_divergence_that_nobody_measures_is_said_once(registry: Registry) -> None:

@@ -36,6 +36,11 @@ def save_groups(
                 "sizes": q.sizes,
                 "form": q.form,
                 "side": {k: v for k, v in q.side.items() if not isinstance(v, Tensor)},
+                # a file's arrays are in the order of these names
+                "order": {
+                    part: list(values)
+                    for part, values in (("parameters", q.parameters), ("held", q.held), ("side", q.side))
+                },
                 "statistics": dict(q.statistics),
                 "structure": None if q.structure is None else q.structure.about(),
             }
@@ -55,14 +60,18 @@ def load_groups(path: Path, device: torch.device) -> tuple[tuple[Group, ...], di
             prefix = f"{at}/{part}/"
             return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
+        def ordered(part: str, own: Mapping[str, Any] = said) -> dict[str, Any]:
+            found = under(part) | (own["side"] if part == "side" else {})
+            return {name: found[name] for name in own["order"][part]} if "order" in own else found
+
         quantized = Quantized(
             stored[f"{index}/symbols"],
             said["alphabet"],
             tuple(said["sizes"]),
-            under("parameters"),
-            under("side") | said["side"],
+            ordered("parameters"),
+            ordered("side"),
             said["form"],
-            under("held"),
+            ordered("held"),
             said["statistics"],
             None if said.get("structure") is None else Structure.from_about(said["structure"], under("masks")),
         )

@@ -19,6 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 _LAYERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}
 _NORMS = {"batch_norm": 1, "group_norm": 1, "instance_norm": 1, "layer_norm": -1, "rms_norm": -1}
+_SCALED_BY = {
+    **dict.fromkeys(_LAYERS, (1, 2)), "batch_norm": (3, 4), "group_norm": (2, 3), "instance_norm": (3, 4),
+    "layer_norm": (2, 3), "rms_norm": (2,),
+}  # fmt: skip
+"""Where weight and bias are among the arguments."""
 _KEEPS = {
     "relu", "relu_", "leaky_relu", "leaky_relu_", "dropout", "dropout2d", "contiguous", "max_pool2d", "avg_pool2d",
     "adaptive_avg_pool2d", "max_pool1d", "avg_pool1d", "detach",
@@ -106,14 +111,18 @@ class _Watch(TorchFunctionMode):
         for parameter in known:
             self.uses[parameter] = self.uses.get(parameter, 0) + 1
         x = next((value for value in given if id(value) not in self.names), None)
-        if x is None or len(outputs) > 1:
+        scaling = [kwargs.get(key, args[at] if at < len(args) else None)
+                   for key, at in zip(("weight", "bias"), _SCALED_BY.get(name, ()), strict=False)]  # fmt: skip
+        # a weight or bias that is computed (weight norm, a scale times a weight) is none that could be multiplied
+        whole = all(id(value) in self.names for value in scaling if isinstance(value, Tensor))
+        if x is None or len(outputs) > 1 or (name in _LAYERS and not whole):
             self._otherwise(given, x, outputs)
         elif name in _LAYERS and known and _groups(name, args, kwargs) == 1:
             self._layer(name, x, given, known, outputs[0])
         elif name in _NORMS:
             self._otherwise(given, None, [])
             axis = _NORMS[name] % max(outputs[0].dim(), 1)
-            whole = all(value.dim() == 1 for value in given if id(value) in self.names)
+            whole &= all(value.dim() == 1 for value in given if id(value) in self.names)
             self.node(outputs[0], _Made(axis, tuple(known) if whole else ()))
         elif name in _KEEPS:
             self.node(outputs[0], self.node(x))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nqbench.api.errors import DataMissing
+from nqbench.api.errors import BadInput, DataMissing
 
 
 def cache_dir() -> Path:
@@ -72,6 +73,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable(path: Path) -> None:
+    """Make the folder of a file that is to be written, and see that it takes a file. Raises BadInput, for a folder too:
+    hours of work should not end with a file that has no place."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with written_whole(path.with_name(f"{path.name}.try")) as trial:
+            trial.write_bytes(b"")
+        path.with_name(f"{path.name}.try").unlink()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({reason(error)}); choose another output") from None
 
 
 def reason(error: OSError) -> str:

@@ -86,6 +86,7 @@ class Tape:
     batch = 50
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self.module = module
         self.owners = {name: owner(module, name) for name in names}
         self.calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
         self._columns: dict[nn.Module, list[Tensor]] = {}
@@ -115,11 +116,22 @@ class Tape:
     def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
         """See ``Squares.squared``; the pass is the recorded one."""
         by_layer = self._output_gradients(outputs, cotangent)
-        return {name: self._one(name, layer, by_layer.get(layer, [])) for name, layer in self.owners.items()}
+        elsewhere = self._elsewhere(outputs, by_layer)
+        found = OneByOne(self.module, elsewhere).squared(outputs, cotangent) if elsewhere else {}
+        for name, layer in self.owners.items():
+            if name not in found:
+                found[name] = self._one(name, layer, by_layer.get(layer, []))
+        return found
 
     def output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[str, list[Tensor]]:
-        """name -> per call of its layer, (B, O, L): J_n^T v_n for the layer's outputs at L places; see ``squared``."""
+        """name -> per call of its layer, (B, O, L): J_n^T v_n for the layer's outputs at L places; see ``squared``.
+
+        Raises:
+            BadInput: a parameter is used without a call of its layer.
+        """
         by_layer = self._output_gradients(outputs, cotangent)
+        for name in self._elsewhere(outputs, by_layer):
+            raise BadInput(f"'{name}' is used without a call of its {type(self.owners[name]).__name__}")
         return {name: [rows_of(layer, g) for g in by_layer.get(layer, [])] for name, layer in self.owners.items()}
 
     def _output_gradients(self, outputs: Tensor, cotangent: Tensor) -> dict[nn.Module, list[Tensor]]:
@@ -131,6 +143,19 @@ class Tape:
             by_layer[layer] = list(found[position : position + len(calls)])
             position += len(calls)
         return by_layer
+
+    def _elsewhere(self, outputs: Tensor, by_layer: Mapping[nn.Module, Sequence[Tensor]]) -> list[str]:
+        """Parameters on which the outputs depend although the network did not call their layer: it may hand them to
+        ``functional.linear`` itself, as attention does that puts three biases together."""
+        parameters = dict(self.module.named_parameters())
+        uncalled = [name for name, layer in self.owners.items() if not by_layer.get(layer)]
+        uncalled = [name for name in uncalled if name in parameters and parameters[name].requires_grad]
+        if not uncalled or not outputs.requires_grad:
+            return []
+        found = torch.autograd.grad(
+            outputs.sum(), [parameters[name] for name in uncalled], retain_graph=True, allow_unused=True
+        )
+        return [name for name, gradient in zip(uncalled, found, strict=True) if gradient is not None]
 
     def _one(self, name: str, layer: nn.Module, gradients: list[Tensor]) -> Tensor:
         if not gradients:  # the network has not called it

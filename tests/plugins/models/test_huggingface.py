@@ -187,6 +187,29 @@ def test_files_of_splits_are_found_by_their_names(tmp_path: Path) -> None:
         images_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "train", "validation", "test"),
+    [
+        (["retrieval_train.tsv", "retrieval_test.tsv"], 0, None, 1),
+        (["evaluation-test.txt", "evaluation-train.txt"], 1, None, 0),
+        (["latest-dev.txt", "latest-test.txt", "latest-training.txt"], 2, 0, 1),
+        (["pretrained-train.csv", "pretrained-validation.csv", "pretrained-testing.csv"], 0, 1, 2),
+        (["wiki.test.raw", "wiki.train.raw", "wiki.valid.raw"], 1, 2, 0),
+        (["mytest.txt", "mytrain.txt", "myval.txt"], 1, 2, 0),
+        (["TRAIN", "VAL", "TEST"], 0, 1, 2),
+        (["interval_train.txt"], 0, None, None),
+    ],
+)
+def test_a_split_s_file_is_none_of_another_s(
+    names: list[str], train: int | None, validation: int | None, test: int | None, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("x")
+    for split, wanted in (("train", train), ("validation", validation), ("test", test)):
+        found = file_of(tmp_path, split)
+        assert (None if found is None else found.name) == (None if wanted is None else names[wanted])
+
+
 def test_timm_builds_a_network_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="pip install timm"):
         Timm(network="tiny").load(CPU)

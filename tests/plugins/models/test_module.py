@@ -163,8 +163,9 @@ def test_exported_files_build_the_network(folder: tuple[Path, str], kind: str) -
     for estimate in (empirical_fisher, gauss_newton_diagonal):
         for n, expected in estimate(own, own.names, 20).items():
             torch.testing.assert_close(estimate(task, task.names, 20)[n], expected, rtol=1e-4, atol=1e-8)
-    for n, expected in SecondMoments(samples=10).sense(own, own.names).items():
-        torch.testing.assert_close(SecondMoments(samples=10).sense(task, task.names)[n], expected)
+    for samples in (10, 120):  # a second pass ends early, inside TorchScript's interpreter
+        for n, expected in SecondMoments(samples=samples).sense(own, own.names).items():
+            torch.testing.assert_close(SecondMoments(samples=samples).sense(task, task.names)[n], expected)
     task.assign(zero)
     plain = network()
     with torch.no_grad():

@@ -132,3 +132,25 @@ def test_a_quantized_layer_before_takes_them_in_its_scales() -> None:
         with torch.no_grad():
             deployed.append(module(batch))
     torch.testing.assert_close(deployed[1], deployed[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_whose_weight_is_computed_takes_no_factors() -> None:
+    """Multiplying its bias alone would give another network."""
+
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(F.linear(x, 2 * self.a.weight, self.a.bias))
+            z = F.layer_norm(self.b(y), (4,), self.norm.weight + 1, self.norm.bias)
+            out: Tensor = F.linear(z, 2 * self.c.weight, self.c.bias)
+            return out
+
+    module = Computed()
+    names = [name for name, _ in module.named_parameters() if name.endswith("weight")]
+    assert neighbours(module, names, lambda: module(torch.randn(2, 4))) == []
+    normed = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 4))
+    assert neighbours(normed, ["2.weight"], lambda: normed(torch.randn(2, 4))) == []

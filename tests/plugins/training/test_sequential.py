@@ -10,13 +10,14 @@ import torch
 from nqbench_quantizers.gptq import GPTQ
 from nqbench_training import sequential
 from nqbench_training.grams import Products
-from nqbench_training.second_moments import SecondMoments, joined
+from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import InParts, Sequential, layer_uses, watched
 from nqbench_training.shared_grid import merged
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
 
 from nqbench.api import Group, Quantized, Task, dither
+from nqbench.api.batches import joined
 
 
 class Twice(nn.Module):
