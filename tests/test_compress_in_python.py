@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import nqbench
 from nqbench.api import BadInput
@@ -155,7 +156,7 @@ def test_an_output_that_is_a_folder_is_told_before_the_search(
 
 def test_splits_of_other_names_are_refused(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
     module, splits = trained
-    with pytest.raises(BadInput, match="batches: expected .*; found valid"):
+    with pytest.raises(BadInput, match=r"batches: expected .*; found valid"):
         nqbench.compress(module, {**splits, "valid": splits["test"]}, output=tmp_path / "n.nqz")
     with pytest.raises(BadInput, match="one 'train' at least"):
         nqbench.compress(module, {"test": splits["test"]}, output=tmp_path / "n.nqz")
@@ -174,7 +175,7 @@ def test_batches_in_another_order_each_time_are_refused(trained: tuple[nn.Module
     module, splits = trained
     x, y = (torch.cat(parts) for parts in zip(*splits["train"], strict=True))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=100, shuffle=True)
-    with pytest.raises(BadInput, match="train begins with other examples the second time.*without shuffle"):
+    with pytest.raises(BadInput, match=r"train begins with other examples the second time.*without shuffle"):
         nqbench.compress(module, loader, output=tmp_path / "n.nqz")
 
 
@@ -243,9 +244,11 @@ def test_a_batch_norm_that_cannot_be_folded_stays_as_it_is(kind: str, tmp_path: 
             out: Tensor = self.b(self.two(torch.relu(self.a(self.one(x)))))
             return out
 
-    module, x = Normed(), torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module, x = Normed(), torch.randn(200, 8)
     if kind == "pruned":
-        nn.utils.prune.l1_unstructured(module.two, "weight", 0.25)
+        prune.l1_unstructured(module.two, "weight", 0.25)
     for _ in range(5):
         module(3 * x + 1)
     module.eval()
@@ -253,6 +256,10 @@ def test_a_batch_norm_that_cannot_be_folded_stays_as_it_is(kind: str, tmp_path: 
     result = nqbench.compress(module, data, max_drop=5, trials=5, output=tmp_path / "n.nqz")
     other = Normed()
     if kind == "pruned":
-        nn.utils.prune.l1_unstructured(other.two, "weight", 0.25)
+        prune.l1_unstructured(other.two, "weight", 0.25)
     nqbench.load_into(other.eval(), result.file)
-    assert float((other(x).argmax(1) == data[0][1]).float().mean()) >= 0.95
+    assert 100 * float((other(x).argmax(1) == data[0][1]).double().mean()) == pytest.approx(result.figures.metric)
+    assert (result.figures.metric or 0) > 80
+    for part in ("weight", "running_mean"):  # as they were
+        name = f"two.{part}_orig" if kind == "pruned" and part == "weight" else f"two.{part}"
+        torch.testing.assert_close(result.state[name], module.state_dict()[name], rtol=1e-3, atol=1e-4)

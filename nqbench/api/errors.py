@@ -40,8 +40,8 @@ class BadInput(NqbenchError, ValueError):
 
 
 class NoFigure(BadInput):
-    """A network's metric is not a finite number, so that nothing can be ranked by it: quantized so coarsely, its outputs
-    may be constant, or overflow. A search takes its file for one that does not hold.
+    """A network's metric is not a finite number, so that nothing can be ranked by it: quantized so coarsely, its
+    outputs may be constant, or overflow. A search takes its file for one that does not hold.
 
     Example:
         >>> issubclass(NoFigure, BadInput)

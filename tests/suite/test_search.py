@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from nqbench.api.evaluation import DIVERGENCE
 from nqbench.api import Coder, Knob, Metric, Model, Quantizer, Split
+from nqbench.api.evaluation import DIVERGENCE
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registered, Registry
 from nqbench.results.goal import Goal
