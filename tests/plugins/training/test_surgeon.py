@@ -206,7 +206,7 @@ def test_the_teacher_is_the_trained_network_whatever_has_become_of_it() -> None:
     task.assign({name: torch.zeros_like(w) for name, w in task.weights().items()})
     teacher = Distilled(distill=0.5).teacher(task)
     assert teacher is not None
-    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher.training
     torch.testing.assert_close(task.predict(batch, teacher), before)
     assert Distilled().teacher(task) is None
 

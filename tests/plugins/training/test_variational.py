@@ -122,7 +122,7 @@ def test_a_weight_with_uses_besides_its_layers_call_is_not_taken_for_the_layers_
     noise: the output layer of attention is never called, a tied head's scales would be the embedding's, too."""
     torch.manual_seed(0)
     module = Attention()
-    task = Task(Lines(), module, tuple(n for n, p in module.named_parameters() if p.dim() > 1))
+    task = Task(Fed(shape=(3,), tokens=True), module, tuple(n for n, p in module.named_parameters() if p.dim() > 1))
     assert local_names(task) == ["middle.weight"]
     posterior: Any = {
         "dropout": lambda: GaussianWeights(task, -40.0),
@@ -175,6 +175,7 @@ def test_posteriors_are_drawn_as_they_say() -> None:
 
 def test_a_convolutions_filters_share_their_scale() -> None:
     task = wide_task(nn.Conv2d(2, 3, 3, padding=1))
+    task.model = Fed(shape=(2, 5, 5))
     posterior = ScaledUnits(task, "jeffreys", 1.0, -2.0)
     x = torch.randn(1, 2, 5, 5).expand(20_000, 2, 5, 5)
     torch.manual_seed(0)
@@ -209,6 +210,33 @@ class Lines(Model, name="lines-for-variational"):
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return 50 * (outputs[:, 0] - batch[1]).square()
+
+
+class Fed(Lines, name="fed-for-variational"):
+    """Inputs that fit another module."""
+
+    shape: tuple[int, ...]
+    tokens: bool = False
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        size = (min(batch_size, 8), *self.shape)
+        yield torch.randint(0, 6, size) if self.tokens else torch.randn(size), torch.zeros(size[0])
+
+
+def test_a_weight_that_is_handed_to_the_function_itself_is_not_local() -> None:
+    """Its layer is never called, so that noise on the layer's outputs would be none."""
+
+    class HandedOn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(torch.relu(nn.functional.linear(x, self.first.weight, self.first.bias + 1)))
+            return out
+
+    module = HandedOn()
+    assert local_names(Task(Lines(), module, ("first.weight", "last.weight"))) == ["last.weight"]
 
 
 def wide_task(*layers: nn.Module) -> Task:
