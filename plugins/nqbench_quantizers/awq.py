@@ -16,6 +16,7 @@ the network allows it; then they cost no bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -124,7 +125,11 @@ class _Channels:
     @staticmethod
     def of(tensor: SourceTensor, moments: Moments) -> _Channels:
         axis = 0 if moments.layout == 1 else 1
-        return _Channels(moments, axis if len(tensor.shape) > axis else None)
+        # a stack of matrices, each with moments of its own, has its inputs elsewhere: no factors
+        fits = len(tensor.shape) > axis and (
+            moments.layout != 0 or math.prod(tensor.shape[1:]) == moments.gram.shape[2]
+        )
+        return _Channels(moments, axis if fits else None)
 
     def count(self, tensor: SourceTensor) -> int:
         return 1 if self.axis is None else tensor.shape[self.axis]

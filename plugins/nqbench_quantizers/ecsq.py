@@ -79,7 +79,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
         source = unweighted(given)
         line = scalar.line(source)
         best, total = None, 0
-        for start in self._starts(source, lam):
+        for start in self._starts(source, lam, given.previous):
             code, iterations = run(lambda c: lagrangian.step(line, c, lam), start, self.iterations)
             total += iterations
             if best is None or float(code.j) < float(best.j):
@@ -90,7 +90,7 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
 
     def _weighted(self, source: Source, h: Tensor, lam: float) -> Quantized:
         w, shift = source.weights, scalar.offset(source)
-        start, total = self._starts(source, lam)[0], 0
+        start, total = self._starts(source, lam, source.previous)[0], 0
         if source.n > _SAMPLED_ABOVE:
             stride = source.n // _SAMPLE
             some, its = w[::stride].contiguous(), h[::stride].contiguous()
@@ -99,10 +99,10 @@ class ECSQ(_Lagrangian, name="ecsq", paper="arXiv:1612.01543, section 5, algorit
         symbols = lagrangian.assign(w, h, code.codebook, code.price(lam))
         return _finish(source, scalar.from_symbols(source, symbols, code.codebook.numel()), lam, total + iterations)
 
-    def _starts(self, source: Source, lam: float) -> list[Code]:
+    def _starts(self, source: Source, lam: float, warm: Quantized | None = None) -> list[Code]:
         """The initial codes: the codebook of a warm start, or k codewords, or the grid with zero mid-cell and on a
         boundary."""
-        previous = None if source.previous is None else source.previous.table
+        previous = None if warm is None else warm.table
         if previous is not None and previous.dim() == 1:
             return [_nearest_code(source, torch.unique(previous.double().to(source.device)))]
         if self.k is not None:

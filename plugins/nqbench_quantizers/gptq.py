@@ -147,6 +147,8 @@ class GPTQ(
             raise ValueError(f"{', '.join(given)} would have no effect: {instead}")
         if self.curvature > 0 and (self.bits is not None or self.granularity != "global"):
             raise ValueError("curvature needs a step, and granularity: global")
+        if self.curvature > 0 and self.dither:
+            raise ValueError("curvature cannot be combined with a dither, whose step is one for a tensor")
         return self
 
     def uses_rate(self) -> bool:

@@ -31,13 +31,15 @@ _GRADIENTS = 12  # steps of conjugate gradients
 @dataclass(eq=False)
 class Layer:
     """weights, value: (R, L) float64, L a multiple of d, padded with 0. Either gram, (G, L, L), or diagonal, (R, L), 0
-    at the padding. symbols: (R, L / d, s) int64, s codewords per vector, numbered through all codebooks."""
+    at the padding. symbols: (R, L / d, s) int64, s codewords per vector, numbered through all codebooks. number: (R,),
+    where each row is one vector by itself: its number in the row that it is from, which says its codebook."""
 
     weights: Tensor
     gram: Tensor | None
     diagonal: Tensor
     symbols: Tensor
     d: int
+    number: Tensor | None = None
 
     def times(self, change: Tensor) -> Tensor:
         """(R, L): the change times H."""
@@ -67,14 +69,21 @@ class Layer:
         for vector in range(self.symbols.shape[1]):
             at = slice(vector * self.d, (vector + 1) * self.d)
             for place in range(self.symbols.shape[2]):
-                first = k * (place if summed else vector % count)
-                own = books[first : first + k]
                 old = self.symbols[:, vector, place].clone()
-                change = self._chosen(own, books[old], pull[:, at], at)
-                self.symbols[:, vector, place] = torch.where(change >= 0, change + first, old)
+                for book, rows in self._turns(place if summed else vector % count, count, summed):
+                    first = k * book
+                    change = self._chosen(books[first : first + k], books[old], pull[:, at], at)
+                    mine = self.symbols[:, vector, place]
+                    self.symbols[:, vector, place] = torch.where((change >= 0) & rows, change + first, mine)
                 moved = books[self.symbols[:, vector, place]] - books[old]
                 error[:, at] -= moved
                 self._pulled(pull, moved, at)
+
+    def _turns(self, book: int, count: int, summed: bool) -> list[tuple[int, Tensor]]:
+        """The codebooks to choose from, and (R,) bool: for which rows."""
+        if summed or self.number is None:
+            return [(book, torch.ones(len(self.weights), dtype=torch.bool, device=self.weights.device))]
+        return [(j, self.number % count == j) for j in range(count)]
 
     def _chosen(self, book: Tensor, old: Tensor, pull: Tensor, at: slice) -> Tensor:
         """(R,) int64: the best codeword for each row's vector, -1 where none is better than the current one."""
@@ -119,9 +128,11 @@ def improved(books: Tensor, layers: Sequence[Layer]) -> Tensor:
     return books
 
 
-def layer_of(tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symbols: Tensor, d: int) -> Layer:
+def layer_of(
+    tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symbols: Tensor, d: int, number: Tensor
+) -> Layer:
     """kept, h: (kept,) weights and their entries of the diagonal of H; packed: damped second moments. symbols:
-    (vectors, s)."""
+    (vectors, s). number: (vectors,), each one's in its row."""
     rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
     moments = Moments.of(packed)
     length = kept.numel() // rows
@@ -129,7 +140,7 @@ def layer_of(tensor: SourceTensor, kept: Tensor, h: Tensor, packed: Tensor, symb
     if tensor.mask is not None or not fits:
         # one vector per row: vectors are independent
         weights, diagonal = (row_vectors((tensor,), values.double(), d)[0] for values in (kept, h))
-        return Layer(weights, None, diagonal, symbols.reshape(len(weights), 1, -1).clone(), d)
+        return Layer(weights, None, diagonal, symbols.reshape(len(weights), 1, -1).clone(), d, number)
     short = -length % d
     weights, diagonal = (F.pad(values.double().reshape(rows, length), (0, short)) for values in (kept, h))
     gram = F.pad(moments.gram.double(), (0, short, 0, short))

@@ -98,7 +98,9 @@ class _Vectors(Quantizer):
         return book.half().float() if self._halves(book) else book
 
     def _halves(self, book: Tensor) -> bool:
-        return self.half and bool((book.abs() <= torch.finfo(torch.float16).max).all())
+        # as many digits of the largest codeword as float16 has: of weights below 1e-5 it would keep few or none
+        limits, largest = torch.finfo(torch.float16), float(book.abs().max()) if book.numel() else 0.0
+        return self.half and (largest == 0 or limits.smallest_normal <= largest <= limits.max)
 
     def _metric(self, source: Source) -> tuple[Tensor, list[Tensor] | None]:
         """(n,) weights of the squared errors, at most 1, since products with the network's weights must stay within
@@ -117,9 +119,13 @@ class _Vectors(Quantizer):
         offset = torch.arange(m, device=number.device) if summed else (number % m)[:, None]
         counts = [len(row_vectors((t,), source.weights[t.start : t.stop], self.d)[0]) for t in source.tensors]
         layers = [
-            layer_of(t, source.weights[t.start : t.stop], h[t.start : t.stop], matrix, own, self.d)
-            for t, matrix, own in zip(
-                source.tensors, packed, torch.split(symbols + self.k * offset, counts), strict=True
+            layer_of(t, source.weights[t.start : t.stop], h[t.start : t.stop], matrix, own, self.d, numbers)
+            for t, matrix, own, numbers in zip(
+                source.tensors,
+                packed,
+                torch.split(symbols + self.k * offset, counts),
+                torch.split(number, counts),
+                strict=True,
             )
             if t.size
         ]

@@ -69,6 +69,8 @@ class Prices:
             other = self._cost(gain, target, level)
             less = other < cost
             best, cost = torch.where(less, level, best), torch.where(less, other, cost)
+        # an input that is always 0 tells nothing of its weights, and their bits are to be saved
+        best = torch.where(gain > 0, best, torch.zeros_like(best))
         if self.adaptive:
             self._exchange(rows, j, best)
         return best

@@ -99,7 +99,22 @@ def _put_beside(source: Source, fixed: list[float | None], q: Quantized) -> Quan
             parts[index] = symbols[place].expand(tensor.size)
     held = {**q.parameters, name: scales} if name in q.parameters else q.parameters
     side = q.side if name in q.parameters else {**q.side, name: scales}
-    return replace(q, symbols=torch.cat(parts), sizes=source.sizes, parameters=held, side=side)
+    symbols = torch.cat(parts)
+    figures = _of_all(q, symbols)
+    return replace(q, symbols=symbols, sizes=source.sizes, parameters=held, side=side, statistics=figures)
+
+
+def _of_all(q: Quantized, symbols: Tensor) -> dict[str, float]:
+    """The figures of a result with the symbols of constant tensors beside it, which have hardly any error. q: without
+    them."""
+    figures = dict(q.statistics)
+    if "distortion" in figures:
+        figures["distortion"] *= q.n / max(len(symbols), 1)
+    if "entropy" in figures:
+        counts = torch.bincount(symbols).double()
+        shares = counts[counts > 0] / max(len(symbols), 1)
+        figures["entropy"] = float(-(shares * shares.log2()).sum())
+    return figures
 
 
 def _with_a_level(q: Quantized) -> Quantized:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nqbench.api import Quantized, Quantizer, Source
@@ -87,7 +87,13 @@ class _Float(_Tabled):
     exponents: ClassVar[dict[str, int]] = {"fp4": 2, "e4m3": 8, "e5m2": 15}
 
     powers: bool = False
-    """Whether scales are powers of two (OCP's microscaling formats)."""
+    """Whether scales are powers of two (OCP's microscaling formats), stored as floats: codes are no powers of two."""
+
+    @model_validator(mode="after")
+    def _powers_as_floats(self) -> _Float:
+        if self.powers and self.scales == "codes":
+            raise ValueError("powers: true needs scales that can be powers of two: bfloat16, float16 or float32")
+        return self
 
     def scale_of(self, largest: Tensor, most: float) -> Tensor:
         if not self.powers:

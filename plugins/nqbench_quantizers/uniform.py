@@ -132,7 +132,8 @@ def _with_scales(source: Source, cell: Tensor, count: int, scales: Tensor) -> Qu
     relative = Source(source.weights / spread, source.tensors, Diagonal(h / h.mean()))
     q = scalar.from_symbols(relative, cell, count)
     side = {"scale": scales.to(source.device)}
-    return Quantized(q.symbols, q.alphabet, q.sizes, q.parameters, side, statistics=q.statistics)
+    figures = {name: v * float(h.mean()) if name == "distortion" else v for name, v in q.statistics.items()}
+    return Quantized(q.symbols, q.alphabet, q.sizes, q.parameters, side, statistics=figures)
 
 
 def grid_cells(source: Source, steps: list[float], zero: Literal["center", "edge"]) -> tuple[Tensor, int, int]:
