@@ -194,9 +194,36 @@ def _trial(
     if not old.ok:
         return [_Open(replace(base, verdict="better", reason=f"the baseline's trial {old.status}"))]
     found = [_Open(_exact(base, name, old, new, limits)) for name in EXACT if _both(name, old, new)]
+    judged = _judged(base, old, new, limits)
+    return found + ([] if judged is None else [judged]) + _times(base, old, new, limits, notes)
+
+
+def _judged(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open | None:
+    """By what both are judged by: on the test split in pairs; where a search has kept that for others, by the figure on
+    the split that it looked at. None where neither has a metric."""
+    if old.metric_name is None and new.metric_name is None:
+        return None
+    kinds = [(r.metric_name, r.metric_unit, r.metric_higher_is_better) for r in (old, new)]
+    if kinds[0] != kinds[1]:
+        before, after = (record.metric_name or "nothing" for record in (old, new))
+        reason = f"the baseline is judged by {before}, the candidate by {after}"
+        return _Open(replace(base, figure="metric", verdict="inconclusive", reason=reason))
     if old.metric is not None and new.metric is not None:
-        found.append(_metric(base, old, new, limits))
-    return found + _times(base, old, new, limits, notes)
+        return _metric(base, old, new, limits)
+    a, b = old.metric_where_selected, new.metric_where_selected
+    name = new.metric_name or "metric"
+    if old.selected_on != new.selected_on or old.selected_on in (None, "test") or a is None or b is None:
+        if old.metric is None and new.metric is None:
+            return None
+        reason = "the two were not evaluated on one split"
+        return _Open(replace(base, figure=name, verdict="inconclusive", reason=reason))
+    same, better = limits.within(name, a, b, 1e-6), (b > a) == new.metric_higher_is_better
+    return _Open(
+        replace(
+            base, figure=f"{new.selected_on}.{name}", verdict="same" if same else "better" if better else "worse",
+            baseline=a, candidate=b, change=b - a, reason="one of them was not evaluated on the test split",
+        )
+    )  # fmt: skip
 
 
 def _both(name: str, old: Record, new: Record) -> bool:

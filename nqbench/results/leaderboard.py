@@ -139,9 +139,9 @@ def _by_loss(row: Row) -> tuple[object, ...]:
 def _order(row: Row) -> tuple[object, ...]:
     if row.metric_name is None:
         return (0, row.file_bytes, row.mse if row.mse is not None else math.inf, row.configuration)
-    if row.holds:
-        return (0, row.file_bytes, row.drop, row.configuration)
     lost = math.inf if row.drop is None else row.drop
+    if row.holds:
+        return (0, row.file_bytes, lost, row.configuration)
     return (1, lost, row.file_bytes, row.configuration)
 
 

@@ -201,7 +201,7 @@ def _quality(row: Row, kind: Literal["metric", "mse"]) -> float | None:
 
 def _order(row: MethodRow) -> tuple[object, ...]:
     if row.holds:
-        return (0, row.best.file_bytes, row.best.drop, row.method)
+        return (0, row.best.file_bytes, math.inf if row.best.drop is None else row.best.drop, row.method)
     quality = row.best.quality
     return (1, math.inf if quality is None else -quality, row.best.file_bytes, row.method)
 

@@ -26,15 +26,15 @@ class Statements(NamedTuple):
 def statements(dialect: str) -> Statements:
     insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
     taken = insert(runs)
-    # an end that came after the last merge is news; everything else of a run never changes
-    news = {name: taken.excluded[name] for name in ("ended", "outcome", "crc")}
+    # the row as a whole: its checksum is of all columns
+    whole = {column.name: taken.excluded[column.name] for column in runs.columns if column.name != "run"}
     record = insert(records)
     changed = {name: record.excluded[name] for name in ("trial", "status", "time", "data", "crc")}
     # of two records of the same run and key the later one counts, whichever comes first
     newer = records.c.time <= record.excluded.time
     return Statements(
         insert(runs).on_conflict_do_nothing(),
-        taken.on_conflict_do_update(index_elements=["run"], set_=news, where=runs.c.ended.is_(None)),
+        taken.on_conflict_do_update(index_elements=["run"], set_=whole),
         insert(covers).on_conflict_do_nothing(),
         record.on_conflict_do_update(index_elements=["run", "key"], set_=changed, where=newer),
     )

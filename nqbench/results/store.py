@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -202,11 +202,15 @@ class Store:
         self._do(update)
 
     def take(self, run: Run, keys: Iterable[str], found: Iterable[Record]) -> None:
-        """Copy a run from another store, whole; what is here already stays as it is (merging is idempotent)."""
+        """Copy a run from another store, whole. Of what is here already two things change: a run that had not ended may
+        have by now, and one of which only records were known is there as a whole (merging is idempotent)."""
         covered, rows = list(keys), [_record_row(record) for record in found]
 
         def insert(connection: sa.Connection) -> None:
-            connection.execute(self._sql.taken, _row(run))
+            there = connection.execute(sa.select(runs).where(runs.c.run == run.run)).mappings().first()
+            known = None if there is None else self._run(there)
+            if known is None or _later(known, run) != known:
+                connection.execute(self._sql.taken, _row(run if known is None else _later(known, run)))
             self._cover(connection, run.run, covered)
             if rows:
                 connection.execute(self._sql.record, rows)
@@ -376,6 +380,14 @@ def _record_row(record: Record) -> dict[str, Any]:
     names = ("run", "key", "trial", "status", "time")
     row = {**{name: getattr(record, name) for name in names}, "data": record.to_json()}
     return row | {"crc": crc_of(row)}
+
+
+def _later(known: Run, other: Run) -> Run:
+    """What is to be kept of two accounts of one run."""
+    if not known.suite_text and other.suite_text:
+        return other
+    ended = known.ended is None and other.ended is not None
+    return replace(known, ended=other.ended, outcome=other.outcome) if ended else known
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -215,3 +215,30 @@ def test_thresholds_come_from_the_suite_and_misspelt_ones_are_refused() -> None:
         Thresholds.of({"thresholds": {"time_ration": 2}})
     with pytest.raises(BadInput, match="expected figure=share"):
         Thresholds().with_tolerances(["file_bytes"])
+
+
+def test_two_runs_judged_by_different_metrics_are_not_compared() -> None:
+    """The id of a trial leaves out by what it is judged, so that these two are one."""
+    old = make(k=4)
+    new = make(
+        k=4, metric_name="divergence", metric_unit="nats", metric_higher_is_better=False, metric=0.01, correct=None
+    )
+    for a, b in ((old, new), (new, old)):
+        result = against([a], [b])
+        assert verdict(result, "metric") == "inconclusive"
+        assert set(result.trials.values()) == {"inconclusive"}
+
+
+@pytest.mark.parametrize(("after", "found"), [(98.0, "same"), (50.0, "worse"), (99.0, "better")])
+def test_points_that_a_search_kept_from_the_test_split_are_compared_where_it_looked(after: float, found: str) -> None:
+    def seen(value: float) -> Record:
+        looked = {"validation.accuracy": value}
+        return make(k=4, metric=None, correct=None, selected_on="validation", metrics=looked, metrics_float=looked)
+
+    assert verdict(against([seen(98.0)], [seen(after)]), "validation.accuracy") == found
+
+
+def test_a_metric_that_one_side_alone_has_is_said() -> None:
+    old, new = make(k=4), make(k=4, metric=None, correct=None)
+    for a, b in ((old, new), (new, old)):
+        assert verdict(against([a], [b]), "accuracy") == "inconclusive"

@@ -148,3 +148,42 @@ def test_a_missing_side_is_said(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "none.json"):
         with pytest.raises(NqbenchError, match="none"):
             read_side(path)
+
+
+def test_a_run_that_was_killed_is_merged_from_its_export_and_from_its_store(tmp_path: Path) -> None:
+    """The export of a run leaves out where its suite lay, and a row's checksum is of all its columns."""
+    with Store.write(tmp_path / "a") as store:
+        run = store.start_run("synthetic", "text", settings={"drop": 1.0, "suite_folder": "../suites"})
+        store.add(make(run=run, k=2))
+    with Store.read(tmp_path / "a") as store:
+        (tmp_path / "records.json").write_text(run_json(store.run(run), store.records(run)))
+    sources = (tmp_path / "a", tmp_path / "records.json")
+    for number, order in enumerate(itertools.permutations(sources)):
+        with Store.write(tmp_path / f"to{number}") as target:
+            for source in (*order, *order):
+                merge(target, source)
+                assert [found.run for found in target.runs()] == [run]
+    with Store.write(tmp_path / "a") as store:
+        store.end_run(run, "ok")
+    with Store.write(tmp_path / "to0") as target:
+        merge(target, tmp_path / "a")
+        assert target.run(run).outcome == "ok"
+        assert target.run(run).settings["suite_folder"] == "../suites"
+
+
+def test_a_run_of_which_only_records_were_known_is_there_as_a_whole_once_it_comes(tmp_path: Path) -> None:
+    first = night(tmp_path / "a", (2,))
+    with Store.write(tmp_path / "a") as store:
+        second = store.start_run("synthetic", "text")
+        store.reuse(second, [record.key for record in store.records(first)])
+        store.end_run(second, "ok")
+    with Store.read(tmp_path / "a") as store:
+        (tmp_path / "records.json").write_text(run_json(store.run(second), store.records(second)))
+        whole = store.run(first)
+    with Store.write(tmp_path / "b") as target:
+        merge(target, tmp_path / "records.json")
+        assert target.run(first).suite_text == ""
+        merge(target, tmp_path / "a")
+        assert target.run(first) == whole
+        merge(target, tmp_path / "records.json")
+        assert target.run(first) == whole

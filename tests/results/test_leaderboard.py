@@ -250,3 +250,18 @@ def test_a_quoted_figure_is_only_read_as_one_of_its_own_metric(
                   metric_higher_is_better=higher)  # fmt: skip
     (found,) = with_measured([row], leaderboard([measured]))
     assert (found.measured is not None) == (expected is not None)
+
+
+def test_equal_bytes_of_a_tested_and_an_untested_point_are_ranked() -> None:
+    """Codes of a fixed length: several steps of a search give one size, and the test saw the answer alone."""
+    looked = {"validation.accuracy": 98.0}
+    fields = {"selected_on": "validation", "metrics": looked, "metrics_float": looked}
+    tested = make(k=4, **fields)
+    other = make(
+        k=5, metric=None, correct=None, parts=tested.parts.model_dump(), file_bytes=tested.file_bytes, **fields
+    )
+    for rows in (leaderboard([tested, other]), leaderboard([other, tested])):
+        assert [row.file_bytes for row in rows] == [tested.file_bytes] * 2
+        assert rows[0].drop is not None
+    records = [tested, other]
+    assert methods(leaderboard(records), {record.key: record for record in records})
