@@ -139,7 +139,9 @@ def test_every_module_of_the_pipeline_is_in_the_keys_of_the_stages_that_use_it_o
         **dict.fromkeys(
             [f"nqbench.pipeline.{name}" for name in ("artifacts", "checks", "network", "preparation")], everything
         ),
-        **dict.fromkeys(["nqbench.pipeline.quantization", "nqbench.pipeline.distortion"], {"quantize"} | after),
+        **dict.fromkeys(
+            [f"nqbench.pipeline.{name}" for name in ("quantization", "trainings", "distortion")], {"quantize"} | after
+        ),
         **dict.fromkeys(["nqbench.pipeline.filing", "nqbench.pipeline.decoder", "nqbench.pipeline.cage"], after),
         **dict.fromkeys(["nqbench.pipeline.evaluating", "nqbench.pipeline.precision"], after - {"file"}),
         "nqbench.pipeline.knobs": {"knob"},
