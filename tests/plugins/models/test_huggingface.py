@@ -13,6 +13,7 @@ from nqbench_models.data_files import file_of, images_of, labelled_texts
 from nqbench_models.huggingface import HuggingFace
 from nqbench_models.timm_model import Timm
 from nqbench_training.second_moments import SecondMoments
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -257,3 +258,23 @@ def test_a_label_beyond_the_classes_is_told(folder: Path) -> None:
         (folder / "data" / f"{split}.tsv").write_text("a b\t0\nc\t2\n")
     with pytest.raises(BadInput, match="2 is no label of the model, which has 2 classes"):
         made(folder, "text-classification")
+
+
+def test_other_images_or_another_vocabulary_make_another_model(tmp_path: Path) -> None:
+    folder, data = tmp_path / "model", tmp_path / "data"
+    for split in ("train", "test"):
+        (data / split / "cat").mkdir(parents=True)
+        (data / split / "cat" / "1.png").write_bytes(b"one")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "vocab.txt").write_text("a b")
+    save_file({"w": torch.zeros(1)}, folder / "model.safetensors")
+    model = HuggingFace(folder=str(folder), task="image-classification", data=str(data))
+    seen = [model.fingerprint()]
+    (data / "test" / "cat" / "1.png").write_bytes(b"two")
+    seen.append(model.fingerprint())
+    (data / "test" / "cat").rename(data / "test" / "dog")  # another label
+    seen.append(model.fingerprint())
+    (folder / "vocab.txt").write_text("b a")
+    seen.append(model.fingerprint())
+    assert len(set(seen)) == 4
