@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api.batches import tensors_of
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import writable
@@ -250,17 +252,11 @@ def _splits(batches: Batches) -> tuple[str, ...]:
     return tuple(batches)
 
 
-def _alike(one: object, other: object) -> bool:
-    """Whether two batches hold the same; of what is no tensor and no container nothing is asked."""
-    if isinstance(one, Tensor):
-        return (
-            isinstance(other, Tensor)
-            and torch.equal(one.isnan(), other.isnan())
-            and torch.equal(one.nan_to_num(), other.nan_to_num())
-        )
-    if isinstance(one, Mapping):
-        return isinstance(other, Mapping) and all(_alike(value, other.get(key)) for key, value in one.items())
-    if isinstance(one, tuple | list):
-        same = isinstance(other, tuple | list) and len(one) == len(other)
-        return same and all(_alike(a, b) for a, b in zip(one, other, strict=True))  # type: ignore[call-overload]
-    return True
+def _alike(one: Batch, other: Batch) -> bool:
+    """Whether two batches hold the same tensors."""
+    pairs = list(zip_longest(tensors_of(one), tensors_of(other)))
+    return all(a is not None and b is not None and _equal(a, b) for a, b in pairs)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())

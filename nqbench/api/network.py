@@ -56,9 +56,8 @@ class Network:
     def recipe(self) -> dict[str, Any]:
         """What the trained network is, in the recipe of what is made of it and kept (``nqbench.api.toolkit.store``)."""
         found: dict[str, Any] = {"network": self.model.fingerprint()}
-        if self.names != Model.compressible(
-            self.model, self.module
-        ):  # a fingerprint need not say which are compressible
+        # a fingerprint need not say which are compressible
+        if self.names != Model.compressible(self.model, self.module):
             found["tensors"] = list(self.names)
         return found | ({"stored": dict(self.stored)} if self.stored else {})
 

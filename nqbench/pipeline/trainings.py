@@ -3,14 +3,11 @@ last one has ended, so that an interruption does not cost the earlier ones."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from nqbench.api import BadInput, QuantizedModel, Task, Training
-from nqbench.api.toolkit.groups import load_groups, save_groups
+from nqbench.api import QuantizedModel, Task, Training
+from nqbench.api.toolkit import interrupted
 
 if TYPE_CHECKING:
     from nqbench.pipeline.context import Context
@@ -40,25 +37,17 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _keep(path: Path, task: Task, model: QuantizedModel) -> None:
-    tensors = {f"network/{name}": tensor for name, tensor in task.module.state_dict().items()}
-    tensors |= {f"raw/{name}": tensor for name, tensor in model.raw_state.items()}
-    save_groups(path, model.groups, tensors, dict(model.notes))
+    raw = {f"raw/{name}": tensor for name, tensor in model.raw_state.items()}
+    interrupted.save(path, task, model.groups, raw, model.notes)
 
 
 def _resume(folder: Path, task: Task, trainings: int) -> tuple[int, QuantizedModel | None]:
     """How many trainings need not be run again, and the result of the last of these, whose network's state is the
     task's again."""
     for number in reversed(range(trainings - 1)):
-        try:
-            groups, tensors, notes = load_groups(_file(folder, number), task.device)
-        except FileNotFoundError:
-            continue
-        except BadInput as error:
-            warnings.warn(f"{error}; the training starts over", stacklevel=2)
-            continue
-        with torch.no_grad():
-            for name, tensor in task.module.state_dict().items():
-                tensor.copy_(tensors[f"network/{name}"])
-        raw = {name.removeprefix("raw/"): t for name, t in tensors.items() if name.startswith("raw/")}
-        return number + 1, QuantizedModel(groups, raw, notes)
+        found = interrupted.restore(_file(folder, number), task)
+        if found is not None:
+            groups, tensors, notes = found
+            raw = {name.removeprefix("raw/"): t for name, t in tensors.items() if name.startswith("raw/")}
+            return number + 1, QuantizedModel(groups, raw, notes)
     return 0, None

@@ -36,17 +36,23 @@ class Goal:
     def of(settings: Mapping[str, Any], metric: str | None = None, unit: str | None = "%") -> Goal:
         """Of a run's settings: those of its target. Runs of before they kept it said the drop alone. metric, unit: of
         what records were judged by, where that is known."""
-        in_nats = metric == DIVERGENCE.name
+        usual = Goal.usual(metric, unit)
         target = settings.get("target") or {}
         given: dict[str, Any] = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
         if all(value is None for value in given.values()):
             given["drop"] = settings.get("drop")
         if all(value is None for value in given.values()):
-            if in_nats:
-                return A_TENTH_OF_A_NAT
-            return HALF_A_POINT if unit in (None, "%") else A_HUNDREDTH
-        within = A_TENTH_OF_A_NAT if in_nats else HALF_A_POINT
-        return Goal(**given, divergence=target.get("divergence"), unit=within.unit)
+            return usual
+        return Goal(**given, divergence=target.get("divergence"), unit=usual.unit)
+
+    @staticmethod
+    def usual(metric: str | None, unit: str | None) -> Goal:
+        """What may be lost where nobody says: half a point of a metric in percent (or of an unknown one), a tenth of a
+        nat of divergence, 1 % of any other: half a rank correlation, or half a point of an F1 between 0 and 1, is most
+        of it."""
+        if metric == DIVERGENCE.name:
+            return A_TENTH_OF_A_NAT
+        return HALF_A_POINT if unit in (None, "%") else A_HUNDREDTH
 
     @staticmethod
     def in_points(drop: float, records: Sequence[Record]) -> Goal:
@@ -54,7 +60,7 @@ class Goal:
         judged_by = {(record.metric_name, record.metric_unit) for record in records if record.metric_name}
         if all(unit in (None, "%") for _, unit in judged_by):
             return Goal(drop=drop)
-        return Goal.of({}, *judged_by.pop()) if len(judged_by) == 1 else HALF_A_POINT
+        return Goal.usual(*judged_by.pop()) if len(judged_by) == 1 else HALF_A_POINT
 
     @property
     def told(self) -> str:
@@ -114,5 +120,4 @@ class Goal:
 
 HALF_A_POINT = Goal(drop=DROP)
 A_HUNDREDTH = Goal(share=1.0)
-"""Where the metric is not in percent: half a rank correlation is nearly all of it."""
 A_TENTH_OF_A_NAT = Goal(drop=NATS, unit="nats")

@@ -208,9 +208,8 @@ class Store:
 
         def insert(connection: sa.Connection) -> None:
             there = connection.execute(sa.select(runs).where(runs.c.run == run.run)).mappings().first()
-            known = None if there is None else self._run(there)
-            if known is None or _later(known, run) != known:
-                connection.execute(self._sql.taken, _row(run if known is None else _later(known, run)))
+            kept = run if there is None else _later(self._run(there), run)
+            connection.execute(self._sql.taken, _row(kept))
             self._cover(connection, run.run, covered)
             if rows:
                 connection.execute(self._sql.record, rows)

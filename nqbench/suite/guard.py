@@ -13,7 +13,7 @@ import math
 
 from nqbench.api import BadInput, Metric, Model, Split
 from nqbench.api.evaluation import DIVERGENCE
-from nqbench.results.goal import DROP, NATS
+from nqbench.results.goal import Goal
 
 PER_POINT = 0.02
 """Nats on training data for each point of accuracy that may be lost (`reports/reference/FINDINGS.md`)."""
@@ -22,11 +22,9 @@ _LEAST = 0.1
 
 
 def usual_loss(metric: Metric) -> str:
-    """What may be lost where nobody says: half a point of a metric in percent, a tenth of a nat of divergence, 1 % of
-    any other: half a rank correlation, or half a point of an F1 between 0 and 1, is most of it."""
-    if metric.name == DIVERGENCE.name:
-        return f"{NATS:g}"
-    return f"{DROP:g}" if metric.unit == "%" else "1%"
+    """What may be lost where nobody says (``Goal.usual``), as a user would write it."""
+    goal = Goal.usual(metric.name, metric.unit)
+    return f"{goal.drop:g}" if goal.share is None else f"{goal.share:g}%"
 
 
 def allowed_loss(max_drop: str | float) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, NqbenchError
+from nqbench.api.batches import tensors_of
 
 LABELS = ("labels", "label", "targets", "target", "y")
 """Names of the labels in a batch that is a dict."""
@@ -100,20 +101,11 @@ def _dtypes(batch: Batch, module: nn.Module | None) -> str:
         return ""
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    floats = [tensor for tensor in _tensors(inputs) if tensor.is_floating_point()]
+    floats = [tensor for tensor in tensors_of(inputs) if tensor.is_floating_point()]
     if weight is None or not floats or floats[0].dtype == weight.dtype:
         return ""
     given, own = (str(dtype).removeprefix("torch.") for dtype in (floats[0].dtype, weight.dtype))
     return f"; the network is {own} and the data are {given}: give data as {own}, or build the network as {given}"
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """All tensors in a part of a batch, in nested containers too."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | tuple | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(inner)
 
 
 def labels_of(function: str, batch: Batch) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nqbench.api import Diagonal, Former, Quantized, SecondMoments, Source, SourceTensor, scalar
 from nqbench.api.quantized import GRIDS
+from nqbench.api.toolkit.codebooks import entropy
 
 FORMER_STEPS = Former("granularity", {"shared": "global", "std": "layer"})
 """Former name and values of a grid's parameter ``granularity``."""
@@ -111,9 +112,7 @@ def _of_all(q: Quantized, symbols: Tensor) -> dict[str, float]:
     if "distortion" in figures:
         figures["distortion"] *= q.n / max(len(symbols), 1)
     if "entropy" in figures:
-        counts = torch.bincount(symbols).double()
-        shares = counts[counts > 0] / max(len(symbols), 1)
-        figures["entropy"] = float(-(shares * shares.log2()).sum())
+        figures["entropy"] = entropy(torch.bincount(symbols))
     return figures
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Group, QuantizedModel, Quantizer, Task, Training, begin
-from nqbench_training import interrupted
+from nqbench.api.toolkit import interrupted
 from nqbench_training.optimised import Optimised, deployed_as, fit_network, install, workfile
 
 FILE = "alternation.safetensors"
@@ -32,7 +32,7 @@ class Alternation:
         self.iteration = 0
         self.multipliers = {name: torch.zeros_like(task.parameter(name)) for name in task.names}
         path = workfile(task, FILE)
-        if path is not None and path.exists():
+        if path is not None:
             self._restore(path)
 
     @property
@@ -44,12 +44,13 @@ class Alternation:
         path = workfile(self.task, FILE)
         if path is not None:
             tensors = {f"multipliers/{k}": v for k, v in self.multipliers.items()}
-            interrupted.save(path, self.task, self.groups, tensors, self.iteration)
+            interrupted.save(path, self.task, self.groups, tensors, {"iteration": self.iteration})
 
     def _restore(self, path: Path) -> None:
         found = interrupted.restore(path, self.task)
         if found is not None:
-            self.groups, tensors, self.iteration = found
+            self.groups, tensors, notes = found
+            self.iteration = int(notes["iteration"])
             self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
 
 

@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import Pruned, Pruner, Task
+from nqbench.api.toolkit import interrupted
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
-from nqbench_training import interrupted
 from nqbench_training.alternating import Penalized
 from nqbench_training.magnitude import keep_largest
 from nqbench_training.masking import kept_in_store, packed, unpacked
@@ -42,9 +42,8 @@ class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CV
         with one_thread():  # the result must not depend on how many a worker has
             theta = kept_largest(task.weights(), self.keep)
             multipliers = {name: torch.zeros_like(t) for name, t in theta.items()}
-            first, path = 0, workdir / "lc.safetensors"
-            if path.exists():
-                first = _restore(path, task, theta, multipliers)
+            path = workdir / "lc.safetensors"
+            first = _restore(path, task, theta, multipliers)
             for j in range(first, self.iterations):
                 mu = self.mu0 * self.growth**j
                 targets = {name: t + multipliers[name] / mu for name, t in theta.items()}
@@ -65,15 +64,16 @@ def kept_largest(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
 
 def _save(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor], iteration: int) -> None:
     tensors = {f"theta/{k}": v for k, v in theta.items()} | {f"multipliers/{k}": v for k, v in multipliers.items()}
-    interrupted.save(path, task, (), tensors, iteration)
+    interrupted.save(path, task, (), tensors, {"iteration": iteration})
 
 
 def _restore(path: Path, task: Task, theta: dict[str, Tensor], multipliers: dict[str, Tensor]) -> int:
-    """Restore the task's network and both dictionaries from the file. Returns the next iteration, 0 if damaged."""
+    """Restore the task's network and both dictionaries from the file. Returns the next iteration, 0 without a
+    sound file."""
     found = interrupted.restore(path, task)
     if found is None:
         return 0
-    _, tensors, iteration = found
+    _, tensors, notes = found
     for name in theta:
         theta[name], multipliers[name] = tensors[f"theta/{name}"], tensors[f"multipliers/{name}"]
-    return iteration
+    return int(notes["iteration"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,9 +82,9 @@ def writable(path: Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with written_whole(path.with_name(f"{path.name}.try")) as trial:
-            trial.write_bytes(b"")
-        path.with_name(f"{path.name}.try").unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({reason(error)}); choose another output") from None
 
