@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from nqbench.results.goal import HALF_A_POINT, Goal
+from nqbench.results.goal import USUAL, Goal
 from nqbench.results.record import Record
 
 
 class Progress(Protocol):
     """Listener of a run."""
 
-    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal = HALF_A_POINT) -> None:
+    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal = USUAL) -> None:
         """The run begins. total: number of trials (of a search: the largest possible). reused: trials that have a
         record. goal: what its files are to hold."""
 
@@ -35,7 +35,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing."""
 
-    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal = HALF_A_POINT) -> None: ...
+    def started(self, total: int, reused: int, *, search: bool = False, goal: Goal = USUAL) -> None: ...
 
     def found(self, reused: int) -> None: ...
 

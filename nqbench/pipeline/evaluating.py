@@ -249,12 +249,21 @@ def evaluated(model: Model, module: nn.Module, split: Split) -> Figures:
     metric = model.metric()
     examples = dict(evaluation.examples)
     if metric is not None and evaluation.correct is not None:
-        examples.setdefault(metric.name, PerExample(evaluation.correct, "share"))
+        counted = _counted(metric, evaluation.metrics.get(metric.name), evaluation.correct)
+        examples.setdefault(metric.name, PerExample(counted, "share"))
     return {
         "metrics": {name: float(value) for name, value in evaluation.metrics.items()},
         "examples": {name: _packed(values) for name, values in examples.items()},
         "pace": judgement.pace.as_json() if judgement is not None and judgement.pace is not None else {},
     }
+
+
+def _counted(metric: Metric, value: float | None, correct: Tensor) -> Tensor:
+    """(examples,) bool: the examples of which the metric is the share, so that pairs say the same as the metric does.
+    Of an error these are the wrong ones."""
+    share = 100 * float(correct.double().mean()) if correct.numel() else 0.0
+    turned = not metric.higher_is_better and value is not None and abs(100 - share - value) < abs(share - value)
+    return ~correct if turned else correct
 
 
 def judged_float(model: Model, module: nn.Module, split: Split, pace: Pace | None = None) -> Judged:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nqbench.results.exports import read_run
-from nqbench.results.goal import HALF_A_POINT, Goal
+from nqbench.results.goal import USUAL, Goal
 from nqbench.results.labels import Labels
 from nqbench.results.leaderboard import Row, leaderboard
 from nqbench.results.methods import MethodRow, methods
@@ -20,14 +20,14 @@ from nqbench.results.store import Run
 
 @dataclass(frozen=True)
 class ReportData:
-    """records: of one run, in its order. goal: what a file has to hold to be ranked by its size. source: the run as it
-    is stored; None where the records are of none."""
+    """records: of one run, in its order. goal: what a file has to hold to be ranked by its size, as the run said it.
+    source: the run as it is stored; None where the records are of none."""
 
     suite: str
     records: Sequence[Record] = field(repr=False)
     suite_text: str = field(default="", repr=False)
     published: Sequence[Published] = ()
-    goal: Goal = HALF_A_POINT
+    goal: Goal = USUAL
     baseline: str | None = None
     run: str = ""
     started: str = ""
@@ -45,21 +45,37 @@ class ReportData:
     def rows(self) -> list[Row]:
         return leaderboard(self.records, goal=self.goal, labels=self.labels, separate=self.separate)
 
-    @property
-    def drop(self) -> float:
-        """How far below the float network a file is that just holds the goal, in the metric's unit; half a point where
-        the goal does not say."""
-        before = next((record.metric_float for record in self.records if record.metric_float is not None), None)
-        lost = self.goal.lost(before)
-        if lost is None and self.goal.metric is not None and before is not None:
-            lost = abs(before - self.goal.metric)
-        return 0.5 if lost is None else lost
+    def goal_of(self, model: str) -> Goal:
+        """What a file of this model has to hold: the run's goal, or, where it says none, the usual of the model's
+        metric."""
+        first = next((row for row in self.by_model.get(model, ()) if row.metric_name), None)
+        return self.goal if first is None else self.goal.asked_of(first.metric_name, first.metric_unit)
 
     @property
-    def reach(self) -> float:
+    def told(self) -> str:
+        """Behind "files that", of all models."""
+        said: dict[str, list[str]] = {}
+        for model in self.by_model:
+            said.setdefault(self.goal_of(model).told, []).append(model)
+        if len(said) < 2:
+            return next(iter(said), self.goal.told)
+        return " or ".join(f"{told} ({', '.join(models)})" for told, models in said.items())
+
+    def drop(self, model: str) -> float:
+        """How far below the float network a file is that just holds the goal, in the metric's unit; half a point where
+        the goal does not say."""
+        rows = self.by_model.get(model, ())
+        before = next((row.metric_float for row in rows if row.metric_float is not None), None)
+        goal = self.goal_of(model)
+        lost = goal.lost(before)
+        if lost is None and goal.metric is not None and before is not None:
+            lost = abs(before - goal.metric)
+        return 0.5 if lost is None else lost
+
+    def reach(self, model: str) -> float:
         """How far below the float network a file is still of interest, in the metric's unit: networks that lost more
         are left out of figures."""
-        return replace(self.goal, drop=self.drop).reach(None)
+        return replace(self.goal_of(model), drop=self.drop(model)).reach(None)
 
     @cached_property
     def by_model(self) -> dict[str, list[Row]]:
@@ -110,14 +126,12 @@ def load(path: str | Path, *, run: str = "latest", drop: float | None = None) ->
     """From an output folder, its store, or an export. drop: another tolerance than the run's own. Raises StoreError."""
     chosen, records = read_run(path, run)
     settings = chosen.settings or {}
-    judged_by = {(record.metric_name, record.metric_unit) for record in records if record.metric_name}
-    metric, unit = judged_by.pop() if len(judged_by) == 1 else (None, None)
     return ReportData(
         suite=chosen.suite,
         records=records,
         suite_text=chosen.suite_text,
         published=published_rows(settings.get("published") or ()),
-        goal=Goal.of(settings if drop is None else {"drop": drop}, metric, unit),
+        goal=Goal.of(settings if drop is None else {"drop": drop}),
         baseline=settings.get("baseline"),
         run=chosen.run,
         started=chosen.started,

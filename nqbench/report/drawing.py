@@ -48,7 +48,8 @@ def drawn(data: ReportData, datasets: dict[str, list[dict[str, Any]]]) -> list[F
 def _digest(data: ReportData, datasets: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Of all that a figure is drawn from: the code, altair, the rows, and how they are ranked."""
     methods = {model: len(rows) for model, rows in data.methods.items()}
-    drawn_from = [_code(), vars(data.goal), methods, [row.to_dict() for row in data.rows], datasets]
+    goals = {model: vars(data.goal_of(model)) for model in data.by_model}
+    drawn_from = [_code(), goals, methods, [row.to_dict() for row in data.rows], datasets]
     return hashlib.sha256(json.dumps(drawn_from, default=str).encode()).hexdigest()[:32]
 
 

@@ -145,7 +145,7 @@ def _rate_accuracy(
     import altair as alt
 
     name = next((row.metric_name for row in rows if row.metric_name), "metric")
-    frame = span(rows, data.reach)
+    frame = span(rows, data.reach(model))
     colour, shape = _named(data, model)
     sizes = [row.file_bytes for row in rows]
     x_axis = alt.Axis(values=ticks(min(sizes), max(sizes)), format=",d")
@@ -175,7 +175,7 @@ def _rate_accuracy(
         size=alt.condition("datum.pareto", alt.value(110), alt.value(45)),
         opacity=alt.condition(f"datum.line == '{OTHERS}' && !datum.pareto", alt.value(0.35), alt.value(1.0)),
     )
-    layers = [*_levels(rows, data), _intervals(base, name), curves, front, points]
+    layers = [*_levels(model, rows, data), _intervals(base, name), curves, front, points]
     if any(row["model"] == model for row in datasets["published"]):
         layers.append(_quoted(model))
     ends = [row for row in datasets["names"] if row["model"] == model]
@@ -227,7 +227,7 @@ def _line_names(model: str, name: str, colour: Any) -> list[Any]:
     return [leader.properties(name="leaders"), text.properties(name="names")]
 
 
-def _levels(rows: Sequence[Row], data: ReportData) -> list[Any]:
+def _levels(model: str, rows: Sequence[Row], data: ReportData) -> list[Any]:
     """The float network's level and the one that ranked files hold, each with its name on it. The first of a distance
     from that network is zero, which no logarithm shows."""
     import altair as alt
@@ -235,16 +235,17 @@ def _levels(rows: Sequence[Row], data: ReportData) -> list[Any]:
     row = next((row for row in rows if row.metric_float is not None), None)
     if row is None or row.metric_float is None:
         return []
-    below = row.metric_float - (data.drop if row.metric_higher_is_better else -data.drop)
+    lost, goal = data.drop(model), data.goal_of(model)
+    below = row.metric_float - (lost if row.metric_higher_is_better else -lost)
     unit = f" {row.metric_unit}" if row.metric_unit else ""
     whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
     size = f", {whole:,.0f} bytes" if whole else ""
     values = [
         {"y": row.metric_float, "text": f"float network: {row.metric_float:.2f}{unit}{size}"},
-        {"y": below, "text": f"{data.drop:g} {data.goal.unit} worse"},
+        {"y": below, "text": f"{lost:g} {goal.unit} worse"},
     ]
     if logarithmic(rows):
-        values = [{"y": below, "text": f"{data.drop:g} {data.goal.unit} from the float network"}]
+        values = [{"y": below, "text": f"{lost:g} {goal.unit} from the float network"}]
     base = alt.Chart(alt.InlineData(values=values)).encode(y="y:Q")
     words = base.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11, clip=True, style="soft")
     return [base.mark_rule(strokeDash=[6, 4], clip=True, style="soft"), words.encode(x=alt.value(0), text="text:N")]

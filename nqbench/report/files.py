@@ -25,6 +25,7 @@ from nqbench.report.vega import png, svg
 from nqbench.results.database import refuse_links
 from nqbench.results.exports import run_json
 from nqbench.results.frame import columns, flat
+from nqbench.results.goal import Goal
 from nqbench.results.record import SCHEMA_VERSION, Record
 from nqbench.results.server import is_server
 from nqbench.results.store import StoreError
@@ -110,7 +111,7 @@ def leaderboard_json(data: ReportData) -> str:
         "schema_version": SCHEMA_VERSION,
         "suite": data.suite,
         "run": data.run,
-        "goal": {f.name: given for f in fields(data.goal) if (given := getattr(data.goal, f.name)) != f.default},
+        **_goals(data),
     }
     tables = {
         "rows": [row.to_dict() for row in data.rows],
@@ -121,6 +122,17 @@ def leaderboard_json(data: ReportData) -> str:
         body = ",\n".join(json_line(row) for row in rows)
         lines.append(f'"{name}": [\n{body}\n]' if rows else f'"{name}": []')
     return "{" + ",\n".join(lines) + "}\n"
+
+
+def _goals(data: ReportData) -> dict[str, Any]:
+    """What files have to hold: ``goal`` where it is the same of all models, else ``goals`` by model."""
+    goals = {model: _given(data.goal_of(model)) for model in data.by_model}
+    shared = list(goals.values()) or [_given(data.goal)]
+    return {"goal": shared[0]} if all(goal == shared[0] for goal in shared) else {"goals": goals}
+
+
+def _given(goal: Goal) -> dict[str, Any]:
+    return {f.name: given for f in fields(goal) if (given := getattr(goal, f.name)) != f.default}
 
 
 def leaderboard_csv(data: ReportData) -> str:

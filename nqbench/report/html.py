@@ -82,7 +82,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             data=data,
             figures=figures,
             methods={model: method_table(rows) for model, rows in data.methods.items()},
-            methods_note=methods_note(data.goal),
+            methods_note=methods_note(data.goal, data.told),
             quoted=quoted_with_measured,
             quoted_alone=quoted,
             last_line=last_line,

@@ -14,7 +14,8 @@ def latex(data: ReportData) -> str:
         f"% nqbench, suite {printable.line(data.suite)}, run {printable.line(data.run)}; needs \\usepackage{{booktabs}}"
     ]
     for model, rows in data.methods.items():
-        note = methods_note(data.goal)
+        goal = data.goal_of(model)
+        note = methods_note(goal, goal.told)
         parts.append(_float(method_table(rows), f"{model}. {note}"))
         if data.published_for(model):
             parts.append(_float(quoted_with_measured(data, model), f"{model}: published results, quoted."))

@@ -149,7 +149,7 @@ def names(data: ReportData, model: str, named: Mapping[str, str]) -> list[dict[s
     """For each named line: where it ends (``file_bytes``, ``metric``), and at which height its name stands (``at``), so
     that names do not cover one another."""
     rows = data.by_model[model]
-    frame = span(rows, data.reach)
+    frame = span(rows, data.reach(model))
     if frame is None:
         return []
     low, high = frame

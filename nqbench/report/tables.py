@@ -97,9 +97,9 @@ METHODS_NOTE = (
 )
 
 
-def methods_note(goal: Goal) -> str:
-    """How methods are ranked, below their table."""
-    return METHODS_NOTE.format(goal=goal.told, ranked="the smallest" if goal.bytes is None else "the best")
+def methods_note(goal: Goal, told: str) -> str:
+    """How methods are ranked, below their table. told: what files have to do, behind "files that"."""
+    return METHODS_NOTE.format(goal=told, ranked="the smallest" if goal.bytes is None else "the best")
 
 
 def method_table(rows: Sequence[MethodRow]) -> Table:

@@ -87,7 +87,7 @@ def summary(data: ReportData) -> str:
         text += f", {len(data.failures)} not ok"
     if any(row.metric_name for row in data.rows):
         text += (
-            f". Ranked by {'bytes' if data.goal.bytes is None else 'the metric'} among rows that {data.goal.told}; "
+            f". Ranked by {'bytes' if data.goal.bytes is None else 'the metric'} among rows that {data.told}; "
             f"the others follow by {'what they lose' if data.goal.bytes is None else 'their bytes'}."
             " *: on the Pareto front."
         )

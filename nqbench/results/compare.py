@@ -30,6 +30,8 @@ ORDER: tuple[Verdict, ...] = ("failed", "worse", "inconclusive", "better", "new"
 
 EXACT = {"file_bytes": False, "ratio": True, "mse": False, "weighted_mse": False}
 """Figures without chance in them, and whether larger is better."""
+SECONDS = "seconds."
+"""What the figures of stages' times begin with."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _judged(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     if old.metric is not None and new.metric is not None:
         return _metric(base, old, new, limits)
     a, b = old.metric_where_selected, new.metric_where_selected
-    name = new.metric_name or "metric"
+    name = metric_figure(new)
     if old.selected_on != new.selected_on or old.selected_on in (None, "test") or a is None or b is None:
         if old.metric is None and new.metric is None:
             return None
@@ -224,6 +226,12 @@ def _judged(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
             baseline=a, candidate=b, change=b - a, reason="one of them was not evaluated on the test split",
         )
     )  # fmt: skip
+
+
+def metric_figure(record: Record) -> str:
+    """The metric's name among a record's figures: a network may be judged by an ``mse`` of its own."""
+    name = record.metric_name or "metric"
+    return f"metric {name}" if name in EXACT or name.startswith(SECONDS) else name
 
 
 def _both(name: str, old: Record, new: Record) -> bool:
@@ -245,7 +253,7 @@ def _exact(base: Change, name: str, old: Record, new: Record, limits: Thresholds
 def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open:
     assert old.metric is not None
     assert new.metric is not None
-    name = new.metric_name or "metric"
+    name = metric_figure(new)
     sign = 1.0 if new.metric_higher_is_better else -1.0
     gain = sign * (new.metric - old.metric)
     change = replace(base, figure=name, baseline=old.metric, candidate=new.metric, change=new.metric - old.metric)
@@ -290,7 +298,7 @@ def _times(base: Change, old: Record, new: Record, limits: Thresholds, notes: di
         equal = 1 / limits.time_ratio < speed.low and speed.high < limits.time_ratio
         change = replace(
             base,
-            figure=f"seconds.{stage}",
+            figure=f"{SECONDS}{stage}",
             baseline=sorted(a)[len(a) // 2],
             candidate=sorted(b)[len(b) // 2],
             change=speed.ratio - 1,

@@ -5,7 +5,7 @@ it is not in percent, or that its outputs are within a tenth of a nat of the flo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nqbench.api.evaluation import DIVERGENCE
@@ -23,7 +23,8 @@ class Goal:
     """One of: ``drop``, how much the metric may lose, in its unit; ``share``, the same in percent of the float
     network's; ``metric``, what it has to reach (or stay below, where less is better); ``bytes``, the largest file. And
     besides ``divergence``, the most that outputs may be from the float network's. It is asked on the split that the
-    records' search looked at; without a search, on the test's. unit: of ``drop``, points or nats."""
+    records' search looked at; without a search, on the test's. unit: of ``drop``, points or nats. Where none is
+    given, it is what is usual for the metric of whatever it is asked of."""
 
     drop: float | None = None
     share: float | None = None
@@ -33,17 +34,13 @@ class Goal:
     unit: str = "points"
 
     @staticmethod
-    def of(settings: Mapping[str, Any], metric: str | None = None, unit: str | None = "%") -> Goal:
-        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone. metric, unit: of
-        what records were judged by, where that is known."""
-        usual = Goal.usual(metric, unit)
+    def of(settings: Mapping[str, Any]) -> Goal:
+        """Of a run's settings: those of its target. Runs of before they kept it said the drop alone."""
         target = settings.get("target") or {}
         given: dict[str, Any] = {name: target.get(name) for name in ("drop", "share", "metric", "bytes")}
         if all(value is None for value in given.values()):
             given["drop"] = settings.get("drop")
-        if all(value is None for value in given.values()):
-            return usual
-        return Goal(**given, divergence=target.get("divergence"), unit=usual.unit)
+        return Goal(**given, divergence=target.get("divergence"))
 
     @staticmethod
     def usual(metric: str | None, unit: str | None) -> Goal:
@@ -56,20 +53,27 @@ class Goal:
 
     @staticmethod
     def in_points(drop: float, records: Sequence[Record]) -> Goal:
-        """``drop`` points, if all records are judged by a metric in percent; else the usual of their metric."""
-        judged_by = {(record.metric_name, record.metric_unit) for record in records if record.metric_name}
-        if all(unit in (None, "%") for _, unit in judged_by):
-            return Goal(drop=drop)
-        return Goal.usual(*judged_by.pop()) if len(judged_by) == 1 else HALF_A_POINT
+        """``drop`` points, if all records are judged by a metric in percent; else the usual of each one's metric."""
+        in_percent = all(record.metric_unit in (None, "%") for record in records if record.metric_name)
+        return Goal(drop=drop) if in_percent else USUAL
+
+    def asked_of(self, metric: str | None, unit: str | None) -> Goal:
+        """The same of networks that are judged by this metric: the usual one where none is given."""
+        usual = Goal.usual(metric, unit)
+        if all(given is None for given in (self.drop, self.share, self.metric, self.bytes)):
+            return replace(usual, divergence=self.divergence)
+        return replace(self, unit=usual.unit)
 
     @property
     def told(self) -> str:
-        """Behind "files that"."""
+        """Behind "files that". Of a goal that says nothing: see ``asked_of``."""
         besides = "" if self.divergence is None else f" at a divergence of at most {self.divergence:g} nats"
         if self.bytes is not None:
             return f"take at most {self.bytes:,} bytes{besides}"
         if self.metric is not None:
             return f"reach {self.metric:g}{besides}"
+        if self.share is None and self.drop is None:
+            return f"lose at most what is usual for their metric{besides}"
         lost = f"{self.share:g} %" if self.share is not None else f"{self.drop:g} {self.unit}"
         return f"lose at most {lost}{besides}"
 
@@ -113,11 +117,13 @@ class Goal:
         if not known:
             return False
         after, before = (sum(values) / len(known) for values in zip(*known, strict=True))
-        wanted = self.wanted(before, first.metric_higher_is_better)
+        wanted = self.asked_of(first.metric_name, first.metric_unit).wanted(before, first.metric_higher_is_better)
         sign = 1.0 if first.metric_higher_is_better else -1.0
         return wanted is not None and sign * (wanted - after) <= _SLACK
 
 
+USUAL = Goal()
+"""What is usual for the metric of each network."""
 HALF_A_POINT = Goal(drop=DROP)
 A_HUNDREDTH = Goal(share=1.0)
 A_TENTH_OF_A_NAT = Goal(drop=NATS, unit="nats")

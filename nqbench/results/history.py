@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal
 
-from nqbench.results.compare import EXACT, Thresholds
+from nqbench.results.compare import EXACT, SECONDS, Thresholds, metric_figure
 from nqbench.results.environment import comparable_times
 from nqbench.results.labels import Labels
 from nqbench.results.paired import paired
@@ -97,19 +97,19 @@ def _figures(nights: Sequence[tuple[Run, Record]]) -> dict[str, tuple[Point, ...
         for figure in (*EXACT, "metric"):
             value = getattr(record, figure)
             if value is not None:
-                name = record.metric_name or figure if figure == "metric" else figure
+                name = metric_figure(record) if figure == "metric" else figure
                 found.setdefault(name, []).append(Point(run.run, run.started, revision, value, (), record))
         if record.measured and comparable_times(record.environment, reference):
             for stage, samples in record.samples.items():
                 if are_times(samples):
                     point = Point(run.run, run.started, revision, median(samples), tuple(samples), record)
-                    found.setdefault(f"seconds.{stage}", []).append(point)
+                    found.setdefault(f"{SECONDS}{stage}", []).append(point)
     return {figure: tuple(points) for figure, points in found.items()}
 
 
 def steps(figure: str, points: Sequence[Point], limits: Thresholds) -> tuple[Step, ...]:
     """Where a series changed, oldest first."""
-    if figure.startswith("seconds."):
+    if figure.startswith(SECONDS):
         skipped = max(0, len(points) - NIGHTS)
         return tuple(replace(s, at=s.at + skipped) for s in _splits(points[skipped:], limits))
     found = []

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
-from nqbench.results.goal import HALF_A_POINT, Goal
+from nqbench.results.goal import USUAL, Goal
 from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.record import PARTS, Record
 from nqbench.results.stats import wilson
@@ -96,7 +96,7 @@ class Row:
 def leaderboard(
     records: Iterable[Record],
     *,
-    goal: Goal = HALF_A_POINT,
+    goal: Goal = USUAL,
     labels: Labels | None = None,
     separate: bool = False,
 ) -> list[Row]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 from nqbench.results.curves import Estimate, bd_rate, estimate, size_change
-from nqbench.results.goal import HALF_A_POINT, Goal
+from nqbench.results.goal import USUAL, Goal
 from nqbench.results.leaderboard import Row
 from nqbench.results.paired import Difference, paired
 from nqbench.results.published import Published
@@ -71,7 +71,7 @@ def methods(
     records: Mapping[str, Record],
     *,
     baseline: str | None = None,
-    goal: Goal = HALF_A_POINT,
+    goal: Goal = USUAL,
     published: Sequence[Published] = (),
     alpha: float = ALPHA,
 ) -> list[MethodRow]:
@@ -83,6 +83,7 @@ def methods(
         curves.setdefault(point.method, []).append(point)
     if not curves:
         return []
+    goal = goal.asked_of(rows[0].metric_name, rows[0].metric_unit)
     chosen = _baseline(list(curves), rows, baseline, records)
     pick = _most_metric if goal.bytes is not None else _smallest
     anchor, quoted = pick(curves[chosen]), _best_quoted(published, rows, goal)

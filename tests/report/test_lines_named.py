@@ -209,13 +209,13 @@ def distances(*losses: float) -> ReportData:
         )
         for k, loss in enumerate(losses, 2)
     ]  # fmt: skip
-    return ReportData("s", records, goal=Goal.of({}, "divergence"))
+    return ReportData("s", records, goal=Goal())
 
 
 def test_a_distance_from_the_float_network_is_drawn_and_ranked_in_tenths_of_a_nat() -> None:
     data = distances(0.001, 0.01, 0.09, 0.2, 3.0)
     assert [row.holds for row in data.rows] == [True, True, True, False, False]
-    assert data.goal.told == "lose at most 0.1 nats"
+    assert data.told == "lose at most 0.1 nats"
     rows = data.by_model["net"]
     assert logarithmic(rows)
     low, high = span(rows, data.reach) or (0, 0)

@@ -242,3 +242,13 @@ def test_a_metric_that_one_side_alone_has_is_said() -> None:
     old, new = make(k=4), make(k=4, metric=None, correct=None)
     for a, b in ((old, new), (new, old)):
         assert verdict(against([a], [b]), "accuracy") == "inconclusive"
+
+
+MSE = {"metric_name": "mse", "metric_unit": "", "metric_higher_is_better": False, "correct": None}
+
+
+def test_a_network_judged_by_an_mse_of_its_own_has_it_beside_that_of_its_weights() -> None:
+    old, new = (make(k=4, metric=value, metrics={"mse": value}, **MSE) for value in (1.0, 1.5))  # type: ignore[arg-type]
+    found = against([old], [new])
+    assert verdict(found, "mse") == "same"
+    assert verdict(found, "metric mse") == "worse"

@@ -114,3 +114,11 @@ def test_the_page_names_changes_and_escapes_text() -> None:
 def test_short_histories_have_a_page_too(count: int) -> None:
     found = build(nights([make()] * count)) if count else []
     assert "Nothing." in history_page("s", found)
+
+
+def test_a_metric_that_is_called_like_a_figure_of_the_file_has_a_series_of_its_own() -> None:
+    judged = {"metric_name": "mse", "metric_unit": "", "metric_higher_is_better": False, "correct": None}
+    records = [make(metric=value, metrics={"mse": value}, **judged) for value in (1.0, 1.0, 1.5)]  # type: ignore[arg-type]
+    assert where(series(records, "metric mse")) == [(2, "worse")]
+    assert series(records, "mse").constant
+    assert len(series(records, "mse").points) == 3

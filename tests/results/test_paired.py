@@ -109,8 +109,8 @@ def test_a_run_s_goal_is_that_of_its_target() -> None:
     assert Goal.of({"target": {"share": 1.0, "drop": None}}) == Goal(share=1.0)
     assert Goal.of({"target": {"bytes": 100}, "drop": 0.5}) == Goal(bytes=100)
     assert Goal.of({"drop": 0.2}) == Goal(drop=0.2)
-    assert Goal.of({}) == HALF_A_POINT
-    assert Goal.of({}, "Spearman", "") == A_HUNDREDTH
-    assert Goal.of({"drop": 0.2}, "Spearman", "") == Goal(drop=0.2)
+    assert Goal.of({}).asked_of("accuracy", "%") == HALF_A_POINT
+    assert Goal.of({}).asked_of("Spearman", "") == A_HUNDREDTH
+    assert Goal.of({"drop": 0.2}).asked_of("Spearman", "") == Goal(drop=0.2)
     lower = [of_losses(LOSSES, metric=v, metrics={"perplexity": v}, k=k) for k, v in ((8, 7.05), (4, 7.2))]
     assert [row.holds for row in leaderboard(lower, goal=Goal(share=1.0))] == [True, False]
