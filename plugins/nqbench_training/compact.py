@@ -41,8 +41,13 @@ class Live:
 
 
 def can_be_compact(layer: nn.Module) -> bool:
-    """Whether the layer is a linear layer or a convolution without groups."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1)
+    """Whether the layer is a linear layer or a convolution without groups, and computes as such: no class derived from
+    them, which may do something else with its weights."""
+    if "forward" in vars(layer):
+        return False
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and layer.groups == 1
+    return type(layer) is nn.Linear
 
 
 def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
@@ -78,6 +83,23 @@ def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:
     for name in layers:  # one that the network does not use
         seen.setdefault(name, kept[name].new_ones(network.parameter(name).shape[1]))
     return {n: Live(kept[n].nonzero()[:, 0], seen[n].nonzero()[:, 0]) for n in layers}
+
+
+def masked_parts(network: Network) -> dict[str, Live]:
+    """name -> the remaining part of each layer of which masks leave at most half: without outputs that have neither
+    weights nor a bias, and without inputs that no weight multiplies. Outputs are the same, whatever the inputs."""
+    found = {}
+    for name in network.masks:
+        if not name.endswith(".weight") or not can_be_compact(network.layer(name)):
+            continue
+        mask = network.masks[name].flatten(2) if network.masks[name].dim() > 2 else network.masks[name][:, :, None]
+        rows, columns = mask.any(2).any(1), mask.any(2).any(0)
+        if isinstance(network.layer(name).bias, Tensor):
+            biases = network.masks.get(name.removesuffix("weight") + "bias")
+            rows = torch.ones_like(rows) if biases is None else rows | biases
+        if 0 < int(rows.sum()) * int(columns.sum()) <= rows.numel() * columns.numel() / 2:
+            found[name] = Live(rows.nonzero()[:, 0], columns.nonzero()[:, 0])
+    return found
 
 
 def _noise_for(batch: Batch) -> Batch:

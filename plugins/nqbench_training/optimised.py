@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from nqbench.api import BadInput, Batch, Group, QuantizedModel, Task
 from nqbench.api.toolkit.optimise import Recipe, Steps, fit
+from nqbench_training.compact import compact, masked_parts
 from nqbench_training.masking import hold, mask_gradients
 
 
@@ -114,6 +115,7 @@ def fit_network(
     second_moments: bool = True,
 ) -> dict[str, Tensor]:
     """Train the task's network in training mode with pruned weights kept at 0. Returns the gradients' second moments.
+    Units that the task's masks leave nothing of are not computed.
 
     parameters: the tensors to train; None: those that are ``trainable``. loss: of a batch; None: the task's loss, or
     that with distillation, and steps are replayed (CUDA graphs) if the model allows it. masks: called at each step, or
@@ -138,7 +140,7 @@ def fit_network(
         if after_step is not None:
             after_step()
 
-    with training(task.module):
+    with training(task.module), compact(task, {} if masks else masked_parts(task)):
         return fit(
             recipe,
             trainable(task) if parameters is None else parameters,

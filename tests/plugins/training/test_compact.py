@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from nqbench_training.compact import compact, live_parts
+from nqbench_training.compact import compact, live_parts, masked_parts
+from nqbench_training.optimised import fit_network
 from tiny_network import Tiny
 from torch import Tensor, nn
 
 from nqbench.api import Batch, Model, Split, Task
+from nqbench.api.toolkit.optimise import Recipe
 
 
 class Given(Tiny, name="given-tiny"):
@@ -129,3 +131,87 @@ def test_a_norm_that_moves_zeros_is_not_passed_over() -> None:
     assert live["last.weight"].columns.numel() == 6
     # used twice: what either use has
     assert live["again.weight"].columns.numel() == 6
+
+
+class Scaled(nn.Linear):
+    """Does more with its weights than a linear layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def masked(task: Task, rows: dict[str, Tensor], *, biases: bool = True) -> Task:
+    """The task with masks that leave nothing of the outputs that ``rows`` leaves out, nor of the last two inputs."""
+    masks = {}
+    for name, kept in rows.items():
+        mask = torch.ones(task.parameter(name).shape, dtype=torch.bool)
+        mask[~kept] = False
+        mask[:, -2:] = False
+        masks[name] = mask
+        bias = name.removesuffix("weight") + "bias"
+        if biases and task.layer(name).bias is not None:
+            masks[bias] = kept.clone()
+    with torch.no_grad():
+        for name, mask in masks.items():
+            task.parameter(name).mul_(mask)
+    return Task(task.model, task.module, tuple(dict.fromkeys([*task.names, *masks])), masks)
+
+
+def test_units_that_masks_leave_nothing_of_are_not_computed(cut: tuple[Task, dict[str, Tensor]]) -> None:
+    task = masked(*cut)
+    outputs, gradients = run(task)
+    parts = masked_parts(task)
+    for name, part in parts.items():
+        assert torch.equal(part.over(task.masks[name].shape) & task.masks[name], task.masks[name])
+    with compact(task, parts):
+        small, of_what_is_left = run(task)
+    torch.testing.assert_close(small, outputs)
+    for name, gradient in gradients.items():
+        kept = task.masks.get(name, torch.ones_like(gradient).bool())
+        torch.testing.assert_close(of_what_is_left[name][kept], gradient[kept])
+
+
+def test_a_bias_that_is_trained_keeps_its_unit(cut: tuple[Task, dict[str, Tensor]]) -> None:
+    task = masked(*cut, biases=False)
+    for name, part in masked_parts(task).items():
+        if task.layer(name).bias is not None:
+            assert part.rows.numel() == task.parameter(name).shape[0]
+
+
+def test_what_is_derived_from_a_layer_is_computed_whole() -> None:
+    module = nn.Sequential(Scaled(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    task = Task(Given(module.eval(), 8), module, ("0.weight", "2.weight"))
+    task = masked(task, {"0.weight": torch.arange(6) < 2, "2.weight": torch.arange(3) < 1})
+    assert set(masked_parts(task)) == {"2.weight"}
+
+
+def test_a_training_of_a_pruned_network_is_the_same_and_computes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A straight-through training of a convolutional network of which a third is left."""
+    widths: list[int] = []
+
+    def trained(whole: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        module, shape, left = networks()["pooled"]
+        model = Given(module.eval(), *shape)
+        task = Task(model, module, tuple(n for n, _ in module.named_parameters()))
+        rows = {n: torch.isin(torch.arange(len(task.parameter(n))), torch.tensor(i)) for n, i in left.items()}
+        task = masked(task, rows)
+        real = nn.functional.linear
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            widths.append(len(weight))
+            return real(x, weight, bias)
+
+        monkeypatch.setattr(nn.functional, "linear", linear)
+        if whole:
+            monkeypatch.setattr("nqbench_training.optimised.masked_parts", lambda task: {})
+        fit_network(task, Recipe(epochs=3, lr=0.1, batch_size=8, seed=0), second_moments=False)
+        monkeypatch.undo()
+        return {n: p.detach().clone() for n, p in module.named_parameters()}
+
+    small, computed = trained(whole=False), set(widths)
+    widths.clear()
+    whole = trained(whole=True)
+    torch.testing.assert_close(small, whole)
+    assert 1 in computed  # of seven units one is left
+    assert set(widths) == {7, 3}
