@@ -67,11 +67,39 @@ def test_the_readme_s_quantizer_is_the_example_s() -> None:
 
 
 def test_the_readme_s_leaderboard_is_the_published_one() -> None:
-    """Every cell of every row stands in one row of the published leaderboard."""
-    published = (ROOT / "reports/reference/beyond/resnet32/leaderboard.md").read_text(encoding="utf-8")
-    cells = [{cell.strip() for cell in line.strip("|").split("|")} for line in published.splitlines()]
+    """Of each network: our first method's chosen file, NNCodec's smallest, and how many bytes fewer the curves say."""
     section = README.split("<!-- leaderboard -->")[1].split("<!-- /leaderboard -->")[0]
     _, _, *rows = re.findall(r"^\| (.*) \|$", section, re.MULTILINE)
-    assert len(rows) >= 5
+    assert len(rows) == 5
     for row in rows:
-        assert any({cell.strip() for cell in row.split("|")} <= line for line in cells), row
+        network, lost, *figures = (cell.strip() for cell in row.split("|"))
+        link, before = re.findall(r"\((.*?)\).*, ([0-9.]+) %$", network)[0]
+        name = re.sub("[^a-z0-9]", "", network.partition("]")[0].lower()).removeprefix("a").removeprefix("vision")
+        ours, theirs = _chosen((ROOT / link).read_text(encoding="utf-8"), name)
+        assert ours["model"].replace("-", "") == name
+        assert [ours["bytes"], ours["accuracy"], theirs["bytes"], theirs["accuracy"]] == figures[:4], row
+        assert float(ours["accuracy"]) - _number(ours["delta"]) == pytest.approx(float(before))
+        assert f"lose at most {lost} points" in (ROOT / link).read_text(encoding="utf-8")
+        share, *interval = (f"{abs(_number(text))}" for text in re.findall(r"[−+][0-9.]+", ours["at the goal"]))
+        told = f"{share} % ({interval[1]} to {interval[0]})" if interval else f"{share} %"
+        assert told == figures[4], row
+
+
+def _chosen(page: str, model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The first row of a model's methods, and its first one of NNCodec, against which that is compared."""
+    sections = {re.sub("[^a-z0-9]", "", part.splitlines()[0]): part for part in page.split("\n## ")[1:]}
+    header, _, *rows = re.findall(r"^\| (.*) \|$", sections[model.replace("100", "")].split("\n\n")[1], re.MULTILINE)
+    named = [
+        {
+            "model": model,
+            **dict(zip((c.strip() for c in header.split("|")), (c.strip() for c in r.split("|")), strict=True)),
+        }
+        for r in rows
+    ]
+    theirs = next(row for row in named if row["method"].startswith("nncodec"))
+    assert "(baseline)" in theirs["method"]
+    return named[0], theirs
+
+
+def _number(text: str) -> float:
+    return float(text.replace("−", "-"))
