@@ -11,7 +11,7 @@ from nqbench.report.text import markdown
 
 REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
 QUICK = (
-    "ablation-ecsq", "alexnet", "beyond/pruned-lenet5", "beyond/resnet32", "cited/lenet300", "cited/lenet5", "coders",
+    "ablation-ecsq", "alexnet", "beyond/resnet32", "cited/lenet300", "cited/lenet5", "coders",
     "frontier-resnet32", "lc", "lenet-biases", "lite0", "lossless", "lossless-gguf", "resnet32-fine", "resnet32-gpu",
     "speed",
 )  # fmt: skip
