@@ -76,10 +76,11 @@ class KMeans(Quantizer, name="kmeans", paper="Deep Compression, ICLR 2016, arXiv
         fixed = torch.tensor(self.fixed, dtype=torch.float32, device=source.device).double()
         free = self.k - fixed.numel()
         previous = None if source.previous is None else source.previous.table
-        if previous is not None and previous.shape == (self.k,) and not self.fixed:
-            start = previous.double().to(source.device)
-        else:
-            start = torch.cat([fixed, _initial(source, line, self.init, free)])
+        known = fixed.new_zeros(0)
+        if previous is not None and previous.dim() == 1:  # codewords without members were dropped
+            known = previous.double().to(source.device)
+            known = known[~torch.isin(known.float(), fixed.float())][:free]
+        start = torch.cat([fixed, known, _initial(source, line, self.init, free - known.numel())])
         start, order = start.sort(stable=True)
         return start, order < fixed.numel() if self.fixed else torch.zeros_like(start, dtype=torch.bool)
 

@@ -3,11 +3,13 @@
 
 Each tensor is a matrix W (rows, its other axes): W ~ A B + step * symbol, A (rows, r) and B (r, columns) from the
 truncated singular value decomposition, the best approximation of its rank (Eckart, Young 1936), in eight bits per
-entry. The rank r minimizes |W - A B|^2 / variance + lam r (rows + columns). In ``learning-compression`` this is
-low-rank compression with learned ranks, and with ``step`` the additive combination of both.
+entry. The rank r minimizes |W - A B|^2 / variance + lam r (rows + columns). In ``learning-compression`` with ``alpha``
+this is low-rank compression with learned ranks, and with ``step`` the additive combination of both.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -27,7 +29,9 @@ class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:210
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"lam": 0.1, "step": 0.5}]})
 
     lam: float = Field(1.0, ge=0)
-    """The price of one number in the factors, in units of the variance of the tensor's weights."""
+    """The price of one number in the factors."""
+    unit: Literal["variance", "absolute"] = "variance"
+    """Unit of ``lam``: the variance of the tensor's weights, or that of squared weights."""
     step: float | None = Field(None, gt=0)
     """The step of the remainder's grid, in standard deviations of the tensor's weights; none: the remainder is dropped,
     except that tensors of rank 0 are quantized with the step 1."""
@@ -112,7 +116,8 @@ class LowRank(Quantizer, name="low-rank", paper="CVPR 2020, 8049-8059; arXiv:210
         u, s, v = torch.linalg.svd(w.double(), full_matrices=False)
         left = torch.cat([s.square().flip(0).cumsum(0).flip(0), s.new_zeros(1)])  # |W - W_r|^2, r = 0, 1, ...
         ranks = torch.arange(len(left), dtype=torch.float64, device=w.device)
-        rank = int((left / variance + self.lam * ranks * sum(w.shape)).argmin())
+        unit = variance if self.unit == "variance" else 1.0
+        rank = int((left / unit + self.lam * ranks * sum(w.shape)).argmin())
         root = s[:rank].sqrt()
         return rank, (u[:, :rank] * root).float(), (root[:, None] * v[:rank]).float()
 

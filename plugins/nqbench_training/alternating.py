@@ -54,8 +54,8 @@ class Alternation:
             self.multipliers = {name: tensors[f"multipliers/{name}"] for name in self.task.names}
 
 
-class Alternating(Optimised):
-    """What both share besides the recipe of the training loop."""
+class Resensing(Optimised):
+    """What alternations that quantize share besides the recipe of the training loop."""
 
     resense: bool = False
     """Whether the sensitivity is estimated again before each quantization, for the current weights, instead of only
@@ -66,7 +66,7 @@ class Alternating(Optimised):
         return task.sense() if self.resense else None
 
 
-class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
+class IteratedDirect(Resensing, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
     """Iterated direct compression: training from the quantized weights and quantization, in alternation."""
 
     iterations: int = Field(10, ge=1)
@@ -93,7 +93,7 @@ class IteratedDirect(Alternating, Training, name="iterated-direct", paper="arXiv
         return deployed_as(task, state.groups)
 
 
-class Penalized(Alternating):
+class Penalized(Optimised):
     """The L steps of the augmented Lagrangian, for mu_j = mu0 * growth^j: SGD on L(w) + mu/2 |w - target|^2 with the
     target Delta(theta) + l/mu and a learning rate of at most 1/mu."""
 
@@ -140,7 +140,7 @@ class Penalized(Alternating):
 
 
 class LearningCompression(
-    Penalized, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
+    Penalized, Resensing, Training, name="learning-compression", paper="arXiv:1707.04319, section 3, Fig. 2"
 ):
     """LC: min L(w) subject to w = Delta(theta), by the augmented Lagrangian, for mu_j = mu0 * growth^j.
 
@@ -150,7 +150,8 @@ class LearningCompression(
     """
 
     alpha: float | None = Field(None, gt=0)
-    """For min L + alpha H with an entropy-constrained C step: its lambda becomes 2 alpha / (mu n), n the weights."""
+    """For min L + alpha H, H the bits a weight (of ``low-rank`` the numbers): the C step's lambda becomes
+    2 alpha / (mu n), n the weights."""
     lambda_field: str = "lam"
     """The quantizer's parameter that ``alpha`` sets."""
 
@@ -198,11 +199,12 @@ class LearningCompression(
 
 
 def _absolute(quantizer: Quantizer) -> dict[str, Any]:
-    """The parameter by which the price of a bit is in units of squared weights, which the formula's is. Raises BadInput
-    for a quantizer whose price is in another one."""
+    """The parameter by which the price of a bit (or of a number) is in squared weights, as the formula's. Raises
+    BadInput for a quantizer whose price is in another unit."""
     unit = type(quantizer).model_fields.get("unit")
-    if unit is None:
-        return {}
-    if "absolute" not in get_args(unit.annotation):
-        raise BadInput(f"quantizer '{quantizer.name}' has no price in absolute units for alpha to set")
+    if unit is None or "absolute" not in get_args(unit.annotation):
+        raise BadInput(
+            f"quantizer '{quantizer.name}' has no price in squared weights for alpha to set: that would be a parameter"
+            " 'unit' with the value 'absolute'"
+        )
     return {"unit": "absolute"}

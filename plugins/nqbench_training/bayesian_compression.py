@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     """The score above which a unit is pruned; none: -3 for ``jeffreys``, 0 for ``horseshoe``. The paper chooses one for
     each layer from a histogram; ``keep`` gives the share of kept weights instead."""
     tau: float = Field(1e-5, gt=0)
-    """The horseshoe's global scale tau_0; smaller is sparser."""
+    """The horseshoe's global scale tau_0, towards which scales of units are pulled down, alike from any height."""
     log_variance: float = -9.0
     """Initial log sigma^2 of weights and scales."""
 
@@ -83,6 +84,8 @@ class ScaledUnits:
         self.names = local_names(task)
         self.axis: dict[str, Axis] = {n: 1 if isinstance(task.layer(n), nn.Linear) else 0 for n in self.names}
         self.leaves: dict[str, Tensor] = {}
+        self.biases: dict[str, str] = {}
+        """The weight's name -> that of its layer's bias, where that is compressible: it is N(b, sigma^2), too."""
         for name in self.names:
             w = task.parameter(name)
             units = w.shape[self.axis[name]]
@@ -96,9 +99,18 @@ class ScaledUnits:
                 leaf("mean", 1.0, units)
                 leaf("scale_log_variance", log_variance, units)
             else:
-                for kind, count in (("s_a", 1), ("s_b", 1), ("a", units), ("b", units)):
-                    leaf(f"{kind}_mean", 0.0, count)
+                # where the divergences are least, E[s_a] = tau^2 / 2, E[1 / s_b] = E[a] = 1 / 2, but for b, whose tail
+                # is heavy and by which z starts at 1: from s_a = 1 the way is further than a training goes, and b of
+                # units that say nothing falls at half a nat a unit of log b
+                start = {"s_a": math.log(tau**2 / 2), "s_b": math.log(2), "a": -math.log(2), "b": -math.log(tau**2 / 2)}
+                for kind, mean in start.items():
+                    count = 1 if kind.startswith("s_") else units
+                    leaf(f"{kind}_mean", mean, count)
                     leaf(f"{kind}_log_variance", log_variance, count)
+            bias = name.removesuffix("weight") + "bias"
+            if bias in task.names:
+                leaf("bias_log_variance", log_variance, *task.parameter(bias).shape)
+                self.biases[name] = bias
 
     # -- scales ------------------------------------------------------------------------------------------------------
     def _logs(self, name: str) -> tuple[Tensor, Tensor]:
@@ -146,15 +158,21 @@ class ScaledUnits:
         return hook
 
     def _noise(self, name: str) -> Any:
+        behind = self.task.parameter(name).dim() - 2
+
         def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
             variance = output_variance(layer, args[0], self.leaves[f"{name}/log_variance"].exp())
             if self.axis[name] == 1:
-                return out + noise(variance)
-            behind = self.task.parameter(name).dim() - 2
-            z = per_example(self._draw(name, batch_of(out, behind)), out, behind)
-            bias = layer.bias
-            shift = 0 if bias is None else bias.reshape(-1, *[1] * behind)  # type: ignore[operator]
-            return (out - shift + noise(variance)) * z + shift
+                shown = out + noise(variance)
+            else:
+                z = per_example(self._draw(name, batch_of(out, behind)), out, behind)
+                bias = layer.bias
+                shift = 0 if bias is None else bias.reshape(-1, *[1] * behind)  # type: ignore[operator]
+                shown = (out - shift + noise(variance)) * z + shift
+            if name not in self.biases:
+                return shown
+            own = self.leaves[f"{name}/bias_log_variance"].exp()  # one draw an example, the same at all places
+            return shown + per_example(noise(own.expand(batch_of(out, behind), -1)), out, behind)
 
         return hook
 
@@ -166,6 +184,8 @@ class ScaledUnits:
         for name in self.names:
             get = {k.removeprefix(f"{name}/"): v for k, v in self.leaves.items() if k.startswith(f"{name}/")}
             total.append(normal_kl(self.task.parameter(name), get["log_variance"]).sum())
+            if name in self.biases:
+                total.append(normal_kl(self.task.parameter(self.biases[name]), get["bias_log_variance"]).sum())
             if self.prior == "jeffreys":
                 total.append(log_uniform_kl(log_alpha(get["mean"], get["scale_log_variance"])).sum())
                 continue
@@ -196,10 +216,12 @@ class ScaledUnits:
         return scores
 
     def variances(self) -> Mapping[str, Tensor]:
-        """V[w] = V[z] (sigma^2 + mu^2) + sigma^2 E[z]^2."""
+        """V[w] = V[z] (sigma^2 + mu^2) + sigma^2 E[z]^2; of a bias sigma^2."""
         found = {}
         for name in self.names:
             mean, spread = (self._over(name, t) for t in self.scale(name))
             own = self.leaves[f"{name}/log_variance"].exp()
             found[name] = (spread * (own + self.task.parameter(name).square()) + own * mean * mean).detach()
+            if name in self.biases:
+                found[self.biases[name]] = self.leaves[f"{name}/bias_log_variance"].exp().detach()
         return found

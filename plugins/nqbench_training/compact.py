@@ -18,7 +18,7 @@ from torch.nn import functional
 from nqbench.api import Batch, Network
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.optimise import seeded
-from nqbench_training.gaussian_weights import hooked
+from nqbench_training.gaussian_weights import hooked, is_local
 
 _EXAMPLES = 256
 
@@ -41,13 +41,8 @@ class Live:
 
 
 def can_be_compact(layer: nn.Module) -> bool:
-    """Whether the layer is a linear layer or a convolution without groups, and computes as such: no class derived from
-    them, which may do something else with its weights."""
-    if "forward" in vars(layer):
-        return False
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and layer.groups == 1
-    return type(layer) is nn.Linear
+    """Whether the layer is a linear layer or a convolution without groups, and computes as such."""
+    return is_local(layer) and getattr(layer, "groups", 1) == 1
 
 
 def live_parts(network: Network, rows: Mapping[str, Tensor]) -> dict[str, Live]:

@@ -113,11 +113,11 @@ class Surgery:
         self.task = task
         self.parameters: list[Tensor] = [task.parameter(name) for name in task.names]
         self.weights = task.weights()
+        self.fixed = {n: mean_and_deviations(w, 1.0 if plugin.c is None else plugin.c) for n, w in self.weights.items()}
         self.live = largest_units(task, plugin.units) if plugin.units else {}
         self._cut_units()
         self.masks = {name: (w != 0).to(w) if self.live else torch.ones_like(w) for name, w in self.weights.items()}
         self.steps = torch.zeros((), dtype=torch.int64)
-        self.fixed = {n: mean_and_deviations(w, 1.0 if plugin.c is None else plugin.c) for n, w in self.weights.items()}
         self.border = math.ceil(plugin.settled * plugin.epochs)
         """The first epoch in which masks are fixed."""
         self.share = 1.0
@@ -143,12 +143,15 @@ class Surgery:
                     owned[each].mul_(part.over(owned[each].shape))
         if not self.live:
             return
-        left = sum(int(w.count_nonzero()) for w in self.weights.values())
-        wanted = round((self.plugin.keep or 0) * sum(w.numel() for w in self.weights.values()))
-        if wanted > left:
-            raise BadInput(
-                f"pruner 'dynamic-surgery': keep asks for {wanted:,} weights, and the units that are kept have {left:,}"
-            )
+        whole = list(self.weights.values())
+        for tensors in [[w] for w in whole] if self.plugin.threshold == "layer" else [whole]:
+            left = sum(int(w.count_nonzero()) for w in tensors)
+            wanted = round((self.plugin.keep or 0) * sum(w.numel() for w in tensors))
+            if wanted > left:
+                raise BadInput(
+                    f"pruner 'dynamic-surgery': keep asks for {wanted:,} weights, and the units that are kept have "
+                    f"{left:,}"
+                )
 
     # -- around a step -----------------------------------------------------------------------------------------------
     def reveal(self) -> None:

@@ -2,7 +2,9 @@
 
 c_kj <- c_kj - eta * mean_{i in I_kj} dL/dw_i, I_kj the weights whose value is element j of codeword k. For any other
 parameter theta_e (a scale, a step) the mean is replaced by sum_i dL/dw_i dw_i/dtheta_e / sum_i (dw_i/dtheta_e)^2, which
-is the mean for codewords, as dw_i/dc_kj = 1.
+is the mean for codewords, as dw_i/dc_kj = 1. Where a weight depends on several entries of one parameter (the codebooks
+of ``rvq`` are summed, the steps of low-rank factors multiplied) dw_i/dtheta_e is that of all of them together, so that
+each moves that much slower.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class FineTune(Distilled, Training, name="finetune", paper="arXiv:1612.01543, se
                 lambda seed: task.batches("train", batch_size=recipe.batch_size, shuffle=seed),
                 loss,
                 before_step=learned.average,
+                after_step=learned.settle,
                 checkpoint=workfile(task, "finetune.safetensors"),
                 second_moments=False,
             )
@@ -89,6 +92,14 @@ class Movable:
         for leaf, factor in self._factors:
             if leaf.grad is not None:
                 leaf.grad.mul_(factor)
+
+    def settle(self) -> None:
+        """After a step: neither a gradient nor a decay moves what is held."""
+        for group, own in zip(self.start, self.leaves, strict=True):
+            for name, held in group.quantized.held.items():
+                if name in own:
+                    first = group.quantized.parameters[name].detach()
+                    own[name].data.copy_(torch.where(held, first, own[name].data))
 
     def groups(self) -> tuple[Group, ...]:
         """The groups with the current values of the leaves."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from nqbench.api import Network
@@ -28,12 +28,21 @@ from nqbench.api.toolkit.samples import first_samples
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the fit of arXiv:1701.05369, eq. 14
 _LEAST = 1e-8  # lower bound of variances before the square root and of squares before the logarithm
 
+_PLAIN = (
+    (nn.Linear, "forward"), (nn.Conv1d, "_conv_forward"), (nn.Conv2d, "_conv_forward"), (nn.Conv3d, "_conv_forward"),
+)  # fmt: skip
+"""Layer classes, and the method that computes besides ``forward``."""
+
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 def is_local(layer: nn.Module) -> bool:
-    """Whether sampling the layer's outputs can replace sampling its weight: linear layers, convolutions."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd))
+    """Whether sampling the layer's outputs can replace sampling its weight: linear layers and convolutions that compute
+    as such. What is derived from them may pad, scale or standardize in its own way."""
+    return "forward" not in vars(layer) and any(
+        type(layer).forward is plain.forward and getattr(type(layer), own, None) is getattr(plain, own, None)
+        for plain, own in _PLAIN
+    )
 
 
 def local_names(task: Network) -> list[str]:

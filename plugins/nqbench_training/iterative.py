@@ -62,6 +62,7 @@ class Iterative(Distilled, Training, name="iterative", paper="arXiv:1907.05686; 
             parameters=moved,
             loss=loss,
             before_step=learned.average,
+            after_step=learned.settle,
             checkpoint=f"iterative-{index}.safetensors",
             second_moments=False,
         )

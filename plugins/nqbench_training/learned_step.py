@@ -17,8 +17,9 @@ _LEAST = 1e-3  # lower bound of a step, as a share of its initial value: it must
 class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08153"):
     """The steps of uniform grids are learned with the weights: dq/ds = q/s - w/s inside the grid, q/s at its ends.
 
-    Scalar codebooks are learned likewise, with dq/dc_j = 1 for the weights nearest to c_j. Gradients of both are
-    divided by sqrt(weights x highest level) (section 2.2). At the end, weights are rounded to their levels. A
+    Scalar codebooks are learned likewise, with dq/dc_j = 1 for the weights nearest to c_j, and the scale s of a fixed
+    one (``binary``, ``ternary``) with dq/ds = c_j. Gradients of all are divided by sqrt(weights x highest level)
+    (section 2.2). At the end, weights are rounded to their levels. A
     quantizer's result of any other form does not change, which a note in the record says, while everything else is
     trained.
     """
@@ -105,9 +106,17 @@ class Grid(Fixed):
         part = self.low % 1
         return ((real / step - part).round() + part).clamp(self.low, self.high)
 
+    def _stays(self, index: int) -> bool:
+        """Whether a tensor has no step to learn: one of equal weights, whose step makes a level their value, whatever
+        its sign, or 0."""
+        return float(self.first.reshape(-1)[index if self.first.numel() > 1 else 0]) <= 0
+
     def tensors(self) -> dict[str, Tensor]:
         found = {}
         for index, name in enumerate(self.group.names):
+            if self._stays(index):
+                found[name] = self.deployed[name]
+                continue
             p, step = self.task.parameter(name), self._of(index)
             ratio = (p / step).detach()
             inside = (ratio > self.low) & (ratio < self.high)
@@ -120,14 +129,17 @@ class Grid(Fixed):
 
     def settle(self) -> None:
         with torch.no_grad():
-            self.step.copy_(torch.maximum(self.step, _LEAST * self.first))
+            least = _LEAST * self.first
+            self.step.copy_(torch.where(self.first > 0, torch.maximum(self.step, least), self.first))
 
     def quantized(self) -> Group:
-        symbols = []
-        for index, name in enumerate(self.group.names):
-            real = self.task.kept(name, self.task.parameter(name).detach())
-            symbols.append((self._levels(real, self._of(index).detach()) - self.low).round().to(torch.int32))
         q = self.group.quantized
+        symbols = list(torch.split(q.symbols, list(q.sizes)))
+        for index, name in enumerate(self.group.names):
+            if self._stays(index):
+                continue
+            real = self.task.kept(name, self.task.parameter(name).detach())
+            symbols[index] = (self._levels(real, self._of(index).detach()) - self.low).round().to(torch.int32)
         parameters = {**q.parameters, "step": self.step.detach()}
         return Group(self.group.names, replace(q, symbols=torch.cat(symbols), parameters=parameters))
 
@@ -167,13 +179,54 @@ class Codebook(Fixed):
         return Group(self.group.names, scalar.nearest(source, table, self.held[order]))
 
 
+class Scale(Fixed):
+    """The scale of a fixed scalar codebook."""
+
+    def __init__(self, group: Group, task: Task) -> None:
+        super().__init__(group, task)
+        q = group.quantized
+        table = q.side["codebook"]
+        assert isinstance(table, Tensor)
+        self.table, self.first = table, q.parameters["scale"].detach()
+        self.scale = self.first.clone().requires_grad_()
+        self.leaves = {"scale": self.scale}
+        self.factor = 1 / math.sqrt(q.n * max(float(table.abs().max()), 1.0))
+
+    def _nearest(self, real: Tensor) -> Tensor:
+        """The symbols of weights, as long."""
+        return scalar.assign(real, scalar.midpoints(self.table) * self.scale.detach().double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for name in self.group.names:
+            p = self.task.parameter(name)
+            levels = self.table[self._nearest(p.detach().reshape(-1)).long()]
+            found[name] = (self.scale * levels).reshape(p.shape) + (p - p.detach())
+            if name in self.task.masks:
+                found[name] = found[name] * self.task.masks[name]
+        return found
+
+    def settle(self) -> None:
+        with torch.no_grad():
+            self.scale.copy_(torch.maximum(self.scale, _LEAST * self.first))
+
+    def quantized(self) -> Group:
+        q = self.group.quantized
+        kept = [self.task.kept(name, self.task.parameter(name).detach()) for name in self.group.names]
+        parameters = {**q.parameters, "scale": self.scale.detach()}
+        return Group(self.group.names, replace(q, symbols=self._nearest(torch.cat(kept)), parameters=parameters))
+
+
 def levels_of(group: Group, task: Task) -> Fixed:
     """The trainable form of a group."""
     q = group.quantized
     if not q.n or q.structure is not None:
         return Fixed(group, task)
     if q.form == "grid" and set(q.parameters) == {"step"} and "step" not in q.held:
-        return Grid(group, task)
+        return Grid(group, task) if bool((q.parameters["step"] > 0).any()) else Fixed(group, task)
     if q.form == "lookup" and set(q.parameters) == {"codebook"} and q.dimension == 1 and "scale" not in q.side:
         return Codebook(group, task)
+    if q.form == "lookup" and set(q.parameters) == {"scale"} and set(q.side) == {"codebook"} and q.dimension == 1:
+        scale = q.parameters["scale"]
+        return Scale(group, task) if scale.numel() == 1 and float(scale) > 0 and not q.held else Fixed(group, task)
     return Fixed(group, task)

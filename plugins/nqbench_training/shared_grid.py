@@ -43,6 +43,6 @@ def _grid(q: Quantized) -> tuple[object, ...] | None:
     result."""
     step = q.parameters.get("step")
     plain = not set(q.side) - {"offset", "seed"} and len(q.parameters) == 1 and not q.held
-    if q.form not in GRIDS or step is None or step.numel() != 1 or not plain:
+    if q.form not in GRIDS or q.structure is not None or step is None or step.numel() != 1 or not plain:
         return None
     return q.form, float(step), float(q.side["offset"]) % 1, q.side.get("seed")

@@ -127,7 +127,8 @@ class Codewords:
         distances = self._distances(vectors)
         phi = torch.softmax(-self.sigma * distances, 1)
         self.members = phi.detach().sum(0).clamp_min(1)
-        flat = (phi @ self.table).reshape(-1)[: self.group.quantized.n]
+        with torch.autocast(phi.device.type, enabled=False):  # codewords near one another must stay apart
+            flat = (phi.float() @ self.table).reshape(-1)[: self.group.quantized.n]
         parts = torch.split(flat, list(self.group.quantized.sizes))
         tensors = {name: self.task.spread(name, part) for name, part in zip(self.group.names, parts, strict=True)}
         if not priced:

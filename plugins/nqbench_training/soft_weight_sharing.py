@@ -102,18 +102,23 @@ class Mixture:
         }
         self.first_precision = start
 
+    def _factor(self, rate: float) -> float:
+        """What a leaf is multiplied by to move at ``rate`` times the weights' learning rate. Adam's steps do not depend
+        on the gradient's size; those of SGD have the factor once more."""
+        return rate if self.method.optimizer == "adam" else math.sqrt(rate)
+
     def means(self) -> Tensor:
         """(k,)"""
-        moved = self.first_means + self.method.means_rate * self.leaves["means"]
+        moved = self.first_means + self._factor(self.method.means_rate) * self.leaves["means"]
         return torch.cat([moved.new_zeros(1), moved])
 
     def log_precisions(self) -> Tensor:
         """(k,)"""
-        return self.first_precision + self.method.mixture_rate * self.leaves["precisions"]
+        return self.first_precision + self._factor(self.method.mixture_rate) * self.leaves["precisions"]
 
     def log_shares(self) -> Tensor:
         """(k,)"""
-        shares = self.method.mixture_rate * self.leaves["shares"]
+        shares = self._factor(self.method.mixture_rate) * self.leaves["shares"]
         zero = self.method.zero if shares.numel() else 1.0
         rest = torch.log_softmax(shares, 0) + math.log1p(-zero) if shares.numel() else shares
         return torch.cat([shares.new_tensor([math.log(zero)]), rest])

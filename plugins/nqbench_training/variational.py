@@ -3,7 +3,7 @@ result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -53,7 +53,7 @@ class Variational(Distilled):
     according to the posterior.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     """To be increased when a change of the code changes the result."""
 
     epochs: int = Field(20, ge=1)
@@ -65,9 +65,10 @@ class Variational(Distilled):
     weight: float = Field(1.0, ge=0)
     """Factor of the divergence; with 1 the objective is the evidence lower bound."""
     warmup: float = Field(0.3, ge=0, le=1)
-    """Share of the epochs, at the beginning, in which this factor rises linearly from 0."""
+    """Share of the epochs, at the beginning, in which this factor rises linearly."""
     keep: float | None = Field(None, gt=0, le=1)
-    """Share of weights to keep, those with the lowest scores; none: all with scores below ``threshold``."""
+    """Share of weights to keep, those with the lowest scores, counted without those that then reach no output (scores
+    of units are equal, so that there are a few more); none: all with scores below ``threshold``."""
     tune: int = Field(0, ge=0)
     """Epochs of fine-tuning without noise after pruning, with the same learning rate and schedule."""
 
@@ -88,12 +89,10 @@ class Variational(Distilled):
             n = examples(task, self.batch_size)
             posterior = self.posterior(task)
             self._learn(task, posterior, n, workdir / "epoch.safetensors")
-            masks = self._masks(posterior.scores())
             precision = {name: (1 / (n * v)).square() for name, v in posterior.variances().items()}
             weights = task.weights() | dict(posterior.weights())
             task.assign(weights)
-            task.assign({name: weights[name] * mask for name, mask in masks.items()})
-            masks = _not_nothing(_with_effect(task, masks), weights)
+            masks = _not_nothing(self._masks(task, posterior.scores(), weights), weights)
             task.assign({name: weights[name] * mask for name, mask in masks.items()})
             if self.tune:
                 fit_network(
@@ -114,7 +113,7 @@ class Variational(Distilled):
         def warm(epoch: int) -> None:
             nonlocal factor
             rising = self.warmup * self.epochs
-            factor = self.weight * (min(1.0, epoch / rising) if rising else 1.0)
+            factor = self.weight * (min(1.0, (epoch + 1) / rising) if rising else 1.0)
 
         def loss(batch: Batch) -> Tensor:
             outputs = task.predict(batch, tensors=posterior.drawn() or None)
@@ -132,17 +131,49 @@ class Variational(Distilled):
                 second_moments=False,
             )
 
-    def _masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        limit = self.limit()
-        if self.keep is not None:
-            every = flat(scores)
-            limit = float(every.kthvalue(max(1, round(self.keep * every.numel()))).values)
-        return {name: score <= limit for name, score in scores.items()}
+    def _masks(
+        self, task: Task, scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:  # fmt: skip
+        def below(limit: float) -> dict[str, Tensor]:
+            return _with_effect(task, {name: score <= limit for name, score in scores.items()}, weights)
+
+        if self.keep is None:
+            return below(self.limit())
+        every = flat(scores).sort().values
+        return least_that_keeps(every, max(1, round(self.keep * every.numel())), below, scores)
 
 
-def _with_effect(task: Task, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks without weights that reach no output of the task's network; and masks of the biases of the same layers,
-    where these are compressible and the method has no score for them."""
+def least_that_keeps(
+    every: Tensor, wanted: int, below: Callable[[float], dict[str, Tensor]], counted: Collection[str]
+) -> dict[str, Tensor]:
+    """The masks of the lowest limit that leaves ``wanted`` weights, or up to 1 % more; all if no limit does.
+
+    every: (n,) ascending scores. below: the masks of a limit, of which weights may be missing that have no effect: the
+    fewer are left the more are missing, so that a limit is guessed from how many the last one left. counted: the names
+    whose weights count.
+    """
+    low, high = 0, every.numel()  # how many scores lie below a limit that leaves too few, and below one that does not
+    found, at, guesses = None, wanted, 3
+    while low < high:
+        limit = every[at - 1]
+        masks = below(float(limit))
+        left = sum(int(masks[name].sum()) for name in counted)
+        if left >= wanted:
+            found, high = masks, int(torch.searchsorted(every, limit))
+            if left <= 1.01 * wanted:
+                break
+        else:
+            low = int(torch.searchsorted(every, limit, right=True))
+        guesses -= 1
+        guess = round(at * wanted / left) if guesses > 0 and left else (low + high + 1) // 2
+        at = min(max(guess, low + 1), high)
+    return below(float(every[-1])) if found is None else found
+
+
+def _with_effect(task: Task, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks without weights that reach no output of the network with these weights; and masks of the biases of the
+    same layers, where these are compressible and the method has no score for them."""
+    task.assign({name: weights[name] * mask for name, mask in masks.items()})
     idle = without_effect(task)
     biases = [name.rpartition(".")[0] + ".bias" for name in masks]
     found = {name: mask & ~idle[name] for name, mask in masks.items()}

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -256,3 +257,17 @@ def test_units_that_there_are_not_are_told(units: tuple[tuple[str, int], ...], t
 def test_more_weights_than_the_units_have_are_told() -> None:
     with pytest.raises(BadInput, match=r"keep asks for .* weights, and the units that are kept have"):
         DynamicSurgery(keep=0.9, epochs=1, units=UNITS).prune(make_task())
+
+
+def test_more_weights_than_the_units_of_one_layer_have_are_told() -> None:
+    """With a share for each layer a cut one may have too few, although there are enough in all."""
+    fields: dict[str, Any] = {"keep": 0.6, "epochs": 1, "units": (("6.weight", 2),)}
+    DynamicSurgery(**fields).prune(make_task())
+    with pytest.raises(BadInput, match=r"keep asks for 58 weights, and the units that are kept have 32"):
+        DynamicSurgery(**fields, threshold="layer").prune(make_task())
+
+
+def test_thresholds_are_those_of_the_whole_layer_where_units_are_cut() -> None:
+    whole, cut = (Surgery(DynamicSurgery(c=0.5, units=units), make_task()) for units in ((), (("6.weight", 2),)))
+    for name, threshold in whole.fixed.items():
+        assert float(cut.fixed[name]) == float(threshold)

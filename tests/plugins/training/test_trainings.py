@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -249,8 +250,10 @@ def test_alpha_sets_the_price_of_a_bit_in_the_c_step() -> None:
 
     class Priced(Levels, name="priced"):
         lam: float = 1.0
+        unit: Literal["absolute", "step"] = "step"
 
         def quantize(self, source: Source) -> Quantized:
+            assert self.unit == "absolute"
             seen.append(self.lam)
             return super().quantize(source)
 

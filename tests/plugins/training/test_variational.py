@@ -22,7 +22,7 @@ from nqbench_training.gaussian_weights import (
     without_effect,
 )
 from nqbench_training.information_bottleneck import Gates, InformationBottleneck
-from nqbench_training.variational import Variational
+from nqbench_training.variational import Variational, least_that_keeps
 from nqbench_training.variational_dropout import GaussianWeights, VariationalDropout
 from tiny_network import make_task
 from torch import Tensor, nn
@@ -250,7 +250,7 @@ def wide_task(*layers: nn.Module) -> Task:
     [
         VariationalDropout(**LONG | {"epochs": 120, "batch_size": 64}, log_variance=-6),
         BayesianCompression(**LONG, threshold=-2.0, log_variance=-6),
-        BayesianCompression(**LONG, prior="horseshoe", threshold=2.0, tau=1e-3, log_variance=-6),
+        BayesianCompression(**LONG, prior="horseshoe", threshold=0.6, tau=1e-3, log_variance=-6),
         InformationBottleneck(**LONG),
     ],
     ids=lambda p: p.name + getattr(p, "prior", ""),
@@ -368,3 +368,154 @@ def test_no_noise_is_left_on_the_network() -> None:
 
 def test_noise_of_no_variance_is_next_to_none() -> None:
     assert float(noise(torch.zeros(1000)).abs().max()) < 1e-3
+
+
+class Doubled(nn.Linear):
+    """Twice a linear layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Padded(nn.Conv2d):
+    """Pads by itself, as a strided convolution of another framework does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+@pytest.mark.parametrize(
+    "layer", [Doubled(4, 2), Padded(2, 2, 3), Standardized(2, 2, 3)], ids=lambda m: type(m).__name__
+)
+def test_what_computes_in_its_own_way_is_no_local_layer(layer: nn.Module) -> None:
+    assert not is_local(layer)
+    replaced = nn.Linear(4, 2)
+    replaced.forward = lambda x: x  # type: ignore[method-assign]
+    assert not is_local(replaced)
+
+
+def test_a_derived_layer_s_weights_are_drawn() -> None:
+    """What the posterior adds to the outputs is the variance of a network whose weights are drawn."""
+    task = wide_task(Doubled(6, 4))
+    posterior = GaussianWeights(task, -2.0)
+    assert "0.weight" in posterior.drawn()
+    torch.manual_seed(0)
+    x = torch.randn(1, 6)
+    with posterior.noisy(), torch.no_grad():
+        outputs = torch.cat(
+            [torch.func.functional_call(task.module, dict(posterior.drawn()), (x,)) for _ in range(4000)]
+        )
+    variance = 4 * (x[0].square() * posterior.variances()["0.weight"]).sum(1)
+    torch.testing.assert_close(outputs.var(0), variance, rtol=0.15, atol=0.01)
+
+
+@pytest.mark.parametrize("prior", ["jeffreys", "horseshoe"])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(2, 4, 3)], ids=["linear", "convolution"])
+def test_a_compressible_bias_has_a_posterior_of_its_own(layer: nn.Module, prior: str) -> None:
+    """Its variance is what is left of the outputs' where the input is 0, and stands among the moments."""
+    task = wide_task(layer)
+    model: Model = task.model if isinstance(layer, nn.Linear) else Fed(shape=(2, 3, 3))
+    task = Task(model, task.module, ("0.weight", "0.bias"))
+    posterior = ScaledUnits(task, prior, 1e-3, -2.0)
+    assert set(posterior.variances()) == {"0.weight", "0.bias"}
+    shape = (20_000, 6) if isinstance(layer, nn.Linear) else (20_000, 2, 3, 3)
+    torch.manual_seed(0)
+    with posterior.noisy(), torch.no_grad():
+        out = task.module[0](torch.zeros(shape)).reshape(20_000, 4)  # type: ignore[index]
+    torch.testing.assert_close(out.var(0), posterior.variances()["0.bias"], rtol=0.05, atol=0.002)
+    torch.testing.assert_close(out.mean(0), task.parameter("0.bias").detach(), rtol=0.02, atol=0.02)
+    slope = torch.autograd.grad(posterior.kl(), posterior.leaves["0.weight/bias_log_variance"])[0]
+    assert bool((slope < 0).all())  # towards the prior's variance of 1
+
+
+def test_the_adam_sensitivity_is_the_posterior_s_with_compressible_biases() -> None:
+    torch.manual_seed(0)
+    model = Lines()
+    module = model.load(torch.device("cpu"))
+    task = Task(model, module, tuple(n for n, _ in module.named_parameters()))
+    pruned = BayesianCompression(epochs=1, keep=0.5, batch_size=128).prune(task)
+    assert pruned.moments is not None
+    assert set(pruned.moments) == set(task.names)
+
+
+def test_the_horseshoe_starts_at_its_prior_with_scales_of_one() -> None:
+    task = wide_task(nn.Linear(6, 4))
+    for tau in (1e-5, 1e-2):
+        posterior = ScaledUnits(task, "horseshoe", tau, -9.0)
+        torch.testing.assert_close(posterior.scale("0.weight")[0], torch.ones(6), rtol=1e-3, atol=0)
+        names = [f"0.weight/{kind}_mean" for kind in ("s_a", "s_b", "a")]
+        slopes = torch.autograd.grad(posterior.kl(), [posterior.leaves[name] for name in names])
+        for slope in slopes:
+            assert float(slope.abs().max()) < 1e-3
+        pull = torch.autograd.grad(posterior.kl(), posterior.leaves["0.weight/b_mean"])[0]
+        torch.testing.assert_close(pull, torch.full((6,), 0.5), rtol=1e-2, atol=1e-3)
+
+
+def test_the_horseshoe_survives_sgd() -> None:
+    model = Lines()
+    module = model.load(torch.device("cpu"))
+    task = Task(model, module, model.compressible(module))
+    pruned = BayesianCompression(epochs=2, prior="horseshoe", keep=0.5, lr=0.01, optimizer="sgd").prune(task)
+    assert sum(int(m.sum()) for m in pruned.masks.values()) > 10
+
+
+def test_one_epoch_has_its_share_of_the_divergence() -> None:
+    found = []
+    for weight in (0.0, 100.0):
+        task = make_task()
+        found.append(VariationalDropout(epochs=1, lr=0.01, batch_size=8, keep=0.5, weight=weight).prune(task).state)
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.1, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("missing", [0.0, 0.5, 0.95])
+def test_the_lowest_limit_that_leaves_a_share_with_effect(keep: float, missing: float) -> None:
+    """Against trying all limits; a tenth of the scores is equal to another, and what has no effect falls with the
+    limit."""
+    draw = torch.Generator().manual_seed(0)
+    scores = (torch.rand(4000, generator=draw) * 1000).round()
+    tries: list[float] = []
+
+    def below(limit: float) -> dict[str, Tensor]:
+        tries.append(limit)
+        mask = scores <= limit
+        count = int(mask.sum())
+        gone = round(missing * count * (1 - count / 4000))  # the fewer are left the larger the part without effect
+        mask[mask.nonzero()[:gone, 0]] = False
+        return {"w": mask, "bias": torch.ones(50, dtype=torch.bool)}
+
+    every = scores.sort().values
+    wanted = round(keep * 4000)
+    masks = least_that_keeps(every, wanted, below, ["w"])
+    asked = len(tries)
+    left = int(masks["w"].sum())
+    possible = [int(below(float(limit))["w"].sum()) for limit in every.unique()]
+    least = min(count for count in possible if count >= wanted)
+    assert least <= left <= max(least, 1.01 * wanted)
+    assert asked <= 25
+
+
+def test_all_are_kept_where_no_limit_leaves_the_share() -> None:
+    every = torch.arange(10.0)
+    masks = least_that_keeps(every, 9, lambda limit: {"w": (every <= limit) & (every > 4)}, ["w"])
+    assert int(masks["w"].sum()) == 5
+
+
+@pytest.mark.parametrize("cls", [BayesianCompression, InformationBottleneck])
+def test_the_share_that_is_kept_has_an_effect(cls: type[Pruner]) -> None:
+    """Of a network whose units are pruned one of whose layers feeds the next."""
+    torch.manual_seed(0)
+    model = Lines()
+    module = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 1)).eval()
+    task = Task(model, module, model.compressible(module))
+    pruned = cls(epochs=3, keep=0.3, lr=0.05, batch_size=64).prune(task)  # type: ignore[call-arg]
+    total = sum(m.numel() for m in pruned.masks.values())
+    kept = sum(int(m.sum()) for m in pruned.masks.values())
+    assert 0.3 * total <= kept <= 0.4 * total
+    idle = without_effect(task)
+    assert not any(bool((idle[name] & mask).any()) for name, mask in pruned.masks.items())
