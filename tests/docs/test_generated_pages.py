@@ -106,7 +106,7 @@ def test_the_api_reference_has_every_class_and_function() -> None:
 def test_links_of_published_pages_lead_to_the_repository() -> None:
     pages = published.pages(ROOT)
     assert "](repo:reports/reference/lenet/leaderboard.md)" in pages["findings.md"]
-    assert "](repo:reports/reference/beyond/resnet32/leaderboard.md)" in pages["leaderboard.md"]
+    assert "](repo:reports/reference/beyond/resnets-chosen/leaderboard.md)" in pages["leaderboard.md"]
     assert "![" in pages["leaderboard.md"]
     assert "](reports" not in "".join(pages.values())
     assert published._linked("[a](b.md) [c](#d) [e](https://f) ![g](h.png)", "x/", "y/") == (

@@ -28,7 +28,7 @@ def ranked(model: str, value: float, **changes: object) -> Record:
 @pytest.fixture
 def mixed() -> ReportData:
     sentences = [ranked("sentences", 0.795, k=8), ranked("sentences", 0.45, k=2)]
-    return ReportData("mixed", [make(model="net", k=8), *sentences])
+    return ReportData("mixed", [make(model="net", k=8, wrong=22), *sentences])
 
 
 def test_half_a_rank_correlation_is_not_half_a_point(mixed: ReportData) -> None:
@@ -59,7 +59,11 @@ def test_each_figure_has_the_level_of_its_own_model() -> None:
     ]
     data = ReportData("two", records, goal=Goal(metric=97.0))
     assert [data.drop(model) for model in ("first", "second")] == [1.0, 2.0]
-    drawn = {figure.model: json.dumps(figure.spec) for figure in figures(data, datasets(data)) if "rate" in figure.name}
+    drawn = {
+        figure.model: json.dumps(figure.spec)
+        for figure in figures(data, datasets(data))
+        if "rate-accuracy" in figure.name
+    }
     assert "1 points worse" in drawn["first"]
     assert "2 points worse" in drawn["second"]
     said = json.loads(leaderboard_json(data))

@@ -218,7 +218,7 @@ def test_a_distance_from_the_float_network_is_drawn_and_ranked_in_tenths_of_a_na
     assert data.told == "lose at most 0.1 nats"
     rows = data.by_model["net"]
     assert logarithmic(rows)
-    low, high = span(rows, data.reach) or (0, 0)
+    low, high = span(rows, data.reach("net")) or (0, 0)
     assert 0 < low < 0.001
     assert 0.2 < high < 1  # what lost three nats is no network any more
     (end,) = names(data, "net", prominent(data, "net"))
