@@ -13,7 +13,7 @@ from nqbench.report import escaping
 from nqbench.report.numbers import significant
 from nqbench.report.tables import Table
 from nqbench.report.text import markdown_table
-from nqbench.results.compare import ORDER, Change, Comparison
+from nqbench.results.compare import EXACT, ORDER, SECONDS, Change, Comparison
 
 SHOWN = 40
 
@@ -60,7 +60,7 @@ def amount(change: Change) -> str:
     """Relative, in per cent; of a metric in points."""
     if change.change is None:
         return ""
-    relative = change.figure in ("file_bytes", "ratio", "mse", "weighted_mse") or change.figure.startswith("seconds.")
+    relative = change.figure in EXACT or change.figure.startswith(SECONDS)
     return f"{100 * change.change:+.2f} %" if relative else f"{change.change:+.2f} points"
 
 

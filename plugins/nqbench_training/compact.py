@@ -87,8 +87,9 @@ def masked_parts(network: Network) -> dict[str, Live]:
     for name in network.masks:
         if not name.endswith(".weight") or not can_be_compact(network.layer(name)):
             continue
-        mask = network.masks[name].flatten(2) if network.masks[name].dim() > 2 else network.masks[name][:, :, None]
-        rows, columns = mask.any(2).any(1), mask.any(2).any(0)
+        mask = network.masks[name]
+        used = mask.reshape(*mask.shape[:2], -1).any(2)
+        rows, columns = used.any(1), used.any(0)
         if isinstance(network.layer(name).bias, Tensor):
             biases = network.masks.get(name.removesuffix("weight") + "bias")
             rows = torch.ones_like(rows) if biases is None else rows | biases

@@ -97,24 +97,26 @@ class Grid(Fixed):
         self.first = q.parameters["step"].detach()
         self.step = self.first.clone().requires_grad_()
         self.leaves = {"step": self.step}
+        self.stays = [float(self._entry(self.first, index)) <= 0 for index in range(len(group.names))]
+        """Which tensors have no step to learn: those of equal weights, whose step makes a level their value, whatever
+        its sign, or 0."""
         self.factor = 1 / math.sqrt(q.n / self.first.numel() * max(abs(self.low), abs(self.high), 1.0))
 
+    @staticmethod
+    def _entry(steps: Tensor, index: int) -> Tensor:
+        return steps.reshape(-1)[index if steps.numel() > 1 else 0]
+
     def _of(self, index: int) -> Tensor:
-        return self.step.reshape(-1)[index if self.step.numel() > 1 else 0]
+        return self._entry(self.step, index)
 
     def _levels(self, real: Tensor, step: Tensor) -> Tensor:
         part = self.low % 1
         return ((real / step - part).round() + part).clamp(self.low, self.high)
 
-    def _stays(self, index: int) -> bool:
-        """Whether a tensor has no step to learn: one of equal weights, whose step makes a level their value, whatever
-        its sign, or 0."""
-        return float(self.first.reshape(-1)[index if self.first.numel() > 1 else 0]) <= 0
-
     def tensors(self) -> dict[str, Tensor]:
         found = {}
         for index, name in enumerate(self.group.names):
-            if self._stays(index):
+            if self.stays[index]:
                 found[name] = self.deployed[name]
                 continue
             p, step = self.task.parameter(name), self._of(index)
@@ -136,7 +138,7 @@ class Grid(Fixed):
         q = self.group.quantized
         symbols = list(torch.split(q.symbols, list(q.sizes)))
         for index, name in enumerate(self.group.names):
-            if self._stays(index):
+            if self.stays[index]:
                 continue
             real = self.task.kept(name, self.task.parameter(name).detach())
             symbols[index] = (self._levels(real, self._of(index).detach()) - self.low).round().to(torch.int32)

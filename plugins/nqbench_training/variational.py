@@ -131,9 +131,7 @@ class Variational(Distilled):
                 second_moments=False,
             )
 
-    def _masks(
-        self, task: Task, scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:  # fmt: skip
+    def _masks(self, task: Task, scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         def below(limit: float) -> dict[str, Tensor]:
             return _with_effect(task, {name: score <= limit for name, score in scores.items()}, weights)
 
