@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -19,9 +20,8 @@ class LearnedStep(Distilled, Training, name="learned-step", paper="arXiv:1902.08
 
     Scalar codebooks are learned likewise, with dq/dc_j = 1 for the weights nearest to c_j, and the scale s of a fixed
     one (``binary``, ``ternary``) with dq/ds = c_j. Gradients of all are divided by sqrt(weights x highest level)
-    (section 2.2). At the end, weights are rounded to their levels. A
-    quantizer's result of any other form does not change, which a note in the record says, while everything else is
-    trained.
+    (section 2.2). At the end, weights are rounded to their levels. A quantizer's result of any other form does not
+    change, which a note in the record says, while everything else is trained.
     """
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
@@ -86,7 +86,29 @@ class Fixed:
         return self.group
 
 
-class Grid(Fixed):
+class Learned(Fixed):
+    """A group whose levels are learned."""
+
+    stays: Collection[str] = ()
+    """Tensors that have nothing to learn."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for name in self.group.names:
+            if name in self.stays:
+                found[name] = self.deployed[name]
+                continue
+            value = self.value(name, self.task.parameter(name))
+            found[name] = value * self.task.masks[name] if name in self.task.masks else value
+        return found
+
+    def value(self, name: str, p: Tensor) -> Tensor:
+        """The levels of a parameter, of its shape: differentiable in it, as if it were not rounded, and in the
+        leaves."""
+        raise NotImplementedError
+
+
+class Grid(Learned):
     """A uniform grid: its step, or one step per tensor, and the range of its levels."""
 
     def __init__(self, group: Group, task: Task) -> None:
@@ -97,37 +119,25 @@ class Grid(Fixed):
         self.first = q.parameters["step"].detach()
         self.step = self.first.clone().requires_grad_()
         self.leaves = {"step": self.step}
-        self.stays = [float(self._entry(self.first, index)) <= 0 for index in range(len(group.names))]
-        """Which tensors have no step to learn: those of equal weights, whose step makes a level their value, whatever
-        its sign, or 0."""
+        self.index = {name: index for index, name in enumerate(group.names)}
+        # the step of equal weights makes a level their value, whatever its sign, or is 0: there is nothing to learn
+        self.stays = {name for name in group.names if float(self._entry(self.first, name)) <= 0}
         self.factor = 1 / math.sqrt(q.n / self.first.numel() * max(abs(self.low), abs(self.high), 1.0))
 
-    @staticmethod
-    def _entry(steps: Tensor, index: int) -> Tensor:
-        return steps.reshape(-1)[index if steps.numel() > 1 else 0]
-
-    def _of(self, index: int) -> Tensor:
-        return self._entry(self.step, index)
+    def _entry(self, steps: Tensor, name: str) -> Tensor:
+        return steps.reshape(-1)[self.index[name] if steps.numel() > 1 else 0]
 
     def _levels(self, real: Tensor, step: Tensor) -> Tensor:
         part = self.low % 1
         return ((real / step - part).round() + part).clamp(self.low, self.high)
 
-    def tensors(self) -> dict[str, Tensor]:
-        found = {}
-        for index, name in enumerate(self.group.names):
-            if self.stays[index]:
-                found[name] = self.deployed[name]
-                continue
-            p, step = self.task.parameter(name), self._of(index)
-            ratio = (p / step).detach()
-            inside = (ratio > self.low) & (ratio < self.high)
-            # the value is s level; d/ds: level - w / s inside, level outside; d/dw: 1 inside, 0 outside
-            value = step * self._levels(p.detach(), step.detach())
-            found[name] = value + torch.where(inside, p - step * ratio, p.new_zeros(()))
-            if name in self.task.masks:
-                found[name] = found[name] * self.task.masks[name]
-        return found
+    def value(self, name: str, p: Tensor) -> Tensor:
+        step = self._entry(self.step, name)
+        ratio = (p / step).detach()
+        inside = (ratio > self.low) & (ratio < self.high)
+        # the value is s level; d/ds: level - w / s inside, level outside; d/dw: 1 inside, 0 outside
+        value = step * self._levels(p.detach(), step.detach())
+        return value + torch.where(inside, p - step * ratio, p.new_zeros(()))
 
     def settle(self) -> None:
         with torch.no_grad():
@@ -138,15 +148,15 @@ class Grid(Fixed):
         q = self.group.quantized
         symbols = list(torch.split(q.symbols, list(q.sizes)))
         for index, name in enumerate(self.group.names):
-            if self.stays[index]:
+            if name in self.stays:
                 continue
-            real = self.task.kept(name, self.task.parameter(name).detach())
-            symbols[index] = (self._levels(real, self._of(index).detach()) - self.low).round().to(torch.int32)
+            real, step = self.task.kept(name, self.task.parameter(name).detach()), self._entry(self.step, name)
+            symbols[index] = (self._levels(real, step.detach()) - self.low).round().to(torch.int32)
         parameters = {**q.parameters, "step": self.step.detach()}
         return Group(self.group.names, replace(q, symbols=torch.cat(symbols), parameters=parameters))
 
 
-class Codebook(Fixed):
+class Codebook(Learned):
     """A scalar codebook."""
 
     def __init__(self, group: Group, task: Task) -> None:
@@ -159,17 +169,11 @@ class Codebook(Fixed):
         self.first = self.table.detach().clone()
         self.factor = 1 / math.sqrt(q.n)
 
-    def tensors(self) -> dict[str, Tensor]:
-        found = {}
+    def value(self, name: str, p: Tensor) -> Tensor:
         order = self.table.detach().argsort()
         middles = scalar.midpoints(self.table.detach()[order])
-        for name in self.group.names:
-            p = self.task.parameter(name)
-            nearest = order[scalar.assign(p.detach().reshape(-1), middles).long()]
-            found[name] = self.table[nearest].reshape(p.shape) + (p - p.detach())
-            if name in self.task.masks:
-                found[name] = found[name] * self.task.masks[name]
-        return found
+        nearest = order[scalar.assign(p.detach().reshape(-1), middles).long()]
+        return self.table[nearest].reshape(p.shape) + (p - p.detach())
 
     def settle(self) -> None:
         with torch.no_grad():
@@ -181,7 +185,7 @@ class Codebook(Fixed):
         return Group(self.group.names, scalar.nearest(source, table, self.held[order]))
 
 
-class Scale(Fixed):
+class Scale(Learned):
     """The scale of a fixed scalar codebook."""
 
     def __init__(self, group: Group, task: Task) -> None:
@@ -198,15 +202,9 @@ class Scale(Fixed):
         """The symbols of weights, as long."""
         return scalar.assign(real, scalar.midpoints(self.table) * self.scale.detach().double())
 
-    def tensors(self) -> dict[str, Tensor]:
-        found = {}
-        for name in self.group.names:
-            p = self.task.parameter(name)
-            levels = self.table[self._nearest(p.detach().reshape(-1)).long()]
-            found[name] = (self.scale * levels).reshape(p.shape) + (p - p.detach())
-            if name in self.task.masks:
-                found[name] = found[name] * self.task.masks[name]
-        return found
+    def value(self, name: str, p: Tensor) -> Tensor:
+        levels = self.table[self._nearest(p.detach().reshape(-1)).long()]
+        return (self.scale * levels).reshape(p.shape) + (p - p.detach())
 
     def settle(self) -> None:
         with torch.no_grad():
