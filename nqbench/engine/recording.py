@@ -17,7 +17,7 @@ from nqbench.results.portable import Portable
 from nqbench.results.record import Record
 from nqbench.results.store import Store
 
-_INNER = ("key", "threads", "told")
+_INNER = ("key", "threads", "told", "environment")
 """Of a trial's outcome, what is not a field of its record."""
 
 
@@ -46,22 +46,30 @@ class RunRecords:
     def already(self, jobs: Sequence[TrialJob]) -> dict[str, Record]:
         """Records of earlier runs in this folder that can be reused: same key, status ok, file present.
 
-        A suite that measures times reuses only records of its last run, and only if that was interrupted.
+        A suite that measures times reuses only what an interrupted run measured that this one goes on with.
         """
         jobs = [job for job in jobs if job.question is None]
         if not jobs:
             return {}
-        if self.measures:
-            earlier = [r for r in self.store.runs() if r.run != self.run and r.suite == self.suite]
-            if not earlier or earlier[-1].outcome in ("ok", "failed"):
-                return {}
+        unfinished = self._unfinished() if self.measures else None
         wanted = {job.keys.trial: job.trial.selected_on for job in jobs}
         found = self.store.done(wanted)
         return {
             key: record
             for key, record in found.items()
-            if record.selected_on == wanted[key] and self._in_place(key, record)
+            if record.selected_on == wanted[key]
+            and (unfinished is None or record.run in unfinished)
+            and self._in_place(key, record)
         }
+
+    def _unfinished(self) -> set[str]:
+        """This run, and those of its suite before it that were interrupted, back to the last one that ended."""
+        found = {self.run}
+        for run in reversed([r for r in self.store.runs() if r.run != self.run and r.suite == self.suite]):
+            if run.outcome in ("ok", "failed"):
+                break
+            found.add(run.run)
+        return found
 
     def taken_over(self, jobs: Sequence[TrialJob]) -> dict[str, Record]:
         """Note that this run covers the trials of these jobs. Returns the records of those that have one already."""
@@ -127,7 +135,8 @@ class RunRecords:
             "key": key,
             "trial": trial.trial,
             "environment": {
-                **(how.environment or self.environment),
+                # of who computed it, where it comes from the cache
+                **(outcome.get("environment") or how.environment or self.environment),
                 "threads": outcome.get("threads", self.threads),
                 "jobs": 0 if self.jobs == 0 else how.slots,
             },

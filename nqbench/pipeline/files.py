@@ -23,7 +23,8 @@ def put_file(data: bytes, path: Path) -> None:
 
 
 def restore(cache: Cache, trial_key: str, file_key: str, folder: Path) -> dict[str, Any] | None:
-    """A whole trial from the cache: its figures, its file put in place; None unless all of it is there."""
+    """A whole trial from the cache: its figures, the ``environment`` that they were computed in, its file put in place;
+    None unless all of it is there."""
     entry = cache.get(TRIAL, trial_key)
     file = None if entry is None else cache.get("file", file_key)
     if entry is None or file is None:

@@ -35,13 +35,16 @@ def digest(*parts: object) -> str:
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that may change numbers, found without importing them."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+    return {name: version_of(name) for name in LIBRARIES}
+
+
+@cache
+def version_of(distribution: str) -> str:
+    """The installed version of a library; empty where there is none of that name."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def code_of(module: str, packages: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from nqbench.api.quantizer import Knob
 from nqbench.api.toolkit.store import unchanged
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.chain import CHAIN, KNOB, STAGES, walk
-from nqbench.pipeline.fingerprint import code_of, digest, library_versions, packages_of
+from nqbench.pipeline.fingerprint import code_of, digest, library_versions, packages_of, version_of
 from nqbench.pipeline.knobs import from_json
 from nqbench.pipeline.stage import TRIAL, Stage, reads
 from nqbench.pipeline.trial import Choice, Trial
@@ -123,10 +123,12 @@ class KeyMaker:
         return self._said[choice, seed]
 
     def _code(self, cls: type[Plugin]) -> str:
-        """A digest of the code of a plugin class: of its module and those of its base classes."""
+        """A digest of the code of a plugin class: of its module and those of its base classes, and of the version of
+        the library that it says it computes with."""
         if cls not in self._codes:
             distribution = self.registry.distribution_of(cls)[0]
             modules = sorted({base.__module__ for base in cls.__mro__ if issubclass(base, Plugin)})
             codes = [(m, code_of(m, packages_of(distribution, m))) for m in modules]
-            self._codes[cls] = digest(codes, cls.__qualname__)
+            libraries = [version_of(cls.requires)] if cls.requires else []
+            self._codes[cls] = digest(codes, cls.__qualname__, *libraries)
         return self._codes[cls]

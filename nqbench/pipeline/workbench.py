@@ -25,6 +25,7 @@ from nqbench.pipeline.memory import Peak
 from nqbench.pipeline.stage import TRIAL, Stage
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry
+from nqbench.results.environment import environment
 
 T = TypeVar("T")
 _TRIES = 3
@@ -245,7 +246,8 @@ class Workbench(Bench):
             figures["file_sha256"] = hashlib.sha256(data).hexdigest()
             put_file(data, file_of(key, folder))
             if not measured:
-                self.cache.put(TRIAL, key, figures)
+                # whoever takes it from the cache has not computed it
+                self.cache.put(TRIAL, key, {**figures, "environment": environment(str(self.device))})
             return figures
 
         figures = self._on(trial, watch, whole)

@@ -13,7 +13,8 @@ from nqbench.report import escaping
 from nqbench.report.numbers import significant
 from nqbench.report.tables import Table
 from nqbench.report.text import markdown_table
-from nqbench.results.compare import EXACT, ORDER, SECONDS, Change, Comparison
+from nqbench.results.compare import ORDER, Change, Comparison
+from nqbench.results.figure_names import EXACT, SECONDS
 
 SHOWN = 40
 

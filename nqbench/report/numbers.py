@@ -53,6 +53,8 @@ def spread(value: float | None, deviation: float | None, digits: int = 2) -> str
     return f"{decimal(value, digits)} ± {decimal(deviation, digits)}"
 
 
-def repeats(n: int, deterministic: bool) -> str:
-    """How often: ``deterministic`` or the number of seeds."""
+def repeats(n: int, deterministic: bool, failed: int = 0) -> str:
+    """How often: ``deterministic`` or the number of seeds, and of how many where others failed."""
+    if failed:
+        return f"{n} of {n + failed} seeds, {failed} failed"
     return "deterministic" if deterministic else f"{n} seed{'s' if n != 1 else ''}"

@@ -15,10 +15,10 @@ from nqbench.results.leaderboard import Row
 from nqbench.results.record import KINDS, PARTS
 
 FIELDS = (
-    "rank", "model", "method", "configuration", "granularity", "knob_value", "n", "deterministic", "file_bytes",
-    "file_bytes_std", "ratio", "file_ratio", "own_ratio", "bits_per_weight", "entropy", "efficiency", "mse",
-    "weighted_mse", "metric", "metric_std", "metric_low", "metric_high", "metric_delta", "drop", "holds", "pareto",
-    "encode_msym_s", "decode_msym_s", "pruner", "sensitivity", "training", "metric_name",
+    "rank", "model", "method", "configuration", "granularity", "knob_value", "n", "failed", "deterministic",
+    "file_bytes", "file_bytes_std", "ratio", "file_ratio", "own_ratio", "bits_per_weight", "entropy", "efficiency",
+    "mse", "weighted_mse", "metric", "metric_std", "metric_low", "metric_high", "metric_delta", "drop", "holds",
+    "pareto", "encode_msym_s", "decode_msym_s", "pruner", "sensitivity", "training", "metric_name",
 )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def ranking(rows: Sequence[Row]) -> Table:
         # times from a cache or beside other workers are no measurements, and stay out of the table
         Column("encode Msym/s", lambda row: decimal(row.encode_msym_s, 1) if row.measured else ""),
         Column("decode Msym/s", lambda row: decimal(row.decode_msym_s, 1) if row.measured else ""),
-        Column("repeats", lambda row: repeats(row.n, row.deterministic), numeric=False),
+        Column("repeats", lambda row: repeats(row.n, row.deterministic, row.failed), numeric=False),
     ]
     return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)
 
@@ -128,7 +128,7 @@ def method_table(rows: Sequence[MethodRow]) -> Table:
         Column(f"{metric} vs leader", _verdict, numeric=False),
         Column("points", lambda m: str(m.points)),
         Column("not monotone", lambda m: str(m.violations or "")),
-        Column("repeats", lambda m: repeats(m.best.n, m.best.deterministic), numeric=False),
+        Column("repeats", lambda m: repeats(m.best.n, m.best.deterministic, m.best.failed), numeric=False),
         Column("selected on", lambda m: m.best.selected_on or "", numeric=False),
     ]
     return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)

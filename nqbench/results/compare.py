@@ -19,6 +19,7 @@ from typing import Any, Literal
 from nqbench.api.errors import BadInput
 from nqbench.results.environment import comparable_times
 from nqbench.results.exports import Side
+from nqbench.results.figure_names import EXACT, SECONDS, metric_figure
 from nqbench.results.labels import Labels, configuration_key
 from nqbench.results.paired import paired
 from nqbench.results.record import Record
@@ -27,11 +28,6 @@ from nqbench.results.stats import are_times, compare_times, holm
 Verdict = Literal["failed", "worse", "inconclusive", "better", "new", "gone", "same"]
 ORDER: tuple[Verdict, ...] = ("failed", "worse", "inconclusive", "better", "new", "gone", "same")
 """A trial or a method is what the first of these says that any of its figures is."""
-
-EXACT = {"file_bytes": False, "ratio": True, "mse": False, "weighted_mse": False}
-"""Figures without chance in them, and whether larger is better."""
-SECONDS = "seconds."
-"""What the figures of stages' times begin with."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +209,7 @@ def _judged(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     if old.metric is not None and new.metric is not None:
         return _metric(base, old, new, limits)
     a, b = old.metric_where_selected, new.metric_where_selected
-    name = metric_figure(new)
+    name = metric_figure(new.metric_name)
     if old.selected_on != new.selected_on or old.selected_on in (None, "test") or a is None or b is None:
         if old.metric is None and new.metric is None:
             return None
@@ -226,12 +222,6 @@ def _judged(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
             baseline=a, candidate=b, change=b - a, reason="one of them was not evaluated on the test split",
         )
     )  # fmt: skip
-
-
-def metric_figure(record: Record) -> str:
-    """The metric's name among a record's figures: a network may be judged by an ``mse`` of its own."""
-    name = record.metric_name or "metric"
-    return f"metric {name}" if name in EXACT or name.startswith(SECONDS) else name
 
 
 def _both(name: str, old: Record, new: Record) -> bool:
@@ -253,7 +243,7 @@ def _exact(base: Change, name: str, old: Record, new: Record, limits: Thresholds
 def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open:
     assert old.metric is not None
     assert new.metric is not None
-    name = metric_figure(new)
+    name = metric_figure(new.metric_name)
     sign = 1.0 if new.metric_higher_is_better else -1.0
     gain = sign * (new.metric - old.metric)
     change = replace(base, figure=name, baseline=old.metric, candidate=new.metric, change=new.metric - old.metric)

@@ -44,6 +44,8 @@ class Whole:
     covers: Mapping[str, Sequence[str]]
     records: Sequence[Record]
     implied: Sequence[Run] = ()
+    latest: str | None = None
+    """The run that is meant by "latest", where it is not the one that began last."""
 
 
 def read_side(path: str | Path, run: str = "latest") -> Side:
@@ -92,7 +94,7 @@ def _of_list(records: list[Record]) -> Whole:
         return Whole((), {}, ())
     last = max(records, key=lambda record: record.time).run
     runs, covers = _named(records)
-    return Whole(runs, covers | {last: [record.key for record in records]}, records)
+    return Whole(runs, covers | {last: [record.key for record in records]}, records, latest=last)
 
 
 def _named(records: Sequence[Record]) -> tuple[list[Run], dict[str, list[str]]]:
@@ -118,8 +120,9 @@ def _of_export(content: Mapping[str, Any]) -> Whole:
 
 
 def _choose(whole: Whole, run: str, path: Path) -> Run:
-    if run == "latest" and whole.runs:
-        return max(whole.runs, key=lambda r: (r.ended or r.started, r.started, r.run))
+    if run == "latest" and whole.latest is None and whole.runs:
+        return max(whole.runs, key=lambda r: (r.started, r.run))  # as ``Store.latest``
+    run = whole.latest or run if run == "latest" else run
     for found in (*whole.runs, *whole.implied):
         if found.run == run:
             return found

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal
 
-from nqbench.results.compare import EXACT, SECONDS, Thresholds, metric_figure
+from nqbench.results.compare import Thresholds
 from nqbench.results.environment import comparable_times
+from nqbench.results.figure_names import EXACT, SECONDS, metric_figure
 from nqbench.results.labels import Labels
 from nqbench.results.paired import paired
 from nqbench.results.record import Record
@@ -97,7 +98,7 @@ def _figures(nights: Sequence[tuple[Run, Record]]) -> dict[str, tuple[Point, ...
         for figure in (*EXACT, "metric"):
             value = getattr(record, figure)
             if value is not None:
-                name = metric_figure(record) if figure == "metric" else figure
+                name = metric_figure(record.metric_name) if figure == "metric" else figure
                 found.setdefault(name, []).append(Point(run.run, run.started, revision, value, (), record))
         if record.measured and comparable_times(record.environment, reference):
             for stage, samples in record.samples.items():
@@ -128,6 +129,8 @@ def _worse(figure: str, a: Point, b: Point, limits: Thresholds, tests: int) -> b
     if figure not in EXACT and a.record is not None and b.record is not None:
         test = paired(a.record, b.record)
         if test is not None:
+            if limits.given(figure) and limits.within(figure, a.value, b.value):
+                return None
             worse = (test.difference < 0) == b.record.metric_higher_is_better
             return worse if test.p * tests < limits.alpha else None
     if limits.within(figure, a.value, b.value, 0.0 if figure in EXACT else 1e-6):

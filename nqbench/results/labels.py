@@ -119,6 +119,11 @@ def knob_value(record: Record) -> float | int | str | None:
     return value if isinstance(value, int | float | str) else None
 
 
+def first_name(text: str) -> str:
+    """The plugin's name that the text of a method, or of a part of one, begins with."""
+    return text.partition(" ")[0].partition("(")[0]
+
+
 def short(value: object) -> str:
     """A parameter's value for a label."""
     if isinstance(value, bool) or value is None:

@@ -9,8 +9,9 @@ which of them matter.
 from __future__ import annotations
 
 import base64
+import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import stdev
@@ -21,7 +22,7 @@ from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.record import PARTS, Record
 from nqbench.results.stats import wilson
 
-_EQUAL = 1e-6  # two ways to count a share of right answers, in points
+EQUAL = 1e-6  # two ways to count a share of right answers, in points
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Row:
     measured: bool
     parts: dict[str, float]
     keys: tuple[str, ...]
+    failed: int = 0
+    """How many further seeds gave no file that could be evaluated: then it does not hold, whatever the others say."""
 
     @property
     def quality(self) -> float | None:
@@ -105,7 +108,12 @@ def leaderboard(
     separate: a row is one record, told by its key; else all records of a configuration, its seeds. goal: what a file
     has to hold to be ranked by its bytes; where bytes are the goal, by its metric.
     """
-    good = [record for record in records if record.ok]
+    good, failures = [], Counter[tuple[str, str]]()
+    for record in records:
+        if record.ok:
+            good.append(record)
+        elif not separate:
+            failures[json.dumps([record.model, record.model_params]), configuration_key(record)] += 1
     labels = labels or Labels(good)
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in good:
@@ -114,6 +122,12 @@ def leaderboard(
     ranked: list[Row] = []
     for model, configurations in groups.items():
         rows = [_row(model, tested(group), labels, goal) for group in configurations.values()]
+        if failures:
+            for row, (configuration, tried) in zip(rows, configurations.items(), strict=True):
+                failed = failures[json.dumps([tried[0].model, tried[0].model_params]), configuration]
+                if failed:
+                    object.__setattr__(row, "failed", failed)
+                    object.__setattr__(row, "holds", None if row.holds is None else False)
         rows.sort(key=_by_loss if goal.bytes is not None else _order)
         best = front(rows)
         for rank, row in enumerate(rows, 1):
@@ -182,8 +196,8 @@ def interval(record: Record) -> tuple[float | None, float | None]:
     except ValueError:  # no base64: whoever needs the examples themselves says so
         return None, None
     share = 100 * hits / record.examples
-    right = abs(record.metric - share) < _EQUAL
-    if not right and abs(100 - record.metric - share) >= _EQUAL:
+    right = abs(record.metric - share) < EQUAL
+    if not right and abs(100 - record.metric - share) >= EQUAL:
         return None, None  # a metric of another kind
     low, high = (100 * end for end in wilson(hits if right else record.examples - hits, record.examples))
     return low, high

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from nqbench.results.curves import Estimate, bd_rate, estimate, size_change
 from nqbench.results.goal import USUAL, Goal
+from nqbench.results.labels import first_name
 from nqbench.results.leaderboard import Row
 from nqbench.results.paired import Difference, paired
 from nqbench.results.published import Published
@@ -107,6 +108,9 @@ def _baseline(names: list[str], rows: Sequence[Row], asked: str | None, records:
     if asked:
         near = [name for name in names if asked in (name, name.partition(" ")[0], name.partition("(")[0])]
         near += [name for name in names if name.startswith(asked)]
+        # a name begins with the pruner and the sensitivity, and the quantizer is what a baseline is called by
+        near += [row.method for row in rows if asked in (row.quantizer, first_name(row.quantizer))]
+        near += [row.method for row in rows if f" {asked}" in row.method]
         if near:
             return near[0]
     order = {key: index for index, key in enumerate(records)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqbench.api.evaluation import Statistic, resampled
-from nqbench.results.leaderboard import Row
+from nqbench.results.leaderboard import EQUAL, Row
 from nqbench.results.paired import resamples
 from nqbench.results.record import Record
 
@@ -87,9 +87,11 @@ def _examples(row: Row, records: Mapping[str, Record]) -> _Examples | None:
     for record in (records.get(key) for key in row.keys):
         hits = None if record is None else record.hits()
         values = None if record is None else record.per_example()
-        if hits is not None and row.metric_unit == "%":  # right answers are better whether they or errors are counted
+        if record is not None and hits is not None and row.metric_unit == "%":
             found.append(hits.astype(np.float64))
-            sign = 1.0
+            # of an error the wrong ones are kept; records of before kept the right ones
+            if record.metric is None or abs(record.metric - 100 * hits.mean()) > EQUAL:
+                sign = 1.0
         elif values is not None:
             found.append(values[0])
             statistic = values[1]

@@ -123,6 +123,8 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
+_MOST_BITS = 1023
+"""Of an integer: what a floating-point number can hold."""
 _MOST_BRACKETS = 5 * MOST_DEPTH
 """ruamel takes half a minute to find out that it cannot read a few thousand."""
 _TOO_DEEP = f"is nested more than {MOST_DEPTH} levels deep; a suite needs fewer than ten"
@@ -217,6 +219,8 @@ def _plain(value: Any, path: KeyPath, where: str, document: Document, around: li
 def _scalar(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise SuiteError(f"{where}: an integer of {value.bit_length():,} bits cannot be used here")
     for plain in (int, float, str):  # ruamel's scalars remember their notation; ours need not
         if isinstance(value, plain):
             return bool(value) if type(value).__name__ == "ScalarBoolean" else plain(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ from nqbench.suite.document import SuiteError
 
 MOST_COMBINATIONS = 1_000_000
 """Of one grid: as many take a minute and gigabytes."""
+_ASIDE = ("loss_increase", "nonfinite", "judged_by")
+"""What a suite says once for a network, and no configuration is told by."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,22 @@ class Expansion:
         for trial in out:
             del self.trials[trial]
         self.dropped[reason] += len(out)
+
+    def check(self) -> None:
+        """Raises SuiteError where two trials differ in nothing but what a leaderboard does not tell apart: it would
+        take them for repeats, and their figures' mean for a figure."""
+        if len({tuple(getattr(trial, name) for name in _ASIDE) for trial in self.trials}) < 2:
+            return
+        seen: dict[Trial, Trial] = {}
+        for trial in self.trials:
+            first = seen.setdefault(replace(trial, loss_increase=False, nonfinite="refuse", judged_by=None), trial)
+            if first != trial:
+                name = next(name for name in _ASIDE if getattr(first, name) != getattr(trial, name))
+                values = " and ".join(json.dumps(getattr(t, name)) for t in (first, trial))
+                raise SuiteError(
+                    f"the suite has trials on model '{trial.model.name}' that differ in nothing but '{name}' "
+                    f"({values}): give it one value for a model, or make two suites of it"
+                )
 
     def ordered(self) -> tuple[Trial, ...]:
         """Trials that share work are next to each other; otherwise the order is that of the suite."""

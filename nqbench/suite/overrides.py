@@ -53,7 +53,7 @@ def apply_sets(document: Document, sets: Sequence[str], vocabulary: Vocabulary) 
 
 def _path(key: str) -> KeyPath:
     parts = key.strip().replace("[", ".").replace("]", "").split(".")
-    return tuple(int(part) if part.isdigit() else part for part in parts)
+    return tuple(int(part) if part.isdecimal() and part.isascii() and len(part) < 10 else part for part in parts)
 
 
 def _put(document: Document, where: str, path: KeyPath, value: Any) -> None:
@@ -118,7 +118,7 @@ def _names(entry: Any) -> list[str]:
 def _opened(value: Any, part: str | int) -> Any:
     """The value in a form that ``part`` can be set in, where a suite means the same by it."""
     if value is None:
-        return {}
+        return [] if isinstance(part, int) else {}
     if isinstance(part, int) and not isinstance(value, list):
         return [value]
     if value == part:  # `kmeans` is `kmeans: {}`

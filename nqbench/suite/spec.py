@@ -15,6 +15,7 @@ from nqbench.api.engine import Resources
 from nqbench.pipeline.stage import TRIAL
 from nqbench.pipeline.trial import Nonfinite, Unquantized
 from nqbench.registry import did_you_mean
+from nqbench.results.figure_names import metric_figure
 from nqbench.suite.document import Document, KeyPath, SuiteError
 
 
@@ -207,7 +208,8 @@ class Thresholds(Strict):
     def as_settings(self) -> dict[str, Any]:
         """As a run keeps them and ``nqbench.results.compare.Thresholds`` reads them."""
         exact = {name: getattr(self, name) for name in ("file_bytes", "ratio", "mse", "weighted_mse")}
-        figures = {name: tolerance for name, tolerance in exact.items() if tolerance is not None} | self.metrics
+        figures = {name: tolerance for name, tolerance in exact.items() if tolerance is not None}
+        figures |= {metric_figure(name): tolerance for name, tolerance in self.metrics.items()}
         return {
             "tolerance": {name: tolerance.relative for name, tolerance in figures.items()},
             "absolute": {name: tolerance.absolute for name, tolerance in figures.items()},
@@ -221,7 +223,7 @@ class Thresholds(Strict):
 class SuiteSpec(Axes):
     """A whole suite file."""
 
-    name: str | None = Field(None, pattern=r"^[\w.+-]+$", max_length=100)
+    name: str | None = Field(None, pattern=r"^\w[\w.+-]*$", max_length=100)
     question: str = ""
     takes: str = ""
     measure: Measure | None = None

@@ -14,6 +14,7 @@ from nqbench.pipeline.chain import PLACES
 from nqbench.pipeline.trial import Choice, Trial
 from nqbench.registry import Registry, did_you_mean
 from nqbench.registry import registry as installed
+from nqbench.results.labels import first_name
 from nqbench.suite.document import Document, KeyPath, SuiteError, dump, read
 from nqbench.suite.entries import Reader
 from nqbench.suite.find import called, find, shipped
@@ -105,6 +106,10 @@ def load(
     vocabulary.tell()
     spec = check_shape(document)
     expansion = _expand(spec, Reader(document, registry))
+    try:
+        expansion.check()
+    except SuiteError as error:
+        raise SuiteError(f"{document.source}: {error}") from None
     trials = expansion.ordered()
     if not trials:
         reasons = "; ".join(f"{d.count} x {d.reason}" for d in expansion.reasons() if d.count)
@@ -118,7 +123,7 @@ def load(
         published=published_rows(document, spec.published, path),
         measure=spec.measure,
         timeout=_deadlines(spec.timeout, document),
-        target=spec.target,
+        target=_with_baseline(spec.target, document, trials),
         thresholds=_checked(spec.thresholds, document, trials, registry),
         resources=spec.resources.resources(),
         dropped=expansion.reasons(),
@@ -145,6 +150,17 @@ def _checked(
                 ("thresholds", "metrics", name), f"no model of the suite has the metric '{name}'{hint}"
             )
     return thresholds
+
+
+def _with_baseline(target: Target | None, document: Document, trials: Sequence[Trial]) -> Target | None:
+    """The target, or a SuiteError where no method of the suite is called as its baseline."""
+    if target is None or target.baseline is None:
+        return target
+    known = list(dict.fromkeys(choice.name for trial in trials for choice in trial.choices() if choice.kind != "model"))
+    if first_name(target.baseline) not in known:
+        hint = did_you_mean(target.baseline, known)
+        raise document.error(("target", "baseline"), f"no method of the suite is called '{target.baseline}'{hint}")
+    return target
 
 
 def _deadlines(timeout: Mapping[str, float], document: Document) -> Mapping[str, float]:

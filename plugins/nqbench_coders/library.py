@@ -142,7 +142,7 @@ class Xz(ByteCoder, name="xz"):
         return [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": min(max(size, 4096), 1 << 30)}]
 
 
-class Zstd(ByteCoder, name="zstd", paper="RFC 8878"):
+class Zstd(ByteCoder, name="zstd", requires="zstandard", paper="RFC 8878"):
     """Zstandard: LZ77 with Huffman codes and finite state entropy, by the package zstandard."""
 
     level: int = Field(19, ge=1, le=22)

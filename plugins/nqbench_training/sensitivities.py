@@ -82,7 +82,8 @@ class Hutchinson(Sampled, name="hutchinson", paper="Bekas, Kokiopoulou, Saad 200
 class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
     """The square root of Adam's second-moment estimate at the end of training.
 
-    If training kept none, Adam's recurrence v <- b v + (1 - b) g^2 (bias-corrected) is run over mini-batches at the
+    If training kept none, or not those of every tensor (a posterior over convolutions has none of embeddings, and the
+    two are not in one unit), Adam's recurrence v <- b v + (1 - b) g^2 (bias-corrected) is run over mini-batches at the
     trained weights instead.
     """
 

@@ -7,7 +7,10 @@
   const rows = datasets.rows;
   const byId = (id) => document.getElementById(id);
   const { make, show } = NqTable;
-  const repeats = (row) => (row.deterministic ? "deterministic" : `${row.n} seed${row.n === 1 ? "" : "s"}`);
+  const repeats = (row) => {
+    if (row.failed) return `${row.n} of ${row.n + row.failed} seeds, ${row.failed} failed`;
+    return row.deterministic ? "deterministic" : `${row.n} seed${row.n === 1 ? "" : "s"}`;
+  };
   const two = (v) => v.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
   for (const row of rows) {
     row.repeats = repeats(row);
