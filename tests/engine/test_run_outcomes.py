@@ -18,6 +18,7 @@ from nqbench.api.errors import DataMissing, NqbenchError
 from nqbench.engine import RunResult, run_suite
 from nqbench.engine import processes as local_engine
 from nqbench.pipeline.cache import Cache
+from nqbench.results import environment as environment_module
 from nqbench.results.record import Record
 from nqbench.results.store import RunInProgress, Store, StoreError
 
@@ -174,6 +175,22 @@ def test_a_worker_that_cannot_start_is_a_crash_of_each_trial(
     result = run_suite(path, tmp_path / "out", only=["coder=plain"])
     assert {record.status for record in result.records} == {"crashed"}
     assert "in the stage 'start'" in str(result.records[0].error)
+
+
+def test_what_comes_from_the_cache_says_who_computed_it(
+    probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = suite(tmp_path / "good.yaml", GOOD)
+    first = run_suite(path, tmp_path / "one", jobs=0)
+    probe.counts()
+    real = environment_module._fixed
+    monkeypatch.setattr(environment_module, "_fixed", lambda: real() | {"cpu": "Another 9", "hardware": "f" * 12})
+    again = run_suite(path, tmp_path / "two", jobs=0)
+    assert "quantize" not in probe.counts()
+    for one, other in zip(first.records, again.records, strict=True):
+        assert other.cached == ["trial"]
+        assert other.environment["cpu"] == one.environment["cpu"] != "Another 9"
+        assert other.environment["hardware"] == one.environment["hardware"]
 
 
 def test_a_measuring_suite_measures_every_time(probe: Log, tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from trials import trial
 
 import nqbench
 from nqbench.pipeline import fingerprint, syntax
+from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.chain import STAGES
+from nqbench.pipeline.keys import KeyMaker
 from nqbench.pipeline.workbench import Work, Workbench
+from nqbench.registry import registry
 
 EXEMPT = {
     "nqbench.pipeline.chain": "says which functions make, save and load a stage's result, and computes nothing",
@@ -189,3 +192,30 @@ def test_what_lies_in_no_file_is_the_same_code_in_this_process_alone(monkeypatch
     command = "import sys; from nqbench.pipeline.fingerprint import code_of; print(code_of('__main__', ('nqbench',)))"
     done = [subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout for _ in range(2)]
     assert len({here, *done}) == 3
+
+
+def test_the_version_of_a_library_that_a_plugin_computes_with_is_in_its_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in the keys of what follows from its result; those of other plugins stay."""
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
+    real = fingerprint.metadata.version
+
+    def keys(**changed: str) -> dict[str, str]:
+        monkeypatch.setattr(fingerprint.metadata, "version", lambda name: changed.get(name) or real(name))
+        fingerprint.version_of.cache_clear()
+        fingerprint.library_versions.cache_clear()
+        maker = KeyMaker(registry(), "cpu", Cache(tmp_path))
+        return {coder: maker.keys(trial(coder=(coder, {}))).trial for coder in ("zstd", "huffman", "constriction")}
+
+    try:
+        plain = keys()
+        assert keys() == plain
+        changed = {name for name, key in keys(zstandard="99").items() if key != plain[name]}
+        assert changed == {"zstd"}
+        assert {name for name, key in keys(constriction="99").items() if key != plain[name]} == {"constriction"}
+        assert all(key != plain[name] for name, key in keys(numba="99").items())
+    finally:
+        monkeypatch.undo()
+        fingerprint.version_of.cache_clear()
+        fingerprint.library_versions.cache_clear()

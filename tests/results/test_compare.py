@@ -13,6 +13,7 @@ from nqbench.api import BadInput
 from nqbench.results.compare import Comparison, Thresholds, compare
 from nqbench.results.exports import Side
 from nqbench.results.record import Record, pack_correct
+from nqbench.suite.spec import Thresholds as SuiteThresholds
 
 
 def side(records: Sequence[Record], path: str = "a", suite: str = "synthetic") -> Side:
@@ -245,6 +246,18 @@ def test_a_metric_that_one_side_alone_has_is_said() -> None:
 
 
 MSE = {"metric_name": "mse", "metric_unit": "", "metric_higher_is_better": False, "correct": None}
+
+
+def test_a_tolerance_for_a_metric_called_mse_is_not_one_for_the_weights_distortion() -> None:
+    spec = SuiteThresholds.model_validate({"metrics": {"mse": 0.2}})
+    limits = Thresholds.of({"thresholds": spec.as_settings()})
+    records = [
+        make(metric_name="mse", metric_unit="", metric_higher_is_better=False, metric=value, mse=value, correct=None)
+        for value in (1.0, 1.1)
+    ]
+    found = compare(Side("a", "s", [records[0]], "r"), Side("b", "s", [records[1]], "r"), limits)
+    verdicts = {change.figure: change.verdict for change in found.changes}
+    assert (verdicts["mse"], verdicts["metric mse"]) == ("worse", "same")
 
 
 def test_a_network_judged_by_an_mse_of_its_own_has_it_beside_that_of_its_weights() -> None:

@@ -187,6 +187,29 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert inside >= 7
 
 
+@pytest.mark.parametrize("kept", ["right", "wrong"])
+def test_an_error_has_the_intervals_of_the_accuracy(kept: str) -> None:
+    """Whichever answers a record keeps: the wrong ones, or, as before, the right ones."""
+    rng = np.random.default_rng(1)
+    records = [*curve(rng, "kmeans", 1.0), *curve(rng, "uniform", 0.8)]
+    mirrored = []
+    for record in records:
+        hits = record.hits()
+        assert hits is not None
+        assert record.metric is not None
+        fields = {
+            "metric_name": "error", "metric_higher_is_better": False, "metric": 100 - record.metric,
+            "metric_float": 2.0, "metric_delta": 98.0 - record.metric, "metrics": {"error": 100 - record.metric},
+            "metrics_float": {"error": 2.0}, "correct": pack_correct(~hits if kept == "wrong" else hits),
+        }  # fmt: skip
+        mirrored.append(Record.from_dict(record.to_dict() | fields))
+    found = [compared(each, Goal(drop=25.0))["uniform"].bd_rate for each in (records, mirrored)]
+    assert found[0] is not None
+    assert found[1] is not None
+    for name in ("change", "low", "high"):
+        assert getattr(found[1], name) == pytest.approx(getattr(found[0], name), abs=1e-9)
+
+
 def test_seeds_widen_what_examples_alone_would_give() -> None:
     rng = np.random.default_rng(3)
     records = [*curve(rng, "kmeans", 1.0, (0, 1, 2)), *curve(rng, "uniform", 0.8, (0, 1, 2))]

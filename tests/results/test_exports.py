@@ -12,7 +12,7 @@ from record_factory import failed, make
 
 from nqbench.api import NqbenchError
 from nqbench.results.exports import export_json, merge, read_json, read_side, run_json, whole_store
-from nqbench.results.store import Store
+from nqbench.results.store import Run, Store
 
 
 def night(folder: Path, ks: tuple[int, ...], symbols: int = 1000, ended: bool = True) -> str:
@@ -44,6 +44,22 @@ def test_merging_in_any_order_and_again_gives_the_same_store(tmp_path: Path) -> 
             assert sum(merge(store, source) for source in order) == 0
         results.add(content(folder))
     assert len(results) == 1
+
+
+def test_latest_is_the_same_run_in_a_store_and_in_its_export(tmp_path: Path) -> None:
+    """Of runs that overlap, and of one that was killed, the one that began last."""
+    export = tmp_path / "export.json"
+    times = [("2026-01-01T10:00:00Z", "2026-01-01T12:00:00Z"), ("2026-01-01T11:00:00Z", "2026-01-01T11:30:00Z")]
+    for ended in (True, False):
+        folder = tmp_path / str(ended)
+        with Store.write(folder) as store:
+            for index, (begun, end) in enumerate(times):
+                run = Run(f"run-{index}", "synthetic", "", {}, (), {}, begun, end if ended or not index else None, "ok")
+                store.take(run, [], [])
+            latest = store.latest()
+        assert latest is not None
+        export.write_text(content(folder))
+        assert read_side(export).run == read_side(folder).run == latest.run == "run-1"
 
 
 def test_an_export_imports_without_loss(tmp_path: Path) -> None:

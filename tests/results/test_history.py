@@ -10,6 +10,7 @@ import pytest
 from record_factory import ENVIRONMENT, EXAMPLES, make
 
 from nqbench.report.history import describe, history_page
+from nqbench.results.compare import Thresholds
 from nqbench.results.history import Series, build, changed, history
 from nqbench.results.record import Record, pack_correct
 from nqbench.results.store import Run, Store
@@ -43,6 +44,14 @@ def test_a_step_in_bytes_is_found_at_its_night_with_its_revisions() -> None:
     assert where(found) == [(2, "worse"), (4, "better")]
     assert "between r1 (2026-01-02) and r2 (2026-01-03)" in describe(found)[0]
     assert describe(found)[0].startswith("worse: 1,580 → 1,600 (+1.27 %)")
+
+
+def test_a_metric_within_the_suite_s_tolerance_has_no_step_however_sure_the_test_is() -> None:
+    records = [make(wrong=20), make(wrong=35)]  # the same are wrong, and fifteen more
+    for absolute, expected in ((0.0, [(1, "worse")]), (2.0, [])):
+        limits = Thresholds(absolute={"accuracy": absolute}) if absolute else Thresholds()
+        (found,) = [s for s in build(nights(records), limits) if s.figure == "accuracy"]
+        assert where(found) == expected
 
 
 def test_a_constant_figure_has_no_step() -> None:

@@ -8,6 +8,7 @@ from statistics import stdev
 import pytest
 from record_factory import failed, make, sweep
 
+from nqbench.report.numbers import repeats
 from nqbench.results.goal import Goal
 from nqbench.results.labels import Labels, configuration_key, knob_value
 from nqbench.results.leaderboard import leaderboard
@@ -130,6 +131,26 @@ def test_methods_are_ranked_by_their_smallest_file_that_holds() -> None:
     assert ternary.verdict == "worse"  # type: ignore[attr-defined]
     assert uniform.verdict == "not distinguishable"  # type: ignore[attr-defined]
     assert kmeans.verdict == "leader"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("before", [{}, {"sensitivity": "hessian"}, {"pruner": "magnitude", "sensitivity": "adam"}])
+@pytest.mark.parametrize("asked", ["kmeans", "kmeans global", "kmeans global huffman"])
+def test_a_baseline_is_found_by_its_quantizer_whatever_stands_before_it(before: dict[str, str], asked: str) -> None:
+    found = compared(sweep(**before)[:20], baseline=asked)
+    (name,) = (name for name, row in found.items() if row.is_baseline)  # type: ignore[attr-defined]
+    assert name.endswith("kmeans global huffman")
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_what_fails_at_some_seeds_does_not_hold(bad: int) -> None:
+    """Two of three seeds that failed are no reason to lead."""
+    records = [failed(k=2, wrong=20, seed=seed) if seed < bad else make(k=2, wrong=20, seed=seed) for seed in range(3)]
+    rows = leaderboard([*records, make(k=16, seed=0), failed(k=2, model="other", seed=0)])
+    row = next(row for row in rows if row.knob_value == 2)
+    assert (row.n, row.failed, row.holds, row.rank) == ((3 - bad), bad, bad == 0, 1 if bad == 0 else 2)
+    assert repeats(row.n, row.deterministic, row.failed) == (
+        f"{3 - bad} of 3 seeds, {bad} failed" if bad else "3 seeds"
+    )
 
 
 def test_a_baseline_can_be_named() -> None:

@@ -9,11 +9,17 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from record_factory import failed, make
 
+from nqbench.engine.recording import RunRecords
+from nqbench.pipeline.cache import Cache
+from nqbench.pipeline.files import file_of
 from nqbench.results.database import WRITTEN
+from nqbench.results.portable import Portable
 from nqbench.results.store import Store, StoreError
 
 
@@ -228,3 +234,31 @@ def test_a_writer_whose_folder_is_gone_is_told_at_the_next_record(tmp_path: Path
         with pytest.raises(StoreError, match="was removed, moved or replaced") as caught:
             store.add(make(run=run, k=4))
         assert "\n" not in str(caught.value)
+
+
+def test_a_measurement_that_is_resumed_takes_nothing_from_one_that_ended(tmp_path: Path) -> None:
+    """A run that ended, two after it that were interrupted, and one that goes on with these."""
+    with Store.write(tmp_path) as store:
+        for ks, outcome in (((2, 4, 8), "ok"), ((2,), "interrupted"), ((4,), "interrupted")):
+            run = store.start_run("synthetic")
+            for k in ks:
+                record = make(run=run, k=k)
+                store.add(record)
+                path = file_of(record.key, tmp_path / "files")
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(bytes(record.file_bytes or 0))
+            store.end_run(run, outcome)
+        last = store.start_run("synthetic")
+        jobs: Any = [
+            SimpleNamespace(
+                question=None, keys=SimpleNamespace(trial=make(k=k).key), trial=SimpleNamespace(selected_on=None)
+            )
+            for k in (2, 4, 8)
+        ]
+        for measures, expected in ((True, {2, 4}), (False, {2, 4, 8})):
+            records = RunRecords(
+                store, last, "synthetic", tmp_path, Cache(tmp_path / "cache"), Portable(tmp_path), {}, "cpu", 1, 1,
+                measures,
+            )  # fmt: skip
+            found = records.already(jobs)
+            assert {(record.quantizer_params or {})["k"] for record in found.values()} == expected

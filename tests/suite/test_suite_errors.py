@@ -94,6 +94,23 @@ BAD = {
     ),
     "wrong type of a key": (HEAD + "quantizers: kmeans\nseeds: [0, 1.5]\n", "s.yaml:3: seeds[1]: must be an integer"),
     "an axis without entries": (HEAD + "quantizers: []\n", "s.yaml:2: quantizers: must have at least one entry"),
+    "trials that differ in how they are judged alone": (
+        HEAD + "quantizers: kmeans\ninclude:\n  - judged_by: divergence\n",
+        "s.yaml: the suite has trials on model 'net' that differ in nothing but 'judged_by' (null and \"divergence\")",
+    ),
+    "trials that differ in what is recorded alone": (
+        HEAD + "quantizers: kmeans\ninclude:\n  - loss_increase: true\n",
+        "s.yaml: the suite has trials on model 'net' that differ in nothing but 'loss_increase' (false and true)",
+    ),
+    "a baseline that no method is called": (
+        HEAD + "quantizers: [kmeans, {uniform: {step: 0.1}}]\ntarget: {drop: 1, baseline: unifrom}\n",
+        "s.yaml:3: target.baseline: no method of the suite is called 'unifrom'; did you mean 'uniform'?",
+    ),
+    "a name that is a folder's": (HEAD + "quantizers: kmeans\nname: ..\n", "s.yaml:3: name: must match pattern"),
+    "an integer of thousands of digits": (
+        HEAD + "quantizers: {kmeans: {k: 0x" + 4500 * "F" + "}}\n",
+        "s.yaml:2: an integer of 18,000 bits cannot be used here",
+    ),
     "no models": ("quantizers: kmeans\n", "s.yaml:1: 'models' is required"),
     "no methods": (HEAD, "s.yaml:1: 'quantizers' (or 'codecs') is required"),
     "an unknown plugin in an include": (

@@ -94,6 +94,8 @@ def test_set_comes_after_the_profile_and_makes_mappings_that_are_missing(suite_o
         ("quantizers.1.kmeens.k=3", r"quantizers\[1\] is 'uniform', not 'kmeens'; did you mean 'kmeans'"),
         ("coders.0.lzw.k=3", r"coders\[0\] is 'huffman', not 'lzw'; leave the index out: coders.lzw.k"),
         ("models.k=3", "models is 'net', which has no 'k'"),
+        ("coders.²=lzw", "coders is a list without '²'"),
+        ("streams.1=joint", r"streams has no \[1\]"),
         ("coders=[huffman,lzz]", r"coders\[1\]: unknown coder 'lzz'; did you mean 'lzw'"),
         ("coders=[", "value:1: invalid YAML"),
         ("coders", "must be key=value"),
@@ -103,6 +105,13 @@ def test_a_wrong_set_is_named_with_its_key(suite_of, item, message):
     with pytest.raises(SuiteError, match=message) as caught:
         suite_of(TEXT, sets=[item])
     assert str(caught.value).startswith(f"--set {item}: ")
+
+
+def test_an_axis_that_the_suite_leaves_at_its_default_can_be_set_by_its_index(suite_of):
+    text = "models: net\nquantizers: kmeans\n"
+    assert shown(suite_of(text, sets=["coders.0=lzw"]).trials()) == shown(suite_of(text, sets=["coders=lzw"]).trials())
+    with pytest.raises(SuiteError, match="target.baseline: must be a string"):
+        suite_of(text, sets=["target.drop=1", "target.baseline.0=kmeans"])
 
 
 def test_the_text_of_an_overridden_suite_gives_the_same_trials(suite_of):
