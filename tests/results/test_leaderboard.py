@@ -145,7 +145,7 @@ def test_a_baseline_is_found_by_its_quantizer_whatever_stands_before_it(before: 
 def test_what_fails_at_some_seeds_does_not_hold(bad: int) -> None:
     """Two of three seeds that failed are no reason to lead."""
     records = [failed(k=2, wrong=20, seed=seed) if seed < bad else make(k=2, wrong=20, seed=seed) for seed in range(3)]
-    rows = leaderboard([*records, make(k=16, seed=0), failed(k=2, model="other", seed=0)])
+    rows = leaderboard([*records, make(k=16, wrong=20, seed=0), failed(k=2, model="other", seed=0)])
     row = next(row for row in rows if row.knob_value == 2)
     assert (row.n, row.failed, row.holds, row.rank) == ((3 - bad), bad, bad == 0, 1 if bad == 0 else 2)
     assert repeats(row.n, row.deterministic, row.failed) == (

@@ -110,7 +110,7 @@ def test_a_wrong_set_is_named_with_its_key(suite_of, item, message):
 def test_an_axis_that_the_suite_leaves_at_its_default_can_be_set_by_its_index(suite_of):
     text = "models: net\nquantizers: kmeans\n"
     assert shown(suite_of(text, sets=["coders.0=lzw"]).trials()) == shown(suite_of(text, sets=["coders=lzw"]).trials())
-    with pytest.raises(SuiteError, match="target.baseline: must be a string"):
+    with pytest.raises(SuiteError, match=r"target\.baseline: must be a string"):
         suite_of(text, sets=["target.drop=1", "target.baseline.0=kmeans"])
 
 
