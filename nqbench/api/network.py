@@ -107,7 +107,8 @@ class Network:
         if tensors is None:
             outputs = self.model.predict(network, batch)
         else:
-            swapped = {f"network.{name}": tensor for name, tensor in tensors.items()}
+            # decoded weights are float32, whatever the network computes in
+            swapped = {f"network.{name}": t.to(_tensor(network, name).dtype) for name, t in tensors.items()}
             outputs = functional_call(_Predictor(self.model, network), swapped, (batch,))
         return outputs.float() if torch.is_autocast_enabled(self.device.type) else outputs
 
@@ -125,9 +126,7 @@ class Network:
         return self.losses(self.predict(batch, module, tensors=tensors), batch).mean()
 
     def parameter(self, name: str) -> nn.Parameter:
-        found = _walk(self.module, name)
-        assert isinstance(found, Tensor)
-        return cast(nn.Parameter, found)  # TorchScript hands out plain tensors
+        return cast(nn.Parameter, _tensor(self.module, name))  # TorchScript hands out plain tensors
 
     def layer(self, name: str) -> nn.Module:
         """The module that owns a parameter."""
@@ -168,6 +167,12 @@ def _walk(module: nn.Module, name: str) -> object:
     found: object = module
     for step in name.split(".") if name else ():
         found = getattr(found, step)
+    return found
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    found = _walk(module, name)
+    assert isinstance(found, Tensor)
     return found
 
 

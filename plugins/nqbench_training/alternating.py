@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from nqbench.api import BadInput, Group, QuantizedModel, Quantizer, Task, Training, begin
 from nqbench.api.toolkit import interrupted
-from nqbench_training.optimised import Optimised, deployed_as, fit_network, install, workfile
+from nqbench_training.optimised import Optimised, deployed_as, fit_network, grown, install, workfile
 
 FILE = "alternation.safetensors"
 
@@ -63,7 +63,8 @@ class Resensing(Optimised):
 
     def sensed(self, task: Task) -> Mapping[str, Tensor] | None:
         """The sensitivity of the current network; None: the trial's own is used."""
-        return task.sense() if self.resense else None
+        # moments that training kept are those of the weights that it ended with
+        return replace(task, moments=None).sense() if self.resense else None
 
 
 class IteratedDirect(Resensing, Training, name="iterated-direct", paper="arXiv:1707.04319, section 2.1"):
@@ -118,7 +119,7 @@ class Penalized(Optimised):
 
     def l_step(self, task: Task, j: int, targets: Mapping[str, Tensor], checkpoint: str | Path) -> None:
         """Train the network's weights towards the targets. targets: name -> Delta(theta) + l/mu."""
-        mu = self.mu0 * self.growth**j
+        mu = grown(self.mu0, self.growth, j)
         pulled = [(task.parameter(name), target, task.masks.get(name)) for name, target in targets.items()]
 
         def penalize() -> None:
@@ -164,7 +165,7 @@ class LearningCompression(
         groups = compress(mu, task.weights(), None) if start is None else start.groups
         state = Alternation(task, groups)
         while (j := state.iteration) < self.iterations:
-            mu = self.mu0 * self.growth**j
+            mu = grown(self.mu0, self.growth, j)
             targets = {name: q + state.multipliers[name] / mu for name, q in state.deployed.items()}
             self.l_step(task, j, targets, f"iteration-{j}.safetensors")
             shifted = {n: w - state.multipliers[n] / mu for n, w in task.weights().items()}
@@ -176,6 +177,22 @@ class LearningCompression(
             state.iteration += 1
             state.save()
         return deployed_as(task, state.groups)
+
+    @model_validator(mode="after")
+    def _said(self) -> LearningCompression:
+        if self.alpha is None and self.lambda_field != "lam":
+            raise ValueError(f"lambda_field '{self.lambda_field}' has an effect with 'alpha' alone, which sets it")
+        return self
+
+    def _priced(self, quantizer: type[Quantizer], fields: Mapping[str, Any]) -> Quantizer:
+        try:
+            return quantizer.model_validate(fields)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise BadInput(
+                f"quantizer '{quantizer.name}': alpha makes its '{self.lambda_field}' "
+                f"{fields[self.lambda_field]:g}, and {reason[0].lower()}{reason[1:]}: is it the price?"
+            ) from None
 
     def _c_step(self, task: Task) -> Callable[[float, dict[str, Tensor], tuple[Group, ...] | None], tuple[Group, ...]]:
         plain = task.quantizer
@@ -190,8 +207,8 @@ class LearningCompression(
 
         def compress(mu: float, weights: dict[str, Tensor], previous: tuple[Group, ...] | None) -> tuple[Group, ...]:
             if self.alpha is not None:
-                fields = plain.model_dump() | absolute | {self.lambda_field: 2 * self.alpha / (mu * n)}
-                task.quantizer = type(plain).model_validate(fields)
+                fields = plain.model_dump() | absolute | {self.lambda_field: 2 * self.alpha / (mu * max(n, 1))}
+                task.quantizer = self._priced(type(plain), fields)
             sensed = None if previous is None else self.sensed(task)
             return task.quantize(weights, sensed=sensed, previous=previous)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -51,6 +51,9 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
             ]
         }
     )
+
+    VERSION: ClassVar[int] = 4
+    """To be increased when a change of the code changes the result."""
 
     prior: Literal["jeffreys", "horseshoe"] = "jeffreys"
     """The prior: normal-Jeffreys, or the horseshoe."""
@@ -102,7 +105,8 @@ class ScaledUnits:
                 # where the divergences are least, E[s_a] = tau^2 / 2, E[1 / s_b] = E[a] = 1 / 2, but for b, whose tail
                 # is heavy and by which z starts at 1: from s_a = 1 the way is further than a training goes, and b of
                 # units that say nothing falls at half a nat a unit of log b
-                start = {"s_a": math.log(tau**2 / 2), "s_b": math.log(2), "a": -math.log(2), "b": -math.log(tau**2 / 2)}
+                least = 2 * math.log(tau) - math.log(2)
+                start = {"s_a": least, "s_b": math.log(2), "a": -math.log(2), "b": -least}
                 for kind, mean in start.items():
                     count = 1 if kind.startswith("s_") else units
                     leaf(f"{kind}_mean", mean, count)
@@ -189,7 +193,7 @@ class ScaledUnits:
             if self.prior == "jeffreys":
                 total.append(log_uniform_kl(log_alpha(get["mean"], get["scale_log_variance"])).sum())
                 continue
-            total.append(log_normal_kl(get["s_a_mean"], get["s_a_log_variance"], self.tau**2).sum())
+            total.append(log_normal_kl(get["s_a_mean"], get["s_a_log_variance"], 2 * math.log(self.tau)).sum())
             total.append(log_normal_kl(-get["s_b_mean"], get["s_b_log_variance"]).sum())
             total.append(log_normal_kl(get["a_mean"], get["a_log_variance"]).sum())
             total.append(log_normal_kl(-get["b_mean"], get["b_log_variance"]).sum())

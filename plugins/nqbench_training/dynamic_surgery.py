@@ -75,7 +75,10 @@ class DynamicSurgery(Distilled, Pruner, name="dynamic-surgery", paper="arXiv:160
     def prune(self, task: Task) -> Pruned:
         if not self.epochs:
             return unpacked(task, self._made(task, None))
-        return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
+        # thresholds of layers of which units are cut were those of what is left of them
+        anew = self.distills_anew(task) or (self.units and self.keep is None)
+        version = self.VERSION + bool(anew)
+        return unpacked(task, kept_in_store(self, version, task, lambda workdir: self._made(task, workdir)))
 
     def _made(self, task: Task, workdir: Path | None) -> Trained:
         """workdir: for checkpoints; None: none are written."""

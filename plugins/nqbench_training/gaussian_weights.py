@@ -114,14 +114,14 @@ def normal_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (log_variance.exp() + mean * mean - 1 - log_variance)
 
 
-def log_normal_kl(mean: Tensor, log_variance: Tensor, scale: float = 1.0) -> Tensor:
+def log_normal_kl(mean: Tensor, log_variance: Tensor, log_scale: float = 0.0) -> Tensor:
     """KL(log-normal || Gamma(1/2, scale)), entry by entry: arXiv:1705.08665, appendix A.
 
     E[x] / scale - E[ln x] / 2 + ln(scale) / 2 - (1 + ln 2 + ln sigma^2) / 2, E[x] = exp(mean + sigma^2 / 2), E[ln x] =
     mean. For an inverse Gamma(1/2, 1) prior it is the divergence for 1/x, that is with -mean instead of mean.
     """
-    expected = (mean + 0.5 * log_variance.exp()).exp() / scale
-    return expected - 0.5 * (mean - math.log(scale) + log_variance + 1 + math.log(2))
+    expected = (mean - log_scale + 0.5 * log_variance.exp()).exp()
+    return expected - 0.5 * (mean - log_scale + log_variance + 1 + math.log(2))
 
 
 def without_effect(task: Network, batch_size: int = 256) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from nqbench.api.toolkit.store import Trained
 from nqbench_training.alternating import Penalized
 from nqbench_training.magnitude import keep_largest
 from nqbench_training.masking import kept_in_store, packed, unpacked
+from nqbench_training.optimised import grown
 
 
 class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CVPR 2018, 8532-8541; arXiv:1707.01209"):
@@ -45,7 +46,7 @@ class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CV
             path = workdir / "lc.safetensors"
             first = _restore(path, task, theta, multipliers)
             for j in range(first, self.iterations):
-                mu = self.mu0 * self.growth**j
+                mu = grown(self.mu0, self.growth, j)
                 targets = {name: t + multipliers[name] / mu for name, t in theta.items()}
                 self.l_step(task, j, targets, workdir / f"iteration-{j}.safetensors")
                 w = task.weights()

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nqbench.api import BadInput, Pruned, Pruner, Task
+from nqbench.api.toolkit.optimise import one_thread
 from nqbench_training.masking import hold
 from nqbench_training.optimised import Distilled, fit_network
 
@@ -43,15 +44,17 @@ class Magnitude(Distilled, Pruner, name="magnitude", paper="arXiv:1506.02626; gr
         moments = None
         if self.epochs:
             recipe = self.recipe(task.seed)
-            moments = fit_network(
-                task,
-                recipe,
-                masks=lambda: masks,
-                teacher=self.teacher(task),
-                distill=self,
-                before_epoch=raise_sparsity,
-                checkpoint="prune.safetensors",
-            )
+            # one thread: the result must not depend on how many a worker has
+            with one_thread():
+                moments = fit_network(
+                    task,
+                    recipe,
+                    masks=lambda: masks,
+                    teacher=self.teacher(task),
+                    distill=self,
+                    before_epoch=raise_sparsity,
+                    checkpoint="prune.safetensors",
+                )
         # the same masks as in the last epoch, since pruned weights are 0; or the first, without epochs or ramp
         raise_sparsity(max(self.epochs, self.ramp))
         return Pruned.of(task, masks, moments)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nqbench.api import BadInput, Batch, Group, QuantizedModel, Task
+from nqbench.api import BadInput, Batch, Group, Model, QuantizedModel, Task
 from nqbench.api.toolkit.optimise import Recipe, Steps, fit
 from nqbench_training.compact import compact, masked_parts
 from nqbench_training.masking import hold, mask_gradients
@@ -59,6 +59,12 @@ class Distilled(Optimised):
                 "nothing to distill: leave distill out"
             )
         return task.model.teacher(task.device).eval() if self.distill else None
+
+    def distills_anew(self, task: Task) -> bool:
+        """Whether it distills outputs that were once taken for other distributions: real numbers, or words at the
+        places of a text. What was stored then is not what is made now."""
+        model = task.model
+        return bool(self.distill) and (model.outputs_are() != "categorical" or type(model).logits is not Model.logits)
 
     def loss(self, task: Task, batch: Batch, outputs: Tensor, teacher: nn.Module | None) -> Tensor:
         """The mean loss of a batch, given the network's outputs, including the distillation loss if there is a
@@ -162,6 +168,15 @@ def trainable(task: Task) -> dict[str, Tensor]:
     return {name: p for name, p in task.module.named_parameters() if p.requires_grad}
 
 
+def grown(first: float, factor: float, times: int) -> float:
+    """first * factor^times, at most 1e30: single precision ends at 3e38, and what it is multiplied by is no more than a
+    weight's square."""
+    try:
+        return min(first * factor**times, 1e30)
+    except OverflowError:
+        return 1e30
+
+
 def leaves_of(kind: str, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The leaf tensors of several parts in one mapping: ``KIND/NUMBER/NAME``."""
     return {f"{kind}/{number}/{name}": leaf for number, leaves in enumerate(parts) for name, leaf in leaves.items()}
@@ -189,11 +204,12 @@ def workfile(task: Task, name: str | None) -> Path | None:
 
 def install(task: Task, model: QuantizedModel) -> None:
     """Load the decoded weights of a quantized model into the task's network."""
-    task.assign(task.reconstruct(model.groups))
     with torch.no_grad():
         state = task.module.state_dict()
         for name, tensor in model.raw_state.items():
             state[name].copy_(tensor)
+    # after the rest, among which a tied weight has a second name and the values of before it was quantized
+    task.assign(task.reconstruct(model.groups))
 
 
 def finished(task: Task, groups: tuple[Group, ...], notes: Mapping[str, str] | None = None) -> QuantizedModel:

@@ -15,6 +15,7 @@ from nqbench_training.optimised import (
     deployed_as,
     deployed_values,
     fit_network,
+    grown,
     install,
     trainable,
 )
@@ -49,7 +50,7 @@ class SoftToHard(Distilled, Training, name="soft-to-hard", paper="arXiv:1704.006
 
         def harden(epoch: int) -> None:
             for book in books:
-                book.harden(self.hardness * self.growth**epoch)
+                book.harden(grown(self.hardness, self.growth, epoch))
 
         def loss(batch: Batch) -> Tensor:
             tensors: dict[str, Tensor] = {}
@@ -110,7 +111,7 @@ class Codewords:
         self.members = torch.ones(len(self.table), device=task.device)
 
     def harden(self, hardness: float) -> None:
-        self.sigma.fill_(hardness / self.unit)
+        self.sigma.fill_(min(hardness / self.unit, 1e30))
 
     def _vectors(self) -> Tensor:
         """(m, d) kept weights, concatenated and padded with zeros at the end; differentiable."""

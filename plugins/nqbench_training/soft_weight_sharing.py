@@ -58,7 +58,11 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
         first = begin(task, start)
         if start is not None:
             install(task, start)
-        mixtures = [Mixture(self, group, task) for group in first.groups if group.quantized.n]
+        # of one value there is nothing to share, and it is no 0 that may be set to 0
+        stay = {group.names for group in first.groups if deployed_values(task, group, 2).numel() < 2}
+        mixtures = [Mixture(self, group, task) for group in first.groups if group.names not in stay]
+        settled = {name for names in stay for name in names}
+        said = f"stays as quantized: '{self.name}' needs two values to share"
         n = examples(task, self.batch_size)
         teacher = self.teacher(task)
 
@@ -71,14 +75,16 @@ class SoftWeightSharing(Distilled, Training, name="soft-weight-sharing", paper="
         fit_network(
             task,
             recipe,
-            parameters=trainable(task) | leaves_of("mixture", (mixture.leaves for mixture in mixtures)),
+            parameters={name: p for name, p in trainable(task).items() if name not in settled}
+            | leaves_of("mixture", (mixture.leaves for mixture in mixtures)),
             loss=loss,
             checkpoint="soft-weight-sharing.safetensors",
             second_moments=False,
         )
         snapped = {mixture.group.names: mixture.snapped() for mixture in mixtures}
         groups = tuple(snapped.get(group.names, group) for group in first.groups)
-        return deployed_as(task, groups)
+        noted = dict.fromkeys(settled, said)
+        return deployed_as(task, groups, {**first.notes, **noted})
 
 
 class Mixture:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nqbench.api import Batch, Group, QuantizedModel, Task, Training
 from nqbench_training.masking import hold
-from nqbench_training.optimised import Distilled, finished, fit_network, install
+from nqbench_training.optimised import Distilled, finished, fit_network, grown, install
 
 
 class StraightThrough(Distilled, Training, name="straight-through", paper="arXiv:1511.00363"):
@@ -135,8 +135,7 @@ class BinaryRelax(StraightThrough, name="binary-relax", paper="arXiv:1801.06313"
     def seen(self, quantized: Tensor, real: Tensor, epoch: int) -> Tensor:
         if epoch >= (1 - self.exact) * self.epochs:
             return quantized
-        lam = self.lam * self.growth**epoch
-        return (lam * quantized + real) / (lam + 1)
+        return torch.lerp(real.to(quantized.dtype), quantized, 1 / (1 + 1 / grown(self.lam, self.growth, epoch)))
 
 
 class ProxQuant(StraightThrough, name="prox-quant", paper="arXiv:1810.00861"):

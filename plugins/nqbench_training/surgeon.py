@@ -140,7 +140,7 @@ class Surgeon(
         recipe: dict[str, Any] = {"surgeon": {k: v for k, v in fields.items() if (k, v) not in _UNSAID.items()}}
         if number:
             recipe["replica"] = number
-        recipe |= {**task.recipe(), "seed": task.seed, "version": self.VERSION}
+        recipe |= {**task.recipe(), "seed": task.seed, "version": self.VERSION + self.distills_anew(task)}
         return trained(f"{self.name}-{task.model.name}", recipe, make) if passes[-1] else make(None)
 
     def _made(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path | None) -> Trained:

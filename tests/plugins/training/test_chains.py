@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +12,10 @@ import pytest
 import torch
 from nqbench_quantizers.ecsq import ECSQ
 from nqbench_training.alternating import LearningCompression
+from nqbench_training.batchnorm import BatchNorm
 from nqbench_training.finetune import FineTune
 from nqbench_training.magnitude import Magnitude
+from nqbench_training.optimised import install
 from nqbench_training.soft_to_hard import SoftToHard
 from nqbench_training.surgeon import Surgeon
 from pydantic import ValidationError
@@ -21,7 +23,7 @@ from test_trainings import EVERY, make_result_tensors, pruned_task
 from tiny_network import Levels, Tiny
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Group, Quantized, QuantizedModel, Source, Task, Training
+from nqbench.api import BadInput, Batch, Group, Model, Quantized, QuantizedModel, Source, Split, Task, Training
 from nqbench.api.toolkit.groups import load_groups, save_groups
 from nqbench.pipeline.trainings import in_turn
 
@@ -188,3 +190,45 @@ def test_groups_come_back_with_their_arrays_in_order(tmp_path: Path) -> None:
     assert tuple(back.parameters) == names
     assert tuple(back.held) == names
     assert tuple(back.side) == ("z", "y", "a")
+
+
+class Tied(Model, name="tied-tiny"):
+    """A batch norm between two layers of one weight."""
+
+    def fingerprint(self) -> str:
+        return "tied"
+
+    def load(self, device: torch.device) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 6))
+        module[3].weight = module[0].weight
+        return module.eval()
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(1)
+        yield torch.randn(24, 6, generator=generator), torch.randint(0, 6, (24,), generator=generator)
+
+
+def tied_task() -> Task:
+    model = Tied()
+    module = model.load(torch.device("cpu"))
+    return Task(model, module, ("0.weight",), quantizer=Levels(k=3), granularity="layer")
+
+
+def test_a_tied_weight_begins_a_training_as_the_one_before_left_it() -> None:
+    """Its second name stands beside what is stored, with the values of before it was quantized."""
+    task = tied_task()
+    tuned = FineTune(epochs=5, lr=0.5, batch_size=8).train(task, None)
+    wanted = task.reconstruct(tuned.groups)["0.weight"]
+    stored = dict(tuned.raw_state) | {"3.weight": torch.zeros(6, 6)}  # whatever it says
+    task = tied_task()
+    install(task, QuantizedModel(tuned.groups, stored))
+    torch.testing.assert_close(task.parameter("0.weight").detach(), wanted, rtol=0, atol=0)
+    # statistics are those of the quantized weight
+    task = tied_task()
+    found = BatchNorm().train(task, None)
+    quantized = task.reconstruct(found.groups)["0.weight"]
+    x = next(Tied().batches("train"))[0]
+    outputs = nn.functional.linear(x, quantized, task.module[0].bias).detach()  # type: ignore[index]
+    torch.testing.assert_close(found.raw_state["1.running_mean"], outputs.mean(0), rtol=1e-3, atol=1e-4)
