@@ -311,7 +311,7 @@ def test_a_worker_that_would_have_to_wait_does_something_else(url: str, tmp_path
     begun = time.monotonic()
     with patience(0.3), pytest.raises(Busy, match="another process is at the stage 'prune'"):
         once(machine(tmp_path / "one", url))
-    assert 0.3 <= time.monotonic() - begun < 3
+    assert 0.3 <= time.monotonic() - begun < 30  # the lease is of a minute
 
 
 @pytest.mark.parametrize("why", ["its date is long past", "its process is gone", "it is none"])
