@@ -181,18 +181,19 @@ def best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, b
 def quantized_frequencies(counts: np.ndarray, precision: int) -> np.ndarray:
     """counts: (m,) int64 > 0 -> (m,) int64 >= 1 that sum to 2^precision, nearly proportional, m <= 2^precision.
 
-    They are rounded, then changed by ones where that costs the fewest bits, until the sum is right.
+    They are rounded, then changed by one at a time where that costs the fewest bits, until the sum is right: no other
+    frequencies that all lie on that side of the rounded ones take fewer bits.
     """
+    from nqbench_coders.kernels.rans import costs_of_a_step, step_where_cheapest
+
+    counts = np.ascontiguousarray(counts, dtype=np.int64)
     total = 1 << precision
-    exact = counts * (total / counts.sum())
-    f: np.ndarray = np.maximum(np.rint(exact).astype(np.int64), 1)
-    while (excess := int(f.sum()) - total) != 0:
-        if excess > 0:
-            movable = np.flatnonzero(f > 1)
-            cost = -counts[movable] * np.log2(1 - 1 / f[movable])
-        else:
-            movable = np.arange(f.size)
-            cost = -counts * np.log2(1 + 1 / f)
-        moved = movable[np.argsort(cost, kind="stable")[: abs(excess)]]
-        f[moved] -= 1 if excess > 0 else -1
+    f: np.ndarray = np.maximum(np.rint(counts * (total / counts.sum())).astype(np.int64), 1)
+    excess = int(f.sum()) - total
+    if excess:
+        step, times = (-1 if excess > 0 else 1), abs(excess)
+        costs = costs_of_a_step(counts, f, step)
+        # so many steps reach at most as many places, those at which the first one is cheapest
+        heap = np.argsort(costs, kind="stable")[:times]
+        step_where_cheapest(counts, f, step, times, costs[heap], heap)
     return f

@@ -49,6 +49,66 @@ def reciprocals(frequencies: np.ndarray, precision: int) -> np.ndarray:
 
 
 @inlined
+def _logarithm(n: float) -> float:
+    """ln((n + 1) / n), n >= 1, by the series of the inverse hyperbolic tangent of 1 / (2 n + 1) <= 1/3.
+
+    A library's logarithm may round in its own way, and files would depend on the platform.
+    """
+    y = 1.0 / (2.0 * n + 1.0)
+    total = 0.0
+    for k in range(16, -1, -1):
+        total = total * y * y + 1.0 / (2.0 * k + 1.0)
+    return 2.0 * y * total
+
+
+@inlined
+def _cost(count: np.int64, frequency: np.int64, step: np.int64) -> float:
+    """Nats more that the symbol takes in all with its frequency changed by ``step``, 1 or -1; infinite for 1 to 0."""
+    nats = np.inf
+    if step > 0:
+        nats = -count * _logarithm(float(frequency))
+    elif frequency > 1:
+        nats = count * _logarithm(float(frequency - 1))
+    return nats
+
+
+@kernel
+def costs_of_a_step(counts: np.ndarray, frequencies: np.ndarray, step: np.int64) -> np.ndarray:
+    """counts, frequencies: (m,) int64 -> (m,) float64, nats."""
+    costs = np.empty(counts.size, dtype=np.float64)
+    for i in range(counts.size):
+        costs[i] = _cost(counts[i], frequencies[i], step)
+    return costs
+
+
+@kernel
+def step_where_cheapest(
+    counts: np.ndarray, frequencies: np.ndarray, step: np.int64, times: np.int64, costs: np.ndarray, heap: np.ndarray
+) -> None:
+    """Changes the frequencies in place by ``step``, as often as told, each time where it then costs the least, of equal
+    costs at the smallest symbol.
+
+    heap: (h,) int64, the places that may change, by rising cost (a sorted row is a heap); costs: (h,) float64, theirs.
+    """
+    for _ in range(times):
+        place = heap[0]
+        frequencies[place] += step
+        cost = _cost(counts[place], frequencies[place], step)
+        at = 0
+        while 2 * at + 1 < heap.size:
+            child = 2 * at + 1
+            if child + 1 < heap.size and (
+                costs[child + 1] < costs[child] or (costs[child + 1] == costs[child] and heap[child + 1] < heap[child])
+            ):
+                child += 1
+            if costs[child] > cost or (costs[child] == cost and heap[child] > place):
+                break
+            costs[at], heap[at] = costs[child], heap[child]
+            at = child
+        costs[at], heap[at] = cost, place
+
+
+@inlined
 def _pushed(
     x: np.uint64, row: np.uint64, table: np.ndarray, at: np.uint64, out: np.ndarray
 ) -> tuple[np.uint64, np.uint64]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nqbench_coders.huffman import Huffman, canonical_codes, length_limit
 from nqbench_coders.kernels.prefix import code_lengths, limited_lengths
@@ -288,3 +289,34 @@ def test_frequencies_sum_to_the_precision_and_none_vanishes(counts: list[int], p
     frequencies = quantized_frequencies(np.array(counts), precision)
     assert int(frequencies.sum()) == 1 << precision
     assert int(frequencies.min()) >= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 10**4) | st.integers(1, 3), min_size=1, max_size=8), st.integers(3, 6))
+@example([83, 5, 1, 1], 5)
+@example([10**6, 1, 1, 1, 1], 3)
+@example([1, 1, 1, 1, 1], 5)
+def test_frequencies_are_the_best_on_their_side_of_the_rounded_ones(counts: list[int], precision: int) -> None:
+    """By the table of the least cost of each sum, symbol by symbol."""
+    total = 1 << precision
+    rounded = [max(1, round(count * (total / sum(counts)))) for count in counts]
+    least = {0: 0.0}
+    for count, r in zip(counts, rounded, strict=True):
+        possible = range(1, r + 1) if sum(rounded) > total else range(r, total + 1)
+        sums: dict[int, float] = {}
+        for (before, cost), f in itertools.product(least.items(), possible):
+            if before + f <= total:
+                sums[before + f] = min(sums.get(before + f, math.inf), cost - count * math.log2(f))
+        least = sums
+    found = quantized_frequencies(np.array(counts), precision)
+    assert int(found.sum()) == total
+    assert -float(np.dot(counts, np.log2(found))) <= least[total] + 1e-9 * sum(counts)
+
+
+def test_frequencies_of_many_symbols_are_taken_from_one() -> None:
+    """Of 2^17 places one has what the others need; a look at all of them for each count would take minutes."""
+    counts = np.ones(1 << 17, dtype=np.int64)
+    counts[5] = 1 << 40
+    frequencies = quantized_frequencies(counts, 18)
+    assert frequencies[5] == (1 << 17) + 1
+    assert (np.delete(frequencies, 5) == 1).all()
