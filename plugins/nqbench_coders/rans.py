@@ -16,8 +16,9 @@ state is 2^31 and no word is left. Shorter streams: N = 1, and the state ends as
 than 8 bytes in all they are the state, little-endian, without its leading zeros, and there are no words; else, with B
 bytes, the state has (B - 1) mod 4 + 5, and the words follow.
 
-The precision is chosen for the fewest bytes, table and payload together, up to 16 bits (or ceil(log2 m) + 4, if that
-is more, m being the number of distinct symbols).
+The precision is chosen for the fewest bytes, table and payload together: up to 16 bits (or ceil(log2 m) + 4, if that is
+more, m being the number of distinct symbols), and from there on, by two at a time, as long as it pays. It does in long
+streams where one symbol dominates: thousands of rare ones, which take 2^-P of the whole each, are dear at 16 bits.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ MANY = 1 << 19
 """Number of symbols from which there are eight states, whose 64 bytes are then less than 0.1 % at 1 bit per symbol."""
 
 MOST_PRECISION = 28
+
+LOOKED_UP = 18
+"""Largest precision at which the decoder looks up a slot's symbol, in 512 KiB. A larger table does not fit the caches
+near the core, and is not faster than the search among the cumulative frequencies that takes its place."""
 
 
 class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
@@ -74,7 +79,7 @@ class Rans(Coder, name="rans", paper="Duda 2013, arXiv:1311.2540"):
         # pushing the smallest symbol onto the state 0 leaves it 0: such symbols at the end of the stream cost nothing
         counts[0] -= np.argmax(stream.symbols[::-1] != used[0])
         counts = counts[counts > 0]
-        precision = min(max(16, bit_width(used.size) + 4), MOST_PRECISION)
+        precision = _most_tried(used.size, stream.symbols.size)
         bits = (counts * np.log2(counts.sum() / counts)).sum() - stream.symbols.size * 1.5 * 2.0 ** (precision - 31)
         return float(bits) / 8 - 8
 
@@ -103,7 +108,7 @@ def _decode(payload: bytes, count: int, table: Table, precision: int) -> np.ndar
     frequencies = (1 << table.classes) + table.extra
     entries = _entries(frequencies)
     ranks = np.empty(0, dtype=np.uint16)
-    if precision <= 16:
+    if precision <= LOOKED_UP and table.used.size <= 1 << 16:
         ranks = np.repeat(np.arange(table.used.size, dtype=np.uint16), frequencies)
     out = np.empty(count, dtype=np.int32)
     used = table.used.astype(np.int32)
@@ -157,25 +162,36 @@ def _bits(counts: np.ndarray, frequencies: np.ndarray, precision: int) -> float:
     return float(np.dot(counts, precision - np.log2(frequencies)))
 
 
+def _most_tried(distinct: int, count: int) -> int:
+    """The largest precision that may be chosen. Beyond the number of symbols none has less than its share."""
+    return min(max(16, bit_width(distinct) + 4, bit_width(count)), MOST_PRECISION)
+
+
 def best_table(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, bytes]:
     """The precision, (m,) int64 frequencies and the table for which table and payload take the fewest bytes."""
     least = bit_width(used.size)
+    if used.size == 1:
+        return _with_table(used, counts, 0)[1]
     if least > 12:
         tried = [min(least + 4, MOST_PRECISION)]
     else:
-        tried = [p for p in (least, least + 1, least + 2, 8, 10, 12, 14, 16) if least <= p <= 16]
-    best: tuple[float, int, np.ndarray, bytes] | None = None
-    for precision in sorted(set(tried)):
-        frequencies = quantized_frequencies(counts, precision)
-        classes = np.frexp(frequencies)[1].astype(np.int64) - 1
-        table = bytes([precision]) + write_table(used, classes, frequencies - (1 << classes))
-        size = len(table) + _bits(counts, frequencies, precision) / 8
-        if best is None or size < best[0]:
-            best = size, precision, frequencies, table
-        if used.size == 1:
+        tried = sorted({p for p in (least, least + 1, least + 2, 8, 10, 12, 14, 16) if least <= p <= 16})
+    size, best = min((_with_table(used, counts, precision) for precision in tried), key=lambda found: found[0])
+    for precision in range(tried[-1] + 2, _most_tried(used.size, int(counts.sum())) + 1, 2):
+        if best[0] != precision - 2:
             break
-    assert best is not None
-    return best[1:]
+        longer, found = _with_table(used, counts, precision)
+        if longer < size:
+            size, best = longer, found
+    return best
+
+
+def _with_table(used: np.ndarray, counts: np.ndarray, precision: int) -> tuple[float, tuple[int, np.ndarray, bytes]]:
+    """The bytes of table and payload at a precision, and what ``best_table`` gives then."""
+    frequencies = quantized_frequencies(counts, precision)
+    classes = np.frexp(frequencies)[1].astype(np.int64) - 1
+    table = bytes([precision]) + write_table(used, classes, frequencies - (1 << classes))
+    return len(table) + _bits(counts, frequencies, precision) / 8, (precision, frequencies, table)
 
 
 def quantized_frequencies(counts: np.ndarray, precision: int) -> np.ndarray:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from nqbench_coders import rans
 from nqbench_coders.huffman import Huffman, canonical_codes, length_limit
 from nqbench_coders.kernels.prefix import code_lengths, limited_lengths
 from nqbench_coders.lzw import Lzw
 from nqbench_coders.rans import Rans, quantized_frequencies
 from nqbench_coders.raw import Raw
+from nqbench_coders.table import write_table
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec
 
@@ -62,6 +64,33 @@ def test_rans_on_short_streams_costs_little_beyond_its_table(count: int) -> None
     # the payload is rounded up to bytes, and the frequencies to the precision that is best for table and payload
     assert 8 * len(encoded.payload) < 1.03 * entropy_bits(stream) + 24
     assert len(encoded.table) <= 2 * len(np.unique(stream.symbols)) + 2
+
+
+def test_rans_of_one_symbol_among_thousands_of_rare_ones_is_near_the_entropy() -> None:
+    """With a slot of 2^16 each, they would take more of the whole than is theirs, and the file 10 % more."""
+    rng = np.random.default_rng(0)
+    levels = np.rint(rng.laplace(0, 400, 1 << 21)).astype(np.int32)
+    levels[rng.random(levels.size) < 0.97] = 0
+    levels -= levels.min()
+    stream = Stream.of(levels, int(levels.max()) + 1)
+    assert len(np.unique(levels)) > 3000
+    assert Rans().encode(stream).table[0] > 16
+    assert bits(Rans(), stream) < 1.015 * entropy_bits(stream)
+
+
+@pytest.mark.parametrize("precision", [12, 16, 17, 18, 19, 24, 28])
+@pytest.mark.parametrize("count", [1000, (1 << 19) + 3])
+def test_rans_decodes_at_any_precision(precision: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a table of slots, or by a search."""
+    stream = laplace(100.0, count)
+
+    def chosen(used: np.ndarray, counts: np.ndarray) -> tuple[int, np.ndarray, bytes]:
+        frequencies = quantized_frequencies(counts, precision)
+        classes = np.frexp(frequencies)[1].astype(np.int64) - 1
+        return precision, frequencies, bytes([precision]) + write_table(used, classes, frequencies - (1 << classes))
+
+    monkeypatch.setattr(rans, "best_table", chosen)
+    assert bits(Rans(), stream) > 0.99 * entropy_bits(stream)
 
 
 @settings(max_examples=200, deadline=None)
