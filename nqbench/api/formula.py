@@ -151,7 +151,8 @@ def _with(q: Result, structure: Structure, name: str, values: Tensor, operation:
     entries = entries_of(q, structure, name)
     into = None if any(part.requires_grad for part in (values, *entries)) else values
     if array.per.by == "global":
-        return operation(values, entries[0], out=into)
+        # the unit is that of the first weight: tensors without weights have none
+        return operation(values, next((part for part in entries if part.numel()), entries[0]), out=into)
     split = torch.split(values, list(q.sizes))
     parts = [
         _applied(operation, part, own, array.per, t, in_place=into is not None)

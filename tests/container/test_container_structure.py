@@ -96,6 +96,15 @@ def test_a_decoder_written_from_the_specification_alone_reads_every_mixture(regi
         assert all(theirs[name].tobytes() == value.numpy().tobytes() for name, value in expected.items()), seed
 
 
+@pytest.mark.parametrize("empty", [(0, 3), (0,)])
+def test_the_unit_of_a_code_of_all_tensors_is_that_of_the_first_weight(registry, empty):
+    """A tensor without weights before it has no unit."""
+    structure = S((("scale", ("global", 0, 16, "layer", 0)),))
+    contents, expected = build(Recipe((T(empty), T((4, 6))), (G(structure=structure),)))
+    decoded = decode(sections_of(encode(contents, registry)[0]), registry).tensors
+    assert first_difference(expected, decoded) is None
+
+
 def test_scales_are_a_part_of_their_own_and_coded_where_that_is_shorter(registry):
     """4 x 4096 / 64 float16 scales, drawn from 16 values: half a byte each at best, and never more than two."""
     recipe = Recipe((T((64, 4096)),), (G(structure=S((("scale", ("group", 64)),), torch.float16)),), coder="rans")
