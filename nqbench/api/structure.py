@@ -84,11 +84,14 @@ class Placed:
         return math.prod(self.shape)
 
     def lengths(self) -> Tensor:
-        """(R,) int64 on the CPU: kept weights of each row."""
+        """(R,) int64 on the CPU: kept weights of each row; (0,) of a tensor without weights, whatever R is: it may be
+        2^48 in a file of a few bytes."""
         rows, length = rows_of(self.shape)
+        if not self.numel:
+            return torch.zeros(0, dtype=torch.int64)
         if self.mask is None:
             return torch.full((rows,), length, dtype=torch.int64)
-        return self.mask.reshape(rows, length).sum(1).cpu() if rows * length else torch.zeros(rows, dtype=torch.int64)
+        return self.mask.reshape(rows, length).sum(1).cpu()
 
 
 class _Source(Protocol):

@@ -96,6 +96,18 @@ def test_a_decoder_written_from_the_specification_alone_reads_every_mixture(regi
         assert all(theirs[name].tobytes() == value.numpy().tobytes() for name, value in expected.items()), seed
 
 
+def test_vectors_of_tensors_without_weights_take_nothing_for_their_rows(registry):
+    """2^40 rows of no weight: a number for each would take 8 TB. Masked, in product codes, rotated."""
+    many = (1 << 40, 0)
+    for structure in (S(books=2), S(hadamard=8), S((("scale", ("group", 4)),), hadamard=2, tile=2)):
+        recipe = Recipe(
+            (T(many), T((4, 6), mask=0.5), T(many, mask=0.5)), (G(d=2, structure=structure),), positions="gaps"
+        )
+        contents, expected = build(recipe)
+        decoded = decode(sections_of(encode(contents, registry)[0]), registry).tensors
+        assert first_difference(expected, decoded) is None
+
+
 @pytest.mark.parametrize("empty", [(0, 3), (0,)])
 def test_the_unit_of_a_code_of_all_tensors_is_that_of_the_first_weight(registry, empty):
     """A tensor without weights before it has no unit."""
