@@ -57,7 +57,7 @@ def values_of(q: Result, structure: Structure) -> Tensor:
         flat = _looked_up(q.symbols, table, structure, counts)
         if q.form == "dithered":
             u = dither(int(q.side["seed"]), float(q.side["dither_step"]), q.symbols.numel(), flat.device)
-            u = u if structure.dimension == 1 else _kept(u.repeat_interleave(structure.dimension), structure)
+            u = u if structure.dimension == 1 else _repeated(u, structure, counts)
     flat = _with(q, structure, "zero", flat, torch.sub)
     flat = _with(q, structure, "step" if table is None else "scale", flat, torch.mul)
     flat = _with(q, structure, "shift", flat, torch.add)
@@ -91,23 +91,38 @@ def codebook_of(q: Result, structure: Structure) -> Tensor | None:
 def _looked_up(symbols: Tensor, table: Tensor, structure: Structure, counts: tuple[int, ...]) -> Tensor:
     """(n,) float32: the table's values of all kept weights."""
     m, k, d = table.shape
-    if m == 1:
-        index = symbols
-    elif structure.summed:
-        index = symbols + k * (torch.arange(symbols.numel(), device=symbols.device) % m)
-    else:
+    each = m if structure.summed else 1
+    index = symbols
+    if each == 1 and m > 1:
         index = symbols + k * (_within_row(structure, counts, symbols.device) % m)
     # in one dimension index_select is seven times as fast as in two
     rows = table.reshape(-1) if d == 1 else table.reshape(m * k, d)
-    # index_select is twice as fast, but its gradient on a GPU adds in any order
-    chosen = rows[index.long()] if table.requires_grad else rows.index_select(0, index)
-    if structure.summed and m > 1:
-        chosen = chosen.reshape(-1, m, d)
-        total = chosen[:, 0]
-        for book in range(1, m):
-            total = total + chosen[:, book]
-        chosen = total
-    return chosen.reshape(-1) if d == 1 else _kept(chosen.reshape(-1), structure)
+    if d == 1:
+        return _codewords(rows, index, each, k)
+    widths = [_width(t, d) for t in structure.tensors]
+    if min(widths, default=d) == d:
+        vectors = torch.split(_codewords(rows, index, each, k), [count // each for count in counts])
+    else:
+        parts = zip(torch.split(index, list(counts)), widths, strict=True)
+        vectors = tuple(_codewords(rows[:, :width], part, each, k) for part, width in parts)
+    return _joined([_kept(part, t, d) for part, t in zip(vectors, structure.tensors, strict=True)])
+
+
+def _codewords(rows: Tensor, index: Tensor, each: int, k: int) -> Tensor:
+    """(v, ...): for each of v vectors the sum of ``each`` codewords. rows: (m k, ...); index: (v each,), within a
+    codebook of k codewords if several are summed. One book after another, so that no more than a sum is in memory."""
+
+    def chosen(index: Tensor) -> Tensor:
+        # index_select is twice as fast, but its gradient on a GPU adds in any order
+        return rows[index.long()] if rows.requires_grad else rows.index_select(0, index)
+
+    if each == 1:
+        return chosen(index)
+    index = index.reshape(-1, each)
+    total = chosen(index[:, 0])
+    for book in range(1, each):
+        total = total + chosen(index[:, book] + k * book)
+    return total
 
 
 def _within_row(structure: Structure, counts: tuple[int, ...], device: torch.device) -> Tensor:
@@ -120,26 +135,34 @@ def _within_row(structure: Structure, counts: tuple[int, ...], device: torch.dev
     return _joined(found)
 
 
-def _kept(slots: Tensor, structure: Structure) -> Tensor:
-    """(n,): the values of vectors, (vectors d,), without those past the end of a row."""
-    d, at, found = structure.dimension, 0, []
-    for t in structure.tensors:
-        rows, length = rows_of(t.shape)
-        if t.mask is None:
-            each = -(-length // d) * d
-            part = slots[at : at + rows * each]
-            at += rows * each
-            found.append(part if each == length else part.reshape(rows, each)[:, :length].reshape(-1))
-            continue
-        lengths = t.lengths().to(slots.device)
-        each_row = -(-lengths // d) * d
-        total = int(each_row.sum())
-        first = torch.cumsum(each_row, 0) - each_row
-        row = torch.repeat_interleave(torch.arange(rows, device=slots.device), each_row)
-        column = torch.arange(total, device=slots.device) - first[row]
-        found.append(slots[at : at + total][column < lengths[row]])
-        at += total
-    return _joined(found)
+def _width(tensor: Placed, d: int) -> int:
+    """How many of a vector's d values a tensor can use: a vector may be many times as long as a row, and a few bytes of
+    a file would stand for gigabytes."""
+    return min(d, rows_of(tensor.shape)[1]) if tensor.numel else d
+
+
+def _kept(vectors: Tensor, tensor: Placed, d: int) -> Tensor:
+    """(n,): the values of a tensor's vectors, without those past the end of a row. vectors: (v, w), of d values each
+    the first w, ``_width``."""
+    slots = vectors.reshape(-1)
+    if not tensor.numel:
+        return slots
+    (rows, length), width = rows_of(tensor.shape), vectors.shape[1]
+    if tensor.mask is None:
+        each = -(-length // d) * width
+        return slots if each == length else slots.reshape(rows, each)[:, :length].reshape(-1)
+    lengths = tensor.lengths().to(slots.device)
+    each_row = -(-lengths // d) * width
+    first = torch.cumsum(each_row, 0) - each_row
+    row = torch.repeat_interleave(torch.arange(rows, device=slots.device), each_row)
+    column = torch.arange(slots.numel(), device=slots.device) - first[row]
+    return slots[column < lengths[row]]
+
+
+def _repeated(u: Tensor, structure: Structure, counts: tuple[int, ...]) -> Tensor:
+    """(n,): a value for each vector, (v,), for each of its weights."""
+    d, parts = structure.dimension, zip(torch.split(u, list(counts)), structure.tensors, strict=True)
+    return _joined([_kept(part[:, None].expand(-1, _width(t, d)), t, d) for part, t in parts])
 
 
 def _with(q: Result, structure: Structure, name: str, values: Tensor, operation: Operation) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nqbench.api.granularity import rows_of
 from nqbench.container.structures import StructureEntry
 
 MAGIC = b"NQZ"
@@ -140,5 +141,17 @@ class Header:
         return (self.quantizer, self.coder, self.codec, self.positions, self.positions_coder)
 
     def decoded_bytes(self) -> int:
-        """What the decoded state takes in memory, at 4 bytes or more an element."""
-        return sum(max(t.dtype.itemsize, 4) * t.numel for t in self.tensors if t.kind != ALIAS)
+        """What the decoded state takes in memory, at 4 bytes or more an element; of a sum of codewords, its symbols, if
+        they take more."""
+        return sum(
+            max(t.dtype.itemsize * t.numel, 4 * t.numel, 4 * self._summed(t)) for t in self.tensors if t.kind != ALIAS
+        )
+
+    def _summed(self, tensor: TensorEntry) -> int:
+        """At most so many symbols of several a vector; 0 where a vector has one, and so at least a weight."""
+        group = self.groups[tensor.group] if tensor.kind == QUANTIZED else None
+        if group is None or group.structure is None or not group.structure.summed or not tensor.numel:
+            return 0
+        books = max((a.shape[0] for a in group.arrays if a.name == "codebook" and len(a.shape) == 3), default=1)
+        rows, length = rows_of(tensor.shape)
+        return books * rows * -(-length // group.structure.dimension)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nqz_kit import G, KitMerged, Recipe, T, build, kit_registry
+from nqz_kit import G, KitMerged, Recipe, S, T, build, kit_registry
 
 from nqbench.api import BadInput, Coder, CorruptFile, Encoded, NotRegistered, StreamSpec
 from nqbench.container import SECTIONS, decode, default_limit, encode, read, sections_of, write
@@ -228,6 +228,28 @@ def test_decoding_takes_at_most_ten_times_what_the_file_stands_for(registry, tmp
     command = [sys.executable, script, tmp_path / "small.nqz", tmp_path / "big.nqz", str(most * 16_000_000)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory through /proc")
+@pytest.mark.parametrize("form", ["lookup", "dithered"])
+def test_vectors_longer_than_their_rows_take_no_more_memory(registry, tmp_path, form):
+    """512 rows of one weight, each from a vector of 2^15 values: 64 MB if they were laid out whole."""
+    recipe = Recipe((T((512, 1)), T((1, 8))), (G(form, alphabet=2, d=1 << 15, structure=S()),))
+    write(tmp_path / "long.nqz", build(recipe)[0], registry)
+    write(tmp_path / "short.nqz", build(replace(recipe, groups=(replace(recipe.groups[0], d=4),)))[0], registry)
+    script = Path(__file__).with_name("decode_within.py")
+    command = [sys.executable, script, tmp_path / "short.nqz", tmp_path / "long.nqz", str(32 << 20)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_symbols_of_a_sum_count_where_they_are_more_than_the_weights(registry):
+    """Of 6 x 5 weights, in 6 x 3 vectors of two: 18 symbols a codebook, 4 bytes each."""
+    for books, size in ((2, 4 * 36), (60, 4 * 18 * 60)):
+        recipe = Recipe((T((6, 5)),), (G(d=2, structure=S(books=books, summed=True)),))
+        header = sections_of(encode(build(recipe)[0], registry)[0]).header
+        assert header.decoded_bytes() == size
+    assert "more than the limit" in complaint(encode(build(recipe)[0], registry)[0], registry, limit=size - 1)
 
 
 # -- lies of the header --------------------------------------------------------------------------------------------

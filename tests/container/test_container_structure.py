@@ -117,6 +117,16 @@ def test_the_unit_of_a_code_of_all_tensors_is_that_of_the_first_weight(registry,
     assert first_difference(expected, decoded) is None
 
 
+@pytest.mark.parametrize("masked", [None, 0.6])
+@pytest.mark.parametrize("form", ["lookup", "dithered"])
+def test_vectors_longer_than_some_rows(registry, form, masked):
+    tensors = (T((5, 3), mask=masked), T((2, 9), mask=masked), T((4, 1)), T((1, 4)), T((3, 0)))
+    for structure in (S(), S(books=3), S(books=3, summed=True)) if form == "lookup" else (S(),):
+        contents, expected = build(Recipe(tensors, (G(form, d=4, structure=structure),), positions="gaps"))
+        decoded = decode(sections_of(encode(contents, registry)[0]), registry).tensors
+        assert first_difference(expected, decoded) is None
+
+
 def test_scales_are_a_part_of_their_own_and_coded_where_that_is_shorter(registry):
     """4 x 4096 / 64 float16 scales, drawn from 16 values: half a byte each at best, and never more than two."""
     recipe = Recipe((T((64, 4096)),), (G(structure=S((("scale", ("group", 64)),), torch.float16)),), coder="rans")
