@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class GroupLayout:
         """Whether a vector may hold weights of two tensors."""
         return self.dimension != 1 and len(self.parts) > 1 and self.parts[0].symbols is None
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[tuple[int, int], ...]:
         """(first symbol, last symbol + 1) of each part; crossing ones share the symbol at their border."""
         found, at = [], 0
@@ -166,29 +167,29 @@ class StreamLayout:
 def streams_of(groups: Sequence[GroupLayout], mode: str) -> list[StreamLayout]:
     """The streams of a file. Raises BadInput where one table a tensor is asked for and vectors cross tensors."""
     if mode == "joint":
-        return [_stream(groups, [(i, 0, g.count, g.parts) for i, g in enumerate(groups)])] if groups else []
+        return [_stream(groups, [(i, 0, g.count, slice(None)) for i, g in enumerate(groups)])] if groups else []
     if mode == "per-group":
-        return [_stream(groups, [(i, 0, g.count, g.parts)]) for i, g in enumerate(groups)]
+        return [_stream(groups, [(i, 0, g.count, slice(None))]) for i, g in enumerate(groups)]
     streams = []
     for i, group in enumerate(groups):
         if group.crossing:
             raise BadInput("streams 'per-tensor' need one symbol per weight, or granularity 'layer'")
-        for part, (start, stop) in zip(group.parts, group.bounds, strict=True):
-            streams.append(_stream(groups, [(i, start, stop, (part,))]))
+        for j, (start, stop) in enumerate(group.bounds):
+            streams.append(_stream(groups, [(i, start, stop, slice(j, j + 1))]))
     return streams
 
 
-def _stream(groups: Sequence[GroupLayout], pieces: Sequence[tuple[int, int, int, tuple[Part, ...]]]) -> StreamLayout:
+def _stream(groups: Sequence[GroupLayout], pieces: Sequence[tuple[int, int, int, slice]]) -> StreamLayout:
+    """pieces: (group, first symbol, last symbol + 1, which of its parts they are of)."""
     tensors, at = [], 0
     for index, first, last, parts in pieces:
         group = groups[index]
-        for part, (start, stop) in zip(group.parts, group.bounds, strict=True):
-            if part in parts:
-                begin, end = at + start - first, at + stop - first
-                if part.as_read is None:
-                    tensors.append(StreamTensor(part.name, part.shape, begin, end, group.zero, part.mask))
-                else:
-                    tensors.append(StreamTensor(part.name, part.as_read, begin, end))
+        for part, (start, stop) in zip(group.parts[parts], group.bounds[parts], strict=True):
+            begin, end = at + start - first, at + stop - first
+            if part.as_read is None:
+                tensors.append(StreamTensor(part.name, part.shape, begin, end, group.zero, part.mask))
+            else:
+                tensors.append(StreamTensor(part.name, part.as_read, begin, end))
         at += last - first
     used = [groups[index] for index, *_ in pieces]
     spec = StreamSpec(

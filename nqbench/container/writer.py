@@ -328,7 +328,7 @@ def _positions(
 def _tensors(file: _File, contents: Contents) -> tuple[TensorEntry, ...]:
     place = {name: index for index, name in enumerate(contents.order)}
     group_of = {name: index for index, group in enumerate(contents.groups) for name in group.names}
-    entries = []
+    entries, coded = [], set(contents.coded)
     for name in contents.order:
         if name in contents.aliases:
             entries.append(TensorEntry(name, ALIAS, target=place[contents.aliases[name]]))
@@ -336,7 +336,7 @@ def _tensors(file: _File, contents: Contents) -> tuple[TensorEntry, ...]:
             shape, dtype = tuple(contents.shapes[name]), contents.dtypes[name]
             masked = name in contents.masks
             entries.append(TensorEntry(name, QUANTIZED, shape, dtype, group=group_of[name], masked=masked))
-        elif name in contents.coded:
+        elif name in coded:
             entries.append(TensorEntry(name, CODED, tuple(contents.shapes[name]), contents.dtypes[name]))
         else:
             entries.append(_raw(file, contents, name))

@@ -10,6 +10,7 @@ from nqz_kit import G, Recipe, T, build, kit_registry
 
 from nqbench.api import BadInput
 from nqbench.container import PARTS, decode, encode, read, sections_of, write
+from nqbench.container.layout import GroupLayout, Part, streams_of
 from nqbench.pipeline.artifacts import first_difference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -103,6 +104,32 @@ def test_every_coder_carries_weights_and_positions(coder, positions, tmp_path):
     assert first_difference(expected, decoded.tensors) is None
     assert written.file_bytes == (tmp_path / "a.nqz").stat().st_size == sum(written.parts.values())
     assert (written.parts["positions"] > 0) == (positions == "kit-bitmap")
+
+
+class Counted:
+    """Counts what is read of its instances."""
+
+    reads = 0
+
+    def __getattribute__(self, name):
+        Counted.reads += 1
+        return super().__getattribute__(name)
+
+
+class CountedPart(Counted, Part):
+    pass
+
+
+@pytest.mark.parametrize(("mode", "symbols"), [("per-tensor", 4), ("per-tensor", None), ("joint", 4)])
+def test_a_layout_takes_a_few_steps_a_tensor(mode, symbols):
+    """A look at all of a group's tensors for each of them, of which a file may have 2^16, would be 250000 here."""
+    parts = tuple(CountedPart(str(i), (4,), 4, symbols=symbols) for i in range(500))
+    groups = [GroupLayout(parts, 3, 1, True, None)]
+    before = Counted.reads
+    streams = streams_of(groups, mode)
+    assert Counted.reads - before <= 20 * 500
+    assert [t.start for stream in streams for t in stream.spec.tensors][-1] == (4 * 499 if mode == "joint" else 0)
+    assert [piece[1:] for stream in streams for piece in stream.pieces][-1] == (0 if mode == "joint" else 1996, 2000)
 
 
 def test_aliases_come_back_as_one_tensor():
