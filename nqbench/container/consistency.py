@@ -38,10 +38,13 @@ def _tensors(header: Header) -> str:
 
 
 def _groups(header: Header) -> str:
-    members = {tensor.group for tensor in header.tensors if tensor.kind == QUANTIZED}
+    shapes: list[list[tuple[int, ...]]] = [[] for _ in header.groups]
+    for tensor in header.tensors:
+        if tensor.kind == QUANTIZED:
+            shapes[tensor.group].append(tensor.shape)
     merging = {tensor.group for tensor in header.tensors if tensor.masked and header.positions_entry is None}
     for index, group in enumerate(header.groups):
-        if index not in members:
+        if not shapes[index]:
             return f"group {index} has no tensor"
         names = [array.name for array in group.arrays]
         if len(set(names)) != len(names):
@@ -49,9 +52,8 @@ def _groups(header: Header) -> str:
         if group.inserted is not None and index not in merging:
             return f"group {index} has a symbol inserted for pruned weights, and none merged"
         if group.structure is not None:
-            shapes = [tensor.shape for tensor in header.tensors if tensor.kind == QUANTIZED and tensor.group == index]
             arrays = {array.name: (array.dtype, array.shape) for array in group.arrays}
-            found = complaint(structure_of(group.structure, shapes), arrays)
+            found = complaint(structure_of(group.structure, shapes[index]), arrays)
             if found:
                 return f"group {index}: {found}"
     return ""

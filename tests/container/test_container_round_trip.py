@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from nqz_kit import G, Recipe, T, build, kit_registry
+from nqz_kit import G, Recipe, S, T, build, kit_registry
 
 from nqbench.api import BadInput
 from nqbench.container import PARTS, decode, encode, read, sections_of, write
+from nqbench.container.consistency import check
+from nqbench.container.header import TensorEntry
 from nqbench.container.layout import GroupLayout, Part, streams_of
 from nqbench.pipeline.artifacts import first_difference
 
@@ -120,6 +122,10 @@ class CountedPart(Counted, Part):
     pass
 
 
+class CountedEntry(Counted, TensorEntry):
+    pass
+
+
 @pytest.mark.parametrize(("mode", "symbols"), [("per-tensor", 4), ("per-tensor", None), ("joint", 4)])
 def test_a_layout_takes_a_few_steps_a_tensor(mode, symbols):
     """A look at all of a group's tensors for each of them, of which a file may have 2^16, would be 250000 here."""
@@ -130,6 +136,16 @@ def test_a_layout_takes_a_few_steps_a_tensor(mode, symbols):
     assert Counted.reads - before <= 20 * 500
     assert [t.start for stream in streams for t in stream.spec.tensors][-1] == (4 * 499 if mode == "joint" else 0)
     assert [piece[1:] for stream in streams for piece in stream.pieces][-1] == (0 if mode == "joint" else 1996, 2000)
+
+
+def test_a_header_s_groups_are_checked_in_a_few_steps_a_tensor():
+    tensors = tuple(T((4,), i) for i in range(100))
+    contents, _ = build(Recipe(tensors, tuple(G(structure=S((("scale", ("layer", 0)),))) for _ in tensors)))
+    header = sections_of(encode(contents, kit_registry())[0]).header
+    counted = replace(header, tensors=tuple(CountedEntry(**vars(entry)) for entry in header.tensors))
+    before = Counted.reads
+    check(counted)
+    assert Counted.reads - before <= 50 * 100
 
 
 def test_aliases_come_back_as_one_tensor():
