@@ -114,6 +114,9 @@ class Decoder:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        except BaseException:  # an interruption, or too long a wait: its answer would be taken for the next request's
+            self._end()
+            raise
         if not line.endswith("\n"):  # it died, perhaps in the middle of its answer
             code = process.wait()
             self._forget()
@@ -128,10 +131,14 @@ class Decoder:
         with selectors.DefaultSelector() as waiting:
             waiting.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
             if not waiting.select(self.cage.seconds):
-                process.kill()
-                process.wait()
-                self._forget()
                 raise BadInput(f"{request['path']} was not decoded within {self.cage.seconds:g} seconds")
+
+    def _end(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._forget()
 
     def _forget(self) -> None:
         """Let go of a process that has ended."""
@@ -143,10 +150,7 @@ class Decoder:
         self._process = None
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._forget()
+        self._end()
         self._shared.close()
 
 

@@ -193,6 +193,20 @@ def test_a_death_between_two_requests_goes_unnoticed(decoder, make):
     assert first_difference(expected, decoder.decode(path).tensors) is None
 
 
+def test_after_an_interruption_the_next_file_is_not_taken_for_the_one_before(decoder, make, monkeypatch):
+    """The request is written, and its answer on the way."""
+    first, second = make(name="first")[0], make(recipe=STATE, name="second")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_await", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            decoder.decode(first)
+    assert first_difference(second[1], decoder.decode(second[0]).tensors) is None
+
+
 def test_what_was_decoded_stays_when_the_next_file_is(decoder, make):
     path, expected = make(recipe=STATE)
     first = decoder.decode(path).tensors
