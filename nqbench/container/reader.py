@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api import BadInput, CorruptFile, Encoded, NotRegistered, Quantized, Structure
+from nqbench.api.plain import plain
 from nqbench.api.structure import NARROW
 from nqbench.container.calls import Calls
 from nqbench.container.fields import Fields
@@ -212,7 +213,7 @@ def _raw(sections: Sections) -> dict[str, Tensor]:
                 else:
                     tensors[e.name] = _array(fields, e.stored, e.shape).to(e.dtype)
             elif e.kind == base | CONSTANT:
-                tensors[e.name] = _array(fields, e.stored, ()).to(e.dtype).expand(e.shape).clone()
+                tensors[e.name] = plain(_array(fields, e.stored, ()).to(e.dtype).expand(e.shape))
     return tensors
 
 

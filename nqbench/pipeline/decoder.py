@@ -216,6 +216,7 @@ def _load_all() -> None:
 
 
 def _decode(request: Mapping[str, Any], shared: int) -> dict[str, Any]:
+    from nqbench.api.plain import plain
     from nqbench.container import read
     from nqbench.registry import registry
 
@@ -230,7 +231,7 @@ def _decode(request: Mapping[str, Any], shared: int) -> dict[str, Any]:
         number = numbers.setdefault(id(tensor), len(stored))
         if number == len(stored):
             stored.append((str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), end))
-            end = _put(shared, memoryview(_bytes(tensor.contiguous())), end)
+            end = _put(shared, memoryview(_bytes(plain(tensor))), end)
         tensors.append((name, number))
     return {"samples": samples, "tensors": tensors, "stored": stored}
 

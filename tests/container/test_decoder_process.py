@@ -16,6 +16,7 @@ from nqz_kit import G, Recipe, T, build, kit_registry
 
 from nqbench.api import BadInput, CorruptFile, NotRegistered, NqbenchError
 from nqbench.container import decode, encode, sections_of, write
+from nqbench.container.packing import crc, pack
 from nqbench.pipeline.artifacts import first_difference
 from nqbench.pipeline.decoder import Decoder
 from nqbench.registry import Registered
@@ -205,6 +206,17 @@ def test_after_an_interruption_the_next_file_is_not_taken_for_the_one_before(dec
         with pytest.raises(KeyboardInterrupt):
             decoder.decode(first)
     assert first_difference(second[1], decoder.decode(second[0]).tensors) is None
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_one_stored_element_for_a_tensor_of_one(decoder, make, shape):
+    """No writer does that; a tensor that shares its one element with none is expanded without a stride."""
+    path, _ = make(recipe=Recipe((T((2,)), T((2, 3), None, constant=True)), (G(),)))
+    whole = sections_of(path.read_bytes())
+    constant = replace(whole.header.tensors[1], shape=shape)
+    data = pack(replace(whole.header, tensors=(whole.header.tensors[0], constant)))
+    path.write_bytes(data + b"".join(section + crc(section) for section in whole.data.values() if section))
+    assert decoder.decode(path).tensors[constant.name].shape == shape
 
 
 def test_what_was_decoded_stays_when_the_next_file_is(decoder, make):
