@@ -26,9 +26,11 @@ what is coded is T symbols 0 or 1, of the alphabet 2, with the zero symbol 0 (it
 
 A zero symbol is named unless the specification names one in each of its tensors. (The encoder names the most common.)
 
-Chunks ------ n symbols are in C = max(1, n / 2^20) chunks, the i-th of them [i n / C, (i + 1) n / C), i from 0; chunks
-share no adaptive state. A chunk's *pieces* are the symbols that it holds of each of the specification's tensors, in
-order, if the tensors' parts are just the stream; else the one piece is the chunk, of an imagined tensor without a mask.
+Chunks
+------
+n symbols are in C = max(1, n / 2^20) chunks, the i-th of them [i n / C, (i + 1) n / C), i from 0; chunks share no
+adaptive state. A chunk's *pieces* are the symbols that it holds of each of the specification's tensors, in order, if
+the tensors' parts are just the stream; else the one piece is the chunk, of an imagined tensor without a mask.
 
 A tensor's places are row-major. Of shape (O, I, ..., W), O >= 2, it is O filters, of I inputs, of kernels of H x W
 places (H the product of what "..." stands for; H = W = 1 for (O, I)), unless H W > 4096. That, and any other shape, and
