@@ -109,7 +109,7 @@ Then, if span < 2^32, x = 2^32 x + the next 4 bytes, and span = 2^32 span. A chu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -222,7 +222,8 @@ def _promising(stream: Stream, flags: int) -> bool:
         return True
     used, counts = used_symbols(stream)
     zero = int(used[np.argmax(counts)])
-    tried = [replace(p, stop=p.start - (p.start - p.stop) // TRIED_PART) for p in pieces_of(spec, 0, count, zero)]
+    (whole,) = pieces_of(spec, [0, count], zero)
+    tried = [replace(p, stop=p.start - (p.start - p.stop) // TRIED_PART) for p in whole]
     sample = np.concatenate([stream.symbols[p.start : p.stop] for p in tried])
     found, occurring = used_symbols(Stream.of(sample, spec.alphabet))
     bits = np.log2(count / counts[np.searchsorted(used, found)])
@@ -258,10 +259,10 @@ def _encode(stream: Stream, flags: int, most: int) -> Encoded | None:
         zero = int(used[np.argmax(counts)])
         table = bytes([flags | NAMES_ZERO]) + varint(zero)
     borders = borders_of(spec.count)
+    held = pieces_of(spec, borders, zero)
 
     def chunk(i: int) -> bytes | None:
-        held = pieces_of(spec, borders[i], borders[i + 1], zero)
-        return _encoded_pieces(stream, held, min(most, 4 * (borders[i + 1] - borders[i])), flags)
+        return _encoded_pieces(stream, held[i], min(most, 4 * (borders[i + 1] - borders[i])), flags)
 
     parts = []
     for part in _in_parallel(chunk, len(borders) - 1):
@@ -336,18 +337,17 @@ def _decode(encoded: Encoded, spec: StreamSpec) -> np.ndarray:
         payload.take(size)
         starts.append(payload.offset)
     starts.append(len(encoded.payload))
-    symbols = np.empty(levels.count, dtype=np.int32)
+    symbols, held = np.empty(levels.count, dtype=np.int32), pieces_of(levels, borders, zero)
 
     def chunk(i: int) -> None:
-        held = pieces_of(levels, borders[i], borders[i + 1], zero)
-        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held, levels.alphabet, flags, symbols)
+        _decode_chunk(encoded.payload, starts[i], starts[i + 1], held[i], levels.alphabet, flags, symbols)
 
     _in_parallel(chunk, len(borders) - 1)
     return packed(symbols, spec) if flags & BITMAP else symbols
 
 
 def _decode_chunk(
-    payload: bytes, start: int, stop: int, pieces: Iterator[Piece], alphabet: int, flags: int, symbols: np.ndarray
+    payload: bytes, start: int, stop: int, pieces: Iterable[Piece], alphabet: int, flags: int, symbols: np.ndarray
 ) -> None:
     size = stop - start
     words = np.zeros(-(-size // 4) + 2, dtype=np.uint32)

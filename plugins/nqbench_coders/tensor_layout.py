@@ -7,8 +7,10 @@ The docstring of that module is the specification.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -88,22 +90,27 @@ def _fits(spec: StreamSpec) -> bool:
     return bool(spec.tensors) and at == spec.count
 
 
-def pieces_of(spec: StreamSpec, first: int, last: int, zero: int) -> Iterator[Piece]:
-    """The pieces of a chunk. zero: the zero symbol of tensors whose specification has none."""
+def pieces_of(spec: StreamSpec, borders: Sequence[int], zero: int) -> list[list[Piece]]:
+    """The pieces of each chunk, which goes from one border to the next, from 0 to the stream's end. zero: the zero
+    symbol of tensors whose specification has none."""
     nothing = np.zeros(0, dtype=np.bool_)
     if not _fits(spec):
-        yield Piece(first, last, first, 1, 1, WIDEST, zero, nothing)
-        return
+        return [[Piece(first, last, first, 1, 1, WIDEST, zero, nothing)] for first, last in pairwise(borders)]
+    held: list[list[Piece]] = [[] for _ in borders[1:]]
     for tensor in spec.tensors:
-        start, stop = max(first, tensor.start), min(last, tensor.stop)
-        if start >= stop:
+        if tensor.start == tensor.stop:
             continue
-        place, mask = start - tensor.start, nothing
+        chunk, end = bisect_right(borders, tensor.start), bisect_left(borders, tensor.stop)
+        cuts = [tensor.start, *borders[chunk:end], tensor.stop]
+        places, mask = [cut - tensor.start for cut in cuts[:-1]], nothing
         if tensor.mask is not None:
             mask = np.require(tensor.mask, np.bool_, ("C", "W")).reshape(-1)
-            place = int(np.flatnonzero(mask)[place]) if place else 0
+            if places[1:]:  # the whole mask is searched once, not for each chunk
+                places[1:] = np.flatnonzero(mask)[places[1:]].tolist()
         own = tensor.zero if tensor.zero is not None and 0 <= tensor.zero < spec.alphabet else zero
-        yield Piece(start, stop, place, *_geometry(tensor.shape), own, mask)
+        for i, ((start, stop), place) in enumerate(zip(pairwise(cuts), places, strict=True), chunk - 1):
+            held[i].append(Piece(start, stop, place, *_geometry(tensor.shape), own, mask))
+    return held
 
 
 def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from decimal import Decimal, getcontext
 
@@ -14,7 +15,7 @@ from nqbench_coders.context import FEWEST_TRIED, TRIED_PART, Context, _encode, _
 from nqbench_coders.huffman import Huffman
 from nqbench_coders.positions import Bitmap, Gaps
 from nqbench_coders.rans import Rans
-from nqbench_coders.tensor_layout import as_bitmap
+from nqbench_coders.tensor_layout import as_bitmap, pieces_of
 
 from nqbench.api import Coder, CorruptFile, Encoded, Stream, StreamSpec, StreamTensor
 
@@ -372,6 +373,34 @@ def test_a_stream_of_several_chunks_cut_within_tensors_and_masks() -> None:
         assert encoded.table[0] in (40, 41)
         assert len(encoded.table) > 3
         np.testing.assert_array_equal(coder.decode(encoded, stream.spec), stream.symbols)
+
+
+def test_a_mask_is_searched_once_for_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    masks = [rng.random(900) < 0.5, np.ones(0, dtype=bool), rng.random((40, 30)) < 0.2, None]
+    tensors, at = [], 0
+    for mask, shape in zip(masks, [(900,), (0,), (40, 30), (70,)], strict=True):
+        kept = math.prod(shape) if mask is None else int(mask.sum())
+        tensors.append(StreamTensor("", shape, at, at + kept, 1, mask))
+        at += kept
+    borders = [0, 1, tensors[0].stop, *range(tensors[0].stop + 9, at, 9), at]
+    searched: list[int] = []
+
+    def counted(mask: np.ndarray) -> np.ndarray:
+        searched.append(mask.size)
+        return mask.nonzero()[0]
+
+    monkeypatch.setattr(np, "flatnonzero", counted)
+    held = pieces_of(StreamSpec(at, 3, tensors=tuple(tensors)), borders, 0)
+    assert searched == [900, 1200]
+    for (first, last), pieces in zip(itertools.pairwise(borders), held, strict=True):
+        assert [i for piece in pieces for i in range(piece.start, piece.stop)] == list(range(first, last))
+        for piece in pieces:
+            (tensor,) = (t for t in tensors if t.start <= piece.start < t.stop)
+            before = piece.start - tensor.start
+            kept = np.ones(70, dtype=bool) if tensor.mask is None else tensor.mask.reshape(-1)
+            assert int(kept[: piece.place].sum()) == before
+            assert not before or kept[piece.place]
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------
