@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.batches import tensors_of
+from nqbench.api.outputs import check_top1
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import writable
@@ -199,6 +200,14 @@ class InMemory(Model, name="in-memory"):
                 f"batches: the labels of {split} are {type(labels).__name__}{shape}, expected one class number for "
                 "each example: give those, or a `score` that judges them"
             )
+        if not judged:
+            module = self._held.module
+            with torch.no_grad():
+                outputs = self.predict(module, to_device(batch, device_of(module)))
+            try:
+                check_top1(outputs, batch[1])
+            except BadInput as error:
+                raise BadInput(f"batches: {split}: {error}") from None
 
     def load(self, device: torch.device) -> nn.Module:
         return copied(self._held.module).to(device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import nqbench
-from nqbench.api import BadInput
+from nqbench.api import BadInput, hits
 from nqbench.registry import registry
 
 
@@ -263,3 +263,25 @@ def test_a_batch_norm_that_cannot_be_folded_stays_as_it_is(kind: str, tmp_path: 
     for part in ("weight", "running_mean"):  # as they were
         name = f"two.{part}_orig" if kind == "pruned" and part == "weight" else f"two.{part}"
         torch.testing.assert_close(result.state[name], module.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("last", "shape"),
+    [
+        (nn.Sequential(nn.Linear(16, 1), nn.Flatten(0)), r"\(100,\)"),
+        (nn.Linear(16, 1), r"\(100, 1\)"),
+        (nn.Sequential(nn.Linear(16, 8), nn.Unflatten(1, (4, 2))), r"\(100, 4, 2\)"),
+    ],
+)
+def test_outputs_that_are_no_choice_of_a_class_are_refused(
+    trained: tuple[nn.Module, dict],  # type: ignore[type-arg]
+    tmp_path: Path,
+    last: nn.Module,
+    shape: str,
+) -> None:
+    """The first choice of (B,) outputs is one number for the whole batch, right by chance."""
+    data = [(x, (y > 1).long()) for x, y in trained[1]["train"]]
+    with pytest.raises(BadInput, match=rf"batches: train: labels are int64 \(100,\) for outputs of float32 {shape}"):
+        nqbench.compress(last, data, output=tmp_path / "n.nqz")
+    with pytest.raises(BadInput, match="outputs of two classes or more"):
+        hits(torch.zeros(3), torch.zeros(3, dtype=torch.int64))

@@ -52,6 +52,29 @@ def _told(returned: object) -> str:
     return f"{kind} of {len(returned)}" if isinstance(returned, tuple | list) else kind
 
 
+def _shaped(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def check_top1(outputs: Tensor, labels: Tensor) -> None:
+    """Refuse what top-1 accuracy does not judge: what cross-entropy takes, it need not take (probabilities of classes,
+    a class for each pixel).
+
+    Args:
+        outputs: of a network for one batch.
+        labels: of the same batch.
+
+    Raises:
+        BadInput: not (B, C) logits with (B,) class numbers; the text says what they are.
+    """
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise BadInput(
+            f"labels are {_shaped(labels)} for outputs of {_shaped(outputs)}, expected one class number for each "
+            "example: give those, or a `score` that judges them"
+        )
+    hits(outputs, labels)
+
+
 def hits(outputs: Tensor, labels: Tensor) -> Tensor:
     """Whether the largest output is that of the label. Outputs with a nan choose no class, so they are wrong.
 
@@ -62,9 +85,18 @@ def hits(outputs: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (B,) bool.
 
+    Raises:
+        BadInput: there is not one row of outputs for each label, or a row is no choice.
+
     Example:
         >>> import torch
         >>> hits(torch.tensor([[2.0, 1.0], [float("nan"), 1.0]]), torch.tensor([0, 0]))
         tensor([ True, False])
     """
+    # of (B,) outputs the first choice is one number, which would be compared with every label
+    if outputs.dim() < 2 or outputs.shape[:-1] != labels.shape or outputs.shape[-1] < 2:
+        raise BadInput(
+            f"labels are {_shaped(labels)} for outputs of {_shaped(outputs)}, expected one class number and the "
+            "outputs of two classes or more for each example: give those, or a `score` that judges them"
+        )
     return (outputs.argmax(-1) == labels) & ~outputs.isnan().any(-1)

@@ -71,10 +71,11 @@ from nqbench.api import (
     to_device,
 )
 from nqbench.api.evaluation import AGREEMENT, DIVERGENCE
+from nqbench.api.outputs import check_top1
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import in_suite_folder
-from nqbench_models.batches import called, described, fresh, labels_of, told
+from nqbench_models.batches import called, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
@@ -256,13 +257,10 @@ class Module(Chosen, name="module"):
                 self._scores(values)
 
     def _check_accuracy(self, outputs: Tensor, batch: Batch) -> None:
-        """What cross-entropy takes, top-1 accuracy need not: probabilities of classes, a class for each pixel."""
-        labels = self.labels(batch)
-        if labels.dim() != 1 or outputs.shape[:-1] != labels.shape:
-            raise BadInput(
-                f"model '{self.name}': labels are {described(labels)} for outputs of {described(outputs)}, expected "
-                "one class number for each example: give those, or name a function `score` that judges them"
-            )
+        try:
+            check_top1(outputs, self.labels(batch))
+        except BadInput as error:
+            raise BadInput(f"model '{self.name}': {error}") from None
         if bool(outputs.isnan().any()):
             raise BadInput(f"model '{self.name}': outputs hold nan for the first examples that {self.data} gives")
 
