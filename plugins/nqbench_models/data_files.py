@@ -37,7 +37,9 @@ def labelled_texts(file: Path) -> tuple[list[str], list[str]]:
     the columns, otherwise the first column is the text. Raises BadInput for other files."""
     with file.open(encoding="utf-8", newline="") as lines:
         tabs = file.suffix.lower() in (".tsv", ".txt")
-        rows = [row for row in csv.reader(lines, delimiter="\t" if tabs else ",") if row]
+        # between tabs a quotation mark is one of the text
+        form = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
+        rows = [row for row in form if row]
     text, label = 0, 1
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "label" in header and {"text", "sentence"} & set(header):
