@@ -97,7 +97,7 @@ class HuggingFace(Chosen, name="hf"):
         files = files_of(self._folder())
         tokenizers = [self._folder() / name for name in _TOKENIZERS]
         files = list(dict.fromkeys([*files, *(file for file in tokenizers if file.is_file())]))
-        found = [f"hf 3 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)]
+        found = [f"hf 4 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)]
         splits = [] if self.data is None else [self._file(split) for split in ("train", "validation", "test")]
         for split in splits:
             if split is not None and split.is_dir():
@@ -117,6 +117,8 @@ class HuggingFace(Chosen, name="hf"):
             raise BadInput(f"model 'hf': {self._folder()} cannot be loaded for {self.task}: {reason}") from None
         assert isinstance(module, nn.Module)
         self._settle(module, sorted(found["missing_keys"]))
+        if self.task == "text-classification" and self.data is not None and _padding(module.config) is None:
+            module.config.get_text_config().pad_token_id = _tokenizer(str(self._folder())).pad_token_id
         return module.to(device).eval()
 
     def _settle(self, module: nn.Module, missing: Sequence[str]) -> None:
@@ -164,7 +166,13 @@ class HuggingFace(Chosen, name="hf"):
             return as_outputs(module(input_ids=batch[0], use_cache=False))
         ids, mask = batch[0].flatten(0, -2), self.attention_mask(batch)
         assert mask is not None
-        out = module(input_ids=ids.clamp(min=0), attention_mask=mask.long())
+        padding = _padding(module.config)
+        if padding is None and self.task == "text-classification" and len(ids) > 1 and hasattr(module, "score"):
+            raise BadInput(
+                f"model 'hf': {self._folder()} names no `pad_token_id`, by which {type(module).__name__} finds the end "
+                "of a text: write the one it was trained with into config.json"
+            )
+        out = module(input_ids=ids.masked_fill(~mask, padding or 0), attention_mask=mask.long())
         if self.task == "text-classification":
             return as_outputs(out)
         words: Tensor = out.last_hidden_state
@@ -244,6 +252,13 @@ def _cached(name: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _padding(config: Any) -> int | None:
+    """The token that fills up texts. What a decoder says of a text is read at its last other token, whatever the
+    attention mask."""
+    found: int | None = getattr(config.get_text_config(), "pad_token_id", None)
+    return found
 
 
 @cache

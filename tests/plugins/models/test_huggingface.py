@@ -131,6 +131,44 @@ def test_texts_are_classified(folder: Path, header: str) -> None:
         made(folder, "text-classification", examples=1)
 
 
+@pytest.mark.parametrize("padding", ["configuration", "tokenizer"])
+def test_a_decoder_reads_each_text_at_its_last_token_whatever_it_is_padded_by(folder: Path, padding: str) -> None:
+    own = {"pad_token_id": 4} if padding == "configuration" else {}
+    config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2, num_labels=2, **own)
+    theirs = transformers.GPT2ForSequenceClassification(config).eval()
+    theirs.save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.tsv").write_text("a b c d e\t0\nf\t1\ng a b\t0")
+    model = made(folder, "text-classification")
+    module = model.load(CPU)
+    batch = next(model.batches("test", batch_size=3))
+    alone = [theirs(ids[ids >= 0][None]).logits[0] for ids in batch[0]]
+    torch.testing.assert_close(model.predict(module, batch), torch.stack(alone))
+
+
+def test_a_decoder_that_names_no_padding_is_refused_in_a_line(folder: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2, num_labels=2)
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.tsv").write_text("a b\t0\nf\t1")
+    model = made(folder, "text-classification")
+    module = model.load(CPU)
+    module.config.pad_token_id = None  # as where the tokenizer has none either
+    with pytest.raises(BadInput, match="names no `pad_token_id`.*GPT2ForSequenceClassification finds"):
+        model.predict(module, next(model.batches("test")))
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "txt"])
+def test_a_quotation_mark_between_tabs_is_one_of_the_text(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"test.{suffix}"
+    file.write_text('"so it begins\t0\nand "so" on\t1\nthe end"\t0\n')
+    assert labelled_texts(file) == (['"so it begins', 'and "so" on', 'the end"'], ["0", "1", "0"])
+    (tmp_path / "test.csv").write_text('"a, b",0\n')
+    assert labelled_texts(tmp_path / "test.csv") == (["a, b"], ["0"])
+
+
 def test_images_are_classified(folder: Path) -> None:
     from PIL import Image
 
