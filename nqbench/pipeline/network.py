@@ -17,6 +17,8 @@ from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
 from nqbench.pipeline.checks import Odd, check_state, odd_numbers
 
+_NORMAL = torch.finfo(torch.float16).smallest_normal
+
 
 @dataclass(eq=False)
 class Network:
@@ -151,7 +153,8 @@ def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Te
 
     Its statistics become constants (mean 0, var 1: numbers that every format holds), which cost two bytes each. One
     that shares a tensor with another layer, or whose tensors are quantized, or stored under other names, stays as it
-    is.
+    is; so does one of which a channel's scale alone would vanish in float16, divided by a huge deviation, although its
+    weight would not.
     """
     folded = dict(raw)
     shared = {*network.aliases, *network.aliases.values()}
@@ -162,6 +165,9 @@ def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Te
         weight, bias = raw[f"{prefix}weight"].double(), raw[f"{prefix}bias"].double()
         mean, var = raw[f"{prefix}running_mean"].double(), raw[f"{prefix}running_var"].double()
         scale = weight / torch.sqrt(var + module.eps)
+        small = scale.abs() < _NORMAL
+        if bool((small & (weight.abs() >= _NORMAL)).any()) and not bool(small.all()):
+            continue
         dtype = raw[f"{prefix}weight"].dtype
         folded[f"{prefix}weight"] = (scale * math.sqrt(1.0 + module.eps)).to(dtype)
         folded[f"{prefix}bias"] = (bias - mean * scale).to(dtype)

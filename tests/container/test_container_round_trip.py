@@ -13,6 +13,7 @@ from nqbench.container import PARTS, decode, encode, read, sections_of, write
 from nqbench.container.consistency import check
 from nqbench.container.header import TensorEntry
 from nqbench.container.layout import GroupLayout, Part, streams_of
+from nqbench.container.raw import as_stored, written
 from nqbench.pipeline.artifacts import first_difference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -285,3 +286,21 @@ def test_others_as_uint8_err_by_half_a_step_of_the_roots_and_keep_what_has_none(
         assert torch.equal(got, wanted.half().float())
     else:
         assert torch.equal(got.nan_to_num(9.0), wanted.nan_to_num(9.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        ([3e-6, 1e-7, -2e-8], torch.float32),  # the last ones would be 2 and 0 units of 2^-24
+        ([1e-1, 1e-8, 0.0], torch.float16),  # nothing beside the largest
+        ([6.2e-5, 1e-6, 1e-8], torch.float16),
+        ([0.0, 0.0, 0.0], torch.float16),
+        ([2.0**-20, 0.0, 2.0**-24], torch.float16),  # as they are
+        ([1e5, 1.0, 0.0], torch.float32),
+    ],
+)
+def test_float16_stands_for_no_tensor_whose_largest_number_is_below_its_normal_ones(values, stored):
+    tensor = torch.tensor(values)
+    assert written(tensor, "float16", parameter=True)[0] == stored
+    error = (as_stored(tensor, "float16", parameter=True) - tensor).abs().max()
+    assert error <= tensor.abs().max() * 2.0**-11

@@ -1,0 +1,42 @@
+"""A loaded network taken apart into tensors, and put together again, whatever its tensors share and hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nqbench.api import Model
+from nqbench.container import as_stored
+from nqbench.pipeline.network import Network, fold_batchnorms
+
+
+class Given(Model, name="given"):
+    def fingerprint(self) -> str:
+        return "given"
+
+
+def of(module: nn.Module) -> Network:
+    return Network.of(Given(), module.eval())
+
+
+@pytest.mark.parametrize("variance", [1e12, 1e16])
+@pytest.mark.parametrize("all_channels", [True, False])
+def test_a_folded_batch_norm_keeps_its_scales_in_float16(variance: float, all_channels: bool) -> None:
+    """Inputs of a huge variance make scales that float16 has as zero or a few units."""
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    norm = module[1]
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, 8))
+        norm.bias.copy_(torch.linspace(-1, 1, 8))
+        norm.running_var.fill_(variance)
+        if not all_channels:
+            norm.running_var[:4] = 1.0
+    network = of(module)
+    x = norm.running_var.sqrt() * torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    folded = fold_batchnorms(network, {n: t for n, t in network.state.items() if n.startswith("1.")})
+    like = nn.BatchNorm1d(8).eval()
+    like.load_state_dict(
+        {n[2:]: as_stored(t, "float16", parameter=n[2:] in ("weight", "bias")) for n, t in folded.items()}
+    )
+    torch.testing.assert_close(like(x), norm(x), rtol=2e-3, atol=2e-3)
