@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from nqbench.api import Coder, Group, Quantizer
@@ -117,10 +116,10 @@ def _taken_apart(
         trained = [n for n, t in given.items() if t.is_floating_point() and n.rpartition(".")[2] not in _STATISTICS]
     else:
         trained = [name for name, _ in state.named_parameters(remove_duplicate=False)]
-    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in given.items():
-        place = (tensor.data_ptr(), tensor.shape, tuple(tensor.stride()))
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and first.setdefault(place, name) != name:
             aliases[name] = first[place]
     whole = {name: tensor.detach().cpu() for name, tensor in given.items() if name not in aliases}

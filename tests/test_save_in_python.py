@@ -75,6 +75,16 @@ def test_tied_tensors_are_stored_once_and_a_module_serves_as_its_state(tmp_path:
     nqbench.load_into(Tied(), tmp_path / "x.nqz")
 
 
+def test_a_view_that_lies_another_way_is_stored_for_itself(tmp_path: Path) -> None:
+    kept = drawn(4, 4)
+    state = {"kept": kept, "again": kept, "transposed": kept.T, "bits": kept.view(torch.int32)}
+    nqbench.save(state, tmp_path / "x.nqz", tensors=["kept"], step=0.01, unquantized="float32")
+    back = nqbench.load(tmp_path / "x.nqz")
+    assert torch.equal(back["again"], back["kept"])
+    assert torch.equal(back["transposed"], kept.T)
+    assert torch.equal(back["bits"], state["bits"])
+
+
 def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
     state = {"a": drawn(3, 3)}
     for options, told in (

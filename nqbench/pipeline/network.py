@@ -52,11 +52,12 @@ class Network:
     @staticmethod
     def of(model: Model, module: nn.Module) -> Network:
         state = module.state_dict(keep_vars=True)
-        first: dict[tuple[int, torch.Size], str] = {}
+        first: dict[tuple[object, ...], str] = {}
         aliases = {}
         for name, tensor in state.items():
-            # tied weights are one tensor under two names
-            place = (id(tensor) if isinstance(tensor, nn.Parameter) else tensor.data_ptr(), tensor.shape)
+            # tied weights are one tensor under two names; a transposed or reinterpreted view of it is another
+            at = id(tensor) if isinstance(tensor, nn.Parameter) else tensor.data_ptr()
+            place = (at, tensor.shape, tensor.stride(), tensor.dtype)
             if tensor.numel() and first.setdefault(place, name) != name:
                 aliases[name] = first[place]
         chosen = {aliases.get(name, name) for name in model.compressible(module)}

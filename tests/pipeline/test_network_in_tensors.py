@@ -40,3 +40,14 @@ def test_a_folded_batch_norm_keeps_its_scales_in_float16(variance: float, all_ch
         {n[2:]: as_stored(t, "float16", parameter=n[2:] in ("weight", "bias")) for n, t in folded.items()}
     )
     torch.testing.assert_close(like(x), norm(x), rtol=2e-3, atol=2e-3)
+
+
+def test_a_view_that_lies_another_way_is_no_alias() -> None:
+    module = nn.Linear(4, 4)
+    kept = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    views = {"kept": kept, "again": kept, "transposed": kept.T, "bits": kept.view(torch.int32)}
+    for name, view in views.items():
+        module.register_buffer(name, view)
+    network = of(module)
+    assert network.aliases == {"again": "kept"}
+    assert all(torch.equal(network.state[name], views[name]) for name in ("kept", "transposed", "bits"))
