@@ -139,33 +139,36 @@ def _quantized(quantizer: Quantizer, coder: Coder, name: str, tensor: Tensor) ->
     return Group((name,), quantizer.quantize(Source(values, (part,), rate=rate)))
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load(path: str | os.PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:
     """The state that a ``.nqz`` file stands for: every tensor under its name, on the CPU, in the state's order.
 
     The file alone is needed, and the plugins that ``nqbench inspect`` names.
 
     Args:
         path: the compressed file.
+        limit: bytes of tensors that it may stand for. None: a tenth of this machine's memory, which decoding may take
+            ten times of; of a file that you trust and have tried, more.
 
     Returns:
         name -> tensor of the shape and dtype that the network had; tied tensors stand under each of their names.
 
     Raises:
-        CorruptFile: the file is damaged, and where. NotRegistered: it needs a plugin that is not installed. BadInput:
-        there is no such file, or too little memory for what it stands for.
+        CorruptFile: the file is damaged, and where, or stands for more than the limit. NotRegistered: it needs a
+        plugin that is not installed. BadInput: there is no such file, or too little memory for what it stands for.
     """
     from nqbench.container import read
     from nqbench.registry import registry
 
-    return read(path, registry()).tensors
+    return read(path, registry(), limit=limit).tensors
 
 
-def load_into(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def load_into(module: nn.Module, path: str | os.PathLike[str], *, limit: int | None = None) -> nn.Module:
     """Put the tensors of a ``.nqz`` file into a network of the architecture that was compressed, in place.
 
     Args:
         module: the network, on any device. Tensors keep its dtypes.
         path: the compressed file.
+        limit: see ``load``.
 
     Returns:
         The module.
@@ -175,7 +178,7 @@ def load_into(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     from nqbench.api.errors import BadInput
 
-    tensors, wanted = load(path), module.state_dict()
+    tensors, wanted = load(path, limit=limit), module.state_dict()
     absent = [name for name in wanted if name not in tensors]
     odd = [name for name in tensors if name not in wanted]
     shaped = [n for n, t in wanted.items() if n in tensors and tensors[n].shape != t.shape]

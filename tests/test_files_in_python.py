@@ -10,7 +10,7 @@ from torch import nn
 
 import nqbench
 from nqbench.api import BadInput, CorruptFile
-from nqbench.container import read
+from nqbench.container import read, reader
 from nqbench.registry import registry
 
 GOLDEN = Path(__file__).parent / "container" / "golden"
@@ -71,3 +71,16 @@ def test_what_is_no_file_of_ours_is_said_in_a_line(tmp_path: Path) -> None:
         nqbench.load(tmp_path / "x.nqz")
     with pytest.raises(BadInput, match=r"absent\.nqz"):
         nqbench.load(tmp_path / "absent.nqz")
+
+
+def test_a_limit_says_how_much_a_file_may_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = GOLDEN / "layers.nqz"
+    state = nqbench.load(path)
+    monkeypatch.setattr(reader, "default_limit", lambda: 10)  # as on a machine of 100 bytes
+    with pytest.raises(CorruptFile, match="more than the limit of 10: raise the limit"):
+        nqbench.load(path)
+    assert list(nqbench.load(path, limit=1 << 20)) == list(state)
+    module = Like(state)
+    with pytest.raises(CorruptFile, match="more than the limit of 11"):
+        nqbench.load_into(module, path, limit=11)
+    nqbench.load_into(module, path, limit=1 << 20)

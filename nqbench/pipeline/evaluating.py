@@ -17,7 +17,7 @@ from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import judging, under_way
 from nqbench.api.toolkit.pace import Pace
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
-from nqbench.pipeline.filing import Filed
+from nqbench.pipeline.filing import Filed, decoded_own
 from nqbench.pipeline.network import fill
 from nqbench.pipeline.precision import whole_float32
 from nqbench.pipeline.preparation import network_of, pruned_of, task_of
@@ -115,7 +115,7 @@ def _tensors(context: Context, filed: Filed) -> Mapping[str, Tensor]:
     made."""
     if filed.tensors is not None:
         return filed.tensors
-    tensors = context.bench.decoder.decode(filed.path).tensors
+    tensors = decoded_own(context, filed.path).tensors
     if content_hash(tensors) != filed.figures["decoded_sha256"]:
         raise BadInput(f"{filed.path} decodes to other tensors than when it was cached: run nqbench cache clear")
     return tensors

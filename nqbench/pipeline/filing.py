@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Codec, Coder, Group, Positions, QuantizedModel, Quantizer
 from nqbench.api.toolkit.content import content_hash
-from nqbench.container import Contents, Written, cpu, encode
+from nqbench.container import Contents, Written, cpu, default_limit, encode
 from nqbench.pipeline.artifacts import first_difference
 from nqbench.pipeline.decoder import DecodedFile
 from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed, unquantized, values_of
@@ -158,12 +158,25 @@ def _write(path: Path, contents: Contents, context: Context) -> Written:
     return replace(written, encode_seconds=context.sampled("encode", seconds))
 
 
+def decoded_own(context: Context, path: Path, *, repeats: int = 1) -> DecodedFile:
+    """A file of the trial's own network, read by the decoder process: it may stand for as much as that network, which
+    this machine has held, where a stranger's is refused above a tenth of the memory."""
+    decoder = context.bench.decoder
+    if decoder.limit is not None:
+        return decoder.decode(path, repeats=repeats)
+    decoder.limit = max(default_limit(), network_of(context).decoded_bytes())
+    try:
+        return decoder.decode(path, repeats=repeats)
+    finally:
+        decoder.limit = None
+
+
 def _decode(path: Path, context: Context) -> DecodedFile:
     """Decode the file in the decoder process. The coder's own time is the step ``decode``; sending the request and
     reading the answer is ``read``."""
     measure, watch = context.bench.measure, context.watch
     with watch.stage("read"):
-        decoded = context.bench.decoder.decode(path, repeats=measure.runs if measure else 1)
+        decoded = decoded_own(context, path, repeats=measure.runs if measure else 1)
     watch.seconds["read"] = max(watch.seconds["read"] - sum(decoded.samples), 0.0)
     return replace(decoded, seconds=context.sampled("decode", decoded.samples))
 

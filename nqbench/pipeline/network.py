@@ -112,6 +112,10 @@ class Network:
         """The state as float32: 4 bytes a number of a float tensor, other tensors as they are."""
         return sum(t.numel() * (4 if t.is_floating_point() else t.dtype.itemsize) for t in self.state.values())
 
+    def decoded_bytes(self) -> int:
+        """What a file of this network stands for, as its header counts it (``nqbench.container.header``)."""
+        return sum(t.numel() * max(t.dtype.itemsize, 4) for t in self.state.values())
+
     def own_bytes(self) -> int:
         """The state in its own dtypes, or the file that it came in, where that is smaller."""
         return self.given_bytes or sum(t.numel() * t.dtype.itemsize for t in self.state.values())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nqbench.api import Model
 from nqbench.container import as_stored
+from nqbench.pipeline import filing
 from nqbench.pipeline.network import Network, fold_batchnorms
 
 
@@ -51,3 +55,24 @@ def test_a_view_that_lies_another_way_is_no_alias() -> None:
     network = of(module)
     assert network.aliases == {"again": "kept"}
     assert all(torch.equal(network.state[name], views[name]) for name in ("kept", "transposed", "bits"))
+
+
+@pytest.mark.parametrize(("given", "asked"), [(None, 4 * (8 * 4 + 8)), (99, 99)])
+def test_a_file_of_a_network_may_stand_for_as_much_as_that(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, asked: int
+) -> None:
+    """However small a part of the memory is left to strangers' files; a limit that somebody set holds."""
+    seen: list[int | None] = []
+
+    class Asked:
+        limit = given
+
+        def decode(self, path: Path, *, repeats: int = 1) -> None:
+            seen.append(self.limit)
+
+    monkeypatch.setattr(filing, "default_limit", lambda: 10)
+    monkeypatch.setattr(filing, "network_of", lambda context: of(nn.Linear(4, 8).half()))
+    context = SimpleNamespace(bench=SimpleNamespace(decoder=Asked()))
+    filing.decoded_own(context, Path("x.nqz"))  # type: ignore[arg-type]
+    assert seen == [asked]
+    assert context.bench.decoder.limit == given
