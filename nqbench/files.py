@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,8 +40,10 @@ def save(
         quantizer: one that needs no data: ``uniform``, ``rtn``, ``nf4``, ``kmeans`` (``nqbench list quantizer``).
         parameters: of the quantizer, in place of ``step``: ``{"bits": 4, "granularity": "group"}`` for ``rtn``.
         coder: of the symbols (``nqbench list coder``).
-        unquantized: how the other parameters are stored: ``float16`` or ``float32``. Buffers keep every bit.
-        tensors: the names to quantize. None: every floating-point one of two or more dimensions.
+        unquantized: how the other parameters are stored: ``float16``, ``float32`` or ``uint8``. Buffers keep every bit,
+            unless with ``float16-all`` or ``uint8-all``.
+        tensors: the names to quantize. None: every floating-point parameter of two or more dimensions (of a mapping,
+            which does not tell parameters from buffers, every such tensor but running statistics).
 
     Returns:
         The file's bytes.
@@ -65,12 +67,15 @@ def save(
     from nqbench.api import BadInput, Coder, Quantizer
     from nqbench.api.toolkit.paths import reason
     from nqbench.container import Contents, write
+    from nqbench.pipeline.trial import Unquantized
     from nqbench.registry import registry
 
     if not isinstance(state, Mapping | nn.Module) or not all(isinstance(t, Tensor) for t in _state_of(state).values()):
         raise BadInput(
             f"state is {type(state).__name__}, expected a torch.nn.Module, or a mapping from names to tensors"
         )
+    if unquantized not in get_args(Unquantized):
+        raise BadInput(f"unquantized is '{unquantized}', expected one of {', '.join(get_args(Unquantized))}")
     known = registry()
     options = dict(parameters or ({"granularity": "layer", "step": step} if quantizer == "uniform" else {}))
     method, coding = known.make("quantizer", quantizer, options), known.make("coder", coder, {})
@@ -79,7 +84,7 @@ def save(
     if "none" not in method.takes:
         raise BadInput(f"quantizer '{quantizer}' needs data to be sensitive to: use nqbench.compress, or uniform here")
     whole, aliases, trained = _taken_apart(state)
-    chosen = [n for n, t in whole.items() if t.dim() >= 2 and t.is_floating_point() and t.numel()]
+    chosen = [n for n in trained if whole[n].dim() >= 2 and whole[n].is_floating_point() and whole[n].numel()]
     if tensors is not None:
         unknown = [name for name in tensors if name not in whole]
         if unknown:
@@ -177,6 +182,7 @@ def load_into(module: nn.Module, path: str | os.PathLike[str], *, limit: int | N
         What ``load`` raises. BadInput: names or shapes do not fit; the module is as it was.
     """
     from nqbench.api.errors import BadInput
+    from nqbench.api.modules import writable_buffers
 
     tensors, wanted = load(path, limit=limit), module.state_dict()
     absent = [name for name in wanted if name not in tensors]
@@ -186,5 +192,5 @@ def load_into(module: nn.Module, path: str | os.PathLike[str], *, limit: int | N
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise BadInput(f"{os.fspath(path)} {what} '{names[0]}'{more}: it is of another network than this module")
-    module.load_state_dict(tensors)
+    writable_buffers(module).load_state_dict(tensors)
     return module

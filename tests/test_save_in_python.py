@@ -85,6 +85,17 @@ def test_a_view_that_lies_another_way_is_stored_for_itself(tmp_path: Path) -> No
     assert torch.equal(back["bits"], state["bits"])
 
 
+def test_buffers_of_a_module_keep_every_bit_whatever_their_shape(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(8, 8))
+    module.register_buffer("table", drawn(8, 8, seed=5))
+    nqbench.save(module, tmp_path / "x.nqz")
+    back = nqbench.load(tmp_path / "x.nqz")
+    assert torch.equal(back["table"], module.get_buffer("table"))
+    assert not torch.equal(back["0.weight"], module[0].weight)
+    nqbench.save(module, tmp_path / "x.nqz", tensors=["table"])
+    assert not torch.equal(nqbench.load(tmp_path / "x.nqz")["table"], module.get_buffer("table"))
+
+
 def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
     state = {"a": drawn(3, 3)}
     for options, told in (
@@ -92,6 +103,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
         ({"quantizer": "unifrom"}, "unifrom"),
         ({"coder": "nothing"}, "nothing"),
         ({"tensors": ["b"]}, "no tensor 'b'"),
+        ({"unquantized": "float8"}, "unquantized is 'float8', expected one of float32, float16"),
     ):
         with pytest.raises(nqbench.api.NqbenchError, match=told):
             nqbench.save(state, tmp_path / "x.nqz", **options)  # type: ignore[arg-type]

@@ -37,3 +37,13 @@ def device_of(module: nn.Module) -> torch.device:
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def writable_buffers(module: nn.Module) -> nn.Module:
+    """The module, in which buffers that show one number in several places (``torch.zeros(1).expand(48)``), so that
+    nothing can be written into them, have become tensors of their own."""
+    for layer in module.modules():
+        for name, buffer in list(layer.named_buffers(recurse=False)):
+            if any(size > 1 and step == 0 for size, step in zip(buffer.shape, buffer.stride(), strict=True)):
+                setattr(layer, name, buffer.contiguous())
+    return module
