@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nqbench.api.errors import BadInput
 from nqbench.api.network import Network
@@ -24,6 +24,13 @@ class Shared:
 
     weights: Tensor
     views: dict[object, object] = field(default_factory=dict)
+
+
+def _groups(layer: nn.Module, weight: Tensor) -> int:
+    """Of a convolution, also one that a script or a library made; ``groups`` may be anything of another layer."""
+    found = getattr(layer, "groups", 1)
+    whole = isinstance(found, int) and found > 0 and weight.dim() > 0
+    return found if whole and weight.shape[0] % found == 0 else 1
 
 
 @dataclass(eq=False)
@@ -97,7 +104,7 @@ class Task(Network):
         for name in names:
             tensor = (self.parameter(name) if weights is None else weights[name]).detach()
             kept = self.kept(name, tensor)
-            groups = int(getattr(self.layer(name), "groups", 1))
+            groups = _groups(self.layer(name), tensor)
             mask = self.masks.get(name)
             parts.append(SourceTensor(name, tuple(tensor.shape), start, start + kept.numel(), mask, groups))
             values.append(kept)

@@ -106,3 +106,15 @@ def test_outputs_are_float32_under_autocast_too(task: Task) -> None:
         assert outputs.dtype == torch.float32
         assert not torch.equal(outputs, plain)
         torch.testing.assert_close(outputs, plain, rtol=0.05, atol=0.05)
+
+
+def test_groups_of_a_layer_that_is_no_convolution_are_its_own_affair() -> None:
+    class Grouped(nn.Linear):
+        def __init__(self, groups: object) -> None:
+            super().__init__(4, 6)
+            self.groups = groups
+
+    for groups in (nn.ModuleList(), "two", 4, 0, None):
+        module = nn.Sequential(Grouped(groups))
+        task = Task(Two(), module, ("0.weight",))
+        assert [part.groups for part in task.source(("0.weight",)).tensors] == [1]
