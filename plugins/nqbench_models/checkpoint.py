@@ -30,6 +30,10 @@ _AVERAGED = re.compile(r"(^|[_.])(ema|swa|averaged?|avg)([_.]|$)")
 _FLAT = (".safetensors", ".gguf", ".json")
 """Suffixes of files without entries."""
 _DEPTH = 3
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError,
+)  # fmt: skip
+"""What torch.load raises at files that it did not write: a text is taken for the opcodes that its letters are."""
 _PLAIN_DATA = [argparse.Namespace, np.dtype, np.ndarray]
 """Harmless types that training loops save beside a state dict, which may be unpickled."""
 
@@ -83,7 +87,7 @@ def _unpickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([*_PLAIN_DATA, *_numpy_parts()]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         made = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it holds a Python object, {made[1]}" if made else _line(error)
         if not made and not _written_by_torch(path):

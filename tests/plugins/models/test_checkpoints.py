@@ -301,3 +301,13 @@ def test_an_entry_of_a_file_without_entries_is_not_passed_over(tmp_path: Path, s
     save_file(plain(1).state_dict(), tmp_path / f"w{suffix}")
     with pytest.raises(BadInput, match="has no entry 'ema': files of this kind hold one network"):
         read_state(tmp_path / f"w{suffix}", "ema")
+
+
+@pytest.mark.parametrize(
+    "text", ["hello world", "a,b\n1,2\n", "version https://git-lfs.github.com/spec/v1", "}", "0123"]
+)
+def test_a_text_is_no_checkpoint(tmp_path: Path, text: str) -> None:
+    """Its letters are taken for the opcodes of a pickle, which fail in ways of their own."""
+    (tmp_path / "w.pt").write_text(text)
+    with pytest.raises(BadInput, match=r"w\.pt is no checkpoint: expected a file that torch\.save wrote"):
+        read_state(tmp_path / "w.pt")
