@@ -7,7 +7,7 @@ import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from nqbench.api import Batch, Evaluation, Model, PerExample, Split
 from nqbench.api.evaluation import resampled
 from nqbench.api.toolkit import pace as paces
 from nqbench.api.toolkit.judging import judging, outputs_seen
-from nqbench.api.toolkit.pace import Pace, pace_of
+from nqbench.api.toolkit.pace import Pace, last, pace_of
 from nqbench.testing.tiny import TinyNet
 
 CPU = torch.device("cpu")
@@ -219,3 +219,13 @@ def test_channels_come_last_only_where_the_network_takes_them_so() -> None:
     lying = Pace(8, channels_last=True)
     assert not paces._same(Images(), Views(), "test", lying)
     assert paces._same(Images(), flat, "test", lying)
+
+
+def test_a_named_tuple_stays_one_where_channels_come_last() -> None:
+    class Pair(NamedTuple):
+        x: Tensor
+        y: Tensor
+
+    batch = last(Pair(torch.zeros(2, 3, 4, 4), torch.zeros(2)))
+    assert isinstance(batch, Pair)
+    assert batch.x.is_contiguous(memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from nqbench.api.batches import Batch, Split, count, part
+from nqbench.api.batches import Batch, Split, count, of_type, part
 from nqbench.api.modules import device_of
 from nqbench.api.toolkit.parsing import parse_json
 from nqbench.api.toolkit.paths import cache_dir, written_whole
@@ -58,7 +58,7 @@ def last(batch: Batch) -> Batch:
         return batch.contiguous(memory_format=torch.channels_last) if image else batch
     if isinstance(batch, dict):
         return {key: last(value) for key, value in batch.items()}
-    return type(batch)(last(value) for value in batch) if isinstance(batch, tuple | list) else batch
+    return of_type(batch, (last(value) for value in batch)) if isinstance(batch, tuple | list) else batch
 
 
 class Paced(Protocol):
