@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.batches import tensors_of
-from nqbench.api.outputs import check_top1
+from nqbench.api.modules import call
+from nqbench.api.outputs import as_outputs, check_top1
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import writable
@@ -66,7 +67,7 @@ def compress(
     Args:
         module: the trained network; it is copied, and stays as it is.
         batches: pairs (x, y) to calibrate and to evaluate on, in a fixed order: a list or a data loader that can be
-            read again and again; or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
+            read again and again (several inputs are a tuple or a dict x, the network's arguments); or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
             the validation or else the training data, and which are evaluated on the test data if there are any; or a
             function of the split's name.
         max_drop: points, or a share of the float network's metric as ``"1%"``. None: 0.5 points of accuracy, 1 % of a
@@ -227,6 +228,9 @@ class InMemory(Model, name="in-memory"):
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
         """As they were given, whatever size is asked for."""
         yield from self._batches(split if split in self._held.names else self._held.names[0])
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        return as_outputs(call(module, batch[0]))
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
         if self._held.score is None:

@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 import nqbench
 from nqbench.api import BadInput, hits
+from nqbench.api.modules import call
 from nqbench.registry import registry
 
 
@@ -285,3 +286,24 @@ def test_outputs_that_are_no_choice_of_a_class_are_refused(
         nqbench.compress(last, data, output=tmp_path / "n.nqz")
     with pytest.raises(BadInput, match="outputs of two classes or more"):
         hits(torch.zeros(3), torch.zeros(3, dtype=torch.int64))
+
+
+def test_several_inputs_are_a_tuple_or_a_dict(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(8, 4), nn.Linear(8, 4)
+            self.register_buffer("gain", torch.ones(1).expand(4))
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            out: Tensor = self.gain * (self.left(a) + self.right(b))
+            return out
+
+    module, generator = Both(), torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 60, 8, generator=generator)
+    labels = module(a, b).argmax(1)
+    result = nqbench.compress(module, [((a, b), labels)], max_drop=50, trials=1, output=tmp_path / "n.nqz")
+    assert result.figures.metrics_float["train.accuracy"] == 100
+    assert torch.equal(call(module, {"b": b, "a": a}), module(a, b))
+    other = nqbench.load_into(Both(), result.file)
+    assert torch.equal(other.get_buffer("gain"), torch.ones(4))

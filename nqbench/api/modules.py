@@ -1,9 +1,10 @@
-"""What is asked of any ``torch.nn.Module``: its device, and to be in evaluation mode for a while."""
+"""What is asked of any ``torch.nn.Module``: its device, its outputs, and to be in evaluation mode for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,6 +38,14 @@ def device_of(module: nn.Module) -> torch.device:
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def call(module: nn.Module, inputs: Any) -> Any:
+    """What a module returns for a batch's inputs: ``module(x)``, ``module(*x)`` for a tuple or list x, ``module(**x)``
+    for a mapping."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple | list) else module(inputs)
 
 
 def writable_buffers(module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer, deployed
+from nqbench.api.modules import writable_buffers
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
@@ -142,7 +143,7 @@ def copied(module: nn.Module) -> nn.Module:
         for name, value in vars(layer).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 setattr(layer, name, value.detach())
-    return copy.deepcopy(module)
+    return writable_buffers(copy.deepcopy(module))
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, NqbenchError
 from nqbench.api.batches import tensors_of
+from nqbench.api.modules import call
 
 LABELS = ("labels", "label", "targets", "target", "y")
 """Names of the labels in a batch that is a dict."""
@@ -44,11 +45,9 @@ def fresh(function: str, returned: object, split: str) -> Iterator[Batch]:
 
 
 def called(module: nn.Module, batch: Batch) -> Callable[[], Any]:
-    """The network's call for a batch: ``module(x)``, ``module(*x)`` for a tuple x, ``module(**x)`` for a dict."""
+    """The network's call for a batch, as ``call`` has it."""
     inputs, _ = parts(batch)
-    if isinstance(inputs, Mapping):
-        return partial(module, **inputs)
-    return partial(module, *inputs) if isinstance(inputs, tuple | list) else partial(module, inputs)
+    return partial(call, module, inputs)
 
 
 def parts(batch: Batch) -> tuple[Any, Any]:

@@ -76,3 +76,13 @@ def test_a_file_of_a_network_may_stand_for_as_much_as_that(
     filing.decoded_own(context, Path("x.nqz"))  # type: ignore[arg-type]
     assert seen == [asked]
     assert context.bench.decoder.limit == given
+
+
+def test_a_buffer_that_shows_one_number_many_times_is_filled_in_a_copy() -> None:
+    module = nn.Linear(4, 4)
+    module.register_buffer("gain", torch.ones(1).expand(4))
+    network = of(module)
+    values = {"gain": torch.arange(4.0), "weight": torch.eye(4)}
+    variant = network.variant(values)
+    assert torch.equal(variant.get_buffer("gain"), values["gain"])
+    assert torch.equal(module.get_buffer("gain"), torch.ones(4))
