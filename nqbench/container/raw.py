@@ -73,8 +73,8 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 def _fits(tensor: Tensor) -> bool:
     """Whether float16 stands for its numbers: none overflows, and the largest is not below its normal numbers.
 
-    Where the largest is normal, no number errs by more than 2^-11 of it: float16 errs by 2^-25 at most below 2^-14. Where
-    it is not, all of them lose digits or vanish, as a batch norm's folded scales do beside huge variances."""
+    Where the largest is normal, no number errs by more than 2^-11 of it: float16 errs by 2^-25 at most below 2^-14.
+    Where it is not, all of them lose digits or vanish, as a batch norm's folded scales do beside huge variances."""
     if not tensor.numel():
         return True
     largest, limits = float(tensor.abs().max()), torch.finfo(torch.float16)

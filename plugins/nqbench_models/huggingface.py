@@ -117,8 +117,9 @@ class HuggingFace(Chosen, name="hf"):
             raise BadInput(f"model 'hf': {self._folder()} cannot be loaded for {self.task}: {reason}") from None
         assert isinstance(module, nn.Module)
         self._settle(module, sorted(found["missing_keys"]))
-        if self.task == "text-classification" and self.data is not None and _padding(module.config) is None:
-            module.config.get_text_config().pad_token_id = _tokenizer(str(self._folder())).pad_token_id
+        config: Any = module.config
+        if self.task == "text-classification" and self.data is not None and _padding(config) is None:
+            config.get_text_config().pad_token_id = _tokenizer(str(self._folder())).pad_token_id
         return module.to(device).eval()
 
     def _settle(self, module: nn.Module, missing: Sequence[str]) -> None:

@@ -156,7 +156,7 @@ def test_a_decoder_that_names_no_padding_is_refused_in_a_line(folder: Path) -> N
     model = made(folder, "text-classification")
     module = model.load(CPU)
     module.config.pad_token_id = None  # as where the tokenizer has none either
-    with pytest.raises(BadInput, match="names no `pad_token_id`.*GPT2ForSequenceClassification finds"):
+    with pytest.raises(BadInput, match=r"names no `pad_token_id`.*GPT2ForSequenceClassification finds"):
         model.predict(module, next(model.batches("test")))
 
 
