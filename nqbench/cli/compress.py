@@ -43,7 +43,13 @@ SUITE = "compress"
     type=click.FloatRange(min=0),
     help="Largest divergence of the outputs from the float network's: mean KL divergence, nats.",
 )
-@click.option("--metric", metavar="NAME", help="The metric that decides, one of those that the model gives.")
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="The metric that decides, one of those that the model gives. Of a `score` of yours, what is called loss, nll, "
+    "perplexity, error, mse and the like is better the lower, anything else the higher, unless you say --with "
+    "higher_is_better=true or false. Beside --max-divergence: which metric of `score` is told.",
+)
 @click.option("--max-bytes", help="Largest file (200k, 1M): find the best metric within this size.")
 @click.option("--budget", help="Time limit of the search (90s, 10m, 2h); its result is the best file found by then.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: NAME.nqz]")
@@ -123,6 +129,8 @@ def command(
     named |= {"include": list(include) or None, "exclude": list(exclude) or None}
     parameters = _parameters(registry(), model, named, others)
     split, report, judged_by, deciding = _looked_at(registry(), name, parameters, metric, max_divergence is not None)
+    if metric is not None:
+        click.echo(f"{deciding.name}: the {'higher' if deciding.higher_is_better else 'lower'} the better", err=True)
     if not goal:
         goal = dict(allowed_loss(max_drop := usual_loss(deciding)))
     if judged_by is None and max_drop is not None:
@@ -292,10 +300,13 @@ def _looked_at(
         model = known.make("model", name, parameters)
         assert isinstance(model, Model)
         names = [found.name for found in model.metrics()]
+    for wanted in (metric, DIVERGENCE.name if by_divergence else None):
+        if wanted is not None and wanted not in names:
+            raise BadInput(f"model '{name}' gives no metric '{wanted}'; it gives {', '.join(names)}")
     if by_divergence:
+        if metric not in (None, names[0], DIVERGENCE.name):
+            raise BadInput(f"--metric {metric} and --max-divergence cannot be used together: the divergence decides")
         metric = DIVERGENCE.name
-    if metric is not None and metric not in names:
-        raise BadInput(f"model '{name}' gives no metric '{metric}'; it gives {', '.join(names)}")
     own = metric is None or metric == names[0]
     deciding = next(found for found in model.metrics() if own or found.name == metric)
     return split, report, None if own else metric, deciding

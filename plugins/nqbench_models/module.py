@@ -81,6 +81,18 @@ from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 
 
+_FALLING = {
+    "loss", "nll", "perplexity", "ppl", "error", "errors", "err", "divergence", "kl", "distance", "deviation", "mse",
+    "rmse", "mae", "mape", "wer", "cer", "eer", "fid", "bpb", "bpc", "latency",
+}  # fmt: skip
+"""Words in the names of metrics that are better the lower."""
+
+
+def rises(name: str) -> bool:
+    """Whether higher values of a metric of that name are better: no word of it is an error's."""
+    return not _FALLING & set(re.findall("[a-z]+", name.lower()))
+
+
 def _named(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         raise ValueError(f"'{text}' names no function; write package.module:function")
@@ -109,8 +121,9 @@ class Module(Chosen, name="module"):
     or a tensor with one number per example, of which the metric is the mean. None: top-1 accuracy in %."""
     metric_name: str = "accuracy"
     """The name of the headline metric among those that ``score`` returns."""
-    higher_is_better: bool = True
-    """Whether higher values of the headline metric are better."""
+    higher_is_better: bool | None = None
+    """Whether higher values of the headline metric are better. None: so its name says; what is called loss, nll,
+    perplexity, error, divergence, mse, rmse, mae and the like is better the lower, anything else the higher."""
     loss: Function | None = None
     """``package.module:function`` (outputs, batch) -> (B,) losses. None: cross-entropy with the labels."""
     loss_is: Literal["categorical", "gaussian", "other"] = "categorical"
@@ -172,11 +185,12 @@ class Module(Chosen, name="module"):
     def metric(self) -> Metric | None:
         if self.data is None:
             return None
+        higher = rises(self.metric_name) if self.higher_is_better is None else self.higher_is_better
         if self.score is None:  # what a classifier is judged by has a unit and a direction of its own
             unit = "nats" if self.loss is None else ""
             own = {"loss": Metric("loss", unit, False), AGREEMENT.name: AGREEMENT, DIVERGENCE.name: DIVERGENCE}
-            return own.get(self.metric_name, Metric(self.metric_name, "%", self.higher_is_better))
-        return Metric(self.metric_name, "", self.higher_is_better)
+            return own.get(self.metric_name, Metric(self.metric_name, "%", higher))
+        return Metric(self.metric_name, "", higher)
 
     def has_split(self, split: Split) -> bool:
         return self.data is not None and split in self.splits

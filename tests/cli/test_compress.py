@@ -16,7 +16,7 @@ from torch import nn
 
 from nqbench.cli import INTERRUPTED, progress
 from nqbench.cli._describe import habits, shorthand
-from nqbench.cli.compress import _parameters
+from nqbench.cli.compress import _looked_at, _parameters
 from nqbench.cli.frame import invoke
 from nqbench.container import read
 from nqbench.engine import Silent
@@ -202,6 +202,14 @@ def test_a_file_that_is_there_is_not_replaced(
             ["--model", "lenet300", "--metric", "perplexity"],
             "gives no metric 'perplexity'; it gives accuracy, agreement",
         ),
+        (
+            ["--model", "lenet300", "--max-divergence", "1", "--metric", "perplexity"],
+            "gives no metric 'perplexity'; it gives accuracy, agreement",
+        ),
+        (
+            ["--model", "lenet300", "--max-divergence", "1", "--metric", "agreement"],
+            "--metric agreement and --max-divergence cannot be used together",
+        ),
         (["--model", "lenet300", "--budget", "soon"], "as in 90s, 10m or 2h"),
         (["--model", "lenet300", "--min-metric", "nan"], "error: --min-metric nan: write a number"),
         (["--model", "lenet300", "--max-divergence", "nan"], "error: --max-divergence nan: write a number"),
@@ -215,6 +223,33 @@ def test_wrong_use_is_one_line(arguments: list[str], told: str, capsys: pytest.C
     error = capsys.readouterr().err
     assert told in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("metric", "others", "rises"),
+    [
+        ("f1", {}, True),
+        ("loss", {}, False),
+        ("top-1 error", {}, False),
+        ("val_loss", {}, False),
+        ("perplexity", {}, False),
+        ("lossless share", {}, True),
+        ("loss", {"higher_is_better": True}, True),
+        ("f1", {"higher_is_better": False}, False),
+    ],
+)
+@pytest.mark.parametrize("by_divergence", [False, True])
+def test_a_scores_name_says_which_way_is_better(
+    mine: Path, metric: str, others: dict[str, object], rises: bool, by_divergence: bool
+) -> None:
+    """Beside a largest divergence it says which of the score's figures is told."""
+    score = {"folder": str(mine), "network": "mine:network", "data": "mine:batches", "score": "mine:score"}
+    parameters = {**score, **others}
+    _, _, judged_by, deciding = _looked_at(registry(), "module", parameters, metric, by_divergence)
+    assert parameters["metric_name"] == metric
+    told = registry().make("model", "module", parameters).metric()  # type: ignore[attr-defined]
+    assert (told.name, told.higher_is_better) == (metric, rises)
+    assert (deciding.name, judged_by) == (("divergence", "divergence") if by_divergence else (metric, None))
 
 
 def test_what_is_not_a_file_of_ours_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
