@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -67,9 +68,9 @@ def compress(
     Args:
         module: the trained network; it is copied, and stays as it is.
         batches: pairs (x, y) to calibrate and to evaluate on, in a fixed order: a list or a data loader that can be
-            read again and again (several inputs are a tuple or a dict x, the network's arguments); or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
+            read again and again; or ``{"train": ..., "validation": ..., "test": ...}``, of which the search looks at
             the validation or else the training data, and which are evaluated on the test data if there are any; or a
-            function of the split's name.
+            function of the split's name. Several inputs are a tuple or a dict x.
         max_drop: points, or a share of the float network's metric as ``"1%"``. None: 0.5 points of accuracy, 1 % of a
             ``score``.
         max_divergence: in place of ``max_drop``: how far outputs may be from the network's own, mean KL divergence in
@@ -97,6 +98,10 @@ def compress(
         )
     if not isinstance(module, nn.Module):
         raise BadInput(f"module is {type(module).__name__}, expected a torch.nn.Module; `nqbench.save` takes a state")
+    if max_drop is not None and max_divergence is not None:
+        raise BadInput("max_drop and max_divergence cannot be used together: give one of them")
+    if max_divergence is not None and not 0 <= max_divergence < math.inf:
+        raise BadInput(f"max_divergence {max_divergence}: write nats, as in 0.02")
     if max_drop is None:
         max_drop = usual_loss(_metric(score, higher_is_better))
     try:

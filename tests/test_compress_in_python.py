@@ -141,6 +141,10 @@ def test_what_cannot_be_done_is_told_before_the_search(trained: tuple[nn.Module,
         nqbench.compress(module.state_dict(), splits, output=tmp_path / "n.nqz")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="max_drop half: write points"):
         nqbench.compress(module, splits, max_drop="half", output=tmp_path / "n.nqz")
+    with pytest.raises(BadInput, match="max_drop and max_divergence cannot be used together"):
+        nqbench.compress(module, splits, max_drop=1, max_divergence=0.1, output=tmp_path / "n.nqz")
+    with pytest.raises(BadInput, match="max_divergence nan: write nats"):
+        nqbench.compress(module, splits, max_divergence=float("nan"), output=tmp_path / "n.nqz")
     with pytest.raises(BadInput, match="give what can be read again"):
         nqbench.compress(module, (batch for batch in splits["train"]), output=tmp_path / "n.nqz")
 
