@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.batches import tensors_of
 from nqbench.api.modules import call
-from nqbench.api.outputs import as_outputs, check_top1
+from nqbench.api.outputs import as_outputs, check_top1, rows_of_classes
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import writable
@@ -76,7 +76,8 @@ def compress(
         max_divergence: in place of ``max_drop``: how far outputs may be from the network's own, mean KL divergence in
             nats.
         score: ``(module, batches) -> value`` (or a dictionary, the one that decides first); by default top-1 accuracy
-            in percent.
+            in percent. Outputs (N, T, classes) need one; their classes are on the last axis, those of images
+            (N, classes, H, W) on the second.
         higher_is_better: which way the score goes.
         output: the file, replaced where there is one.
         trials: points of the search, at most; default: the suite's.
@@ -236,6 +237,11 @@ class InMemory(Model, name="in-memory"):
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         return as_outputs(call(module, batch[0]))
+
+    def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Three axes are those of sequences, which a ``score`` alone judges: no loss says where classes are."""
+        sequences = self._held.score is not None and outputs.dim() == 3
+        return rows_of_classes(outputs) if sequences else super().logits(outputs, batch)
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
         if self._held.score is None:

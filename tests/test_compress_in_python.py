@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from nqbench_models.module import Module
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import nqbench
+from nqbench import in_memory
 from nqbench.api import BadInput, hits
 from nqbench.api.modules import call
+from nqbench.in_memory import InMemory
 from nqbench.registry import registry
 
 
@@ -311,3 +314,18 @@ def test_several_inputs_are_a_tuple_or_a_dict(tmp_path: Path) -> None:
     assert torch.equal(call(module, {"b": b, "a": a}), module(a, b))
     other = nqbench.load_into(Both(), result.file)
     assert torch.equal(other.get_buffer("gain"), torch.ones(4))
+
+
+def test_outputs_of_sequences_are_compared_over_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a score of one's own judges them; those of images have their classes on the second axis."""
+    held = in_memory._Held(nn.Linear(5, 7), [], ("train",), lambda module, batches: 1.0, True)
+    monkeypatch.setitem(in_memory._HELD, "sequences", held)
+    model = InMemory(network="sequences")
+    outputs = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.logits(outputs, None), outputs.reshape(6, 7))
+    images = outputs[..., None]
+    assert torch.equal(model.logits(images, None), images.permute(0, 2, 3, 1).reshape(14, 3))
+    own = {"network": "mine:network", "data": "mine:batches"}
+    for fields in ({"score": "mine:score"}, {"loss": "mine:loss"}):
+        assert torch.equal(Module(**own, **fields).logits(outputs, None), outputs.reshape(6, 7))  # type: ignore[arg-type]
+    assert torch.equal(Module(**own).logits(outputs, None), outputs.movedim(1, -1).reshape(14, 3))  # type: ignore[arg-type]

@@ -75,6 +75,11 @@ def check_top1(outputs: Tensor, labels: Tensor) -> None:
     hits(outputs, labels)
 
 
+def rows_of_classes(outputs: Tensor) -> Tensor:
+    """A row for each distribution of outputs whose classes are on the last axis: (N, T, C) -> (N T, C)."""
+    return outputs.flatten(0, -2) if outputs.dim() > 2 else outputs
+
+
 def hits(outputs: Tensor, labels: Tensor) -> Tensor:
     """Whether the largest output is that of the label. Outputs with a nan choose no class, so they are wrong.
 

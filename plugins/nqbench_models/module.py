@@ -27,8 +27,9 @@ by class, source or time, shuffle them without a seed, too.
 A batch is (inputs, labels), where several inputs are a tuple or a dict, or a single dict that contains ``labels``. The
 outputs are ``.logits`` of the returned object, the only tensor of a dict, or the first of a tuple. The loss is
 cross-entropy and the metric top-1 accuracy, unless ``loss`` (outputs, batch -> a loss per example) and ``score``
-(module, batches -> {name: value}) name functions of yours. For other forms of batches or outputs, name a function
-``outputs`` (module, batch -> outputs).
+(module, batches -> {name: value}) name functions of yours. With either of them outputs (N, T, classes) are sequences
+whose classes are on the last axis, where agreement and divergence look for them. For other forms of batches or outputs,
+name a function ``outputs`` (module, batch -> outputs).
 
 The checkpoint is a state dict as frameworks write it: .safetensors, a PyTorch file (.pt, .pth, .ckpt, .bin; read with
 weights_only), an index of shards, a folder in Hugging Face's layout, a .gguf file. Prefixes that wrappers add to the
@@ -71,7 +72,7 @@ from nqbench.api import (
     to_device,
 )
 from nqbench.api.evaluation import AGREEMENT, DIVERGENCE
-from nqbench.api.outputs import check_top1
+from nqbench.api.outputs import check_top1, rows_of_classes
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import in_suite_folder
@@ -79,7 +80,6 @@ from nqbench_models.batches import called, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
-
 
 _FALLING = {
     "loss", "nll", "perplexity", "ppl", "error", "errors", "err", "divergence", "kl", "distance", "deviation", "mse",
@@ -223,10 +223,10 @@ class Module(Chosen, name="module"):
 
     def logits(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Classes are along axis 1, as for PyTorch's cross-entropy; with a user's loss, along the last axis, as for
-        language models."""
-        if self.loss is None or outputs.dim() < 3 or self.loss_is != "categorical":
-            return super().logits(outputs, batch)
-        return outputs.flatten(0, -2)
+        language models, and so where a user's ``score`` alone judges sequences (N, T, classes)."""
+        if self.loss_is == "categorical" and (self.loss is not None or (self.score is not None and outputs.dim() == 3)):
+            return rows_of_classes(outputs)
+        return super().logits(outputs, batch)
 
     def evaluate(self, module: nn.Module, split: Split = "test") -> Evaluation:
         if self.data is None:
