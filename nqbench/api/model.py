@@ -82,8 +82,9 @@ class Model(Plugin):
         return None
 
     def stored_bytes(self) -> int | None:
-        """Bytes of the file that the network was loaded from, if that is smaller than its state (a GGUF file that
-        is quantized already); ``own_ratio`` compares with it. None: compare with the state in its own dtypes."""
+        """Bytes of the file that the network was loaded from (a checkpoint of half precision, a GGUF file that is
+        quantized already); ``own_ratio`` compares with it where it is smaller than the state. None: compare with the
+        state in its own dtypes."""
         return None
 
     def compressible(self, module: nn.Module) -> tuple[str, ...]:

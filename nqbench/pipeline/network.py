@@ -119,7 +119,8 @@ class Network:
 
     def own_bytes(self) -> int:
         """The state in its own dtypes, or the file that it came in, where that is smaller."""
-        return self.given_bytes or sum(t.numel() * t.dtype.itemsize for t in self.state.values())
+        own = sum(t.numel() * t.dtype.itemsize for t in self.state.values())
+        return min(self.given_bytes or own, own)
 
     def variant(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A fresh copy of the network with another state."""

@@ -73,6 +73,28 @@ def files_of(path: Path) -> list[Path]:
     return [path, *_shards(path)[1]] if path.name.endswith(".index.json") else [path]
 
 
+def tensor_bytes(path: Path, entry: str | None = None) -> int:
+    """What the tensors of a checkpoint take in their own dtypes, those that share memory once; of a ``.gguf`` file,
+    whose tensors are quantized, the file's bytes. Raises what ``read_state`` does."""
+    path = weights_in(path) if path.is_dir() else path
+    if path.name.endswith(".index.json"):
+        return sum(tensor_bytes(shard) for shard in _shards(path)[1])
+    if path.suffix == ".gguf":
+        return path.stat().st_size
+    if path.suffix == ".safetensors":
+        return _bytes_by_header(path)
+    tensors = [t for t in read_state(path, entry).values() if isinstance(t, Tensor)]
+    return sum({(t.data_ptr(), t.shape, t.stride()): t.numel() * t.dtype.itemsize for t in tensors}.values())
+
+
+def _bytes_by_header(path: Path) -> int:
+    """Without reading any tensor: a safetensors file says where each begins and ends."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    places = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+    return sum(end - begin for begin, end in places)
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file

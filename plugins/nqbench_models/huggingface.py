@@ -17,7 +17,7 @@ from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, PerExa
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.bert import mean_of_words
-from nqbench_models.checkpoint import files_of
+from nqbench_models.checkpoint import files_of, tensor_bytes
 from nqbench_models.chosen import Chosen
 from nqbench_models.data_files import file_of, images_of, labelled_texts
 from nqbench_models.ordering import in_batches
@@ -121,6 +121,9 @@ class HuggingFace(Chosen, name="hf"):
         if self.task == "text-classification" and self.data is not None and _padding(config) is None:
             config.get_text_config().pad_token_id = _tokenizer(str(self._folder())).pad_token_id
         return module.to(device).eval()
+
+    def stored_bytes(self) -> int:
+        return tensor_bytes(self._folder())
 
     def _settle(self, module: nn.Module, missing: Sequence[str]) -> None:
         """transformers draws what a checkpoint lacks at random, anew at every load. Only a pooler may be lacking where

@@ -77,7 +77,7 @@ from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.batches import called, fresh, labels_of, told
-from nqbench_models.checkpoint import averaged_entries, files_of, read_state
+from nqbench_models.checkpoint import averaged_entries, files_of, read_state, tensor_bytes
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
 
@@ -179,8 +179,7 @@ class Module(Chosen, name="module"):
         return tuple(name for name in known if name in self.tensors)
 
     def stored_bytes(self) -> int | None:
-        path = None if self.checkpoint is None else self._path(self.checkpoint)
-        return path.stat().st_size if path is not None and path.suffix == ".gguf" else None
+        return None if self.checkpoint is None else tensor_bytes(self._path(self.checkpoint), self.entry)
 
     def metric(self) -> Metric | None:
         if self.data is None:

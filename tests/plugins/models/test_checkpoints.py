@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nqbench_models.checkpoint import averaged_entries, files_of, read_state
+from nqbench_models.checkpoint import averaged_entries, files_of, read_state, tensor_bytes
 from nqbench_models.fitting import fill
 from nqbench_models.module import Module
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from nqbench.api import BadInput
+from nqbench.pipeline.network import Network
 
 
 class Tied(nn.Module):
@@ -311,3 +312,25 @@ def test_a_text_is_no_checkpoint(tmp_path: Path, text: str) -> None:
     (tmp_path / "w.pt").write_text(text)
     with pytest.raises(BadInput, match=r"w\.pt is no checkpoint: expected a file that torch\.save wrote"):
         read_state(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_checkpoint_is_as_large_as_its_tensors_in_their_own_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in Tied().state_dict().items()}
+    apart = {name: t for name, t in state.items() if name != "head.weight"}
+    numbers = 7 * 4 + 4 * 4
+    save_file(apart, tmp_path / "w.safetensors")
+    torch.save({"model": state}, tmp_path / "w.pt")
+    (tmp_path / "w.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(apart, "w.safetensors")}))
+    for name in ("w.safetensors", "w.pt", "w.index.json"):
+        assert tensor_bytes(tmp_path / name) == numbers * dtype.itemsize + 8  # and the norm's counter
+
+
+@pytest.mark.parametrize(("dtype", "own"), [(torch.float32, 4), (torch.bfloat16, 2), (torch.float64, 4)])
+def test_the_own_ratio_is_to_a_half_precision_checkpoint_where_it_came_from_one(
+    tmp_path: Path, dtype: torch.dtype, own: int
+) -> None:
+    (tmp_path / "halves.py").write_text("from torch import nn\n\ndef network():\n    return nn.Linear(6, 4)\n")
+    save_file({n: t.to(dtype) for n, t in nn.Linear(6, 4).state_dict().items()}, tmp_path / "w.safetensors")
+    model = Module(folder=str(tmp_path), network="halves:network", checkpoint="w.safetensors")
+    assert Network.load(model, torch.device("cpu")).own_bytes() == own * (6 * 4 + 4)

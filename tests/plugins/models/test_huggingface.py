@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from nqbench.api import BadInput, DataMissing, Evaluation, Model, Moments, Task
 from nqbench.api.toolkit.judging import judging
+from nqbench.pipeline.network import Network
 
 transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
@@ -167,6 +168,14 @@ def test_a_quotation_mark_between_tabs_is_one_of_the_text(tmp_path: Path, suffix
     assert labelled_texts(file) == (['"so it begins', 'and "so" on', 'the end"'], ["0", "1", "0"])
     (tmp_path / "test.csv").write_text('"a, b",0\n')
     assert labelled_texts(tmp_path / "test.csv") == (["a, b"], ["0"])
+
+
+def test_a_model_in_bfloat16_is_as_large_as_its_file(folder: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    theirs = transformers.GPT2LMHeadModel(config).bfloat16()
+    theirs.save_pretrained(folder / "model")
+    network = Network.load(HuggingFace(folder=str(folder / "model")), CPU)
+    assert network.own_bytes() == 2 * sum(p.numel() for p in theirs.parameters()) == network.float_bytes() / 2
 
 
 def test_images_are_classified(folder: Path) -> None:
