@@ -259,7 +259,7 @@ def test_gguf_is_dequantized(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(tensor.numpy(), gguf.quants.dequantize(coded, form))
     # what is compressed is compared with the file that it came in, not with the float32 that it becomes
     assert Module(network="mine:network", checkpoint=str(path)).stored_bytes() == path.stat().st_size
-    assert Module(network="mine:network", checkpoint="mine.safetensors").stored_bytes() is None
+    assert Module(network="mine:network").stored_bytes() is None
     assert np.abs(tensor.numpy() - values).max() < {"F32": 1e-9, "F16": 1e-2, "Q8_0": 0.03, "Q4_0": 0.5}[kind]
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BadInput, match="no GGUF file that can be read"):
@@ -317,6 +317,7 @@ def test_a_text_is_no_checkpoint(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_checkpoint_is_as_large_as_its_tensors_in_their_own_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in Tied().state_dict().items()}
+    state["head.weight"] = state["embed.weight"]
     apart = {name: t for name, t in state.items() if name != "head.weight"}
     numbers = 7 * 4 + 4 * 4
     save_file(apart, tmp_path / "w.safetensors")
