@@ -208,13 +208,22 @@ class InMemory(Model, name="in-memory"):
                 "each example: give those, or a `score` that judges them"
             )
         if not judged:
-            module = self._held.module
-            with torch.no_grad():
-                outputs = self.predict(module, to_device(batch, device_of(module)))
             try:
-                check_top1(outputs, batch[1])
+                check_top1(self._rehearsed(batch), batch[1])
             except BadInput as error:
                 raise BadInput(f"batches: {split}: {error}") from None
+
+    def _rehearsed(self, batch: Batch) -> Tensor:
+        """The network's outputs for one batch, before anything is searched."""
+        module = self._held.module
+        try:
+            with torch.no_grad():
+                return self.predict(module, to_device(batch, device_of(module)))
+        except BadInput:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:240]
+            raise BadInput(f"the network cannot take such a batch: {type(error).__name__}: {reason}") from error
 
     def load(self, device: torch.device) -> nn.Module:
         return copied(self._held.module).to(device)

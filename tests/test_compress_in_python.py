@@ -291,6 +291,8 @@ def test_outputs_that_are_no_choice_of_a_class_are_refused(
     data = [(x, (y > 1).long()) for x, y in trained[1]["train"]]
     with pytest.raises(BadInput, match=rf"batches: train: labels are int64 \(100,\) for outputs of float32 {shape}"):
         nqbench.compress(last, data, output=tmp_path / "n.nqz")
+    with pytest.raises(BadInput, match="batches: train: the network cannot take such a batch: RuntimeError"):
+        nqbench.compress(last, [(x[:, :5], y) for x, y in data], output=tmp_path / "n.nqz")
     with pytest.raises(BadInput, match="outputs of two classes or more"):
         hits(torch.zeros(3), torch.zeros(3, dtype=torch.int64))
 
