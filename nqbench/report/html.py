@@ -98,7 +98,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
 
 def figure_payload(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     """What ``figure.js`` gets."""
-    return [{"spec": figure.spec, "data": figure.data, "scaled": figure.scaled} for figure in figures]
+    return [{"spec": figure.spec, "scaled": figure.scaled} for figure in figures]
 
 
 def digits_of(data: ReportData) -> int:

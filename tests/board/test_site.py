@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser_kit import CONTRAST, click, complaints, draw_all, needed, opened, requests, scheme, sized, unnamed
+from browser_kit import CONTRAST, LINES, click, complaints, draw_all, needed, opened, requests, scheme, sized, unnamed
 from record_factory import make
 
 from nqbench.api.errors import BadInput
@@ -192,6 +192,8 @@ def test_the_pages_work_from_the_disk_without_an_error_or_a_request(network: Any
     assert all(url.startswith(("file:", "data:", "blob:")) for url in requests(network))
     assert network.execute_script("return document.querySelectorAll('#all tbody tr').length") == 9
     assert network.execute_script("return document.querySelectorAll('.plot svg .mark-symbol path').length") > 9
+    # the methods of more than one row, and the front
+    assert len([line for line in network.execute_script(LINES) if "L" in line or "H" in line]) == 2 + 1
     assert "theirs & <i>others</i>" in network.execute_script("return document.querySelector('#published').textContent")
 
 

@@ -56,6 +56,12 @@ def draw_all(browser: Any) -> None:
     wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.dataset.ready)")
 
 
+LINES = """
+const plot = document.querySelector(".plot");
+return [...plot.querySelectorAll("svg .mark-line path")].map((p) => p.getAttribute("d") || "")
+"""
+"""The course of every line that the first figure draws."""
+
 CONTRAST = """
 const parse = (text) => text.match(/[\\d.]+/g).slice(0, 3).map((v) => {
   const c = v / 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import CONTRAST, click, complaints, draw_all, needed, opened, requests, scheme, sized, unnamed
+from browser_kit import CONTRAST, LINES, click, complaints, draw_all, needed, opened, requests, scheme, sized, unnamed
 from record_factory import digest, make
 from test_reports import fill
 
@@ -52,6 +52,13 @@ def test_it_draws_every_figure_without_an_error_or_a_request(page: Any) -> None:
     asked = requests(page)
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert len([url for url in asked if url.startswith("file:")]) == 1
+
+
+def test_the_front_of_bytes_against_quality_has_a_line_for_each_method_and_the_front_s(page: Any) -> None:
+    draw_all(page)
+    lines = page.execute_script(LINES)
+    assert len(lines) == 4 + 1
+    assert all(line.count("L") + line.count("H") >= 4 for line in lines)
 
 
 def test_the_numbers_shown_are_the_records(page: Any, report: tuple[Path, list[Record]]) -> None:

@@ -19,6 +19,9 @@ const NqFigures = (() => {
 
   const layers = (spec) => (spec.layer ? [spec, ...spec.layer] : [spec]);
 
+  // the data of every layer: a name that is left out draws nothing, and no error says so
+  const named = (spec) => layers(spec).map((layer) => layer.data && layer.data.name).filter((name) => name);
+
   function scaled(spec, axis, type) {
     for (const layer of layers(spec)) {
       const channel = layer.encoding && layer.encoding[axis];
@@ -52,7 +55,7 @@ const NqFigures = (() => {
       const figure = figures[element.dataset.figure];
       const spec = structuredClone(figure.spec);
       spec.datasets = { ...spec.datasets };
-      for (const name of [figure.data, "published", "names"]) spec.datasets[name] = datasets[name];
+      for (const name of named(spec)) spec.datasets[name] = datasets[name];
       for (const [name, part] of Object.entries(theme())) spec.config[name] = part !== null && typeof part === "object" ? { ...spec.config[name], ...part } : part;
       const type = types.get(element.dataset.figure);
       if (figure.scaled && type) scaled(spec, figure.scaled, type);
