@@ -114,11 +114,23 @@ class Board:
         return path
 
     def suite(self, row: BoardRow) -> str:
-        """The text of the suite that made a row; empty where none was submitted."""
-        try:
-            return self._suite(row.suite).read_text(encoding="utf-8") if row.suite else ""
-        except OSError:
+        """The text of the suite that made a row; empty where none was submitted. Raises BadInput where it is missing
+        or another, or a link: it is published, and a link may lead to what nobody should read."""
+        if row.suite is None:
             return ""
+        path = self._suite(row.suite)
+        try:
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise BadInput(f"{path}: the suite of row {row.id} is a link, or no file")
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"{path}: the suite of row {row.id} cannot be read ({reason(error)})") from None
+        if (sha256 := hashlib.sha256(data).hexdigest()) != row.suite:
+            raise BadInput(f"{path}: is another suite than row {row.id} is of (its SHA-256 is {sha256})")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise BadInput(f"{path}: the suite of row {row.id} is no UTF-8 text") from None
 
     def _suite(self, sha256: str) -> Path:
         return self.folder / "suites" / f"{sha256}.yaml"
@@ -194,10 +206,14 @@ class Board:
         """Write a row: its file and its suite first, what makes it a row last."""
         with written_whole(self.folder / file_name(row.file)) as temporary:
             temporary.write_bytes(data)
-        if row.suite:
-            with written_whole(self._suite(row.suite)) as temporary:
-                temporary.write_text(suite, encoding="utf-8")
+        self._keep_suite(row, suite)
         self._say(row)
+
+    def _keep_suite(self, row: BoardRow, suite: str) -> None:
+        """One that is there stays: other rows are of it."""
+        if row.suite and not self._suite(row.suite).exists():
+            with written_whole(self._suite(row.suite)) as temporary:
+                temporary.write_bytes(suite.encode())
 
     def _say(self, row: BoardRow) -> None:
         with written_whole(self.folder / "rows" / f"{row.id}.json") as temporary:
@@ -212,23 +228,27 @@ class Board:
         with _writing(self.folder):
             there = {row.id: row for row in self.rows()}
             for row in other.rows():
-                if row.id in there:
-                    both = _joined(there[row.id], row, believe=checker is None)
-                    if both != there[row.id]:
-                        self._say(both)
-                    yield Outcome(row.id, "there", both)
-                    continue
-                path = other.file(row)
-                if checker is not None:
-                    verdict = self._checked(checker, row, path)
-                    if verdict.found is None or verdict.check is None:
-                        yield Outcome(row.id, "refused", faults=verdict.faults)
-                        continue
-                    row = row.model_copy(
-                        update={"found": verdict.found, "checks": (verdict.check,), "code": verdict.code}
-                    )
-                self._keep(row, path.read_bytes(), other.suite(row))
-                yield Outcome(row.id, "added", row)
+                try:
+                    yield self._merged(other, row, there.get(row.id), checker)
+                except BadInput as error:
+                    yield Outcome(row.id, "refused", faults=(str(error),))
+
+    def _merged(self, other: Board, row: BoardRow, mine: BoardRow | None, checker: Checker | None) -> Outcome:
+        if mine is not None:
+            both = _joined(mine, row, believe=checker is None)
+            if both != mine:
+                if both.suite != mine.suite:
+                    self._keep_suite(both, other.suite(both))
+                self._say(both)
+            return Outcome(row.id, "there", both)
+        path, suite = other.file(row), other.suite(row)
+        if checker is not None:
+            verdict = self._checked(checker, row, path)
+            if verdict.found is None or verdict.check is None:
+                return Outcome(row.id, "refused", faults=verdict.faults)
+            row = row.model_copy(update={"found": verdict.found, "checks": (verdict.check,), "code": verdict.code})
+        self._keep(row, path.read_bytes(), suite)
+        return Outcome(row.id, "added", row)
 
     def verify(
         self, checker: Checker, *, sample: int | None = None, seed: int = 0
@@ -246,7 +266,7 @@ class Board:
 
     def _verified(self, checker: Checker, row: BoardRow) -> Verdict:
         try:
-            path = self.file(row)
+            path, _ = self.file(row), self.suite(row)
         except BadInput as error:
             return Verdict((str(error),))
         verdict = self._checked(checker, row, path)

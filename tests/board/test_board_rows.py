@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -412,6 +413,64 @@ def test_a_merge_checks_what_it_takes_unless_it_is_told_to_believe(made: Path, t
     path.write_text(json.dumps(content))
     outcomes = list(Board.at(tmp_path / "new").merge(forged, shared()))
     assert sorted(states(outcomes)) == ["added", "added", "refused"]
+
+
+def _linked(path: Path, secret: Path) -> None:
+    path.unlink()
+    path.symlink_to(secret)
+
+
+SUITES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "another": (lambda path, secret: path.write_text("name: other"), "is another suite than row"),
+    "missing": (lambda path, secret: path.unlink(), "cannot be read"),
+    "a link to another": (_linked, "is a link"),
+    "a folder": (lambda path, secret: (path.unlink(), path.mkdir()), "is a link, or no file"),
+}
+
+
+@pytest.mark.parametrize("change", list(SUITES))
+@pytest.mark.parametrize("believe", [True, False])
+def test_a_merge_takes_no_suite_but_the_one_that_a_row_names(
+    made: Path, tmp_path: Path, change: str, believe: bool
+) -> None:
+    """A suite is published with its row: neither another text nor a file of this machine may stand there."""
+    theirs = Board.open(copy(made / "board", tmp_path / "theirs"))
+    secret = tmp_path / "secret"
+    secret.write_text("of the keeper alone")
+    (path,) = (theirs.folder / "suites").iterdir()
+    spoil, why = SUITES[change]
+    spoil(path, secret)
+    outcomes = list(Board.at(tmp_path / "mine").merge(theirs, None if believe else shared()))
+    assert states(outcomes) == ["refused"] * 3
+    assert all(why in outcome.faults[0] and "\n" not in outcome.faults[0] for outcome in outcomes)
+    assert not (tmp_path / "mine" / "suites").exists()
+    verdicts = [verdict for _, verdict in theirs.verify(shared())]
+    assert all(why in verdict.faults[0] for verdict in verdicts)
+
+
+def test_a_merge_leaves_this_board_s_own_suites_as_they_are(made: Path, tmp_path: Path) -> None:
+    mine = Board.open(copy(made / "board", tmp_path / "mine"))
+    (path,) = (mine.folder / "suites").iterdir()
+    text, first = path.read_bytes(), mine.rows()[0]
+    (mine.folder / "rows" / f"{first.id}.json").unlink()
+    theirs = Board.open(copy(made / "board", tmp_path / "theirs"))
+    ((tmp_path / "theirs" / "suites") / path.name).write_text("")
+    assert sorted(states(mine.merge(theirs, None))) == ["refused", "there", "there"]
+    assert path.read_bytes() == text
+
+
+def test_the_suite_comes_with_a_row_whose_earlier_submission_is_believed(made: Path, tmp_path: Path) -> None:
+    """The other board's row is earlier, and of another suite."""
+    mine = Board.open(copy(made / "board", tmp_path / "mine"))
+    theirs = Board.open(copy(made / "board", tmp_path / "theirs"))
+    row, text = theirs.rows()[0], "name: earlier\r\n"
+    suite = hashlib.sha256(text.encode()).hexdigest()
+    earlier = row.model_copy(update={"suite": suite, "added": "2020-01-01T00:00:00.000000+00:00"})
+    theirs._keep(earlier, theirs.file(row).read_bytes(), text)
+    assert states(mine.merge(theirs, None)) == ["there"] * 3
+    (both,) = [one for one in mine.rows() if one.id == row.id]
+    assert both.suite == suite
+    assert mine.suite(both) == text
 
 
 EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
