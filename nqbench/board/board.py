@@ -31,9 +31,10 @@ from nqbench.api.toolkit.parsing import parse_json
 from nqbench.api.toolkit.paths import reason, set_suite_folder, written_whole
 from nqbench.board.bundle import Bundle, file_name, open_bundle
 from nqbench.board.checking import Checker, Verdict, network_of
+from nqbench.board.edited import edits
 from nqbench.board.manifest import Manifest, Said, read_manifest
 from nqbench.board.rows import BoardRow, Check, checked_again, read_row, row_id
-from nqbench.engine.checking import allowed
+from nqbench.pipeline.trial import Choice
 from nqbench.results.goal import DROP
 from nqbench.results.record import utc_now
 
@@ -272,15 +273,9 @@ class Board:
         verdict = self._checked(checker, row, path)
         if verdict.found is None:
             return verdict
-        has, kept = verdict.found, row.found
-        if (has.file_bytes, has.parts, has.decoded_sha256) != (kept.file_bytes, kept.parts, kept.decoded_sha256):
-            return Verdict(("the board's own figures were edited: bytes, parts or hash are not the file's",))
         exact = verdict.check is not None and any(verdict.check.where == old.where for old in row.checks)
-        for name in ("metric", "metric_float"):
-            value, said = getattr(has, name), getattr(kept, name)
-            within = 0.0 if exact else allowed(said, has.metric_unit)
-            if abs(value - said) > within:
-                return Verdict((f"the board's own {name} is {said:.6g}, it is {value:.6g} (allowed: {within:g})",))
+        if edited := tuple(edits(row, verdict.found, exact=exact)):
+            return Verdict(edited)
         return verdict
 
 

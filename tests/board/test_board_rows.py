@@ -20,6 +20,7 @@ from nqbench.board.board import Board
 from nqbench.board.bundle import BadBundle, file_name
 from nqbench.board.checking import Checker
 from nqbench.board.collecting import submit
+from nqbench.board.edited import edits
 from nqbench.board.manifest import portable
 from nqbench.board.rows import read_row
 from nqbench.cli.board import command
@@ -478,6 +479,18 @@ EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "the float network's": lambda row: row["found"].update(metric_float=10.0),
     "the bytes found": lambda row: row["found"].update(file_bytes=7),
     "the hash found": lambda row: row["found"].update(decoded_sha256="1" * 64),
+    "the ratio found": lambda row: row["found"].update(ratio=999.0),
+    "the file's ratio": lambda row: row["found"].update(file_ratio=999.0),
+    "the ratio in its own types": lambda row: row["found"].update(own_ratio=999.0),
+    "the bits found": lambda row: row["found"].update(bits_per_weight=0.001),
+    "the metric's name": lambda row: row["found"].update(metric_name="precision"),
+    "the metric's unit": lambda row: row["found"].update(metric_unit="points"),
+    "the metric's direction": lambda row: row["found"].update(metric_higher_is_better=False),
+    "another of the metrics": lambda row: row["found"]["metrics"].update(divergence=0.0),
+    "a metric that is none": lambda row: row["found"]["metrics"].update(fame=1.0),
+    "whose network it was": lambda row: row["found"].update(same_network=False),
+    "the right answers": lambda row: row["found"].update(correct="////"),
+    "the examples": lambda row: row["found"].update(examples=10**6),
     "the record's metric": lambda row: row["record"].update(metric=99.0),
     "the record's parts": lambda row: row["record"]["parts"].update(header=row["record"]["parts"]["header"]),
 }
@@ -492,6 +505,18 @@ def test_verifying_finds_a_row_that_was_edited(made: Path, tmp_path: Path, edit:
     path.write_text(json.dumps(content))
     faults = [row.id for row, verdict in Board.open(board).verify(shared()) if verdict.faults]
     assert faults == ([] if edit == "the record's parts" else [path.stem])
+
+
+def test_in_another_environment_what_no_machine_changes_is_still_compared(made: Path, tmp_path: Path) -> None:
+    board = Board.open(copy(made / "board", tmp_path / "board"))
+    (_, verdict), *_ = board.verify(shared())
+    row = next(row for row in board.rows() if row.found.ratio == verdict.found.ratio)
+    nearly = verdict.found.model_copy(update={"metric": row.found.metric + 0.05, "same_network": False})
+    assert list(edits(row, nearly, exact=False)) == []
+    assert len(list(edits(row, nearly, exact=True))) == 2
+    for lie in ({"ratio": 9.0}, {"metric_name": "f1"}, {"metric": 0.0}, {"correct": None}, {"examples": 7}):
+        told = list(edits(row.model_copy(update={"found": row.found.model_copy(update=lie)}), nearly, exact=False))
+        assert told, lie
 
 
 def test_a_row_whose_network_or_file_was_exchanged_is_no_row(made: Path, tmp_path: Path) -> None:
