@@ -18,7 +18,7 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +147,7 @@ class Board:
             manifest, suite = read_manifest(bundle)
             with _writing(self.folder):
                 there = {row.id: row for row in self.rows()}
-                known = frozenset(network_of(row.record) for row in there.values())
-                checker.known = known if there and not new_networks else None
+                checker.known = _networks(there.values(), new_networks)
                 keys = Counter(said.record.key for said in manifest.rows)
                 for said in manifest.rows:
                     yield self._take(bundle, manifest, suite, said, there, checker, keys[said.record.key])
@@ -221,13 +220,16 @@ class Board:
             temporary.write_text(row.to_text(), encoding="utf-8")
 
     # -- merging and verifying ---------------------------------------------------------------------------------------
-    def merge(self, other: Board, checker: Checker | None) -> Iterator[Outcome]:
-        """Take the rows of another board. A row of both keeps who had it first, and the checks of both.
+    def merge(self, other: Board, checker: Checker | None, *, new_networks: bool = False) -> Iterator[Outcome]:
+        """Take the rows of another board. Of a row of both this board's stays.
 
-        checker: looks at every row that is new here; None: what the other board found is believed.
+        checker: looks at every row that is new here; None: what the other board found is believed, and of a row of both
+        the earlier one stays, with the checks of both. new_networks: as of ``add``, where rows are looked at.
         """
         with _writing(self.folder):
             there = {row.id: row for row in self.rows()}
+            if checker is not None:
+                checker.known = _networks(there.values(), new_networks)
             for row in other.rows():
                 try:
                     yield self._merged(other, row, there.get(row.id), checker)
@@ -247,7 +249,8 @@ class Board:
             verdict = self._checked(checker, row, path)
             if verdict.found is None or verdict.check is None:
                 return Outcome(row.id, "refused", faults=verdict.faults)
-            row = row.model_copy(update={"found": verdict.found, "checks": (verdict.check,), "code": verdict.code})
+            taken = {"found": verdict.found, "checks": (verdict.check,), "code": verdict.code, "added": utc_now()}
+            row = row.model_copy(update=taken)
         self._keep(row, path.read_bytes(), suite)
         return Outcome(row.id, "added", row)
 
@@ -256,6 +259,7 @@ class Board:
     ) -> Iterator[tuple[BoardRow, Verdict]]:
         """Look at rows again: all, or ``sample`` of them, drawn by ``seed``. A row that holds is told the new check."""
         rows = self.rows()
+        checker.known = None  # all are this board's own
         if sample is not None and sample < len(rows):
             rows = random.Random(seed).sample(rows, sample)
         for row in rows:
@@ -277,6 +281,12 @@ class Board:
         if edited := tuple(edits(row, verdict.found, exact=exact)):
             return Verdict(edited)
         return verdict
+
+
+def _networks(rows: Collection[BoardRow], new: bool) -> frozenset[Choice] | None:
+    """The networks that a row may be of: those of the rows that are there; None, any, where new ones are wanted or no
+    row is there."""
+    return frozenset(network_of(row.record) for row in rows) if rows and not new else None
 
 
 def _joined(mine: BoardRow, theirs: BoardRow, *, believe: bool) -> BoardRow:

@@ -170,11 +170,9 @@ class Checker:
 
     def _network(self, record: Record) -> _Own:
         choice = network_of(record)
+        if self.known is not None and choice not in self.known:
+            raise _Differs(f"the board has no network {choice.name} {choice.json}: --new-networks, to load or train it")
         if choice not in self._own:
-            if self.known is not None and choice not in self.known:
-                raise _Differs(
-                    f"the board has no network {choice.name} {choice.json}: --new-networks, to load or train it"
-                )
             model = choice.make(registry())
             assert isinstance(model, Model)
             if code := model.foreign_code():

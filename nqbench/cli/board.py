@@ -39,11 +39,16 @@ def checking(command: Command) -> Command:
     return command
 
 
+new_networks_option = click.option(
+    "--new-networks", is_flag=True, help="Take rows of networks that no row is of yet: load or train them."
+)
+
+
 @command.command("add")
 @click.argument("board", type=click.Path(path_type=Path))
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @checking
-@click.option("--new-networks", is_flag=True, help="Take rows of networks that no row is of yet: load or train them.")
+@new_networks_option
 @click.option("--title", default="Leaderboard", help="Of a new board.")
 def add(
     board: Path,
@@ -73,13 +78,21 @@ def add(
 @click.argument("board", type=click.Path(path_type=Path))
 @click.argument("others", nargs=-1, required=True, type=click.Path(path_type=Path))
 @checking
+@new_networks_option
 @click.option("--believe", is_flag=True, help="Take what the other boards found as it is, and their checks with it.")
 def merge(
-    board: Path, others: tuple[Path, ...], device: str, allow_plugins: bool, seconds: float, believe: bool
+    board: Path,
+    others: tuple[Path, ...],
+    device: str,
+    allow_plugins: bool,
+    seconds: float,
+    new_networks: bool,
+    believe: bool,
 ) -> None:
     """Take the rows of the boards OTHERS into BOARD; each is checked here first, unless --believe.
 
-    A row of both stays once, with who had it first. Merging twice changes nothing.
+    A row of both stays once: BOARD's own; with --believe the earlier one, and the checks of both. Merging twice changes
+    nothing.
     """
     from nqbench.board.board import Board
     from nqbench.board.checking import Checker
@@ -88,7 +101,7 @@ def merge(
     found = Board.at(board, sources[0].title, sources[0].drop)
     with Checker(device, allow_plugins, seconds) as checker:
         given = None if believe else checker
-        outcomes = [one for source in sources for one in told(found.merge(source, given))]
+        outcomes = [one for source in sources for one in told(found.merge(source, given, new_networks=new_networks))]
     closing(board, outcomes)
 
 

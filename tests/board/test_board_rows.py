@@ -305,6 +305,13 @@ def test_a_network_that_a_board_does_not_know_is_asked_for(made: Path, tmp_path:
     outcomes = add(board, tmp_path / "b.nqs")
     assert states(outcomes) == ["refused"]
     assert "--new-networks" in outcomes[0].faults[0]
+    # nor does a merge load or train whatever a stranger's board names
+    add(tmp_path / "theirs", tmp_path / "b.nqs")
+    theirs, mine = Board.open(tmp_path / "theirs"), Board.open(board)
+    outcomes = list(mine.merge(theirs, shared()))
+    assert states(outcomes) == ["refused"]
+    assert "--new-networks" in outcomes[0].faults[0]
+    assert states(Board.open(copy(board, tmp_path / "copy")).merge(theirs, shared(), new_networks=True)) == ["added"]
     assert states(add(board, tmp_path / "b.nqs", new_networks=True)) == ["added"]
 
 
@@ -472,6 +479,21 @@ def test_the_suite_comes_with_a_row_whose_earlier_submission_is_believed(made: P
     (both,) = [one for one in mine.rows() if one.id == row.id]
     assert both.suite == suite
     assert mine.suite(both) == text
+
+
+def test_a_row_that_a_merge_checked_was_added_then_and_stays_this_board_s(made: Path, tmp_path: Path) -> None:
+    theirs = Board.open(copy(made / "board", tmp_path / "theirs"))
+    for row in theirs.rows():
+        said = {"added": "2020-01-01T00:00:00.000000+00:00", "who": "Somebody else"}
+        theirs._say(row.model_copy(update=said))
+    new = Board.at(tmp_path / "new")
+    assert states(new.merge(theirs, shared())) == ["added"] * 3
+    assert all(row.added > "2021" for row in new.rows())
+    mine = Board.open(copy(made / "board", tmp_path / "mine"))
+    assert states(mine.merge(theirs, shared())) == ["there"] * 3
+    assert texts(mine.folder) == texts(made / "board")
+    assert states(mine.merge(theirs, None)) == ["there"] * 3
+    assert {row.who for row in mine.rows()} == {"Somebody else"}
 
 
 EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
