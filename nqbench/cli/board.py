@@ -157,7 +157,7 @@ def told(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
                 _say(f"refused {one.name}: {fault}", err=True)
         elif one.row is not None:
             with_code = f" (decoded with {'; '.join(one.row.code)})" if one.row.code else ""
-            figures = f"{one.row.found.file_bytes:,} B, {figure(one.row.found.metric, one.row.record.metric_unit)}"
+            figures = f"{one.row.found.file_bytes:,} B, {figure(one.row.found.metric, one.row.metric_unit)}"
             _say(f"{one.state} {one.name}: {figures}{with_code}")
         yield one
 

@@ -23,7 +23,7 @@ from nqbench.board.collecting import submit
 from nqbench.board.edited import edits
 from nqbench.board.manifest import portable
 from nqbench.board.rows import read_row
-from nqbench.cli.board import command
+from nqbench.cli.board import command, told
 from nqbench.container import read_sections
 from nqbench.engine import run_suite
 from nqbench.registry import registry
@@ -617,6 +617,16 @@ def test_the_commands_tell_and_end_as_they_say(made: Path, tmp_path: Path) -> No
     assert run.invoke(command, ["add", board, str(made / "plain.nqs"), "--device", "cpu"]).exit_code == 0
     assert run.invoke(command, ["verify", board, "--sample", "1", "--device", "cpu"]).exit_code == 0
     assert run.invoke(command, ["merge", str(tmp_path / "b2"), board, "--believe"]).exit_code == 0
+
+
+def test_a_headline_figure_is_said_in_its_own_unit_however_the_submitter_judged(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = repacked(made / "plain.nqs", tmp_path / "by.nqs", _by_divergence(0.0))
+    list(told(add(tmp_path / "board", bundle)))
+    out = capsys.readouterr().out
+    assert "nats" not in out
+    assert out.count(" %\n") == 3
 
 
 def test_the_golden_path_of_one_file(made: Path) -> None:
