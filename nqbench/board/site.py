@@ -34,7 +34,7 @@ from nqbench.report.data import ReportData
 from nqbench.report.drawing import drawn
 from nqbench.report.figures import Figure
 from nqbench.report.html import COLUMNS, SCRIPTS, asset, digits_of, figure_payload, page_columns, templates
-from nqbench.report.numbers import count, decimal, figure, signed
+from nqbench.report.numbers import count, decimal, figure, places, signed
 from nqbench.report.payload import datasets, script_json, table_of
 from nqbench.report.tables import Table, method_table, quoted_with_measured
 from nqbench.report.vega import javascript
@@ -195,7 +195,7 @@ def _index(board: Board, pages: Sequence[NetworkPage], rows: Sequence[BoardRow])
         newest=[(row, by_id[row.id].data.labels.configuration(shown(row)), by_id[row.id].title) for row in newest],
         rows=rows,
         count=count,
-        decimal=decimal,
+        figure=figure,
     )
 
 
@@ -230,6 +230,7 @@ def _network(page: NetworkPage) -> str:
         scripts=SCRIPTS,
         best=page.best,
         best_row=page.by_id[page.best.keys[0]],
+        digits=digits_of(data),
         count=count,
         decimal=decimal,
         signed=signed,
@@ -259,6 +260,7 @@ def _row(page: NetworkPage, row: BoardRow) -> str:
         file=f"../{file_name(row.file)}",
         parameters=_parameters(row),
         verified=checks_text(row.checks),
+        digits=places([row.found.metric, row.found.metric_float], row.metric_unit),
         count=count,
         decimal=decimal,
         signed=signed,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nqbench.report.data import ReportData
 from nqbench.report.naming import HEIGHT, OTHERS, logarithmic, prominent, span
+from nqbench.report.numbers import figure
 from nqbench.results.leaderboard import Row
 from nqbench.results.record import PARTS
 
@@ -237,11 +238,10 @@ def _levels(model: str, rows: Sequence[Row], data: ReportData) -> list[Any]:
         return []
     lost, goal = data.drop(model), data.goal_of(model)
     below = row.metric_float - (lost if row.metric_higher_is_better else -lost)
-    unit = f" {row.metric_unit}" if row.metric_unit else ""
     whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
     size = f", {whole:,.0f} bytes" if whole else ""
     values = [
-        {"y": row.metric_float, "text": f"float network: {row.metric_float:.2f}{unit}{size}"},
+        {"y": row.metric_float, "text": f"float network: {figure(row.metric_float, row.metric_unit)}{size}"},
         {"y": below, "text": f"{lost:g} {goal.unit} worse"},
     ]
     if logarithmic(rows):

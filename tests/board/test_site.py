@@ -131,6 +131,19 @@ def test_a_row_page_says_what_the_board_found_and_how_to_make_it_again(site: Pat
         assert json.loads((site / "site" / "rows" / f"{row.id}.json").read_text())["id"] == row.id
 
 
+def test_a_small_metric_keeps_its_digits_on_every_page(tmp_path: Path) -> None:
+    """A divergence of 0.00289 nats is not 0.00."""
+    board = Board.at(tmp_path / "board")
+    judged = {"metric_name": "divergence", "metric_unit": "nats", "metric_higher_is_better": False, "correct": None}
+    row = put(board, make(metric=0.00289, metric_float=0.00125, metrics={"divergence": 0.00289}, **judged), 1)
+    build_site(board, tmp_path / "site")
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text()
+        assert "0.00289" in text, page
+        assert " 0.00 nats" not in text
+    assert "+0.00164 from 0.00125" in (tmp_path / "site" / "rows" / f"{row.id}.html").read_text()
+
+
 def test_the_command_is_of_the_row_s_trial() -> None:
     record = make(
         k=8, quantizer="kmeans", seed=3, pruner="magnitude", pruner_params={}, training="a+b", training_params=[{}, {}]

@@ -11,10 +11,11 @@
     if (row.failed) return `${row.n} of ${row.n + row.failed} seeds, ${row.failed} failed`;
     return row.deterministic ? "deterministic" : `${row.n} seed${row.n === 1 ? "" : "s"}`;
   };
-  const two = (v) => v.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  const digits = payload.columns.find((column) => column.field === "metric").digits;
+  const bound = (v) => v.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   for (const row of rows) {
     row.repeats = repeats(row);
-    row.interval = row.metric_low === null || row.metric_low === undefined ? "" : `${two(row.metric_low)}\u2013${two(row.metric_high)}`;
+    row.interval = row.metric_low === null || row.metric_low === undefined ? "" : `${bound(row.metric_low)}\u2013${bound(row.metric_high)}`;
   }
 
   const dialog = byId("record");
