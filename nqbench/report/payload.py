@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ FIELDS = (
     "mse", "weighted_mse", "metric", "metric_std", "metric_low", "metric_high", "metric_delta", "drop", "holds",
     "pareto", "encode_msym_s", "decode_msym_s", "pruner", "sensitivity", "training", "metric_name",
 )  # fmt: skip
+
+
+_OWN = re.compile(r"files/[A-Za-z0-9][A-Za-z0-9._-]*\.nqz")
 
 
 def datasets(data: ReportData) -> dict[str, list[dict[str, Any]]]:
@@ -55,13 +59,19 @@ def _row(index: int, row: Row, data: ReportData, named: Mapping[str, str]) -> di
 
 
 def details(data: ReportData) -> list[list[Any]]:
-    """For each row what its dialog adds: keys, the parameters of every plugin as JSON, the file."""
+    """For each row what its dialog adds: keys, the parameters of every plugin as JSON, the file, and whether that is a
+    link: a stranger's record may name anything there, such as a script."""
     found = []
     for row in data.rows:
         record = data.by_key[row.keys[0]]
         parameters = {kind: getattr(record, f"{kind}_params") for kind in KINDS if getattr(record, f"{kind}_params")}
-        found.append([list(row.keys), json.dumps(parameters, sort_keys=True), record.file])
+        found.append([list(row.keys), json.dumps(parameters, sort_keys=True), record.file, _is_own(record.file)])
     return found
+
+
+def _is_own(file: str | None) -> bool:
+    """Whether this is the name of a file of the run's folder."""
+    return file is not None and _OWN.fullmatch(file) is not None
 
 
 def _fits(data: ReportData, model: str, named: Mapping[str, str]) -> list[dict[str, Any]]:

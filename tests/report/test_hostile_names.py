@@ -14,7 +14,8 @@ from record_factory import failed, make
 
 from nqbench.cli import invoke
 from nqbench.cli.nightly import compare_night, write_history
-from nqbench.report import escaping, rebuild, terminal
+from nqbench.report import ReportData, escaping, rebuild, terminal
+from nqbench.report.payload import details
 from nqbench.results.exports import read_side
 from nqbench.results.record import Record
 from nqbench.results.store import Store
@@ -84,6 +85,22 @@ def test_latex_has_no_command_of_a_name(folder: Path) -> None:
     assert text.count(r"\end{table}") == text.count(r"\begin{table}")
     assert "onerror" in text
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+@pytest.mark.parametrize(
+    ("file", "linked"),
+    [
+        (f"files/{'0' * 32}.nqz", True),
+        ("javascript:alert(document.domain)//files/a.nqz", False),
+        ("files/../../x.nqz", False),
+        ("https://example.org/files/a.nqz", False),
+        ("files/a.nqz?x#y", False),
+        ("files/a.nqz\n", False),
+        (None, False),
+    ],
+)
+def test_a_page_links_to_a_record_s_file_only_where_that_is_one_of_its_folder(file: str | None, linked: bool) -> None:
+    data = ReportData(suite="s", records=[make(file=file)])
+    ((_, _, told, link),) = details(data)
+    assert (told, link) == (file, linked)
 
 
 def test_junit_is_xml(folder: Path) -> None:

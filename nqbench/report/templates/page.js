@@ -22,13 +22,13 @@
   function details(i) {
     const row = rows[i];
     if (row.href) { location.href = row.href; return; }
-    const [keys, parameters, file] = payload.details[i];
+    const [keys, parameters, file, linked] = payload.details[i];
     const list = make("dl");
     const add = (name, value) => list.append(make("dt", { textContent: name }), make("dd", {}, value));
     for (const column of table.columns) if (show(column, row) !== "") add(column.label, show(column, row));
     for (const [kind, values] of Object.entries(JSON.parse(parameters))) add(`${kind} parameters`, JSON.stringify(values));
     add(keys.length > 1 ? "keys" : "key", keys.join(" "));
-    if (file) add("file", make("a", { href: file, textContent: file }));
+    if (file) add("file", linked ? make("a", { href: file, textContent: file }) : file);
     byId("record-title").textContent = `${row.model} ${row.configuration}`;
     byId("record-body").replaceChildren(list);
     dialog.showModal();
