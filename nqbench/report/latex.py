@@ -24,7 +24,9 @@ def latex(data: ReportData) -> str:
 
 def _float(table: Table, caption: str) -> str:
     def line(cells: tuple[str, ...]) -> str:
-        return " & ".join(escaping.latex(cell) for cell in cells) + r" \\"
+        text = " & ".join(escaping.latex(cell) for cell in cells)
+        # the end of the line before looks for a length in brackets or a star, across the line's break
+        return ("{}" if text.lstrip().startswith(("[", "*")) else "") + text + r" \\"
 
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     return "\n".join(

@@ -85,6 +85,22 @@ def test_latex_has_no_command_of_a_name(folder: Path) -> None:
     assert text.count(r"\end{table}") == text.count(r"\begin{table}")
     assert "onerror" in text
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+
+
+@pytest.mark.parametrize("method", ["[2] theirs", "*theirs"])
+def test_latex_s_end_of_a_line_takes_no_bracket_or_star_from_the_next_row(tmp_path: Path, method: str) -> None:
+    r"""TeX looks for ``\\*`` and ``\\[2pt]`` past the break of the line."""
+    quoted = [{"paper": "p", "network": "net", "rows": [{"method": method, "accuracy": 97.0, "ratio": 5.0}]}]
+    with Store.write(tmp_path) as store:
+        run = store.start_run("s", "", settings={"published": quoted})
+        store.add(make(run=run))
+        store.end_run(run)
+    rebuild(tmp_path)
+    text = (tmp_path / "leaderboard.tex").read_text()
+    assert f"\n{{}}{method}" in text
+    assert not re.search(r"(\\|rule)\s*[\[*]", text)
+
+
 @pytest.mark.parametrize(
     ("file", "linked"),
     [
