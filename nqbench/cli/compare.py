@@ -39,7 +39,9 @@ def command(
     from nqbench.results.exports import read_side
 
     old, new = read_side(baseline, baseline_run), read_side(candidate, run)
-    limits = Thresholds.of(new.settings or old.settings).with_tolerances(tolerance)
+    limits = Thresholds.of(new.settings or old.settings).with_tolerances(
+        tolerance, [record.metric_name for record in (*old.records, *new.records)]
+    )
     result = compare(old, new, limits)
     click.echo(shown.terminal(result), nl=False)
     for path, text in ((markdown, shown.markdown), (junit, shown.junit), (json_file, shown.as_json)):

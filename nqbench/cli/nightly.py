@@ -49,11 +49,16 @@ def command(
     """
     from nqbench.cli import INTERRUPTED, TRIALS_FAILED
     from nqbench.engine import Silent, run_suite
+    from nqbench.registry import registry
     from nqbench.report import comparison as shown
+    from nqbench.results.compare import Thresholds
     from nqbench.results.exports import read_side
     from nqbench.suite import load
+    from nqbench.suite.suite import metrics_of
 
     loaded = load(suite, profile=profile, sets=sets)
+    # a misspelt tolerance is told before hours of work, not after
+    Thresholds().with_tolerances(tolerance, metrics_of(loaded.all_trials, registry()))
     folder = output or Path("nightly") / loaded.name
     # read before the run becomes the last night
     before = read_side(baseline) if baseline else last_night(store or folder, loaded.name)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nqbench.api.errors import BadInput
+from nqbench.registry import did_you_mean
 from nqbench.results.environment import comparable_times
 from nqbench.results.exports import Side
 from nqbench.results.figure_names import EXACT, SECONDS, metric_figure
@@ -61,15 +62,19 @@ class Thresholds:
         """Whether a and b differ by no more than the figure may. default: relative, for a figure that none is given."""
         return abs(b - a) <= max(self.tolerance.get(figure, default) * abs(a), self.absolute.get(figure, 0.0))
 
-    def with_tolerances(self, texts: Sequence[str]) -> Thresholds:
-        """Further tolerances, as ``figure=share``."""
+    def with_tolerances(self, texts: Sequence[str], metrics: Iterable[str | None] | None = None) -> Thresholds:
+        """Further tolerances, as ``figure=share``. metrics: those that a figure may be; None: any. Raises BadInput for
+        another text, and for a figure that there is not, whose tolerance nothing would ask for."""
         more = {}
+        known = None if metrics is None else [*EXACT, *dict.fromkeys(metric_figure(name) for name in metrics if name)]
         for text in texts:
             name, _, share = text.partition("=")
             try:
                 more[name.strip()] = float(share)
             except ValueError:
                 raise BadInput(f"tolerance '{text}': expected figure=share, such as file_bytes=0.001") from None
+            if known is not None and name.strip() not in known:
+                raise BadInput(f"tolerance '{text}': there is no figure '{name.strip()}'{did_you_mean(name, known)}")
         return replace(self, tolerance={**self.tolerance, **more})
 
 

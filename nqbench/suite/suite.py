@@ -134,15 +134,18 @@ def load(
     return suite
 
 
+def metrics_of(trials: Sequence[Trial], registry: Registry) -> list[str]:
+    """The names of the metrics that the models of these trials have."""
+    models = [choice.make(registry) for choice in dict.fromkeys(trial.model for trial in trials)]
+    return [metric.name for model in models if isinstance(model, Model) for metric in model.metrics()]
+
+
 def _checked(
     thresholds: Thresholds | None, document: Document, trials: Sequence[Trial], registry: Registry
 ) -> Thresholds | None:
     """The thresholds, or a SuiteError where they name a metric that no model of the suite has."""
     named = [] if thresholds is None else list(thresholds.metrics)
-    known: list[str] = []
-    for choice in dict.fromkeys(trial.model for trial in trials) if named else ():
-        model = choice.make(registry)
-        known += [metric.name for metric in model.metrics()] if isinstance(model, Model) else []
+    known = metrics_of(trials, registry) if named else []
     for name in named:
         if name not in known:
             hint = did_you_mean(name, known) or "; its models have none"

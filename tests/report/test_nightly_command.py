@@ -100,6 +100,20 @@ def test_failed_trials_end_with_2_on_the_first_night_and_later(night: Night, tmp
     assert run(tmp_path) == 0
 
 
+def test_a_tolerance_of_no_figure_is_refused_before_the_run(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night([make()])
+    assert run(tmp_path / "nights", "--tolerance", "bytes=0.01") == 1
+    error = capsys.readouterr().err
+    assert "tolerance 'bytes=0.01': there is no figure 'bytes'; did you mean 'file_bytes'?" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "nights").exists()
+    assert run(tmp_path / "nights", "--tolerance", "file_bytes=0.01", "--tolerance", "accuracy=0.01") == 0
+    assert invoke(["compare", str(tmp_path / "nights"), str(tmp_path / "nights"), "--tolerance", "acuracy=1"]) == 1
+    assert "did you mean 'accuracy'?" in capsys.readouterr().err
+
+
 def test_a_baseline_of_another_suite_is_refused_in_one_line(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
