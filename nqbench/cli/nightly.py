@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from nqbench.cli.options import PLACE, engine_options, store_option, suite_optio
 if TYPE_CHECKING:
     from nqbench.results.compare import Comparison
     from nqbench.results.exports import Side
+    from nqbench.results.record import Record
 
 
 @click.command(name="nightly")
@@ -90,7 +92,8 @@ def command(
 
 
 def last_night(place: str | Path, suite: str) -> Side | None:
-    """What the suite's last finished run in a folder or a server's store says; None where there was none."""
+    """What the suite's last finished run in a folder or a server's store says, and the earlier ones of trials that it
+    has no good record of; None where there was none."""
     from nqbench.results.exports import read_side
     from nqbench.results.store import FILE, Store
 
@@ -99,7 +102,28 @@ def last_night(place: str | Path, suite: str) -> Side | None:
     # a server's store may have to be made yet
     with Store.read(place) if isinstance(place, Path) else Store.write(None, place) as store:
         finished = [run for run in store.runs() if run.outcome in ("ok", "failed") and run.suite == suite]
-    return read_side(place, finished[-1].run) if finished else None
+        good: dict[str, Record] = {}
+        for run in finished:
+            good |= {record.trial: record for record in store.records(run.run) if record.ok}
+    if not finished:
+        return None
+    last = read_side(place, finished[-1].run)
+    held = {record.trial for record in last.records if record.ok}
+    return replace(last, earlier={trial: record for trial, record in good.items() if trial not in held})
+
+
+def stood_in(last: Side, now: Side) -> Side:
+    """The last night, with an earlier night's good records of trials that failed in it or that it lacks: one failed
+    night would else hide what got worse since. Of trials that are gone tonight, as that night has them."""
+    tonight = {record.trial for record in now.records}
+    taken = {trial: record for trial, record in last.earlier.items() if trial in tonight}
+    if not taken:
+        return last
+    records = [record for record in last.records if record.trial not in taken]
+    runs = ", ".join(sorted({record.run for record in taken.values()}))
+    trials = f"{len(taken)} trial{'s' if len(taken) > 1 else ''}"
+    note = f"{trials} failed or missing in the last night: compared with the last good record, of run {runs}"
+    return replace(last, records=[*records, *taken.values()], notes=[*last.notes, note])
 
 
 def compare_night(
@@ -117,7 +141,7 @@ def compare_night(
     from nqbench.results.exports import read_side
 
     now = read_side(store or folder, run)
-    result = compare(before, now, Thresholds.of(now.settings).with_tolerances(tolerance))
+    result = compare(stood_in(before, now), now, Thresholds.of(now.settings).with_tolerances(tolerance))
     for name, text in (("compare.md", shown.markdown), ("compare.json", shown.as_json), ("junit.xml", shown.junit)):
         write_text(folder / name, text(result))
     write_history(folder, tolerance, store, now.suite)

@@ -134,7 +134,7 @@ def compare(baseline: Side, candidate: Side, thresholds: Thresholds | None = Non
     _comparable(baseline, candidate, old, new)
     labels = Labels([*old.values(), *new.values()])
     changes: list[_Open] = []
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = dict.fromkeys(baseline.notes)
     for trial in dict.fromkeys([*old, *new]):
         changes += _trial(old.get(trial), new.get(trial), labels, limits, notes)
     return Comparison(baseline, candidate, _settle(changes, limits), tuple(notes))

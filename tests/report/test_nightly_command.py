@@ -100,6 +100,40 @@ def test_failed_trials_end_with_2_on_the_first_night_and_later(night: Night, tmp
     assert run(tmp_path) == 0
 
 
+@pytest.mark.parametrize("between", [[make(k=2), failed(k=4)], [make(k=2)]], ids=["failed", "missing"])
+@pytest.mark.parametrize(("after", "code"), [(5_000, 0), (10_000, 3)])
+def test_a_failed_night_hides_nothing_that_got_worse_since(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str], between: list[Record], after: int, code: int
+) -> None:
+    night([make(k=2), make(k=4, symbols=5_000)])
+    assert run(tmp_path) == 0
+    night(between)
+    assert run(tmp_path) == (2 if len(between) == 2 else 0)
+    night(between)
+    run(tmp_path)
+    capsys.readouterr()
+    night([make(k=2), make(k=4, symbols=after)])
+    assert run(tmp_path) == code
+    shown = capsys.readouterr().out
+    assert ("file_bytes" in shown) is (code == 3)
+    assert "1 trial failed or missing in the last night: compared with the last good record" in shown
+    night([make(k=2)])
+    assert run(tmp_path) == 0
+    assert "missing in the last night" not in capsys.readouterr().out
+
+
+def test_what_was_taken_out_of_a_suite_is_gone_once_and_not_every_night(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night([make(k=2), make(k=4)])
+    run(tmp_path)
+    night([make(k=2)])
+    run(tmp_path)
+    assert "1 gone" in capsys.readouterr().out
+    run(tmp_path)
+    assert "gone" not in capsys.readouterr().out
+
+
 def test_a_tolerance_of_no_figure_is_refused_before_the_run(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
