@@ -55,7 +55,8 @@ const NqFigures = (() => {
       const figure = figures[element.dataset.figure];
       const spec = structuredClone(figure.spec);
       spec.datasets = { ...spec.datasets };
-      for (const name of named(spec)) spec.datasets[name] = datasets[name];
+      // a figure brings those of its own lines along
+      for (const name of named(spec)) if (name in datasets) spec.datasets[name] = datasets[name];
       for (const [name, part] of Object.entries(theme())) spec.config[name] = part !== null && typeof part === "object" ? { ...spec.config[name], ...part } : part;
       const type = types.get(element.dataset.figure);
       if (figure.scaled && type) scaled(spec, figure.scaled, type);
