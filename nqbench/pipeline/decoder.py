@@ -60,10 +60,12 @@ class Decoder:
         self._process: subprocess.Popen[str] | None = None
         self._shared = tempfile.TemporaryFile(prefix="nqbench-decoder-", buffering=0)  # noqa: SIM115 - closed in close
 
-    def decode(self, path: Path, *, repeats: int = 1) -> DecodedFile:
-        """Raises what ``nqbench.container.read`` raised there (CorruptFile, NotRegistered, BadInput)."""
+    def decode(self, path: Path, *, repeats: int = 1, limit: int | None = None) -> DecodedFile:
+        """limit: that of this file, where the decoder has none. Raises what ``nqbench.container.read`` raised there
+        (CorruptFile, NotRegistered, BadInput)."""
         # absolute: the process stays in the folder that it was started in
-        answer = self._ask({"path": os.path.abspath(path), "limit": self.limit, "repeats": repeats})
+        own = limit if self.limit is None else self.limit
+        answer = self._ask({"path": os.path.abspath(path), "limit": own, "repeats": repeats})
         if "error" in answer:
             raise _error(answer)
         stored = [self._take(*place) for place in answer["stored"]]

@@ -161,14 +161,8 @@ def _write(path: Path, contents: Contents, context: Context) -> Written:
 def decoded_own(context: Context, path: Path, *, repeats: int = 1) -> DecodedFile:
     """A file of the trial's own network, read by the decoder process: it may stand for as much as that network, which
     this machine has held, where a stranger's is refused above a tenth of the memory."""
-    decoder = context.bench.decoder
-    if decoder.limit is not None:
-        return decoder.decode(path, repeats=repeats)
-    decoder.limit = max(default_limit(), network_of(context).decoded_bytes())
-    try:
-        return decoder.decode(path, repeats=repeats)
-    finally:
-        decoder.limit = None
+    limit = max(default_limit(), network_of(context).decoded_bytes())
+    return context.bench.decoder.decode(path, repeats=repeats, limit=limit)
 
 
 def _decode(path: Path, context: Context) -> DecodedFile:

@@ -108,12 +108,9 @@ def leaderboard(
     separate: a row is one record, told by its key; else all records of a configuration, its seeds. goal: what a file
     has to hold to be ranked by its bytes; where bytes are the goal, by its metric.
     """
-    good, failures = [], Counter[tuple[str, str]]()
-    for record in records:
-        if record.ok:
-            good.append(record)
-        elif not separate:
-            failures[json.dumps([record.model, record.model_params]), configuration_key(record)] += 1
+    known = list(records)
+    good = [record for record in known if record.ok]
+    failures = Counter(_tried(record) for record in known if not record.ok)
     labels = labels or Labels(good)
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in good:
@@ -121,13 +118,10 @@ def leaderboard(
         groups[labels.plugin(record, "model")][group].append(record)
     ranked: list[Row] = []
     for model, configurations in groups.items():
-        rows = [_row(model, tested(group), labels, goal) for group in configurations.values()]
-        if failures:
-            for row, (configuration, tried) in zip(rows, configurations.items(), strict=True):
-                failed = failures[json.dumps([tried[0].model, tried[0].model_params]), configuration]
-                if failed:
-                    object.__setattr__(row, "failed", failed)
-                    object.__setattr__(row, "holds", None if row.holds is None else False)
+        rows = [
+            _row(model, tested(group), labels, goal, failures[_tried(group[0])] if failures and not separate else 0)
+            for group in configurations.values()
+        ]
         rows.sort(key=_by_loss if goal.bytes is not None else _order)
         best = front(rows)
         for rank, row in enumerate(rows, 1):
@@ -136,6 +130,11 @@ def leaderboard(
             object.__setattr__(row, "pareto", id(row) in best)
         ranked += rows
     return ranked
+
+
+def _tried(record: Record) -> tuple[str, str]:
+    """The model and the configuration of a record, in which only seeds differ."""
+    return json.dumps([record.model, record.model_params]), configuration_key(record)
 
 
 def tested(group: Sequence[Record]) -> Sequence[Record]:
@@ -211,8 +210,8 @@ def _parts(group: Sequence[Record]) -> dict[str, float]:
     return {name: mean(getattr(record.parts, name) for record in group) or 0.0 for name in PARTS}
 
 
-def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal) -> Row:
-    first = group[0]
+def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal, failed: int) -> Row:
+    first, holds = group[0], goal.held(group)
 
     alone = len(group) == 1  # by far the most, of tens of thousands
 
@@ -260,7 +259,7 @@ def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal) -> Row
         metric_high=high,
         metric_delta=over("metric_delta"),
         drop=drop,
-        holds=goal.held(group),
+        holds=False if failed and holds else holds,
         pareto=False,
         selected_on=first.selected_on,
         encode_msym_s=over("encode_msym_s"),
@@ -268,4 +267,5 @@ def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal) -> Row
         measured=all(record.measured for record in group),
         parts=_parts(group),
         keys=tuple(record.key for record in group),
+        failed=failed,
     )

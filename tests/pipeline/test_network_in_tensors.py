@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 from nqbench.api import Model
 from nqbench.container import as_stored
 from nqbench.pipeline import filing
+from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.network import Network, fold_batchnorms
 
 
@@ -64,18 +68,18 @@ def test_a_file_of_a_network_may_stand_for_as_much_as_that(
     """However small a part of the memory is left to strangers' files; a limit that somebody set holds."""
     seen: list[int | None] = []
 
-    class Asked:
-        limit = given
+    def answered(self: Decoder, request: Mapping[str, Any]) -> dict[str, Any]:
+        seen.append(request["limit"])
+        return {"samples": [0.0], "tensors": [], "stored": []}
 
-        def decode(self, path: Path, *, repeats: int = 1) -> None:
-            seen.append(self.limit)
-
+    monkeypatch.setattr(Decoder, "_ask", answered)
     monkeypatch.setattr(filing, "default_limit", lambda: 10)
     monkeypatch.setattr(filing, "network_of", lambda context: of(nn.Linear(4, 8).half()))
-    context = SimpleNamespace(bench=SimpleNamespace(decoder=Asked()))
-    filing.decoded_own(context, Path("x.nqz"))  # type: ignore[arg-type]
-    assert seen == [asked]
-    assert context.bench.decoder.limit == given
+    with closing(Decoder(given)) as decoder:
+        context: Any = SimpleNamespace(bench=SimpleNamespace(decoder=decoder))
+        filing.decoded_own(context, Path("x.nqz"))
+        assert seen == [asked]
+        assert decoder.limit == given
 
 
 def test_a_buffer_that_shows_one_number_many_times_is_filled_in_a_copy() -> None:
