@@ -184,3 +184,7 @@ def texts(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.endswith(".lock")
     }
+
+
+def states(outcomes: Any) -> list[str]:
+    return [outcome.state for outcome in outcomes]
