@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
 from nqbench.api.batches import tensors_of
+from nqbench.api.evaluation import rises
 from nqbench.api.modules import call
 from nqbench.api.outputs import as_outputs, check_top1, rows_of_classes
 from nqbench.api.toolkit.content import content_hash
@@ -55,7 +56,7 @@ def compress(
     max_drop: float | str | None = None,
     max_divergence: float | None = None,
     score: Score | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     output: str | Path = "network.nqz",
     trials: int | None = None,
     budget: float | None = None,
@@ -78,7 +79,8 @@ def compress(
         score: ``(module, batches) -> value`` (or a dictionary, the one that decides first); by default top-1 accuracy
             in percent. Outputs (N, T, classes) need one; their classes are on the last axis, those of images
             (N, classes, H, W) on the second.
-        higher_is_better: which way the score goes.
+        higher_is_better: which way the score goes. None: the higher the better, unless its name (that of the function,
+            or the first of the dictionary) is an error's, of which this must be said.
         output: the file, replaced where there is one.
         trials: points of the search, at most; default: the suite's.
         budget: seconds that the search may take.
@@ -103,6 +105,8 @@ def compress(
         raise BadInput("max_drop and max_divergence cannot be used together: give one of them")
     if max_divergence is not None and not 0 <= max_divergence < math.inf:
         raise BadInput(f"max_divergence {max_divergence}: write nats, as in 0.02")
+    if score is not None:
+        _check_direction(getattr(score, "__name__", ""), higher_is_better)
     if max_drop is None:
         max_drop = usual_loss(_metric(score, higher_is_better))
     try:
@@ -154,7 +158,7 @@ class _Held:
     batches: Batches
     names: tuple[str, ...]
     score: Score | None
-    higher_is_better: bool
+    higher_is_better: bool | None
 
 
 _HELD: dict[str, _Held] = {}
@@ -262,13 +266,21 @@ class InMemory(Model, name="in-memory"):
         first = next(iter(metrics), None)
         if first is None:
             raise BadInput("score gives an empty dictionary, expected the value that decides")
+        if isinstance(found, Mapping):
+            _check_direction(first, self._held.higher_is_better)
         metrics |= {"score": metrics[first]} | {n: part.metric() for n, part in beside.items() if n not in metrics}
         examples |= {"score": examples[first]} if first in examples else {}
         return Evaluation(metrics, None, {**beside, **examples})
 
 
-def _metric(score: Score | None, higher_is_better: bool) -> Metric:
-    return Metric() if score is None else Metric("score", "", higher_is_better)
+def _metric(score: Score | None, higher_is_better: bool | None) -> Metric:
+    return Metric() if score is None else Metric("score", "", higher_is_better is not False)
+
+
+def _check_direction(name: str, higher_is_better: bool | None) -> None:
+    """Of a loss taken for an accuracy any file would hold, the worst soonest."""
+    if higher_is_better is None and not rises(name):
+        raise BadInput(f"score: is '{name}' better the lower? Say so: higher_is_better=False (or True)")
 
 
 def _splits(batches: Batches) -> tuple[str, ...]:

@@ -227,6 +227,26 @@ def test_a_network_of_half_precision_has_the_second_moments_of_the_whole(dtype: 
     torch.testing.assert_close(halves.mean()[0].double(), wide.T @ wide / len(x), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_score_whose_name_is_an_error_s_needs_its_direction(
+    named: bool, trained: tuple[nn.Module, dict], tmp_path: Path
+) -> None:  # type: ignore[type-arg]
+    """As an accuracy, a loss holds at any file."""
+    module, splits = trained
+    accuracy = {"accuracy": 50.0}
+
+    def validation_loss(network: nn.Module, batches: object) -> float:
+        return sum(float(nn.functional.cross_entropy(network(x), y)) for x, y in batches)  # type: ignore[attr-defined]
+
+    def judged(network: nn.Module, batches: object) -> dict[str, float]:
+        return {"validation_loss": validation_loss(network, batches), **accuracy}
+
+    with pytest.raises(BadInput, match=r"'validation_loss' better the lower.*higher_is_better=False"):
+        nqbench.compress(
+            module, splits, score=judged if named else validation_loss, trials=2, output=tmp_path / "n.nqz"
+        )
+
+
 def test_score_decides_by_a_share_unless_told_otherwise(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
     """Half a point of a score between 0 and 1 is most of it."""
     module, splits = trained

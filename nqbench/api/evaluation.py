@@ -7,6 +7,7 @@ perplexity, a rank correlation and a score like IoU are made of. ``resampled`` g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +45,23 @@ AGREEMENT = Metric("agreement", "%")
 """How often the first choice is the float network's."""
 DIVERGENCE = Metric("divergence", "nats", higher_is_better=False)
 """The mean Kullback-Leibler divergence from the float network's outputs to the compressed one's."""
+
+
+_FALLING = {
+    "loss", "nll", "perplexity", "ppl", "error", "errors", "err", "divergence", "kl", "distance", "deviation", "mse",
+    "rmse", "mae", "mape", "wer", "cer", "eer", "fid", "bpb", "bpc", "latency",
+}  # fmt: skip
+"""Words in the names of metrics that are better the lower."""
+
+
+def rises(name: str) -> bool:
+    """Whether higher values of a metric of that name are better: no word of it is an error's.
+
+    Example:
+        >>> rises("top-5 accuracy"), rises("validation_loss")
+        (True, False)
+    """
+    return not _FALLING & set(re.findall("[a-z]+", name.lower()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ from nqbench.api import (
     device_of,
     to_device,
 )
-from nqbench.api.evaluation import AGREEMENT, DIVERGENCE
+from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, rises
 from nqbench.api.outputs import check_top1, rows_of_classes
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.judging import named, outputs_seen
@@ -80,17 +80,6 @@ from nqbench_models.batches import called, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state, tensor_bytes
 from nqbench_models.chosen import Chosen
 from nqbench_models.fitting import fill
-
-_FALLING = {
-    "loss", "nll", "perplexity", "ppl", "error", "errors", "err", "divergence", "kl", "distance", "deviation", "mse",
-    "rmse", "mae", "mape", "wer", "cer", "eer", "fid", "bpb", "bpc", "latency",
-}  # fmt: skip
-"""Words in the names of metrics that are better the lower."""
-
-
-def rises(name: str) -> bool:
-    """Whether higher values of a metric of that name are better: no word of it is an error's."""
-    return not _FALLING & set(re.findall("[a-z]+", name.lower()))
 
 
 def _named(text: str) -> str:
