@@ -28,6 +28,8 @@ _LINE = 15
 """Pixels from name to name."""
 _LONGEST = 34
 """Characters of a name."""
+_CUT = 12
+"""Characters of a word in a name that is too long."""
 
 
 def prominent(data: ReportData, model: str) -> dict[str, str]:
@@ -63,17 +65,29 @@ def _telling(records: Sequence[Record], drawn: Sequence[_Parts]) -> list[str]:
 
 def shortened(names: Sequence[Sequence[str]], longest: int) -> list[str]:
     """Names of words at the same places, of at most so many characters if that can be had without making two alike:
-    parameters go first, those of the last words before those of the first, then words."""
+    parameters go first, those of the last words before those of the first, then the ends of long words, then words."""
     joined = _joined(names)
-    for whole in (False, True):
+    for shorter in (_plain, _cut, _nothing):
         for place in reversed(range(len(names[0]) if names else 0)):
             if max(map(len, joined)) <= longest:
                 return joined
-            kept = ["" if whole else words[place].partition("(")[0] for words in names]
-            fewer = [[*words[:place], left, *words[place + 1 :]] for words, left in zip(names, kept, strict=True)]
+            fewer = [[*words[:place], shorter(words[place]), *words[place + 1 :]] for words in names]
             if len(set(_joined(fewer))) == len(set(joined)) and all(_joined(fewer)):
                 names, joined = fewer, _joined(fewer)
     return joined
+
+
+def _plain(word: str) -> str:
+    """Without parameters."""
+    return word.partition("(")[0]
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= _CUT or "(" in word else f"{word[: _CUT - 1]}…"
+
+
+def _nothing(word: str) -> str:
+    return ""
 
 
 def _joined(names: Sequence[Sequence[str]]) -> list[str]:

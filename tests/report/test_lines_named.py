@@ -79,6 +79,12 @@ def test_names_keep_their_order_and_their_distance_and_stay_inside_where_there_i
         ([["q(k=1)", "t(steps=60)"], ["q(k=2)", "t(steps=60)"]], 6, ["q(k=1)", "q(k=2)"]),
         ([["q(k=1)"], ["q(k=2)"]], 2, ["q(k=1)", "q(k=2)"]),
         ([["quantizer"], [""]], 3, ["quantizer", ""]),
+        # one has a training and the other has none: without that word nobody could tell
+        (
+            [["q", "learning-compression", "a"], ["q", "learning-compression", "b"], ["powers-of-two", "", "a"]],
+            16,
+            ["q learning-co… a", "q learning-co… b", "powers-of-two a"],
+        ),
     ],
 )
 def test_long_names_lose_what_tells_nothing_apart(words: list[list[str]], longest: int, expected: list[str]) -> None:
