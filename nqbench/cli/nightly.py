@@ -11,6 +11,8 @@ import click
 from nqbench.cli.options import PLACE, engine_options, store_option, suite_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nqbench.results.compare import Comparison
     from nqbench.results.exports import Side
     from nqbench.results.record import Record
@@ -92,8 +94,8 @@ def command(
 
 
 def last_night(place: str | Path, suite: str) -> Side | None:
-    """What the suite's last finished run in a folder or a server's store says, and the earlier ones of trials that it
-    has no good record of; None where there was none."""
+    """What the suite's last finished run in a folder or a server's store says, with the nights before it; None where
+    there was none."""
     from nqbench.results.exports import read_side
     from nqbench.results.store import FILE, Store
 
@@ -101,29 +103,42 @@ def last_night(place: str | Path, suite: str) -> Side | None:
         return None
     # a server's store may have to be made yet
     with Store.read(place) if isinstance(place, Path) else Store.write(None, place) as store:
-        finished = [run for run in store.runs() if run.outcome in ("ok", "failed") and run.suite == suite]
-        good: dict[str, Record] = {}
-        for run in finished:
-            good |= {record.trial: record for record in store.records(run.run) if record.ok}
+        finished = [run.run for run in store.runs() if run.outcome in ("ok", "failed") and run.suite == suite]
     if not finished:
         return None
-    last = read_side(place, finished[-1].run)
-    held = {record.trial for record in last.records if record.ok}
-    return replace(last, earlier={trial: record for trial, record in good.items() if trial not in held})
+    last = read_side(place, finished.pop())
+    return replace(last, before=finished[::-1])
 
 
-def stood_in(last: Side, now: Side) -> Side:
+def stood_in(last: Side, now: Side, place: str | Path) -> Side:
     """The last night, with an earlier night's good records of trials that failed in it or that it lacks: one failed
-    night would else hide what got worse since. Of trials that are gone tonight, as that night has them."""
-    tonight = {record.trial for record in now.records}
-    taken = {trial: record for trial, record in last.earlier.items() if trial in tonight}
+    night would else hide what got worse since. Of trials that are gone tonight, as that night has them. place: of the
+    earlier nights, read back to the last of these records and no further."""
+    held = {record.trial for record in last.records if record.ok}
+    wanted = {record.trial for record in now.records} - held
+    taken = _last_good(place, last.before, wanted) if wanted and last.before else []
     if not taken:
         return last
-    records = [record for record in last.records if record.trial not in taken]
-    runs = ", ".join(sorted({record.run for record in taken.values()}))
+    found = {record.trial for record in taken}
+    records = [record for record in last.records if record.trial not in found]
+    runs = ", ".join(sorted({record.run for record in taken}))
     trials = f"{len(taken)} trial{'s' if len(taken) > 1 else ''}"
     note = f"{trials} failed or missing in the last night: compared with the last good record, of run {runs}"
-    return replace(last, records=[*records, *taken.values()], notes=[*last.notes, note])
+    return replace(last, records=[*records, *taken], notes=[*last.notes, note])
+
+
+def _last_good(place: str | Path, nights: Sequence[str], wanted: set[str]) -> list[Record]:
+    """Of each wanted trial the good record of the first of these nights that has one."""
+    from nqbench.results.store import Store
+
+    found: dict[str, Record] = {}
+    with Store.read(place) as store:
+        for night in nights:
+            good = (record for record in store.records(night) if record.ok)
+            found |= {record.trial: record for record in good if record.trial in wanted - found.keys()}
+            if found.keys() == wanted:
+                break
+    return list(found.values())
 
 
 def compare_night(
@@ -141,7 +156,9 @@ def compare_night(
     from nqbench.results.exports import read_side
 
     now = read_side(store or folder, run)
-    result = compare(stood_in(before, now), now, Thresholds.of(now.settings).with_tolerances(tolerance))
+    result = compare(
+        stood_in(before, now, store or folder), now, Thresholds.of(now.settings).with_tolerances(tolerance)
+    )
     for name, text in (("compare.md", shown.markdown), ("compare.json", shown.as_json), ("junit.xml", shown.junit)):
         write_text(folder / name, text(result))
     write_history(folder, tolerance, store, now.suite)

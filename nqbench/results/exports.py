@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class Side:
     records: Sequence[Record]
     run: str = ""
     settings: Mapping[str, Any] | None = None
-    earlier: Mapping[str, Record] = field(default_factory=dict)
-    """trial -> the last good record of an earlier run, of trials that this one has none of; empty unless asked for."""
+    before: Sequence[str] = ()
+    """Earlier runs, newest first, in which to look for trials that this one has no good record of."""
     notes: Sequence[str] = ()
     """What a reader of the comparison has to know of it."""
 

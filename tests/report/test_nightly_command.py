@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from record_factory import failed, make
 
 import nqbench.engine
 from nqbench.cli import invoke
+from nqbench.cli.nightly import last_night, stood_in
 from nqbench.results.record import Record
 from nqbench.results.store import Store
 
@@ -120,6 +122,31 @@ def test_a_failed_night_hides_nothing_that_got_worse_since(
     night([make(k=2)])
     assert run(tmp_path) == 0
     assert "missing in the last night" not in capsys.readouterr().out
+
+
+def test_earlier_nights_are_read_for_what_the_last_one_lacks_and_no_further(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of hundreds of nights a quiet one needs none."""
+    for k4 in (make(k=4), make(k=4), make(k=4), failed(k=4)):
+        night([make(k=2), k4])
+        run(tmp_path)
+    last = last_night(tmp_path, "quickstart")
+    assert last is not None
+    assert len(last.before) == 3
+    read: list[str] = []
+    whole = Store.records
+
+    def records(store: Store, run: str = "latest") -> list[Record]:
+        read.append(run)
+        return whole(store, run)
+
+    monkeypatch.setattr(Store, "records", records)
+    assert stood_in(last, replace(last, records=[make(k=2)]), tmp_path) is last
+    assert read == []
+    both = stood_in(last, replace(last, records=[make(k=2), make(k=4)]), tmp_path)
+    assert [record.ok for record in both.records] == [True, True]
+    assert read == [last.before[0]]
 
 
 def test_what_was_taken_out_of_a_suite_is_gone_once_and_not_every_night(
