@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nqbench.api import BadInput, Coder, Pruned, Pruner, Quantizer, Sensitivity, Task
+from nqbench.api import BadInput, Coder, Note, Pruned, Pruner, Quantizer, Sensitivity, Task
 from nqbench.api.plain import all_plain
 from nqbench.api.toolkit.content import content_hash
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
@@ -141,7 +142,21 @@ def _checked(pruned: Pruned, network: Network, pruner: str) -> Pruned:
             raise BadInput(f"pruner '{pruner}' left pruned weights of '{name}' that are not 0")
         if not bool(mask.all()):
             masks[name] = mask
+    _tell_of_nothing_left(masks, pruner)
     return Pruned({n: t.detach() for n, t in state.items() if n not in network.aliases}, masks, pruned.moments)
+
+
+def _tell_of_nothing_left(masks: Mapping[str, Tensor], pruner: str) -> None:
+    """One limit for all layers may leave none of a small one: where nothing goes around it the network is a constant,
+    which else shows as an accuracy of chance, after all trainings."""
+    gone = [name for name, mask in masks.items() if mask.dim() > 1 and not bool(mask.any())]
+    if gone:
+        warnings.warn(
+            f"pruner '{pruner}' left no weight of {', '.join(gone)}: unless something goes around them, outputs no "
+            "longer depend on the inputs",
+            Note,
+            stacklevel=2,
+        )
 
 
 # -- as files ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from probe_distribution import Log
 from torch import Tensor, nn
 from trials import choice, trial
 
-from nqbench.api import BadInput, Model
+from nqbench.api import BadInput, Model, Note
 from nqbench.api.toolkit import curvature
 from nqbench.container import read
 from nqbench.pipeline.context import Measure
@@ -374,6 +375,17 @@ def test_what_a_plugin_got_wrong_is_told_in_a_line_and_not_cached(
     assert "\n" not in str(caught.value)
     assert not {"file", "trial"} & one.cache.info().keys()
     assert not (tmp_path / "files").exists()
+
+
+@pytest.mark.parametrize("empty", ["", "layers.0.weight"])
+def test_a_layer_of_which_a_pruner_leaves_nothing_is_named(bench: Bench, tmp_path: Path, empty: str) -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", Note)
+        bench().run(trial(pruner={"empty": empty}, positions="zero"), tmp_path)
+    told = [str(w.message) for w in heard if issubclass(w.category, Note) and "left no weight" in str(w.message)]
+    assert [text.partition(":")[0] for text in told] == (
+        [f"pruner 'smallest' left no weight of {empty}"] if empty else []
+    )
 
 
 def test_a_model_whose_network_shares_a_tensor_counts_it_once(bench: Bench) -> None:
