@@ -229,17 +229,18 @@ def test_a_network_of_half_precision_has_the_second_moments_of_the_whole(dtype: 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_score_whose_name_is_an_error_s_needs_its_direction(
-    named: bool, trained: tuple[nn.Module, dict], tmp_path: Path
-) -> None:  # type: ignore[type-arg]
+    named: bool,
+    trained: tuple[nn.Module, dict],  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
     """As an accuracy, a loss holds at any file."""
     module, splits = trained
-    accuracy = {"accuracy": 50.0}
 
     def validation_loss(network: nn.Module, batches: object) -> float:
         return sum(float(nn.functional.cross_entropy(network(x), y)) for x, y in batches)  # type: ignore[attr-defined]
 
     def judged(network: nn.Module, batches: object) -> dict[str, float]:
-        return {"validation_loss": validation_loss(network, batches), **accuracy}
+        return {"validation_loss": validation_loss(network, batches), "accuracy": 50.0}
 
     with pytest.raises(BadInput, match=r"'validation_loss' better the lower.*higher_is_better=False"):
         nqbench.compress(

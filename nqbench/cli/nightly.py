@@ -134,9 +134,9 @@ def _last_good(place: str | Path, nights: Sequence[str], wanted: set[str]) -> li
     found: dict[str, Record] = {}
     with Store.read(place) as store:
         for night in nights:
-            good = (record for record in store.records(night) if record.ok)
-            found |= {record.trial: record for record in good if record.trial in wanted - found.keys()}
-            if found.keys() == wanted:
+            found |= {record.trial: record for record in store.records(night) if record.ok and record.trial in wanted}
+            wanted = wanted - found.keys()
+            if not wanted:
                 break
     return list(found.values())
 
@@ -155,10 +155,9 @@ def compare_night(
     from nqbench.results.compare import Thresholds, compare
     from nqbench.results.exports import read_side
 
-    now = read_side(store or folder, run)
-    result = compare(
-        stood_in(before, now, store or folder), now, Thresholds.of(now.settings).with_tolerances(tolerance)
-    )
+    place = store or folder
+    now = read_side(place, run)
+    result = compare(stood_in(before, now, place), now, Thresholds.of(now.settings).with_tolerances(tolerance))
     for name, text in (("compare.md", shown.markdown), ("compare.json", shown.as_json), ("junit.xml", shown.junit)):
         write_text(folder / name, text(result))
     write_history(folder, tolerance, store, now.suite)

@@ -110,7 +110,7 @@ def leaderboard(
     """
     known = list(records)
     good = [record for record in known if record.ok]
-    failures = Counter(_tried(record) for record in known if not record.ok)
+    failures = Counter(_tried(record) for record in known if not (record.ok or separate))
     labels = labels or Labels(good)
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in good:
@@ -119,7 +119,7 @@ def leaderboard(
     ranked: list[Row] = []
     for model, configurations in groups.items():
         rows = [
-            _row(model, tested(group), labels, goal, failures[_tried(group[0])] if failures and not separate else 0)
+            _row(model, tested(group), labels, goal, failures[_tried(group[0])] if failures else 0)
             for group in configurations.values()
         ]
         rows.sort(key=_by_loss if goal.bytes is not None else _order)
