@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -200,19 +201,24 @@ def test_the_version_of_a_library_that_a_plugin_computes_with_is_in_its_keys(
     """And in the keys of what follows from its result; those of other plugins stay."""
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
     real = fingerprint.metadata.version
+    coders = {"zstd": "zstandard", "huffman": None}
+    if find_spec("constriction"):
+        coders["constriction"] = "constriction"
 
     def keys(**changed: str) -> dict[str, str]:
         monkeypatch.setattr(fingerprint.metadata, "version", lambda name: changed.get(name) or real(name))
         fingerprint.version_of.cache_clear()
         fingerprint.library_versions.cache_clear()
         maker = KeyMaker(registry(), "cpu", Cache(tmp_path))
-        return {coder: maker.keys(trial(coder=(coder, {}))).trial for coder in ("zstd", "huffman")}
+        return {coder: maker.keys(trial(coder=(coder, {}))).trial for coder in coders}
 
     try:
         plain = keys()
         assert keys() == plain
-        changed = {name for name, key in keys(zstandard="99").items() if key != plain[name]}
-        assert changed == {"zstd"}
+        for coder, library in coders.items():
+            if library:
+                changed = {name for name, key in keys(**{library: "99"}).items() if key != plain[name]}
+                assert changed == {coder}
         assert all(key != plain[name] for name, key in keys(numba="99").items())
     finally:
         monkeypatch.undo()
