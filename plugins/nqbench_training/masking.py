@@ -43,11 +43,24 @@ def unpacked(task: Task, found: Trained) -> Pruned:
     return Pruned(state, masks, {n: t.to(task.device) for n, t in found.moments.items()} or None)
 
 
-def kept_in_store(pruner: Pruner, version: int, task: Task, make: Callable[[Path], Trained]) -> Trained:
+def kept_in_store(
+    pruner: Pruner,
+    version: int,
+    task: Task,
+    make: Callable[[Path], Trained],
+    *,
+    kind: str = "",
+    without: frozenset[str] = frozenset(),
+) -> Trained:
     """The result of ``make(workdir)``, computed once for these parameters, this network and seed and then taken from
-    the store."""
-    recipe = {pruner.name: pruner.model_dump(mode="json"), **task.recipe(), "seed": task.seed, "version": version}
-    return trained(f"{pruner.name}-{task.model.name}", recipe, make)
+    the store.
+
+    kind: what it is, if not the pruned network. without: names of parameters on which it does not depend.
+    """
+    name = f"{pruner.name}-{kind}" if kind else pruner.name
+    settings = pruner.model_dump(mode="json", exclude=set(without))
+    recipe = {name: settings, **task.recipe(), "seed": task.seed, "version": version}
+    return trained(f"{name}-{task.model.name}", recipe, make)
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -19,6 +19,10 @@ from nqbench_training.gaussian_weights import examples, without_effect
 from nqbench_training.masking import flat, kept_in_store, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network, trainable
 
+_LEAF = "leaf:"
+_CUTS = frozenset({"keep", "threshold", "tune"})
+"""Parameters that say what becomes of a posterior, not how it is trained."""
+
 
 class Posterior(Protocol):
     """What a method learns besides the network's own parameters, which are the means."""
@@ -86,9 +90,9 @@ class Variational(Distilled):
 
     def _made(self, task: Task, workdir: Path) -> Trained:
         with one_thread():  # the result must not depend on how many a worker has
-            n = examples(task, self.batch_size)
             posterior = self.posterior(task)
-            self._learn(task, posterior, n, workdir / "epoch.safetensors")
+            self._learnt(task, posterior)
+            n = examples(task, self.batch_size)
             precision = {name: (1 / (n * v)).square() for name, v in posterior.variances().items()}
             weights = task.weights() | dict(posterior.weights())
             task.assign(weights)
@@ -105,6 +109,22 @@ class Variational(Distilled):
                     second_moments=False,
                 )
         return packed(task, masks, precision)
+
+    def _learnt(self, task: Task, posterior: Posterior) -> None:
+        """Train the posterior, or take it from the store: where it was cut needs no new training."""
+        assert isinstance(self, Pruner)
+        named = {f"{_LEAF}{name}": leaf for name, leaf in posterior.leaves.items()}
+
+        def learn(workdir: Path) -> Trained:
+            self._learn(task, posterior, examples(task, self.batch_size), workdir / "epoch.safetensors")
+            state = task.module.state_dict() | named
+            return Trained({name: t.detach().clone() for name, t in state.items()})
+
+        found = kept_in_store(self, self.VERSION, task, learn, without=_CUTS, kind="posterior").state
+        with torch.no_grad():
+            for name, leaf in named.items():
+                leaf.copy_(found[name])
+        task.module.load_state_dict({name: t for name, t in found.items() if name not in named})
 
     def _learn(self, task: Task, posterior: Posterior, n: int, checkpoint: Path) -> None:
         factor = 0.0

@@ -140,6 +140,33 @@ def test_what_is_interrupted_goes_on_to_the_same_bits(tmp_path: Path, monkeypatc
         assert torch.equal(tensor, again.state[name]), name
 
 
+@pytest.mark.parametrize("cls", PRUNERS)
+def test_a_posterior_is_trained_once_wherever_it_is_cut(
+    cls: type[Pruner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is cut from it is, to the bit, what a training of its own gives."""
+    told: Any = {"epochs": 2, "batch_size": 8, "lr": 0.01}
+    cuts: list[Any] = [{"keep": 0.5}, {"keep": 0.3, "tune": 1}, {"threshold": 0.5}]
+    once = [cls(**told, **cut).prune(make_task()) for cut in cuts[:1]]
+    learn = Variational._learn
+
+    def refused(self: Variational, *args: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Variational, "_learn", refused)
+    once += [cls(**told, **cut).prune(make_task()) for cut in cuts[1:]]
+    with pytest.raises(AssertionError, match="trained again"):
+        cls(**told | {"epochs": 3}, **cuts[0]).prune(make_task())
+    monkeypatch.setattr(Variational, "_learn", learn)
+    for number, (cut, found) in enumerate(zip(cuts, once, strict=True)):
+        monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / str(number)))
+        own = cls(**told, **cut).prune(make_task())
+        for kind in ("state", "masks"):
+            for name, tensor in getattr(own, kind).items():
+                assert torch.equal(tensor, getattr(found, kind)[name]), (kind, name)
+        assert (own.moments or {}).keys() == (found.moments or {}).keys()
+
+
 def test_no_noise_is_left_on_the_network() -> None:
     task = make_task()
     for cls in PRUNERS:
