@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 import pytest
+from probe_distribution import installed
 from trials import trial
 
 import nqbench
@@ -196,7 +197,7 @@ def test_what_lies_in_no_file_is_the_same_code_in_this_process_alone(monkeypatch
 
 
 def test_the_version_of_a_library_that_a_plugin_computes_with_is_in_its_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And in the keys of what follows from its result; those of other plugins stay."""
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path))
@@ -213,13 +214,14 @@ def test_the_version_of_a_library_that_a_plugin_computes_with_is_in_its_keys(
         return {coder: maker.keys(trial(coder=(coder, {}))).trial for coder in coders}
 
     try:
-        plain = keys()
-        assert keys() == plain
-        for coder, library in coders.items():
-            if library:
-                changed = {name for name, key in keys(**{library: "99"}).items() if key != plain[name]}
-                assert changed == {coder}
-        assert all(key != plain[name] for name, key in keys(numba="99").items())
+        with installed(probe_folder):
+            plain = keys()
+            assert keys() == plain
+            for coder, library in coders.items():
+                if library:
+                    changed = {name for name, key in keys(**{library: "99"}).items() if key != plain[name]}
+                    assert changed == {coder}
+            assert all(key != plain[name] for name, key in keys(numba="99").items())
     finally:
         monkeypatch.undo()
         fingerprint.version_of.cache_clear()
