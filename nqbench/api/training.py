@@ -12,6 +12,9 @@ from nqbench.api.task import Task
 class Training(Plugin):
     """Trains before, during or after quantization. A trial has a list of them; each gets the result of the one before.
 
+    ``quantizers``: the names of the quantizers that it works with, if it does not with all; trials with another one are
+    left out of a suite.
+
     Example:
         >>> class NoBias(Training, name="no-bias"):
         ...     def train(self, task, start):
@@ -23,6 +26,7 @@ class Training(Plugin):
     """
 
     kind: ClassVar[str] = "training"
+    quantizers: ClassVar[frozenset[str]] = frozenset()
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         """Train, quantize, or both.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from nqbench.api import Codec, Model, NqbenchError, Plugin, Positions, Pruner, Quantizer, Sensitivity
+from nqbench.api import Codec, Model, NqbenchError, Plugin, Positions, Pruner, Quantizer, Sensitivity, Training
 from nqbench.registry import Registered
 
 Schema = Mapping[str, Any]
@@ -157,6 +157,8 @@ def habits(cls: type[Plugin]) -> dict[str, str]:
     told: dict[str, str] = {}
     if issubclass(cls, Quantizer):
         told["takes sensitivity"] = ", ".join(sorted(cls.takes))
+    if issubclass(cls, Training) and cls.quantizers:
+        told["works with quantizer"] = ", ".join(sorted(cls.quantizers))
     if issubclass(cls, Sensitivity):
         told["form"] = cls.form
     if issubclass(cls, Model) and (first := shorthand(cls)):

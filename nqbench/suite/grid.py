@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 from nqbench.api.coder import Positions
 from nqbench.api.quantizer import Quantizer
 from nqbench.api.sensitivity import Sensitivity
+from nqbench.api.training import Training
 from nqbench.pipeline.chain import shares
 from nqbench.pipeline.stage import uses_seed
 from nqbench.pipeline.trial import Choice, Nonfinite, Trial, Unquantized
@@ -159,6 +160,12 @@ class Expansion:
         if form not in quantizer.takes:
             given = f"sensitivity '{trial.sensitivity.name}' ({form})" if trial.sensitivity else "no sensitivity"
             return f"quantizer '{quantizer.name}' takes {_either(quantizer.takes)}, not {given}"
+        for choice in trial.training:
+            wanted = cast(type[Training], self.registry.get("training", choice.name)).quantizers
+            if wanted and quantizer.name not in wanted:
+                return (
+                    f"training '{choice.name}' works with quantizer {' or '.join(sorted(wanted))}, not {quantizer.name}"
+                )
         if self._dimension(trial.quantizer) > 1:
             of = f"a symbol of '{quantizer.name}' stands for {self._dimension(trial.quantizer)} weights"
             if trial.pruner is not None and trial.positions is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from nqbench.api import (
     Training,
     begin,
 )
-from nqbench.testing.check import check, require
+from nqbench.registry import registry
+from nqbench.testing.check import check, configurations, require
 from nqbench.testing.sources import first_form
 from nqbench.testing.tiny import TinyQuantizer, changed, state_of, tiny_task
 
@@ -86,18 +88,27 @@ def _is_sound(task: Task, result: QuantizedModel, of: str) -> None:
 
 
 # -- trainings -------------------------------------------------------------------------------------------------------
+def quantizer_for(training: Training) -> Quantizer:
+    """One that it works with."""
+    if not training.quantizers:
+        return TinyQuantizer()
+    known = [entry.cls for entry in registry().all("quantizer") if entry.cls.name in training.quantizers]
+    require(known, f"none of the quantizers that it works with is installed: {', '.join(sorted(training.quantizers))}")
+    return cast(Quantizer, configurations(known[0])[0])
+
+
 @check("training")
 def training_granularities(training: Training) -> None:
     """Both granularities, with pruned weights: groups cover every tensor, the raw state is complete, all is finite."""
     for granularity in GRANULARITIES:
-        task = tiny_task(quantizer=TinyQuantizer(), granularity=granularity, pruned=True)
+        task = tiny_task(quantizer=quantizer_for(training), granularity=granularity, pruned=True)
         _is_sound(task, training.train(task, None), f"granularity {granularity}")
 
 
 @check("training")
 def training_continues(training: Training) -> None:
     """Goes on from what an earlier training returned, and leaves that as it was."""
-    task = tiny_task(quantizer=TinyQuantizer())
+    task = tiny_task(quantizer=quantizer_for(training))
     start = begin(task, None)
     values = [value.clone() for value in task.reconstruct(start.groups).values()]
     raw = {name: value.clone() for name, value in start.raw_state.items()}
@@ -113,7 +124,7 @@ def training_is_deterministic(training: Training) -> None:
     results = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        task = tiny_task(quantizer=TinyQuantizer(), seed=4)
+        task = tiny_task(quantizer=quantizer_for(training), seed=4)
         result = training.train(task, None)
         results.append({**task.reconstruct(result.groups), **result.raw_state})
     differing = [name for name, value in results[0].items() if not torch.equal(value, results[1][name])]

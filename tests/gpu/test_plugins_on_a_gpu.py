@@ -20,7 +20,7 @@ from nqbench.pipeline.precision import whole_float32
 from nqbench.registry import registry
 from nqbench.testing.check import configurations
 from nqbench.testing.sources import first_form
-from nqbench.testing.task_plugins import _Made, _MadeMoments, _task_of
+from nqbench.testing.task_plugins import _Made, _MadeMoments, _task_of, quantizer_for
 from nqbench.testing.tiny import TinyQuantizer, tiny_task
 
 pytestmark = [
@@ -174,8 +174,8 @@ def test_training_in_bfloat16_ends_near_training_in_float32() -> None:
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("plugin", _all("training"))
 def test_a_training_ends_as_on_the_cpu(plugin: Training, pruned: bool) -> None:
-    here = tiny_task(quantizer=TinyQuantizer(), pruned=pruned)
-    there = tiny_task(quantizer=TinyQuantizer(), pruned=pruned, device=DEVICE)
+    here = tiny_task(quantizer=quantizer_for(plugin), pruned=pruned)
+    there = tiny_task(quantizer=quantizer_for(plugin), pruned=pruned, device=DEVICE)
     losses = []
     for task in (here, there):
         result = plugin.train(task, None)

@@ -108,6 +108,18 @@ def test_what_was_left_out_is_counted_with_its_reason(suite_of):
     }
 
 
+def test_a_training_stands_beside_the_quantizers_that_it_works_with(suite_of, fake_registry, monkeypatch):
+    monkeypatch.setattr(fake_registry.get("training", "tune"), "quantizers", frozenset({"uniform"}), raising=False)
+    suite = suite_of(
+        "models: net\nquantizers: [kmeans, {uniform: {step: 0.1}}]\ntrainings: [none, tune, [batchnorm, tune]]\n"
+    )
+    made = [(t.quantizer.name, [c.name for c in t.training]) for t in suite.trials()]
+    assert sorted(made) == [
+        ("kmeans", []), ("uniform", []), ("uniform", ["batchnorm", "tune"]), ("uniform", ["tune"])
+    ]  # fmt: skip
+    assert {d.reason: d.count for d in suite.dropped} == {"training 'tune' works with quantizer uniform, not kmeans": 2}
+
+
 def test_a_method_that_draws_runs_once_a_seed_and_the_rest_once(suite_of):
     trials = suite_of("models: net\nquantizers: [kmeans, {kmeans: {init: random}}]\nseeds: [3, 4]\n").trials()
     assert [(t.quantizer.parameters["init"], t.seed) for t in trials] == [
