@@ -17,6 +17,9 @@ The contracts were designed for the following methods; this is how each of them 
   declares ``takes = {"second-moments"}`` and ``uses_rate()``; the training ``sequential`` calls ``task.sense([name])``
   on the partly quantized network, ``task.quantize(names=[name], sensed=...)``, ``task.assign``. Shape, mask and groups
   of each tensor are in ``source.tensors``. Conclusion: *only a quantizer that reads the rate depends on the coder*.
+* **Random codes that a training fills** (minimal random code learning): the quantizer has form ``plugin`` and an empty
+  codebook (0, d), which says that a symbol stands for d weights; the training declares ``quantizers``, so that no suite
+  has it beside another, and puts its own symbols into the quantizer's result.
 * **A whole codec** is a kind of its own (``Codec``): bytes in, tensors out; the container stores its bytes as symbols.
 * **A context coder** gets, beside the symbols, each tensor's name, shape, mask, slice and zero symbol, and whether
   symbols are ordered levels (``StreamSpec``); the decoder is given the same before it decodes. Conclusion: *positions

@@ -18,6 +18,7 @@ from nqbench_quantizers.low_rank import LowRank
 from nqbench_quantizers.peers import Faiss, KMeans1D, ScikitLearn
 from nqbench_quantizers.pq import PQ, RVQ
 from nqbench_quantizers.radio import Radio
+from nqbench_quantizers.random_code import RandomCodeQuantizer
 from nqbench_quantizers.rtn import RTN
 from nqbench_quantizers.scaled import Binary, Fixed, PowersOfTwo, Ternary
 from nqbench_quantizers.tabled import FP4, FP8, NF4
@@ -49,6 +50,7 @@ def nqbench_plugins() -> list[type[Plugin]]:
         Q2K,
         PQ,
         RVQ,
+        RandomCodeQuantizer,
         Zn,
         D4,
         E8,

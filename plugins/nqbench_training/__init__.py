@@ -22,6 +22,7 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     from nqbench_training.lc_pruning import LearningCompressionPruning
     from nqbench_training.learned_step import LearnedStep
     from nqbench_training.magnitude import Magnitude
+    from nqbench_training.miracle import Miracle
     from nqbench_training.none import NoPruner, NoSensitivity, NoTraining
     from nqbench_training.second_moments import SecondMoments
     from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson
@@ -38,6 +39,6 @@ def nqbench_plugins() -> Sequence[type[Plugin]]:
     sensitivities: list[type[Plugin]] = [NoSensitivity, Hessian, Fisher, Hutchinson, Adam, SecondMoments]
     around: list[type[Plugin]] = [NoTraining, FineTune, Fold, BatchNorm, Sequential, StraightThrough]
     passing: list[type[Plugin]] = [BinaryRelax, ProxQuant, QuantNoise, LearnedStep]
-    shared: list[type[Plugin]] = [SoftWeightSharing, SoftToHard, Iterative]
+    shared: list[type[Plugin]] = [SoftWeightSharing, SoftToHard, Miracle, Iterative]
     alternating: list[type[Plugin]] = [IteratedDirect, LearningCompression]
     return [*pruners, *posteriors, *sensitivities, *around, *passing, *shared, *alternating]

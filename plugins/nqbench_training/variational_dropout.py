@@ -49,15 +49,19 @@ class GaussianWeights:
         handles = []
         for name in self.local:
 
-            def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor, leaf: Tensor = self.leaves[name]) -> Tensor:
-                return out + noise(output_variance(layer, args[0], leaf.exp()))
+            def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor, name: str = name) -> Tensor:
+                return out + noise(output_variance(layer, args[0], self.variance(name)))
 
             handles.append(self.task.layer(name).register_forward_hook(hook))
         return hooked(handles)
 
     def drawn(self) -> Mapping[str, Tensor]:
         rest = [name for name in self.task.names if name not in self.local]
-        return {name: self.task.parameter(name) + noise(self.leaves[name].exp()) for name in rest}
+        return {name: self.task.parameter(name) + noise(self.variance(name)) for name in rest}
+
+    def variance(self, name: str) -> Tensor:
+        """Of each weight, as the noise has it."""
+        return self.leaves[name].exp()
 
     def alpha(self) -> dict[str, Tensor]:
         return {name: log_alpha(self.task.parameter(name), leaf) for name, leaf in self.leaves.items()}
