@@ -3,7 +3,8 @@
 Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011. Integer arithmetic only, so every
 device and version gives the same words; torch's and numpy's own generators do not promise that.
 
-Use in nqbench: key = (seed mod 2^32, seed div 2^32), counter = (index mod 2^32, index div 2^32, 0, 0), and only the
+Use in nqbench: key = (seed mod 2^32, seed div 2^32); random codes have counters and words of their own
+(``nqbench.api.toolkit.random_code``). For the dither, counter = (index mod 2^32, index div 2^32, 0, 0), and only the
 first output word is used. The uniform dither of width ``step`` is step * ((x + 1/2) / 2^24 - 1/2), x the word's top
 24 bits [1802.02271, section 3].
 """

@@ -94,7 +94,8 @@ class ScaledUnits:
             units = w.shape[self.axis[name]]
 
             def leaf(kind: str, value: float, *shape: int, like: Tensor = w, owner: str = name) -> None:
-                start = torch.full(shape, value, dtype=like.dtype, device=like.device)
+                # in half precision a step of training would be rounded away
+                start = torch.full(shape, value, dtype=torch.float32, device=like.device)
                 self.leaves[f"{owner}/{kind}"] = start.requires_grad_()
 
             leaf("log_variance", log_variance, *w.shape)
@@ -157,7 +158,7 @@ class ScaledUnits:
     def _scaling(self, name: str) -> Any:
         def hook(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             x = args[0]
-            return (x * per_example(self._draw(name, batch_of(x, 0)), x, 0), *args[1:])
+            return (x * per_example(self._draw(name, batch_of(x, 0)), x, 0).to(x.dtype), *args[1:])
 
         return hook
 
@@ -165,18 +166,19 @@ class ScaledUnits:
         behind = self.task.parameter(name).dim() - 2
 
         def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            variance = output_variance(layer, args[0], self.leaves[f"{name}/log_variance"].exp())
+            variance = output_variance(layer, args[0].float(), self.leaves[f"{name}/log_variance"].exp())
+            drawn = noise(variance).to(out.dtype)
             if self.axis[name] == 1:
-                shown = out + noise(variance)
+                shown = out + drawn
             else:
-                z = per_example(self._draw(name, batch_of(out, behind)), out, behind)
+                z = per_example(self._draw(name, batch_of(out, behind)), out, behind).to(out.dtype)
                 bias = layer.bias
                 shift = 0 if bias is None else bias.reshape(-1, *[1] * behind)  # type: ignore[operator]
-                shown = (out - shift + noise(variance)) * z + shift
+                shown = (out - shift + drawn) * z + shift
             if name not in self.biases:
                 return shown
             own = self.leaves[f"{name}/bias_log_variance"].exp()  # one draw an example, the same at all places
-            return shown + per_example(noise(own.expand(batch_of(out, behind), -1)), out, behind)
+            return shown + per_example(noise(own.expand(batch_of(out, behind), -1)), out, behind).to(out.dtype)
 
         return hook
 

@@ -52,7 +52,8 @@ class Gates:
         self.names = [name for name, count in inputs.items() if count > 1]
         self.leaves: dict[str, Tensor] = {}
         for name in self.names:
-            one = torch.ones(inputs[name], dtype=task.parameter(name).dtype, device=task.device)
+            # in half precision a step of training would be rounded away
+            one = torch.ones(inputs[name], dtype=torch.float32, device=task.device)
             self.leaves[f"{name}/mean"] = one.clone().requires_grad_()
             self.leaves[f"{name}/log_variance"] = (one * log_variance).requires_grad_()
 
@@ -67,7 +68,7 @@ class Gates:
             x, (mean, log_variance) = args[0], self._gate(name)
             behind = 0 if isinstance(layer, nn.Linear) else self.task.parameter(name).dim() - 2
             z = mean + noise(log_variance.exp().expand(batch_of(x, behind), -1))
-            return (x * per_example(z, x, behind), *args[1:])
+            return (x * per_example(z, x, behind).to(x.dtype), *args[1:])
 
         return hook
 

@@ -3,7 +3,10 @@ as the file has bits for, coded block by block as the numbers of random codeword
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
@@ -19,8 +22,7 @@ from nqbench_training.optimised import Distilled, deployed_as, fit_network, inst
 from nqbench_training.variational_dropout import GaussianWeights
 
 _AT_ONCE = 1 << 24  # numbers of codewords, and scores of them
-_KEPT = 1 << 26  # numbers of codewords that are drawn once
-_ROUNDS = 16  # in which blocks are coded where codewords are drawn again for each
+_MOST = 1 << 26  # numbers of codewords, which are drawn once and kept
 
 
 class Miracle(Distilled, Training, name="miracle", paper="arXiv:1810.00440"):
@@ -53,17 +55,20 @@ class Miracle(Distilled, Training, name="miracle", paper="arXiv:1810.00440"):
     rate: float = Field(0.005, ge=0, le=1)
     """By how much, at most, the logarithm of a price changes in one step."""
     log_variance: float = -6.5
-    """Initial log sigma^2 of all weights."""
+    """Initial log sigma^2 of all weights; of a tensor with smaller weights it is a quarter of their mean square."""
+
+    def uses_seed(self) -> bool:
+        return True
 
     def train(self, task: Task, start: QuantizedModel | None) -> QuantizedModel:
         first = begin(task, start)
         if start is not None:
             install(task, start)
         n = examples(task, self.batch_size)
-        coded = [_Coded(_in_code(group, task), task, self.price / n) for group in first.groups if group.quantized.n]
-        posterior = _Posterior(task, coded, self.log_variance)
-        for one in coded:
-            one.leaves = posterior.leaves
+        posterior = _Posterior(task, self.log_variance)
+        kept = [_in_code(group, task) for group in first.groups if group.quantized.n]
+        words: dict[RandomCode, Tensor] = {}
+        coded = [_Coded(group, task, posterior, self.price / n, number, words) for number, group in enumerate(kept)]
         teacher = self.teacher(task)
         steps = self._steps(task)
         begins = round(steps * (1 - self.coding))
@@ -75,7 +80,7 @@ class Miracle(Distilled, Training, name="miracle", paper="arXiv:1810.00440"):
 
         def held() -> None:
             for one in coded:
-                one.hold(posterior)
+                one.hold()
 
         def counted() -> None:
             taken.add_(1)
@@ -83,7 +88,7 @@ class Miracle(Distilled, Training, name="miracle", paper="arXiv:1810.00440"):
             for one in coded:
                 one.reprice(self.rate)
                 if done > 0:
-                    one.code_to(math.ceil(done * one.rounds) * one.code.blocks // one.rounds, posterior)
+                    one.code_to(math.ceil(done * one.code.blocks))
 
         with posterior.noisy():
             fit_network(
@@ -102,9 +107,9 @@ class Miracle(Distilled, Training, name="miracle", paper="arXiv:1810.00440"):
                 second_moments=False,
             )
         for one in coded:
-            one.code_to(one.code.blocks, posterior)
+            one.code_to(one.code.blocks)
         done = {one.group.names: one.result() for one in coded}
-        return deployed_as(task, tuple(done.get(group.names, group) for group in first.groups))
+        return deployed_as(task, tuple(done.get(group.names, group) for group in first.groups), first.notes)
 
     def _steps(self, task: Task) -> int:
         recipe = self.recipe(task.seed)
@@ -132,38 +137,55 @@ def _in_code(group: Group, task: Task) -> Group:
 class _Posterior(GaussianWeights):
     """The posterior of all weights, of which those that are coded, or pruned, have no noise."""
 
-    def __init__(self, task: Task, coded: list[_Coded], log_variance: float) -> None:
+    def __init__(self, task: Task, log_variance: float) -> None:
         super().__init__(task, log_variance)
-        self.open = {
-            name: task.masks[name].to(leaf.dtype) if name in task.masks else torch.ones_like(leaf, requires_grad=False)
-            for name, leaf in self.leaves.items()
-        }
+        self.open = {}
         """name -> 1 where a weight is neither coded nor pruned."""
-        inside = {name for one in coded for name in one.group.names}
-        for name in self.leaves.keys() - inside:
-            self.open[name].zero_()
+        self.sizes = {}
+        """name -> the logarithm of its kept weights' root mean square; where that is 0, of twice the deviation."""
+        with torch.no_grad():
+            for name, leaf in self.leaves.items():
+                mask = task.masks.get(name)
+                self.open[name] = torch.ones_like(leaf) if mask is None else mask.to(leaf.dtype)
+                weights = task.kept(name, task.parameter(name).detach()).double()
+                power = float(weights.square().mean()) if weights.numel() else 0.0
+                self.sizes[name] = 0.5 * (math.log(power) if power > 0 else log_variance + math.log(4))
+                leaf.clamp_(max=2 * self.sizes[name] - math.log(4))
 
     def variance(self, name: str) -> Tensor:
         return self.leaves[name].exp() * self.open[name]
 
+    def drawn_noise(self, name: str) -> Tensor:
+        return super().drawn_noise(name) * self.open[name].to(self.task.parameter(name).dtype)
+
 
 class _Coded:
     """A group's code: the price of each block, the scales, and what is coded so far, which is always the first blocks:
-    the shuffle makes these any."""
+    the shuffle makes these any.
 
-    leaves: dict[str, Tensor]
-    """name -> log sigma^2."""
+    number: of the group among all. words: codewords that were drawn, shared by all groups.
+    """
 
-    def __init__(self, group: Group, task: Task, price: float) -> None:
-        self.group, self.task = group, task
+    def __init__(
+        self,
+        group: Group,
+        task: Task,
+        posterior: _Posterior,
+        price: float,
+        number: int = 0,
+        words: dict[RandomCode, Tensor] | None = None,
+    ) -> None:
+        self.group, self.task, self.posterior, self.number = group, task, posterior, number
         self.code = RandomCode.of(group.quantized)
+        if self.code.alphabet * self.code.d > _MOST:
+            raise BadInput(
+                f"training 'miracle': {self.code.alphabet} codewords of {self.code.d} numbers are too many to be kept, "
+                f"at most 2^{_MOST.bit_length() - 1} numbers are: lower bits or d of 'random-code'"
+            )
         device = task.device
         self.order = self.code.order(device)
-        parts = torch.split(self._flat(dict(task.weights())), list(self.code.sizes))
-        first = torch.stack(
-            [p.double().square().mean().sqrt() if p.numel() else p.new_ones(()).double() for p in parts]
-        )
-        self.log_scale = first.clamp_min(1e-4).log().float().requires_grad_()
+        first = [posterior.sizes[name] for name in group.names]
+        self.log_scale = torch.tensor(first, dtype=torch.float32, device=device).requires_grad_()
         blocks = self.code.blocks
         self.log_price = torch.full((blocks,), math.log(price), device=device)
         self.symbols = torch.zeros(blocks, dtype=torch.int64, device=device)
@@ -172,9 +194,12 @@ class _Coded:
         self.fixed = torch.zeros_like(self.log_scale, requires_grad=False)
         """The logarithms of the scales from when the first block was coded."""
         self.divergence = torch.zeros(blocks, device=device)
-        self._keeps = self.code.alphabet * self.code.d <= _KEPT
-        self.rounds = blocks if self._keeps else min(blocks, _ROUNDS)
-        self._words: Tensor | None = None
+        shape = replace(self.code, sizes=())
+        words = {} if words is None else words
+        if shape not in words:
+            words[shape] = self.code.codewords(0, self.code.alphabet, device)
+        self._words = words[shape]
+        self._inside = self._blocks(torch.ones(self.code.n, device=device))
         self._values = torch.zeros(self.code.n, device=device)
         self._coded = torch.zeros(self.code.n, dtype=torch.bool, device=device)
         self._held: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -184,8 +209,8 @@ class _Coded:
         """What changes in place besides what is trained."""
         return {"price": self.log_price, "symbols": self.symbols, "done": self.done, "fixed": self.fixed}
 
-    def _flat(self, tensors: dict[str, Tensor]) -> Tensor:
-        return torch.cat([self.task.kept(name, tensors[name]) for name in self.group.names])
+    def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([self.task.kept(name, tensors[name]).float() for name in self.group.names])
 
     def _blocks(self, values: Tensor) -> Tensor:
         return self.code.in_blocks(values, self.order)
@@ -193,7 +218,7 @@ class _Coded:
     def _posterior(self) -> tuple[Tensor, Tensor, Tensor]:
         """(n,) mean, log variance, log scale."""
         mean = self._flat({name: self.task.parameter(name) for name in self.group.names})
-        return mean, self._flat(self.leaves), self.code.spread(self.log_scale)
+        return mean, self._flat(self.posterior.leaves), self.code.spread(self.log_scale)
 
     def cost(self) -> Tensor:
         """() price times divergence, over the blocks that are not coded."""
@@ -210,15 +235,15 @@ class _Coded:
             over = self.divergence / math.log(self.code.alphabet) - 1
             self.log_price.add_(rate * over.clamp(-1, 1)).clamp_(-60, 30)
 
-    def code_to(self, count: int, posterior: _Posterior) -> None:
+    def code_to(self, count: int) -> None:
         """Code blocks until ``count`` are."""
         done = int(self.done)
         if count <= done:
             return
+        tell(f"block {count} of {self.code.blocks}")
         with torch.no_grad():
             if not done:
                 self.fixed.copy_(self.log_scale)
-            tell(f"block {count} of {self.code.blocks}")
             means, log_variances, log_scales = (self._blocks(part) for part in self._posterior())
             step = max(1, _AT_ONCE // self.code.alphabet)
             for first in range(done, count, step):
@@ -226,20 +251,19 @@ class _Coded:
                 self.symbols[some] = self._chosen(means[some], log_variances[some], log_scales[some], first)
             self.done.fill_(count)
         self._set(done, count)
-        self.hold(posterior)
+        self.hold()
 
     def _chosen(self, means: Tensor, log_variances: Tensor, log_scales: Tensor, first: int) -> Tensor:
         """(blocks,) a codeword of each, drawn with probabilities proportional to q / p. first: number of the first."""
         variance, scale = log_variances.exp(), log_scales.exp()
         # log q - log p of w = s c: c^2 / 2 - (s c - mu)^2 / (2 sigma^2), but for what is the same for all codewords
         squared, linear = 0.5 - scale.square() / (2 * variance), scale * means / variance
-        inside = self._blocks(torch.ones(self.code.n, device=means.device))[first : first + len(means)]
+        inside = self._inside[first : first + len(means)]
         squared, linear = (squared * inside).double(), (linear * inside).double()
-        scores = []
-        step = max(1, _AT_ONCE // self.code.d)
-        for start in range(0, self.code.alphabet, step):
-            words = self._codewords(start, min(start + step, self.code.alphabet)).double()
-            scores.append(squared @ words.square().T + linear @ words.T)
+        scores = [
+            squared @ words.square().T + linear @ words.T
+            for words in (part.double() for part in self._words.split(max(1, _AT_ONCE // self.code.d)))
+        ]
         return (torch.cat(scores, 1) + self._gumbel(len(means), first).to(means.device)).argmax(1)
 
     def _gumbel(self, blocks: int, first: int) -> Tensor:
@@ -247,11 +271,13 @@ class _Coded:
         at once."""
         drawn = torch.empty(blocks, self.code.alphabet, dtype=torch.float64)
         for row in range(blocks):
-            generator = torch.Generator().manual_seed((self.task.seed * 1_000_003 + first + row) % 2**62)
-            drawn[row].exponential_(generator=generator)
+            # hashed: of a seed only the lower 32 bits count
+            text = f"{self.task.seed}/{self.number}/{first + row}"
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+            drawn[row].exponential_(generator=torch.Generator().manual_seed(seed))
         return -drawn.clamp_min(1e-300).log()
 
-    def hold(self, posterior: _Posterior) -> None:
+    def hold(self) -> None:
         """Set what is coded to what the file will say."""
         done = int(self.done)
         if not done:
@@ -261,28 +287,15 @@ class _Coded:
             if self._held is None:  # a training that was resumed
                 self._set(0, done)
             assert self._held is not None
-            for name, (coded, _) in self._held.items():
-                posterior.open[name].masked_fill_(coded, 0.0)
             for name, (coded, values) in self._held.items():
+                self.posterior.open[name].masked_fill_(coded, 0.0)
                 parameter = self.task.parameter(name)
                 parameter.copy_(torch.where(coded, values.to(parameter.dtype), parameter))
 
-    def _codewords(self, start: int, stop: int) -> Tensor:
-        """(stop - start, d): drawn once, unless there are too many to be kept."""
-        if not self._keeps:
-            return self.code.codewords(start, stop, self.order.device)
-        if self._words is None:
-            self._words = self.code.codewords(0, self.code.alphabet, self.order.device)
-        return self._words[start:stop]
-
     def _set(self, first: int, stop: int) -> None:
         """The weights of these blocks are what their symbols say."""
-        d = self.code.d
-        where = self.order[first * d : stop * d]
-        if not self._keeps:
-            drawn = self.code.drawn(self.symbols)[where]
-        else:
-            drawn = self._codewords(0, self.code.alphabet)[self.symbols[first:stop]].reshape(-1)[: len(where)]
+        where = self.order[first * self.code.d : stop * self.code.d]
+        drawn = self._words[self.symbols[first:stop]].reshape(-1)[: len(where)]
         self._values[where] = self.code.spread(self.fixed.exp())[where] * drawn
         self._coded[where] = True
         parts = zip(*(torch.split(t, list(self.code.sizes)) for t in (self._coded, self._values)), strict=True)

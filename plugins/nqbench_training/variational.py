@@ -86,7 +86,12 @@ class Variational(Distilled):
 
     def prune(self, task: Task) -> Pruned:
         assert isinstance(self, Pruner)
-        return unpacked(task, kept_in_store(self, self.VERSION, task, lambda workdir: self._made(task, workdir)))
+        return unpacked(task, kept_in_store(self, self._version(task), task, lambda workdir: self._made(task, workdir)))
+
+    def _version(self, task: Task) -> int:
+        """Of networks and trainings in half precision all of before is void: no variance was learned."""
+        networks = all(p.dtype == torch.float32 for p in task.module.parameters())
+        return self.VERSION if networks and self.precision == "float32" else self.VERSION + 1000
 
     def _made(self, task: Task, workdir: Path) -> Trained:
         with one_thread():  # the result must not depend on how many a worker has
@@ -120,7 +125,7 @@ class Variational(Distilled):
             state = task.module.state_dict() | named
             return Trained({name: t.detach().clone() for name, t in state.items()})
 
-        found = kept_in_store(self, self.VERSION, task, learn, without=_CUTS, kind="posterior").state
+        found = kept_in_store(self, self._version(task), task, learn, without=_CUTS, kind="posterior").state
         with torch.no_grad():
             for name, leaf in named.items():
                 leaf.copy_(found[name])

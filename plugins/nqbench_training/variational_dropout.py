@@ -42,7 +42,11 @@ class GaussianWeights:
 
     def __init__(self, task: Task, log_variance: float) -> None:
         self.task = task
-        self.leaves = {n: torch.full_like(task.parameter(n), log_variance).requires_grad_() for n in task.names}
+        # in half precision a step of training would be rounded away
+        whole = torch.float32
+        self.leaves = {
+            n: torch.full_like(task.parameter(n), log_variance, dtype=whole).requires_grad_() for n in task.names
+        }
         self.local = local_names(task)
 
     def noisy(self) -> AbstractContextManager[None]:
@@ -50,14 +54,18 @@ class GaussianWeights:
         for name in self.local:
 
             def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor, name: str = name) -> Tensor:
-                return out + noise(output_variance(layer, args[0], self.variance(name)))
+                return out + noise(output_variance(layer, args[0].float(), self.variance(name))).to(out.dtype)
 
             handles.append(self.task.layer(name).register_forward_hook(hook))
         return hooked(handles)
 
     def drawn(self) -> Mapping[str, Tensor]:
         rest = [name for name in self.task.names if name not in self.local]
-        return {name: self.task.parameter(name) + noise(self.variance(name)) for name in rest}
+        return {name: self.task.parameter(name) + self.drawn_noise(name) for name in rest}
+
+    def drawn_noise(self, name: str) -> Tensor:
+        """Of a weight whose layer's outputs cannot be sampled instead, in its dtype."""
+        return noise(self.variance(name)).to(self.task.parameter(name).dtype)
 
     def variance(self, name: str) -> Tensor:
         """Of each weight, as the noise has it."""

@@ -22,9 +22,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nqbench.api.chunks import in_chunks
 from nqbench.api.errors import BadInput
 from nqbench.api.philox import philox4x32
 from nqbench.api.quantized import Quantized
@@ -33,6 +35,7 @@ MOST_CODEWORDS = 1 << 20
 LONGEST = 1 << 16
 _MASK = 0xFFFFFFFF
 _AT_ONCE = 1 << 18
+_COMPILED_FROM = 1 << 16  # numbers from which loading the compiled loops is worth its while
 _MIDDLE = 16 * 255 // 2
 _DEVIATION = math.sqrt(16 * (256**2 - 1) / 12)
 
@@ -68,8 +71,8 @@ class RandomCode:
         return -(-self.n // self.d)
 
     def result(self, symbols: Tensor, scale: Tensor) -> Quantized:
-        """symbols: (blocks,) whole numbers. scale: (tensors,) float32. Of the codebook the file holds no row, but that
-        there would be d columns."""
+        """symbols: (blocks,) whole numbers. scale: (tensors,) float32. The codebook is stored empty, (0, d): its shape
+        tells the decoder d."""
         return Quantized(
             symbols.to(torch.int32),
             self.alphabet,
@@ -84,7 +87,13 @@ class RandomCode:
         """The code of a result. Raises BadInput where it has none, or one that cannot be."""
         seed, book, d = quantized.side.get("seed"), quantized.side.get("codebook"), quantized.dimension
         scale = quantized.parameters.get("scale")
-        if quantized.form != "plugin" or not isinstance(seed, int) or not isinstance(book, Tensor) or len(book):
+        if (
+            quantized.form != "plugin"
+            or not isinstance(seed, int)
+            or not isinstance(book, Tensor)
+            or book.dim() != 2
+            or len(book)
+        ):
             raise BadInput(
                 "expected a random code: the form 'plugin', a whole number 'seed', an empty 'codebook' (0, d)"
             )
@@ -99,10 +108,18 @@ class RandomCode:
                 f"a random code of {code.n} weights in blocks of {d} has {code.blocks} symbols and a scale for each of "
                 f"its {len(code.sizes)} tensors; found {quantized.symbols.numel()} symbols"
             )
+        if not bool(torch.isfinite(scale).all()):
+            raise BadInput("a random code has a scale that is not finite")
         return code
 
     def order(self, device: torch.device | str = "cpu") -> Tensor:
         """(n,) int64: which weight is at each place."""
+        if self._compiled(self.n, device):
+            from nqbench.api import philox_kernels
+
+            found = np.empty(self.n, dtype=np.int64)
+            in_chunks(self.n, lambda at: philox_kernels.keys(np.uint64(self.seed), at.start, found[at]))
+            return torch.from_numpy(np.argsort(found, kind="stable"))
         keys = torch.empty(self.n, dtype=torch.int64, device=device)
         for start in range(0, self.n, _AT_ONCE):
             at = torch.arange(start, min(start + _AT_ONCE, self.n), device=device)
@@ -136,7 +153,8 @@ class RandomCode:
 
     def spread(self, by_tensor: Tensor) -> Tensor:
         """(n,) the entry of each weight's tensor."""
-        return by_tensor.repeat_interleave(torch.tensor(self.sizes, device=by_tensor.device), output_size=self.n)
+        # an index's gradient would be added up in any order on a GPU
+        return torch.cat([one.expand(size) for one, size in zip(by_tensor.unbind(), self.sizes, strict=True)])
 
     def in_blocks(self, values: Tensor, order: Tensor) -> Tensor:
         """(blocks, d) of (n,) values; 0 where the last block ends before. order: that of ``order``."""
@@ -145,11 +163,20 @@ class RandomCode:
 
     def _numbers(self, at: Tensor) -> Tensor:
         total = torch.zeros_like(at)
-        for word in self._words(at, stream=0):
-            for byte in range(4):
-                total += word >> 8 * byte & 0xFF
+        if self._compiled(at.numel(), at.device):
+            from nqbench.api import philox_kernels
+
+            philox_kernels.bytes_summed(np.uint64(self.seed), at.numpy(), total.numpy())
+        else:
+            for word in self._words(at, stream=0):
+                for byte in range(4):
+                    total += word >> 8 * byte & 0xFF
         unit = torch.tensor(1 / _DEVIATION, dtype=torch.float32, device=at.device)
         return (total - _MIDDLE).to(torch.float32) * unit
+
+    @staticmethod
+    def _compiled(count: int, device: torch.device | str) -> bool:
+        return torch.device(device).type == "cpu" and count >= _COMPILED_FROM
 
     def _words(self, index: Tensor, stream: int) -> tuple[Tensor, ...]:
         zero = torch.zeros_like(index)

@@ -11,6 +11,7 @@ import torch
 from nqbench_quantizers.random_code import RandomCodeQuantizer, nearest
 
 from nqbench.api import BadInput, Coder, Group, Source, SourceTensor
+from nqbench.api.toolkit import random_code
 from nqbench.api.toolkit.random_code import RandomCode, reconstructed
 from nqbench.container import Contents, decode, encode, sections_of
 from nqbench.registry import registry
@@ -37,6 +38,15 @@ def test_codewords_and_shuffle_are_what_the_generator_says(seed: int) -> None:
             assert float(code.codewords(c, c + 1)[0, j]) == float(wanted)
     keys = [(words[0] << 31) | (words[1] >> 1) for words in (philox(i, seed, 1) for i in range(code.n))]
     assert code.order().tolist() == sorted(range(code.n), key=lambda i: keys[i])
+
+
+def test_compiled_and_plain_loops_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = RandomCode(2**50 + 3, 5000, 40, (150_001,))
+    symbols = torch.arange(code.blocks) % code.alphabet
+    compiled = code.order(), code.drawn(symbols), code.codewords(17, 4000)
+    monkeypatch.setattr(random_code, "_COMPILED_FROM", 1 << 40)
+    plain = code.order(), code.drawn(symbols), code.codewords(17, 4000)
+    assert all(map(torch.equal, compiled, plain))
 
 
 def test_codewords_are_normal_to_their_fourth_moment() -> None:
@@ -84,13 +94,14 @@ def test_errors_of_a_gaussian_source_are_above_the_rate_distortion_bound_and_fal
     assert 0.25 < errors[2] < errors[1] < errors[0] < 0.6
 
 
-@pytest.mark.parametrize("size", [1e-30, 1.0, 2.0**57])
-def test_weights_of_any_size_are_coded(size: float) -> None:
+@pytest.mark.parametrize(("size", "d", "most"), [(1e-30, 5, 0.6), (1.0, 5, 0.6), (2.0**60, 5, 0.6), (2.0**60, 450, 1)])
+def test_weights_of_any_size_are_coded(size: float, d: int, most: float) -> None:
+    """Squares of the largest, as many as a block has, are no float32 numbers."""
     torch.manual_seed(2)
-    w = torch.randn(500) * size
-    plugin = RandomCodeQuantizer(bits=10, d=5)
-    values = plugin.reconstruct(plugin.quantize(source(w, (300, 200))))
-    assert float(((values - w) / size).square().mean()) < 0.6
+    w = torch.randn(900).sign() * size
+    plugin = RandomCodeQuantizer(bits=10, d=d)
+    values = plugin.reconstruct(plugin.quantize(source(w, (500, 400))))
+    assert float(((values - w) / size).square().mean()) < most
 
 
 def test_a_tensor_of_which_nothing_is_kept_and_one_of_zeros_and_blocks_longer_than_all() -> None:
@@ -127,6 +138,8 @@ def test_scales_are_differentiable() -> None:
         {"side": {"codebook": torch.empty(0, 3), "seed": 1.5}},
         {"side": {"codebook": torch.zeros(1, 3), "seed": 1}},
         {"side": {"codebook": torch.empty(0), "seed": 1}},
+        {"side": {"codebook": torch.tensor(1.0), "seed": 1}},
+        {"parameters": {"scale": torch.tensor([1.0, torch.inf])}},
         {"side": {"codebook": torch.empty(0, 1 << 17), "seed": 1}},
         {"alphabet": 1 << 24},
         {"symbols": torch.zeros(6, dtype=torch.int32)},

@@ -13,6 +13,7 @@ from nqbench_training.gaussian_weights import without_effect
 from nqbench_training.information_bottleneck import InformationBottleneck
 from nqbench_training.variational import Variational, least_that_keeps
 from nqbench_training.variational_dropout import VariationalDropout
+from test_limits_of_trainings import Half
 from tiny_network import make_task
 from torch import Tensor, nn
 
@@ -165,6 +166,28 @@ def test_a_posterior_is_trained_once_wherever_it_is_cut(
             for name, tensor in getattr(own, kind).items():
                 assert torch.equal(tensor, getattr(found, kind)[name]), (kind, name)
         assert (own.moments or {}).keys() == (found.moments or {}).keys()
+
+
+@pytest.mark.parametrize("plugin", [*(cls(keep=0.5) for cls in PRUNERS), BayesianCompression(prior="horseshoe")])  # type: ignore[call-arg]
+def test_a_network_of_half_precision_learns_variances(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 a step of training would be rounded away."""
+    made, make = [], type(plugin).posterior
+
+    def noted(self: Any, task: Task) -> Any:
+        made.append(make(self, task))
+        return made[-1]
+
+    monkeypatch.setattr(type(plugin), "posterior", noted)
+    told = plugin.model_copy(update={"epochs": 5, "batch_size": 8, "lr": 0.003})
+    pruned = told.prune(make_task(Half()))
+    for name, leaf in made[0].leaves.items():
+        assert leaf.dtype == torch.float32
+        if name.endswith("log_variance") or type(plugin) is VariationalDropout:
+            assert leaf.detach().flatten().unique().numel() > 1 or leaf.numel() == 1, name
+            assert float((leaf.detach() - leaf.detach().round(decimals=1)).abs().max()) > 1e-3, name
+    for name, mask in pruned.masks.items():
+        assert pruned.state[name].dtype == torch.bfloat16
+        assert not bool(pruned.state[name][~mask].any())
 
 
 def test_no_noise_is_left_on_the_network() -> None:
