@@ -262,7 +262,7 @@ class _Coded:
         squared, linear = (squared * inside).double(), (linear * inside).double()
         scores = [
             squared @ words.square().T + linear @ words.T
-            for words in (part.double() for part in self._words.split(max(1, _AT_ONCE // self.code.d)))
+            for words in (part.double() for part in torch.split(self._words, max(1, _AT_ONCE // self.code.d)))
         ]
         return (torch.cat(scores, 1) + self._gumbel(len(means), first).to(means.device)).argmax(1)
 
