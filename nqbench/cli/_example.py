@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nqbench.api import Plugin, Quantizer, Sensitivity
+from nqbench.api import Plugin, Quantizer, Sensitivity, Training
 from nqbench.registry import Registered, registry
 
 AXES = {
@@ -45,7 +45,11 @@ def example_of(entry: Registered) -> Example | None:
 
 
 def _beside(cls: type[Plugin]) -> str:
-    """The sensitivity without which there would be no trial."""
+    """The sensitivity, or the quantizer, without which there would be no trial."""
+    if issubclass(cls, Training) and cls.quantizers:
+        known = [entry.cls for entry in registry().all("quantizer") if entry.cls.name in cls.quantizers]
+        entries = [(quantizer, least) for quantizer in known if (least := _least(quantizer)) is not None]
+        return f"\n{_text(*entries[0])}" if entries else ""
     if not issubclass(cls, Quantizer) or "none" in cls.takes:
         return ""
     sensitivities = (entry.cls for entry in registry().all("sensitivity"))
