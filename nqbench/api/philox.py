@@ -46,11 +46,23 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, i
     return x0, x1, x2, x3
 
 
+def outputs(seed: int, index: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
+    """The four 32-bit words, each (n,) int64, for the counters (index mod 2^32, index div 2^32, stream, 0).
+
+    0 <= seed < 2^64. index: (n,) int64, not negative.
+    """
+    zero = torch.zeros_like(index)
+    return philox4x32((index & _MASK, index >> 32, zero + stream, zero), (seed & _MASK, seed >> 32 & _MASK))
+
+
 def words(seed: int, start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
     """(stop - start,) int64: the first 32-bit word for each counter in [start, stop). 0 <= seed < 2^64."""
-    index = torch.arange(start, stop, dtype=torch.int64, device=device)
-    zero = torch.zeros_like(index)
-    return philox4x32((index & _MASK, index >> 32, zero, zero), (seed & _MASK, seed >> 32 & _MASK))[0]
+    return outputs(seed, torch.arange(start, stop, dtype=torch.int64, device=device))[0]
+
+
+def compiled(count: int, device: torch.device | str) -> bool:
+    """Whether so many numbers are drawn by the compiled loops, which give the same."""
+    return torch.device(device).type == "cpu" and count >= _COMPILED_FROM
 
 
 def dither(seed: int, step: float, count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -74,7 +86,7 @@ def dither(seed: int, step: float, count: int, device: torch.device | str = "cpu
         (True, True)
     """
     out = torch.empty(count, dtype=torch.float32, device=device)
-    if out.device.type == "cpu" and count >= _COMPILED_FROM:
+    if compiled(count, out.device):
         from nqbench.api import philox_kernels
 
         flat, key = out.numpy(), np.uint64(seed)

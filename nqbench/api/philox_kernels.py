@@ -10,7 +10,7 @@ import numpy as np
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _words(seed: np.uint64, index: np.uint64, stream: np.uint64) -> Any:
-    """The four words for the counter (index mod 2^32, index div 2^32, stream, 0)."""
+    """``nqbench.api.philox.outputs`` of one index: Philox4x32-10 on unsigned words."""
     mask = np.uint64(0xFFFFFFFF)
     half = np.uint64(32)
     m0, m1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -46,17 +46,7 @@ def bytes_summed(seed: np.uint64, index: np.ndarray[Any, Any], out: np.ndarray[A
 
 @numba.njit(nogil=True, cache=True)
 def dither(seed: np.uint64, step: float, start: int, out: np.ndarray[Any, Any]) -> None:
-    """out_i = the dither of vector start + i; Philox4x32-10 on unsigned words."""
-    mask = np.uint64(0xFFFFFFFF)
-    half = np.uint64(32)
-    m0, m1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-    w0, w1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+    """out_i = the dither of vector start + i."""
     for i in range(out.size):
-        index = np.uint64(start + i)
-        x0, x1, x2, x3 = index & mask, index >> half, np.uint64(0), np.uint64(0)
-        k0, k1 = np.uint64(seed) & mask, np.uint64(seed) >> half
-        for _ in range(10):
-            p0, p1 = m0 * x0, m1 * x2
-            x0, x1, x2, x3 = (p1 >> half) ^ x1 ^ k0, p1 & mask, (p0 >> half) ^ x3 ^ k1, p0 & mask
-            k0, k1 = (k0 + w0) & mask, (k1 + w1) & mask
+        x0, _, _, _ = _words(seed, np.uint64(start + i), np.uint64(0))
         out[i] = step * ((np.float64(np.int64(x0 >> np.uint64(8))) + 0.5) / 16777216.0 - 0.5)

@@ -59,8 +59,7 @@ class RandomCodeQuantizer(Quantizer, name="random-code", paper="arXiv:1810.00440
         return (power * (1 - 2 ** (-2 * self.bits / d))).sqrt().to(torch.float32)
 
     def reconstruct(self, quantized: Quantized, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        # the result of a training, or of a group of which nothing is left, may have a base form
-        return reconstructed(quantized, parameters) if quantized.form == "plugin" else quantized.reconstruct(parameters)
+        return reconstructed(quantized, parameters)
 
 
 def nearest(code: RandomCode, weights: Tensor, scale: Tensor, h: Tensor | None) -> Tensor:

@@ -166,7 +166,7 @@ class ScaledUnits:
         behind = self.task.parameter(name).dim() - 2
 
         def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            variance = output_variance(layer, args[0].float(), self.leaves[f"{name}/log_variance"].exp())
+            variance = output_variance(layer, args[0], self.leaves[f"{name}/log_variance"].exp())
             drawn = noise(variance).to(out.dtype)
             if self.axis[name] == 1:
                 shown = out + drawn

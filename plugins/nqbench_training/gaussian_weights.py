@@ -60,7 +60,9 @@ def local_names(task: Network) -> list[str]:
 
 
 def output_variance(layer: nn.Module, x: Tensor, variance: Tensor) -> Tensor:
-    """F(x^2, sigma^2): the variance of a local layer's outputs, for inputs x and the weight's variances."""
+    """F(x^2, sigma^2): the variance of a local layer's outputs, for inputs x and the weight's variances, in these
+    variances' dtype."""
+    x = x.to(variance.dtype)
     if isinstance(layer, nn.Linear):
         return functional.linear(x * x, variance)
     assert isinstance(layer, _ConvNd)

@@ -90,14 +90,14 @@ class Variational(Distilled):
 
     def _version(self, task: Task) -> int:
         """Of networks and trainings in half precision all of before is void: no variance was learned."""
-        networks = all(p.dtype == torch.float32 for p in task.module.parameters())
-        return self.VERSION if networks and self.precision == "float32" else self.VERSION + 1000
+        whole = self.precision == "float32" and all(p.dtype == torch.float32 for p in task.module.parameters())
+        return self.VERSION if whole else self.VERSION + 1000
 
     def _made(self, task: Task, workdir: Path) -> Trained:
         with one_thread():  # the result must not depend on how many a worker has
             posterior = self.posterior(task)
-            self._learnt(task, posterior)
             n = examples(task, self.batch_size)
+            self._learnt(task, posterior, n)
             precision = {name: (1 / (n * v)).square() for name, v in posterior.variances().items()}
             weights = task.weights() | dict(posterior.weights())
             task.assign(weights)
@@ -115,13 +115,13 @@ class Variational(Distilled):
                 )
         return packed(task, masks, precision)
 
-    def _learnt(self, task: Task, posterior: Posterior) -> None:
+    def _learnt(self, task: Task, posterior: Posterior, n: int) -> None:
         """Train the posterior, or take it from the store: where it was cut needs no new training."""
         assert isinstance(self, Pruner)
         named = {f"{_LEAF}{name}": leaf for name, leaf in posterior.leaves.items()}
 
         def learn(workdir: Path) -> Trained:
-            self._learn(task, posterior, examples(task, self.batch_size), workdir / "epoch.safetensors")
+            self._learn(task, posterior, n, workdir / "epoch.safetensors")
             state = task.module.state_dict() | named
             return Trained({name: t.detach().clone() for name, t in state.items()})
 

@@ -42,10 +42,9 @@ class GaussianWeights:
 
     def __init__(self, task: Task, log_variance: float) -> None:
         self.task = task
-        # in half precision a step of training would be rounded away
-        whole = torch.float32
-        self.leaves = {
-            n: torch.full_like(task.parameter(n), log_variance, dtype=whole).requires_grad_() for n in task.names
+        self.leaves = {  # in half precision a step of training would be rounded away
+            name: torch.full_like(task.parameter(name), log_variance, dtype=torch.float32).requires_grad_()
+            for name in task.names
         }
         self.local = local_names(task)
 
@@ -54,7 +53,7 @@ class GaussianWeights:
         for name in self.local:
 
             def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor, name: str = name) -> Tensor:
-                return out + noise(output_variance(layer, args[0].float(), self.variance(name))).to(out.dtype)
+                return out + noise(output_variance(layer, args[0], self.variance(name))).to(out.dtype)
 
             handles.append(self.task.layer(name).register_forward_hook(hook))
         return hooked(handles)

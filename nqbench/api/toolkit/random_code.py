@@ -28,14 +28,12 @@ from torch import Tensor
 
 from nqbench.api.chunks import in_chunks
 from nqbench.api.errors import BadInput
-from nqbench.api.philox import philox4x32
+from nqbench.api.philox import compiled, outputs
 from nqbench.api.quantized import Quantized
 
 MOST_CODEWORDS = 1 << 20
 LONGEST = 1 << 16
-_MASK = 0xFFFFFFFF
 _AT_ONCE = 1 << 18
-_COMPILED_FROM = 1 << 16  # numbers from which loading the compiled loops is worth its while
 _MIDDLE = 16 * 255 // 2
 _DEVIATION = math.sqrt(16 * (256**2 - 1) / 12)
 
@@ -114,7 +112,7 @@ class RandomCode:
 
     def order(self, device: torch.device | str = "cpu") -> Tensor:
         """(n,) int64: which weight is at each place."""
-        if self._compiled(self.n, device):
+        if compiled(self.n, device):
             from nqbench.api import philox_kernels
 
             found = np.empty(self.n, dtype=np.int64)
@@ -123,7 +121,7 @@ class RandomCode:
         keys = torch.empty(self.n, dtype=torch.int64, device=device)
         for start in range(0, self.n, _AT_ONCE):
             at = torch.arange(start, min(start + _AT_ONCE, self.n), device=device)
-            first, second, _, _ = self._words(at, stream=1)
+            first, second, _, _ = outputs(self.seed, at, stream=1)
             keys[start : start + _AT_ONCE] = (first << 31) | (second >> 1)
         return torch.sort(keys, stable=True).indices
 
@@ -163,25 +161,16 @@ class RandomCode:
 
     def _numbers(self, at: Tensor) -> Tensor:
         total = torch.zeros_like(at)
-        if self._compiled(at.numel(), at.device):
+        if compiled(at.numel(), at.device):
             from nqbench.api import philox_kernels
 
             philox_kernels.bytes_summed(np.uint64(self.seed), at.numpy(), total.numpy())
         else:
-            for word in self._words(at, stream=0):
+            for word in outputs(self.seed, at):
                 for byte in range(4):
                     total += word >> 8 * byte & 0xFF
         unit = torch.tensor(1 / _DEVIATION, dtype=torch.float32, device=at.device)
         return (total - _MIDDLE).to(torch.float32) * unit
-
-    @staticmethod
-    def _compiled(count: int, device: torch.device | str) -> bool:
-        return torch.device(device).type == "cpu" and count >= _COMPILED_FROM
-
-    def _words(self, index: Tensor, stream: int) -> tuple[Tensor, ...]:
-        zero = torch.zeros_like(index)
-        key = (self.seed & _MASK, self.seed >> 32 & _MASK)
-        return philox4x32((index & _MASK, index >> 32, zero + stream, zero), key)
 
 
 def reconstructed(quantized: Quantized, parameters: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -10,14 +10,13 @@ import pytest
 import torch
 from nqbench_quantizers.random_code import RandomCodeQuantizer, nearest
 
-from nqbench.api import BadInput, Coder, Group, Source, SourceTensor
-from nqbench.api.toolkit import random_code
+from nqbench.api import BadInput, Coder, Group, Source, SourceTensor, philox
 from nqbench.api.toolkit.random_code import RandomCode, reconstructed
 from nqbench.container import Contents, decode, encode, sections_of
 from nqbench.registry import registry
 
 
-def philox(counter: int, key: int, stream: int) -> list[int]:
+def generated(counter: int, key: int, stream: int) -> list[int]:
     """Philox4x32-10 as its paper says it, one counter at a time."""
     x, k, word = [counter % 2**32, counter >> 32, stream, 0], [key % 2**32, key >> 32], 2**32
     for _ in range(10):
@@ -33,10 +32,10 @@ def test_codewords_and_shuffle_are_what_the_generator_says(seed: int) -> None:
     deviation = math.sqrt(16 * (256**2 - 1) / 12)
     for c in range(code.alphabet):
         for j in range(code.d):
-            total = sum(sum(word.to_bytes(4, "little")) for word in philox(c * code.d + j, seed, 0))
+            total = sum(sum(word.to_bytes(4, "little")) for word in generated(c * code.d + j, seed, 0))
             wanted = torch.tensor(total - 2040.0) * torch.tensor(1 / deviation)
             assert float(code.codewords(c, c + 1)[0, j]) == float(wanted)
-    keys = [(words[0] << 31) | (words[1] >> 1) for words in (philox(i, seed, 1) for i in range(code.n))]
+    keys = [(words[0] << 31) | (words[1] >> 1) for words in (generated(i, seed, 1) for i in range(code.n))]
     assert code.order().tolist() == sorted(range(code.n), key=lambda i: keys[i])
 
 
@@ -44,7 +43,7 @@ def test_compiled_and_plain_loops_draw_the_same(monkeypatch: pytest.MonkeyPatch)
     code = RandomCode(2**50 + 3, 5000, 40, (150_001,))
     symbols = torch.arange(code.blocks) % code.alphabet
     compiled = code.order(), code.drawn(symbols), code.codewords(17, 4000)
-    monkeypatch.setattr(random_code, "_COMPILED_FROM", 1 << 40)
+    monkeypatch.setattr(philox, "_COMPILED_FROM", 1 << 40)
     plain = code.order(), code.drawn(symbols), code.codewords(17, 4000)
     assert all(map(torch.equal, compiled, plain))
 
