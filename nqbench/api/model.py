@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,11 @@ class Model(Plugin):
     def teacher(self, device: torch.device) -> nn.Module:
         """The teacher for distillation, with outputs of the same shape. Default: the trained network itself."""
         return self.load(device)
+
+    def untaught(self) -> Self:
+        """The same model, taught by the trained network itself: its fingerprint names no teacher. To be overridden with
+        ``teacher``."""
+        return self
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         """The outputs (logits) of the network for a batch.

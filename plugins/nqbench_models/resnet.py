@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from nqbench.api import DataMissing, Evaluation, Metric, Split
@@ -94,9 +95,11 @@ class ResNet(ImageModel):
     """The dtype to which the trained weights are rounded and in which the network computes."""
     data: Literal["cifar10", "none"] = "cifar10"
     """``none``: no data and no metric, for suites that only measure rate and distortion."""
-    teachers: int = Field(0, ge=0)
-    """Number of ``resnet9`` networks, trained on the same images with different seeds, whose mean logits are the
-    teacher for distillation; 0: the teacher is the trained network itself."""
+    teachers: tuple[str | dict[str, dict[str, Any]], ...] = ()
+    """The networks whose mean logits are the teacher for distillation: ``resnet9``, ``resnet20`` or ``resnet32``, with
+    or without parameters ([{resnet9: {train_seed: 1}}, resnet32]); those trained here are trained on the same images.
+    A list is one setting; a sweep over two settings is [[resnet9], [resnet20, resnet32]]. None: the teacher is the
+    trained network itself."""
     compared: int = Field(0, ge=0, le=_TEST_IMAGES)
     """Number of images of the test split to evaluate, the first ones; 0: all. A part may suffice for agreement with the
     float network and divergence from it, which are far less noisy than accuracy."""
@@ -114,6 +117,13 @@ class ResNet(ImageModel):
             )
         return self
 
+    @field_validator("teachers")
+    @classmethod
+    def _are_networks(cls, teachers: tuple[Any, ...]) -> tuple[Any, ...]:
+        for teacher in teachers:
+            _named(teacher)
+        return teachers
+
     @property
     def untrained(self) -> int:
         """Number of training images (the last ones) that are not trained on."""
@@ -127,6 +137,8 @@ class ResNet(ImageModel):
             cifar.prepare()
         if self.weights_from == "file":
             self._file()
+        for teacher in self._teachers():
+            teacher.prepare()
 
     def _file(self) -> Path:
         name = f"weights/{self.name}-cifar10.safetensors"
@@ -157,8 +169,11 @@ class ResNet(ImageModel):
             return super().teacher(device)
         return MeanLogits([teacher.load(device) for teacher in self._teachers()]).to(getattr(torch, self.dtype))
 
-    def _teachers(self) -> list[ResNet9]:
-        return [ResNet9(holdout=self.untrained, train_seed=self.train_seed + i) for i in range(self.teachers)]
+    def untaught(self) -> Self:
+        return self.model_copy(update={"teachers": ()})
+
+    def _teachers(self) -> list[ImageModel]:
+        return [_named(teacher, holdout=self.untrained) for teacher in self.teachers]
 
     def recipe(self) -> Recipe:
         return Recipe(
@@ -225,6 +240,29 @@ class ResNet(ImageModel):
         # the given weights were trained on all training images
         apart = self.weights_from == "recipe" or self.held_from == "test"
         return split != "validation" or (self.holdout > 0 and apart)
+
+
+def _named(teacher: str | Mapping[str, Mapping[str, Any]], **unless_given: Any) -> ImageModel:
+    """The model of an entry of ``teachers``. unless_given: values of parameters that the entry need not give.
+
+    Raises ValueError, which pydantic reports.
+    """
+    if not isinstance(teacher, str) and len(teacher) != 1:
+        raise ValueError(f"{dict(teacher)} is not one network: NAME, or {{NAME: {{PARAMETER: VALUE}}}}")
+    name, parameters = (teacher, {}) if isinstance(teacher, str) else next(iter(teacher.items()))
+    networks: tuple[type[ImageModel], ...] = (ResNet9, ResNet20, ResNet32)
+    for network in networks:
+        if network.name == name:
+            break
+    else:
+        raise ValueError(f"there is no teacher '{name}': {', '.join(network.name for network in networks)}")
+    if parameters.get("teachers"):
+        raise ValueError(f"'{name}': a teacher has no teachers of its own")
+    try:
+        return network.model_validate({**unless_given, **parameters})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"'{name}': {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 class ResNet20(ResNet, name="resnet20", paper="arXiv:1512.03385, section 4.2"):

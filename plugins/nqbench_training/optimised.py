@@ -46,9 +46,10 @@ class Distilled(Optimised):
     temperature: float = Field(4.0, gt=0)
     """The temperature T, by which logits are divided; of outputs that are no logits the loss does not depend on it."""
 
-    def teacher(self, task: Task) -> nn.Module | None:
-        """The teacher, which nothing trains: the model's trained network, unless the model provides another one; None
-        without distillation. Its parameters stay as they are: a model may give the same module each time.
+    def teacher(self, task: Task, itself: bool = False) -> nn.Module | None:
+        """The teacher, which nothing trains: the model's trained network, unless the model provides another one and
+        ``itself`` does not say otherwise; None without distillation. Its parameters stay as they are: a model may give
+        the same module each time.
 
         Raises:
             BadInput: the model's outputs are no distributions.
@@ -58,7 +59,9 @@ class Distilled(Optimised):
                 f"model '{task.model.name}': its outputs are no logits and no means ('other'), so that there is "
                 "nothing to distill: leave distill out"
             )
-        return task.model.teacher(task.device).eval() if self.distill else None
+        if not self.distill:
+            return None
+        return (task.model.load(task.device) if itself else task.model.teacher(task.device)).eval()
 
     def distills_anew(self, task: Task) -> bool:
         """Whether it distills outputs that were once taken for other distributions: real numbers, or words at the

@@ -9,6 +9,7 @@ The others are set to argmin E (w x - w' x')^2 + damping |w' - w|^2, x' the inpu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,10 +30,11 @@ from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sequential import layer_uses
 from nqbench_training.weight_averaging import averaged
 
-_EACH = ("epochs", "precision", "replicas")  # parameters that may differ from share to share
-_UNSAID = {"precision": "float32", "replicas": 1}
+_EACH = ("epochs", "precision", "replicas", "taught_by")  # parameters that may differ from share to share
+_UNSAID = {"precision": "float32", "replicas": 1, "taught_by": "teacher"}
 
 Precision = Literal["float32", "bfloat16"]
+TaughtBy = Literal["teacher", "itself"]
 
 
 class Surgeon(
@@ -76,6 +78,11 @@ class Surgeon(
     for each share. Their weights are averaged (model soups, arXiv:2203.05482; arXiv:2306.16788 for pruned networks),
     and batch norms re-estimated. Each is kept in the store, so that an interrupted run resumes with the one it was
     at."""
+
+    taught_by: TaughtBy | tuple[TaughtBy, ...] = "teacher"
+    """Which network is distilled: ``teacher``, the model's, which may be several others; ``itself``: the trained
+    network. Or a list with one for each share: the networks of shares that the network taught itself are those of the
+    model without a teacher."""
 
     @model_validator(mode="after")
     def _fitting(self) -> Surgeon:
@@ -127,7 +134,7 @@ class Surgeon(
     ) -> Trained:
         """The result of ``make``, kept in the store if it involves training. number: that of the replica, or None for
         the average."""
-        passes, precision, replicas = (self._each(name, shares) for name in _EACH)
+        passes, precision, replicas, taught = (self._each(name, shares) for name in _EACH)
         if number is not None:  # a replica does not depend on the number of the others
             replicas = (*replicas[:-1], 1)
         fields = self.model_dump(mode="json", exclude={"keep", "through"}) | {
@@ -135,7 +142,10 @@ class Surgeon(
             "epochs": _short(passes),
             "precision": _short(precision),
             "replicas": _short(replicas),
+            "taught_by": _short(taught),
         }
+        if set(taught) == {"itself"}:
+            task, fields["taught_by"] = replace(task, model=task.model.untaught()), "teacher"
         # networks that were stored before this parameter existed are still found
         recipe: dict[str, Any] = {"surgeon": {k: v for k, v in fields.items() if (k, v) not in _UNSAID.items()}}
         if number:
@@ -161,13 +171,13 @@ class Surgeon(
         if len(shares) == 1 or before != shares[-1]:
             masks = self._cut(task, masks, before, shares[-1])
         moments: Mapping[str, Tensor] = {}
-        epochs, precision, _ = (self._each(name, shares)[-1] for name in _EACH)
+        epochs, precision, _, taught = (self._each(name, shares)[-1] for name in _EACH)
         if epochs:
             moments = fit_network(
                 task,
                 self.recipe(seed, epochs=epochs, precision=precision),
                 masks=lambda: masks,
-                teacher=self.teacher(task),
+                teacher=self.teacher(task, itself=taught == "itself"),
                 distill=self,
                 checkpoint=None if workdir is None else workdir / "epoch.safetensors",
             )

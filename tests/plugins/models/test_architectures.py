@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from nqbench_models.alexnet import AlexNet, network, random_state
@@ -11,10 +13,14 @@ from nqbench_models.lenet import LeNet5, LeNet300
 from nqbench_models.resnet import CifarResNet, ResNet20, ResNet32
 from nqbench_models.resnet9 import MeanLogits, ResNet9
 from nqbench_models.transformer import Transformer
+from pydantic import ValidationError
 from torch import nn
 
-from nqbench.api import Model
+from nqbench.api import DataMissing, Model
 from nqbench.api.toolkit.paths import find_data
+
+TWO = ("resnet9", {"resnet9": {"train_seed": 1}})
+"""Two teachers of different seeds."""
 
 
 def parameters(module: nn.Module) -> int:
@@ -179,11 +185,10 @@ def test_resnet9_is_eight_convolutions_and_a_linear_layer() -> None:
 
 
 def test_teachers_change_what_is_made_of_a_network_and_not_the_network() -> None:
-    plain, taught = ResNet20(weights_from="recipe"), ResNet20(weights_from="recipe", teachers=2)
-    assert plain.full_recipe() == taught.full_recipe()
-    assert (
-        len({plain.fingerprint(), taught.fingerprint(), taught.model_copy(update={"teachers": 1}).fingerprint()}) == 3
-    )
+    plain, one, two = (ResNet20(weights_from="recipe", teachers=t) for t in ((), ("resnet9",), TWO))
+    assert plain.full_recipe() == one.full_recipe() == two.full_recipe()
+    assert len({plain.fingerprint(), one.fingerprint(), two.fingerprint()}) == 3
+    assert one.untaught().fingerprint() == two.untaught().fingerprint() == plain.fingerprint()
 
 
 def test_a_model_is_taught_by_itself_unless_it_has_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +199,38 @@ def test_a_model_is_taught_by_itself_unless_it_has_teachers(monkeypatch: pytest.
         return nn.Identity()
 
     monkeypatch.setattr(ImageModel, "load", load)
-    plain, taught = ResNet20(holdout=50), ResNet20(holdout=50, teachers=2)
+    plain, taught = ResNet20(holdout=50), ResNet20(holdout=50, teachers=(*TWO, "resnet32"))
     plain.teacher(torch.device("cpu"))
     taught.teacher(torch.device("cpu"))
-    assert loaded == [plain, ResNet9(holdout=50), ResNet9(holdout=50, train_seed=1)]
+    networks = [ResNet9(holdout=50), ResNet9(holdout=50, train_seed=1), ResNet32(holdout=50)]
+    assert loaded == [plain, *networks]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "said"),
+    [
+        (["resnet10"], "there is no teacher 'resnet10': resnet9, resnet20, resnet32"),
+        ([{"resnet9": {"widht": 3}}], "'resnet9': widht: Extra inputs are not permitted"),
+        ([{"resnet9": {"width": 0}}], "'resnet9': width: Input should be greater than or equal to 1"),
+        ([{}], "{} is not one network"),
+        ([{"resnet9": {}, "resnet20": {}}], "is not one network"),
+        ([{"resnet20": {"teachers": ["resnet9"]}}], "'resnet20': a teacher has no teachers of its own"),
+    ],
+)
+def test_teachers_that_are_none_are_refused_in_a_line(teachers: list[object], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ResNet20.model_validate({"teachers": teachers})
+    assert said in str(caught.value)
+
+
+def test_what_the_teachers_lack_is_told_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(model: ResNet20) -> Path:
+        if model.name == "resnet32":
+            raise DataMissing("no resnet32")
+        return Path("weights")
+
+    monkeypatch.setattr(ResNet20.__base__, "_file", found)
+    monkeypatch.setattr("nqbench_models.resnet.cifar.prepare", lambda: None)
+    ResNet20().prepare()
+    with pytest.raises(DataMissing, match="no resnet32"):
+        ResNet20(teachers=("resnet32",)).prepare()

@@ -131,7 +131,7 @@ def test_held_out_test_images_leave_the_test_and_training_as_it_was(
     recipe: dict[str, Any] = {"weights_from": "recipe"}
     given: dict[str, Any] = {}
     monkeypatch.setattr(ResNet20, "_file", lambda model: weights)
-    for parameters in (given, {"compared": 7}, recipe, recipe | {"teachers": 2}):
+    for parameters in (given, {"compared": 7}, recipe, recipe | {"teachers": ("resnet9", "resnet20")}):
         whole = ResNet20(**parameters)
         halves = ResNet20(holdout=30, held_from="test", **parameters)
         splits: tuple[Split, ...] = ("train", "validation", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tiny_network import Tiny, make_task
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from nqbench.api import Task
+from nqbench.api import Pruned, Task
 from nqbench.api.toolkit.store import load_trained
 
 
@@ -226,8 +227,13 @@ def test_mistakes_are_told() -> None:
     for through, keep in ((0.2, 0.3), (1.5, 0.3), (-0.1, 0.3)):
         with pytest.raises(ValidationError, match=r"0.3\] \(through, then keep\) must not rise, and lie above 0"):
             Surgeon(keep=keep, through=(through,))
-    for each in ({"epochs": (1, 2, 3)}, {"replicas": (1, 2, 3)}, {"precision": ("float32",) * 3}):
-        with pytest.raises(ValidationError, match=f"{next(iter(each))}: 3 values for 2 shares"):
+    for each in (
+        {"epochs": (1, 2, 3)},
+        {"replicas": (1, 2, 3)},
+        {"precision": ("float32",) * 3},
+        {"taught_by": ("itself",)},
+    ):
+        with pytest.raises(ValidationError, match=f"{next(iter(each))}: [13] values for 2 shares"):
             Surgeon(keep=0.2, through=(0.4,), **each)
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Surgeon(keep=0.2, epochs=-1)
@@ -317,3 +323,51 @@ def test_damping_is_a_share_of_the_mean_diagonal() -> None:
     h = torch.diag(torch.tensor([1.0, 3.0]))[None]
     assert torch.equal(damped(h, 0.5)[0], torch.diag(torch.tensor([2.0, 4.0]).double()))
     assert torch.equal(damped(torch.zeros(1, 2, 2), 0.5)[0], torch.eye(2).double())
+
+
+class Taught(Tiny, name="tiny-taught"):
+    """The tiny network, with a teacher that always says the same."""
+
+    answer: int = 0
+
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()} taught to say {self.answer}"
+
+    def teacher(self, device: torch.device) -> nn.Module:
+        class Says(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                said: Tensor = 8.0 * nn.functional.one_hot(torch.full((len(x),), answer), 3)
+                return said
+
+        answer = self.answer
+        return Says()
+
+    def untaught(self) -> Tiny:
+        return Tiny()
+
+
+def test_shares_that_the_network_taught_itself_are_found_and_the_teacher_teaches_the_last(store: Path) -> None:
+    fields = {**TUNED, "distill": 1.0, "epochs": 10, "lr": 0.05}
+    Surgeon(keep=0.5, **fields).prune(make_task())
+    first = set(store.glob("*.safetensors"))
+    plain = Surgeon(keep=0.4, through=(0.5,), **fields).prune(make_task())
+
+    def taught(taught_by: tuple[str, str], answer: int) -> tuple[Pruned, float]:
+        task = make_task()
+        task = replace(task, model=Taught(answer=answer))
+        pruned = Surgeon.model_validate({"keep": 0.4, "through": (0.5,), "taught_by": taught_by} | fields).prune(task)
+        assert all(torch.equal(mask, plain.masks[name]) for name, mask in pruned.masks.items())
+        outputs = task.predict(next(task.batches("train", batch_size=1000)))
+        return pruned, float((outputs.argmax(1) == answer).float().mean())
+
+    before = set(store.glob("surgeon*.safetensors"))
+    assert first < before
+    for answer in range(2):
+        assert taught(("itself", "teacher"), answer)[1] > 0.9
+    made = set(store.glob("surgeon*.safetensors"))
+    assert len(made - before) == 2, (
+        "the first share is the untaught network's; what two teachers taught is two networks"
+    )
+    own, _ = taught(("itself", "itself"), 0)
+    assert all(torch.equal(own.state[name], plain.state[name]) for name in plain.state)
+    assert set(store.glob("surgeon*.safetensors")) == made, "all is the untaught network's"
