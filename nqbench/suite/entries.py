@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -131,7 +131,7 @@ class Reader:
         if not value:
             raise self.document.error((*path, key), "is an empty list; there is nothing to sweep")
         faults = [_fault(cls, key, element) for element in value]
-        if all(faults) and len(fault["loc"]) > 1:  # the parameter takes a list, only not this one
+        if all(faults) and _is_one_list(value, fault, faults):
             raise refused(self.document, (*path, *fault["loc"]), fault)
         for index, wrong in enumerate(faults):
             if wrong is not None:
@@ -181,6 +181,17 @@ def _fault(cls: type[Plugin], key: str, value: Any) -> dict[str, Any] | None:
             if fault["loc"][:1] == (key,):
                 return dict(fault)
     return None
+
+
+def _is_one_list(value: Sequence[Any], fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any] | None]) -> bool:
+    """Whether a faulty list was meant as one value of a parameter that takes a list, and not as a sweep. fault: what is
+    wrong with it as one value; faults: with its elements."""
+    if all(found is not None and found["type"] in ("list_type", "tuple_type") for found in faults):
+        return True
+    inside = fault["loc"][1:]
+    # lists in a list of other things are a sweep of which an element is wrong
+    nested = all(isinstance(element, list) for element in value) and not any(isinstance(at, int) for at in inside[1:])
+    return bool(inside) and not nested
 
 
 def _tell(broken: Sequence[Broken]) -> str:

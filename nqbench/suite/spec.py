@@ -283,6 +283,7 @@ _PHRASES = (
     ("Value error, ", ""),
     ("Value should have at least 1 item after validation, not 0", "must have at least one entry"),
     ("a valid dictionary", "a mapping of keys to values"),
+    ("a valid array", "a list"),
     ("a valid", "a"),
     ("a integer", "an integer"),
     ("String should", "must"),

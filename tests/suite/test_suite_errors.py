@@ -69,6 +69,14 @@ BAD = {
         HEAD + "quantizers: {kmeans: {fixed: [0, a]}}\n",
         "s.yaml:2: quantizers.kmeans.fixed[1]: must be a number, not 'a'",
     ),
+    "a list that is one value in a sweep": (
+        HEAD + "quantizers: {kmeans: {fixed: [[0, 1], [0, a]]}}\n",
+        "s.yaml:2: quantizers.kmeans.fixed[1]: must be a number, not 'a'",
+    ),
+    "one value where a list is one value": (
+        HEAD + "quantizers: {kmeans: {fixed: zero}}\n",
+        "s.yaml:2: quantizers.kmeans.fixed: must be a list, not 'zero'",
+    ),
     "nothing to sweep": (
         HEAD + "quantizers: {kmeans: {k: []}}\n",
         "s.yaml:2: quantizers.kmeans.k: is an empty list; there is nothing to sweep",
