@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nqbench.api import Batch, Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
+from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.store import Trained
 from nqbench_training.gaussian_weights import examples, without_effect
 from nqbench_training.masking import flat, kept_in_store, packed, unpacked
@@ -181,6 +182,7 @@ def least_that_keeps(
         limit = every[at - 1]
         masks = below(float(limit))
         left = sum(int(masks[name].sum()) for name in counted)
+        tell(f"a limit that keeps {left:,} weights, {wanted:,} wanted")  # each costs a pass over the training data
         if left >= wanted:
             found, high = masks, int(torch.searchsorted(every, limit))
             if left <= 1.01 * wanted:

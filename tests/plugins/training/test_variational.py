@@ -18,6 +18,7 @@ from tiny_network import make_task
 from torch import Tensor, nn
 
 from nqbench.api import Pruner, Task
+from nqbench.api.toolkit.progress import telling
 
 LONG: Any = {"epochs": 100, "lr": 0.05, "batch_size": 128, "schedule": "cosine"}
 PRUNERS: list[type[Pruner]] = [VariationalDropout, BayesianCompression, InformationBottleneck]
@@ -243,8 +244,12 @@ def test_the_lowest_limit_that_leaves_a_share_with_effect(keep: float, missing: 
 
     every = scores.sort().values
     wanted = round(keep * 4000)
-    masks = least_that_keeps(every, wanted, below, ["w"])
+    told: list[str] = []
+    with telling(told.append):
+        masks = least_that_keeps(every, wanted, below, ["w"])
     asked = len(tries)
+    assert len(told) == asked, "of each that takes a pass it says something"
+    assert told[-1].endswith(f"weights, {wanted:,} wanted")
     left = int(masks["w"].sum())
     possible = [int(below(float(limit))["w"].sum()) for limit in every.unique()]
     least = min(count for count in possible if count >= wanted)
