@@ -1,9 +1,9 @@
 """Which of its parameters tell the versions of one plugin apart, and no more of them.
 
 Curves along different parameters are told by these: fixed ``bits`` beside grids of a ``step``. Versions of one knob are
-split by one field at a time, first by the one that leaves the fewest others to tell: what is equal in all versions with
-the same values so far says nothing about them. Of three ways to round, by layer, by channel, and by group with two
-kinds of scales, the kind of scales is told of the last alone.
+split by one field at a time, first by the one that leaves the fewest others to tell, and of those by a single value
+rather than a list: what is equal in all versions with the same values so far says nothing about them. Of three ways to
+round, by layer, by channel, and by group with two kinds of scales, the kind of scales is told of the last alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _split(
         for member in members:
             found[member] = told
         return
-    field = min(varying, key=lambda name: _left(among, name))
+    field = min(varying, key=lambda name: (_left(among, name), _is_list(among, name)))
     branches: dict[object, list[int]] = defaultdict(list)
     for member in members:
         branches[versions[member].get(field)].append(member)
@@ -65,6 +65,11 @@ def _left(versions: Sequence[Version], field: str) -> int:
     for version in versions:
         branches[version.get(field)].append(version)
     return sum(len(_varying(branch)) for branch in branches.values())
+
+
+def _is_list(versions: Sequence[Version], field: str) -> bool:
+    """Whether a value of the field is a list or a mapping, longer to read than a number that tells as much."""
+    return any(str(version.get(field, "")).startswith(("[", "{")) for version in versions)
 
 
 def _shown(version: Version, fields: frozenset[str]) -> frozenset[tuple[str, object]]:

@@ -66,3 +66,9 @@ def test_what_only_some_ways_to_round_have_is_told_of_them_alone() -> None:
     methods = [labels.plugin(record, "quantizer", knob=False) for record in records]
     assert methods[0] == "rtn(bits, granularity=layer)"
     assert methods[4:] == ["rtn(bits, fit=search, granularity=group)", "rtn(step)"]
+
+
+def test_of_two_fields_that_tell_as_much_a_list_is_not_told() -> None:
+    versions = [{"epochs": "[22, 20]", "keep": "0.1"}, {"epochs": "[22, 90]", "keep": "0.08"}]
+    assert telling(versions) == [frozenset({"keep"})] * 2
+    assert telling([{**version, "keep": "0.1"} for version in versions]) == [frozenset({"epochs"})] * 2
