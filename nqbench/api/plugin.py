@@ -113,6 +113,10 @@ class Plugin(BaseModel):
         """Whether the result depends on the trial's seed. If not, a suite with several seeds has one trial for all."""
         return False
 
+    def __hash__(self) -> int:
+        """By the parameters' JSON: a parameter may be a mapping or a list of them."""
+        return hash((type(self), self.canonical_json()))
+
     def canonical_json(self) -> str:
         """All parameters, defaults too, as JSON with sorted keys and no spaces: equal text, equal configuration."""
         return _json(self.model_dump(mode="json"))
