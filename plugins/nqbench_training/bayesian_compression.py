@@ -35,7 +35,8 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
 
     ``jeffreys``: q(z) = N(mu_z, sigma_z^2) against a log-uniform prior; a unit is pruned if log(sigma_z^2 / mu_z^2)
     exceeds ``threshold``. ``horseshoe``: z = sqrt(s_a s_b a b), all log-normal, against half-Cauchy priors; a unit is
-    pruned if -log mode(z) exceeds it. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2).
+    pruned if -log mode(z) exceeds it. q(w | z) = N(z mu, z^2 sigma^2) against N(0, z^2). A filter that is pruned takes
+    its bias with it.
 
     Bits for each layer by the posterior's variance (section 3.3 there) are had by the sensitivity ``adam``, which reads
     the precisions that the pruner leaves, and ``radio: {companding: false, granularity: layer}``, whose steps cost each
@@ -53,7 +54,8 @@ class BayesianCompression(Variational, Pruner, name="bayesian-compression", pape
     )
 
     VERSION: ClassVar[int] = 4
-    """To be increased when a change of the code changes the result."""
+    """To be increased when a change of the code changes the posterior."""
+    CUT: ClassVar[int] = 1
 
     prior: Literal["jeffreys", "horseshoe"] = "jeffreys"
     """The prior: normal-Jeffreys, or the horseshoe."""
@@ -231,3 +233,9 @@ class ScaledUnits:
             if name in self.biases:
                 found[self.biases[name]] = self.leaves[f"{name}/bias_log_variance"].exp().detach()
         return found
+
+    def unit_biases(self) -> Mapping[str, str]:
+        """Those of convolutions, whose filters are pruned; a linear layer's inputs are."""
+        own = dict(self.task.module.named_parameters())
+        biases = {name: name.removesuffix("weight") + "bias" for name in self.names if self.axis[name] == 0}
+        return {name: bias for name, bias in biases.items() if bias in own}

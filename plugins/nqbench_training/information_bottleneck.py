@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict
@@ -26,6 +26,8 @@ class InformationBottleneck(Variational, Pruner, name="information-bottleneck", 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"epochs": 2, "keep": 0.5}, {"epochs": 2, "threshold": 2.0}]}
     )
+
+    CUT: ClassVar[int] = 1
 
     threshold: float = 0.0
     """The log(sigma^2 / mu^2) above which an input is pruned."""
@@ -94,4 +96,7 @@ class Gates:
         return {n: self._over(n, log_alpha(*self._gate(n)).detach()).contiguous() for n in self.names}
 
     def variances(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def unit_biases(self) -> Mapping[str, str]:
         return {}

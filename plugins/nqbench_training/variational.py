@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -16,7 +17,7 @@ from nqbench.api import Batch, Pruned, Pruner, Task
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.store import Trained
-from nqbench_training.gaussian_weights import examples, without_effect
+from nqbench_training.gaussian_weights import examples, local_names, without_effect
 from nqbench_training.masking import flat, kept_in_store, packed, unpacked
 from nqbench_training.optimised import Distilled, fit_network, trainable
 
@@ -49,6 +50,9 @@ class Posterior(Protocol):
     def variances(self) -> Mapping[str, Tensor]:
         """name -> the posterior variance of each weight; without tensors that have none."""
 
+    def unit_biases(self) -> Mapping[str, str]:
+        """The weight's name -> that of its layer's bias, where what is pruned is an output with its bias."""
+
 
 class Variational(Distilled):
     """A mixin for a Pruner that minimizes E_q[loss] + weight KL(q || prior) / examples.
@@ -59,7 +63,9 @@ class Variational(Distilled):
     """
 
     VERSION: ClassVar[int] = 3
-    """To be increased when a change of the code changes the result."""
+    """To be increased when a change of the code changes the posterior."""
+    CUT: ClassVar[int] = 0
+    """To be increased when a change of the code changes only what is made of a posterior."""
 
     epochs: int = Field(20, ge=1)
     """Passes over the training data."""
@@ -87,7 +93,8 @@ class Variational(Distilled):
 
     def prune(self, task: Task) -> Pruned:
         assert isinstance(self, Pruner)
-        return unpacked(task, kept_in_store(self, self._version(task), task, lambda workdir: self._made(task, workdir)))
+        version = self._version(task) + 10_000 * self.CUT
+        return unpacked(task, kept_in_store(self, version, task, lambda workdir: self._made(task, workdir)))
 
     def _version(self, task: Task) -> int:
         """Of networks and trainings in half precision all of before is void: no variance was learned."""
@@ -102,8 +109,9 @@ class Variational(Distilled):
             precision = {name: (1 / (n * v)).square() for name, v in posterior.variances().items()}
             weights = task.weights() | dict(posterior.weights())
             task.assign(weights)
-            masks = _not_nothing(self._masks(task, posterior.scores(), weights), weights)
-            task.assign({name: weights[name] * mask for name, mask in masks.items()})
+            layers = Layers.of(task, weights, posterior.unit_biases())
+            masks = _not_nothing(self._masks(posterior.scores(), layers), weights)
+            layers.cut(masks)
             if self.tune:
                 fit_network(
                     task,
@@ -157,9 +165,9 @@ class Variational(Distilled):
                 second_moments=False,
             )
 
-    def _masks(self, task: Task, scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _masks(self, scores: Mapping[str, Tensor], layers: Layers) -> dict[str, Tensor]:
         def below(limit: float) -> dict[str, Tensor]:
-            return _with_effect(task, {name: score <= limit for name, score in scores.items()}, weights)
+            return layers.with_effect({name: score <= limit for name, score in scores.items()})
 
         if self.keep is None:
             return below(self.limit())
@@ -195,14 +203,46 @@ def least_that_keeps(
     return below(float(every[-1])) if found is None else found
 
 
-def _with_effect(task: Task, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks without weights that reach no output of the network with these weights; and masks of the biases of the
-    same layers, where these are compressible and the method has no score for them."""
-    task.assign({name: weights[name] * mask for name, mask in masks.items()})
-    idle = without_effect(task)
-    biases = [name.rpartition(".")[0] + ".bias" for name in masks]
-    found = {name: mask & ~idle[name] for name, mask in masks.items()}
-    return found | {name: ~idle[name] for name in biases if name in idle and name not in masks}
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The network whose weights are cut.
+
+    weights: all compressible tensors. local: those of linear and convolution layers. unit_biases: see ``Posterior``;
+    biases: their values, also where they are not compressible.
+    """
+
+    task: Task
+    weights: Mapping[str, Tensor]
+    local: frozenset[str]
+    unit_biases: Mapping[str, str]
+    biases: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(task: Task, weights: Mapping[str, Tensor], unit_biases: Mapping[str, str]) -> Layers:
+        biases = {name: task.parameter(name).detach().clone() for name in unit_biases.values()}
+        return Layers(task, weights, frozenset(local_names(task)), unit_biases, biases)
+
+    def cut(self, masks: Mapping[str, Tensor]) -> None:
+        """Write the weights that are kept into the network; biases of outputs without any are 0, so that nothing is
+        kept for a channel that is the same everywhere."""
+        left = {name: self.weights[name] * mask for name, mask in masks.items()}
+        for name, bias in self.unit_biases.items():
+            left[bias] = self.biases[bias] * masks[name].flatten(1).any(1)
+        self.task.assign(left)
+
+    def with_effect(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The masks without weights that reach no output of the network; and masks of the compressible biases of the
+        same layers, and of other linear and convolution layers, for which the method has no score."""
+        self.cut(masks)
+        idle = without_effect(self.task)
+        found = {name: mask & ~idle[name] for name, mask in masks.items()}
+        unscored = self.local.union(name.rpartition(".")[0] + ".bias" for name in {*masks, *self.local})
+        for name in sorted(unscored & idle.keys() - masks.keys()):
+            found[name] = ~idle[name]
+        for name, bias in self.unit_biases.items():
+            if bias in found:  # where an activation's slope at 0 is not 0 the bias has one
+                found[bias] &= found[name].flatten(1).any(1)
+        return found
 
 
 def _not_nothing(masks: dict[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -84,3 +84,6 @@ class GaussianWeights:
 
     def variances(self) -> Mapping[str, Tensor]:
         return {name: leaf.detach().exp() for name, leaf in self.leaves.items()}
+
+    def unit_biases(self) -> Mapping[str, str]:
+        return {}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from line_networks import Lines, wide_task
-from nqbench_training.bayesian_compression import BayesianCompression
+from line_networks import Fed, Lines, wide_task
+from nqbench_training.bayesian_compression import BayesianCompression, ScaledUnits
 from nqbench_training.gaussian_weights import without_effect
-from nqbench_training.information_bottleneck import InformationBottleneck
-from nqbench_training.variational import Variational, least_that_keeps
+from nqbench_training.information_bottleneck import Gates, InformationBottleneck
+from nqbench_training.variational import Layers, Variational, least_that_keeps
 from nqbench_training.variational_dropout import VariationalDropout
 from test_limits_of_trainings import Half
 from tiny_network import make_task
@@ -276,3 +276,72 @@ def test_the_share_that_is_kept_has_an_effect(cls: type[Pruner]) -> None:
     assert 0.3 * total <= kept <= 0.4 * total
     idle = without_effect(task)
     assert not any(bool((idle[name] & mask).any()) for name, mask in pruned.masks.items())
+
+
+def pictures(biases: bool) -> Task:
+    """Two convolutions, of one and four channels, and a linear layer, with biases that matter."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)
+    ).eval()
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.uniform_(parameter, 0.5, 1.0)
+    names = tuple(name for name, p in module.named_parameters() if biases or p.dim() > 1)
+    return Task(Fed(shape=(1, 6, 6)), module, names)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_a_filter_that_is_cut_takes_its_bias_with_it_and_what_it_feeds(biases: bool) -> None:
+    task = pictures(biases)
+    before = task.parameter("0.bias").detach().clone()
+    weights = {name: w.clone() for name, w in task.weights().items()}
+    posterior = ScaledUnits(task, "jeffreys", 1e-5, -9.0)
+    assert posterior.unit_biases() == {"0.weight": "0.bias", "2.weight": "2.bias"}
+    layers = Layers.of(task, weights, posterior.unit_biases())
+    gone = torch.tensor([1, 3])
+    cut = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in posterior.names}
+    cut["0.weight"][gone] = False
+    masks = layers.with_effect(cut)
+    batch = next(task.batches("train"))
+    whole = task.predict(batch)
+    layers.cut(masks)
+    torch.testing.assert_close(task.predict(batch), whole)
+    assert set(masks) == set(weights)
+    assert not bool(masks["2.weight"][:, gone].any()), "a channel that is the same everywhere costs nothing"
+    assert bool(masks["2.weight"][:, [0, 2]].all())
+    assert torch.equal(task.parameter("0.bias") == 0, torch.tensor([False, True, False, True]))
+    assert torch.equal(task.parameter("0.bias")[[0, 2]], before[[0, 2]])
+    if biases:
+        assert masks["0.bias"].tolist() == [True, False, True, False]
+        assert bool(masks["2.bias"].all())
+    # another limit: what the last one cut is there again
+    assert all(
+        bool(mask.all()) for mask in layers.with_effect({n: torch.ones_like(m) for n, m in cut.items()}).values()
+    )
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_filters_that_nothing_reads_are_cut_where_they_have_no_gates(biases: bool) -> None:
+    task = pictures(biases)
+    gates = Gates(task, -6.0)
+    assert gates.names == ["2.weight", "5.weight"]
+    layers = Layers.of(task, {name: w.clone() for name, w in task.weights().items()}, gates.unit_biases())
+    cut = {name: torch.ones_like(task.parameter(name), dtype=torch.bool) for name in gates.names}
+    cut["2.weight"][:, [1, 3]] = False
+    masks = layers.with_effect(cut)
+    assert masks["0.weight"].flatten(1).all(1).tolist() == [True, False, True, False]
+    assert not bool(masks["0.weight"][[1, 3]].any())
+    assert ("0.bias" in masks) == biases
+    if biases:
+        assert masks["0.bias"].tolist() == [True, False, True, False]
+
+
+def test_a_table_that_has_no_score_keeps_rows_that_no_training_example_reads() -> None:
+    """They may be read by others."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(50, 3), nn.Flatten(), nn.Linear(12, 1)).eval()
+    task = Task(Fed(shape=(4,), tokens=True), module, ("0.weight", "2.weight"))
+    layers = Layers.of(task, {name: w.clone() for name, w in task.weights().items()}, {})
+    masks = layers.with_effect({"2.weight": torch.ones(1, 12, dtype=torch.bool)})
+    assert set(masks) == {"2.weight"}
