@@ -24,13 +24,14 @@ class Strict(BaseModel):
 
 class Entry(Strict):
     """One file. name: its path below the folder of published results. path: where it had another in the commit's tree,
-    that one. halves: the file of the bundle of which this is the half (``nqbench.reference.halving``), so that it can
-    be made where no source has it; the commit never had it."""
+    that one. commit: one that has it, where the bundle's does not. halves: the file of the bundle of which this is the
+    half (``nqbench.reference.halving``), so that it can be made where no source has it; no commit had it."""
 
     name: str
     bytes: int = Field(ge=0)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     path: str = ""
+    commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40})?$")] = ""
     halves: str = ""
 
     @field_validator("name", "path", "halves")
@@ -95,7 +96,7 @@ class Bundle(Strict):
     def places(self, entry: Entry, sources: Sequence[str] = ()) -> list[str]:
         """Where a file is had: the sources with its name in them."""
         path = entry.path or entry.name
-        values = {"name": entry.name, "asset": entry.asset, "path": path, "commit": self.commit}
+        values = {"name": entry.name, "asset": entry.asset, "path": path, "commit": entry.commit or self.commit}
         usable = [source for source in sources or self.sources if not (entry.halves and "{path}" in source)]
         return [source.format(**values) for source in usable]
 

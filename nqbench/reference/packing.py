@@ -60,11 +60,18 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
     lines += [f'  - "{source}"' for source in bundle.sources] or ["  []"]
     lines.append("files:")
     for file in bundle.files:
-        halves = "".join(f", {key}: {value}" for key in ("path", "halves") if (value := getattr(file, key)))
+        halves = "".join(
+            f", {key}: {_quoted(key, value)}" for key in ("path", "commit", "halves") if (value := getattr(file, key))
+        )
         lines.append(f'  - {{name: {file.name}, bytes: {file.bytes}{halves},\n     sha256: "{file.sha256}"}}')
     lines += [] if bundle.files else ["  []"]
     with written_whole(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _quoted(key: str, value: str) -> str:
+    # a commit of digits alone, or with an e among them, would be a number
+    return f'"{value}"' if key == "commit" else value
 
 
 def checksums(bundle: Bundle) -> str:

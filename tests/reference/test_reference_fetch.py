@@ -243,6 +243,7 @@ LINE = "commit: '{commit}'\nsources: ['http://x/{{name}}']\nfiles: [{{name: {nam
         (LINE.format(commit=COMMIT, name="a/.git/x", sha=SHA256), "is no path below"),
         (LINE.format(commit=COMMIT, name="a", sha="abc"), "files.0.sha256"),
         (LINE.format(commit="main", name="a", sha=SHA256), "commit"),
+        (LINE.format(commit=COMMIT, name="a, commit: main", sha=SHA256), "files.0.commit"),
         (LINE.format(commit=COMMIT, name="a", sha=SHA256).replace("{name}", "{0}"), "sources"),
         ("files: [", "is not valid YAML"),
         ("just words", "valid dictionary"),
@@ -338,6 +339,22 @@ def test_what_is_packed_can_be_fetched_and_a_half_is_made_where_no_source_has_it
     assert pack(packed, tmp_path / "two", tmp_path / "again") == packed
 
 
+def test_a_file_that_another_commit_has_is_listed_with_it(tmp_path: Path) -> None:
+    """Commits of digits, also those that YAML would read as numbers."""
+    entries = [
+        Entry(name=f"networks/{c}", bytes=1, sha256=SHA256, commit=c * 40 if c != "e" else "1e" + "1" * 38)
+        for c in "17e"
+    ]
+    bundle = Bundle(
+        commit=COMMIT, sources=("git:{commit}:{path}",), files=(*entries, Entry(name="a", bytes=1, sha256=SHA256))
+    )
+    write_bundle(bundle, tmp_path / "bundle.yaml")
+    read = read_bundle(tmp_path / "bundle.yaml")
+    assert read == bundle
+    places = [read.places(entry)[0] for entry in read.files]
+    assert places == [*(f"git:{entry.commit}:{entry.name}" for entry in entries), f"git:{COMMIT}:a"]
+
+
 def test_nothing_to_pack_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["reference", "pack", str(tmp_path / "out"), "--from", str(tmp_path)]) == 1
     assert "fetch or make them first" in capsys.readouterr().err
@@ -364,7 +381,7 @@ def history() -> Bundle:
 
 def test_every_published_file_is_in_the_history_that_is_named(history: Bundle) -> None:
     whole = [file for file in history.files if not file.halves]
-    wanted = "".join(f"{history.commit}:reports/reference/{file.path or file.name}\n" for file in whole)
+    wanted = "".join(f"{file.commit or history.commit}:reports/reference/{file.path or file.name}\n" for file in whole)
     sizes = [line.split()[-1] for line in git("cat-file", "--batch-check", input=wanted).splitlines()]
     assert sizes == [str(file.bytes) for file in whole]
 
