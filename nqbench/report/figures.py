@@ -148,7 +148,8 @@ def _rate_accuracy(
     name = next((row.metric_name for row in rows if row.metric_name), "metric")
     frame = span(rows, data.reach(model))
     colour, shape = _named(data, model)
-    sizes = [row.file_bytes for row in rows]
+    quoted = [row["file_bytes"] for row in datasets["published"] if row["model"] == model]
+    sizes = [*(row.file_bytes for row in rows), *quoted]
     x_axis = alt.Axis(values=ticks(min(sizes), max(sizes)), format=",d")
     size = alt.X("file_bytes:Q", title="file, bytes", scale=alt.Scale(type="log", nice=False, padding=12), axis=x_axis)
     scale = alt.Scale(zero=False, nice=False, domain=list(frame) if frame else alt.Undefined)
@@ -177,7 +178,7 @@ def _rate_accuracy(
         opacity=alt.condition(f"datum.line == '{OTHERS}' && !datum.pareto", alt.value(0.35), alt.value(1.0)),
     )
     layers = [*_levels(model, rows, data), _intervals(base, name), curves, front, points]
-    if any(row["model"] == model for row in datasets["published"]):
+    if quoted:
         layers.append(_quoted(model))
     ends = [row for row in datasets["names"] if row["model"] == model]
     if ends:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from record_factory import failed, make, sweep
 
 from nqbench.cli import invoke
 from nqbench.report import ReportData, escaping, load, rebuild, terminal, write_reports
+from nqbench.report.figures import figures
 from nqbench.report.latex import latex
 from nqbench.report.payload import datasets
 from nqbench.report.text import last_line, markdown
@@ -224,6 +226,18 @@ def test_published_rows_of_models_that_were_not_measured_stand_apart() -> None:
     data = ReportData("s", sweep(), published=published_rows(PUBLISHED))
     assert [row.method for row in data.published_for("net")] == ["theirs"]
     assert [row.method for row in data.published_elsewhere] == ["far"]
+
+
+def test_the_axis_of_bytes_is_labelled_as_far_as_published_points_reach() -> None:
+    rows = [{"method": "theirs", "accuracy": 97.0, "ratio": 0.05}]
+    data = ReportData("s", sweep(), published=published_rows([{**PUBLISHED[0], "rows": rows}]))
+    found = datasets(data)
+    (quoted,) = found["published"]
+    assert quoted["file_bytes"] > 5 * max(row.file_bytes for row in data.rows)
+    chart = next(figure for figure in figures(data, found) if figure.name.endswith("rate-accuracy"))
+    labels = re.findall(r'"values": \[([^\]]*)\]', json.dumps(chart.spec))
+    ends = [[float(value) for value in text.split(",")] for text in labels if re.fullmatch(r"[\d., e+]+", text)]
+    assert any(values[-1] > quoted["file_bytes"] / 3 for values in ends)
 
 
 def test_the_command_rebuilds_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
