@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
-from nqbench.api import DataMissing, Evaluation, Metric, Split
+from nqbench.api import DataMissing, Evaluation, Former, Metric, Split
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.optimise import Recipe
 from nqbench.api.toolkit.paths import data_dir, find_data
@@ -80,6 +80,10 @@ class CifarResNet(nn.Module):
 class ResNet(ImageModel):
     """Shared by the CIFAR-10 ResNets; a subclass defines the depth."""
 
+    former_fields = {
+        "teachers": Former("distilled_from", {n: [{"resnet9": {"train_seed": i}} for i in range(n)] for n in range(9)})
+    }
+
     blocks: ClassVar[int]
     evaluation_batch: ClassVar[int] = 32
     """Small enough for activations to stay in the processor's cache."""
@@ -95,7 +99,7 @@ class ResNet(ImageModel):
     """The dtype to which the trained weights are rounded and in which the network computes."""
     data: Literal["cifar10", "none"] = "cifar10"
     """``none``: no data and no metric, for suites that only measure rate and distortion."""
-    teachers: tuple[str | dict[str, dict[str, Any]], ...] = ()
+    distilled_from: tuple[str | dict[str, dict[str, Any]], ...] = ()
     """The networks whose mean logits are the teacher for distillation: ``resnet9``, ``resnet20`` or ``resnet32``, with
     or without parameters ([{resnet9: {train_seed: 1}}, resnet32]); those trained here are trained on the same images.
     A list is one setting; a sweep over two settings is [[resnet9], [resnet20, resnet32]]. None: the teacher is the
@@ -117,7 +121,7 @@ class ResNet(ImageModel):
             )
         return self
 
-    @field_validator("teachers")
+    @field_validator("distilled_from")
     @classmethod
     def _are_networks(cls, teachers: tuple[Any, ...]) -> tuple[Any, ...]:
         for teacher in teachers:
@@ -165,15 +169,15 @@ class ResNet(ImageModel):
         return flip_and_shift(pixels, generator, reach=4)
 
     def teacher(self, device: torch.device) -> nn.Module:
-        if not self.teachers:
+        if not self.distilled_from:
             return super().teacher(device)
         return MeanLogits([teacher.load(device) for teacher in self._teachers()]).to(getattr(torch, self.dtype))
 
     def untaught(self) -> Self:
-        return self.model_copy(update={"teachers": ()})
+        return self.model_copy(update={"distilled_from": ()})
 
     def _teachers(self) -> list[ImageModel]:
-        return [_named(teacher, holdout=self.untrained) for teacher in self.teachers]
+        return [_named(teacher, holdout=self.untrained) for teacher in self.distilled_from]
 
     def recipe(self) -> Recipe:
         return Recipe(
@@ -190,18 +194,18 @@ class ResNet(ImageModel):
         affect them."""
         if self.weights_from == "recipe":
             whole = super().full_recipe()
-            left_out = ("teachers", "dtype", "data", "compared", "held_from")
+            left_out = ("distilled_from", "dtype", "data", "compared", "held_from")
             kept = {k: v for k, v in whole["parameters"].items() if k not in left_out}
             return whole | {"parameters": kept | {"holdout": self.untrained}}
         digest = digest_of(self._file(), "sha256")
         return {"model": self.name, "weights": digest, "data": self.data_name(), "holdout": self.untrained}
 
     def fingerprint(self) -> str:
-        plain = not self.teachers and not self.compared and self.held_from == "train"
+        plain = not self.distilled_from and not self.compared and self.held_from == "train"
         if plain and self.dtype == "float32" and self.data == "cifar10":
             return super().fingerprint()
         taught = self.full_recipe()
-        if self.teachers:
+        if self.distilled_from:
             taught |= {"teachers": [t.fingerprint() for t in self._teachers()]}
         if self.compared:
             taught |= {"compared": self.compared}
@@ -243,7 +247,7 @@ class ResNet(ImageModel):
 
 
 def _named(teacher: str | Mapping[str, Mapping[str, Any]], **unless_given: Any) -> ImageModel:
-    """The model of an entry of ``teachers``. unless_given: values of parameters that the entry need not give.
+    """The model of an entry of ``distilled_from``. unless_given: values of parameters that the entry need not give.
 
     Raises ValueError, which pydantic reports.
     """
@@ -256,7 +260,7 @@ def _named(teacher: str | Mapping[str, Mapping[str, Any]], **unless_given: Any) 
             break
     else:
         raise ValueError(f"there is no teacher '{name}': {', '.join(network.name for network in networks)}")
-    if parameters.get("teachers"):
+    if parameters.get("distilled_from"):
         raise ValueError(f"'{name}': a teacher has no teachers of its own")
     try:
         return network.model_validate({**unless_given, **parameters})

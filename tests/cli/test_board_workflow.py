@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from nqbench.board.again import command
 from nqbench.board.board import Board
 from nqbench.cli.frame import cli
+from nqbench.registry import registry
 from nqbench.suite import load
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def test_a_row_s_command_makes_its_trial_and_no_other(tmp_path: Path) -> None:
             choice, name = getattr(trial, kind), getattr(row.record, kind)
             assert (choice.name if choice else None) == name
             # parameters that the plugin got since have their defaults; a search's knob is not in its suite
-            given = getattr(row.record, f"{kind}_params") or {}
+            _, given = registry().modern(kind, name or "", getattr(row.record, f"{kind}_params") or {})
             searched = {row.record.knob} if row.record.selected_on else set()
             has = choice.parameters if choice else {}
             assert all(has[k] == v for k, v in given.items() if k not in searched), (row.id, kind)

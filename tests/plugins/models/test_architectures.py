@@ -18,6 +18,7 @@ from torch import nn
 
 from nqbench.api import DataMissing, Model
 from nqbench.api.toolkit.paths import find_data
+from nqbench.registry import registry
 
 TWO = ("resnet9", {"resnet9": {"train_seed": 1}})
 """Two teachers of different seeds."""
@@ -185,10 +186,10 @@ def test_resnet9_is_eight_convolutions_and_a_linear_layer() -> None:
 
 
 def test_teachers_change_what_is_made_of_a_network_and_not_the_network() -> None:
-    plain, one, two = (ResNet20(weights_from="recipe", teachers=t) for t in ((), ("resnet9",), TWO))
+    plain, one, two = (ResNet20(weights_from="recipe", distilled_from=t) for t in ((), ("resnet9",), TWO))
     assert plain.full_recipe() == one.full_recipe() == two.full_recipe()
     assert len({plain.fingerprint(), one.fingerprint(), two.fingerprint()}) == 3
-    assert hash(two) == hash(ResNet20(weights_from="recipe", teachers=TWO))
+    assert hash(two) == hash(ResNet20(weights_from="recipe", distilled_from=TWO))
     assert len({plain, one, two}) == 3
     assert one.untaught().fingerprint() == two.untaught().fingerprint() == plain.fingerprint()
 
@@ -201,7 +202,7 @@ def test_a_model_is_taught_by_itself_unless_it_has_teachers(monkeypatch: pytest.
         return nn.Identity()
 
     monkeypatch.setattr(ImageModel, "load", load)
-    plain, taught = ResNet20(holdout=50), ResNet20(holdout=50, teachers=(*TWO, "resnet32"))
+    plain, taught = ResNet20(holdout=50), ResNet20(holdout=50, distilled_from=(*TWO, "resnet32"))
     plain.teacher(torch.device("cpu"))
     taught.teacher(torch.device("cpu"))
     networks = [ResNet9(holdout=50), ResNet9(holdout=50, train_seed=1), ResNet32(holdout=50)]
@@ -216,12 +217,12 @@ def test_a_model_is_taught_by_itself_unless_it_has_teachers(monkeypatch: pytest.
         ([{"resnet9": {"width": 0}}], "'resnet9': width: Input should be greater than or equal to 1"),
         ([{}], "{} is not one network"),
         ([{"resnet9": {}, "resnet20": {}}], "is not one network"),
-        ([{"resnet20": {"teachers": ["resnet9"]}}], "'resnet20': a teacher has no teachers of its own"),
+        ([{"resnet20": {"distilled_from": ["resnet9"]}}], "'resnet20': a teacher has no teachers of its own"),
     ],
 )
 def test_teachers_that_are_none_are_refused_in_a_line(teachers: list[object], said: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        ResNet20.model_validate({"teachers": teachers})
+        ResNet20.model_validate({"distilled_from": teachers})
     assert said in str(caught.value)
 
 
@@ -235,4 +236,11 @@ def test_what_the_teachers_lack_is_told_before_a_run(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("nqbench_models.resnet.cifar.prepare", lambda: None)
     ResNet20().prepare()
     with pytest.raises(DataMissing, match="no resnet32"):
-        ResNet20(teachers=("resnet32",)).prepare()
+        ResNet20(distilled_from=("resnet32",)).prepare()
+
+
+@pytest.mark.parametrize(("before", "now"), [(0, 0), (1, 1), (2, 2)])
+def test_teachers_of_records_of_before_were_a_number(before: int, now: int) -> None:
+    model = registry().make("model", "resnet20", {"teachers": before, "weights_from": "recipe"})
+    assert isinstance(model, ResNet20)
+    assert model._teachers() == [ResNet9(train_seed=i) for i in range(now)]

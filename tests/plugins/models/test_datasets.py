@@ -131,7 +131,7 @@ def test_held_out_test_images_leave_the_test_and_training_as_it_was(
     recipe: dict[str, Any] = {"weights_from": "recipe"}
     given: dict[str, Any] = {}
     monkeypatch.setattr(ResNet20, "_file", lambda model: weights)
-    for parameters in (given, {"compared": 7}, recipe, recipe | {"teachers": ("resnet9", "resnet20")}):
+    for parameters in (given, {"compared": 7}, recipe, recipe | {"distilled_from": ("resnet9", "resnet20")}):
         whole = ResNet20(**parameters)
         halves = ResNet20(holdout=30, held_from="test", **parameters)
         splits: tuple[Split, ...] = ("train", "validation", "test")
@@ -143,7 +143,7 @@ def test_held_out_test_images_leave_the_test_and_training_as_it_was(
         # evaluated otherwise, and trained the same
         assert halves.fingerprint() not in (whole.fingerprint(), ResNet20(holdout=30, **parameters).fingerprint())
         assert halves.full_recipe() == whole.full_recipe()
-        if parameters.get("teachers"):
+        if parameters.get("distilled_from"):
             assert [t.fingerprint() for t in halves._teachers()] == [t.fingerprint() for t in whole._teachers()]
 
 
