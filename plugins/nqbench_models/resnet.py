@@ -254,16 +254,13 @@ def _named(teacher: str | Mapping[str, Mapping[str, Any]], **unless_given: Any) 
     if not isinstance(teacher, str) and len(teacher) != 1:
         raise ValueError(f"{dict(teacher)} is not one network: NAME, or {{NAME: {{PARAMETER: VALUE}}}}")
     name, parameters = (teacher, {}) if isinstance(teacher, str) else next(iter(teacher.items()))
-    networks: tuple[type[ImageModel], ...] = (ResNet9, ResNet20, ResNet32)
-    for network in networks:
-        if network.name == name:
-            break
-    else:
-        raise ValueError(f"there is no teacher '{name}': {', '.join(network.name for network in networks)}")
+    networks: dict[str, type[ImageModel]] = {network.name: network for network in (ResNet9, ResNet20, ResNet32)}
+    if name not in networks:
+        raise ValueError(f"there is no teacher '{name}': {', '.join(networks)}")
     if parameters.get("distilled_from"):
         raise ValueError(f"'{name}': a teacher has no teachers of its own")
     try:
-        return network.model_validate({**unless_given, **parameters})
+        return networks[name].model_validate({**unless_given, **parameters})
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"'{name}': {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

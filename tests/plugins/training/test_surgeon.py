@@ -231,9 +231,9 @@ def test_mistakes_are_told() -> None:
         {"epochs": (1, 2, 3)},
         {"replicas": (1, 2, 3)},
         {"precision": ("float32",) * 3},
-        {"taught_by": ("itself",)},
+        {"taught_by": ("itself",) * 3},
     ):
-        with pytest.raises(ValidationError, match=f"{next(iter(each))}: [13] values for 2 shares"):
+        with pytest.raises(ValidationError, match=f"{next(iter(each))}: 3 values for 2 shares"):
             Surgeon(keep=0.2, through=(0.4,), **each)
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Surgeon(keep=0.2, epochs=-1)
