@@ -159,7 +159,9 @@ class Registry:
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:  # noqa: BLE001 - a stranger's exporter may raise anything
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a stranger's exporter may raise anything
                 complaints.append(f"{implementation.plugin_name}: {hook} failed: {_line(error)}")
         return complaints
 
@@ -208,7 +210,9 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
 
     try:
         module = entry.load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's import may raise anything, or try to exit
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a stranger's import may raise anything, or try to exit
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         extra = missing and _extra(distribution, missing)
         broken(
@@ -221,7 +225,9 @@ def _load(result: Registry, entry: importlib.metadata.EntryPoint, distribution: 
         return
     try:
         classes = _register(result.manager, module, f"{distribution}:{entry.name}")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - as above
         broken(entry.value, f"cannot be registered: {_line(error)}")
         return
     for cls in classes:

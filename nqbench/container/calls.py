@@ -149,15 +149,15 @@ def _guarded(what: str, section: str, starts: tuple[int, int] = (0, 0)) -> Itera
         place = section if table and section != "symbols" else error.section or section
         offset = None if error.offset is None else error.offset + starts[0 if table else 1]
         raise CorruptFile(one_line(error.reason), section=place, offset=offset) from None
-    except (NotRegistered, MemoryError):
+    except (NotRegistered, MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic in a library in Rust is no Exception
         if ran_out(error):
             raise MemoryError(one_line(error)) from None
         raise CorruptFile(f"{what} failed: {type(error).__name__}: {one_line(error)}", section=section) from error
 
 
-def one_line(error: Exception | str) -> str:
+def one_line(error: BaseException | str) -> str:
     """An error's text without its line breaks, shortened where it is long."""
     text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -50,6 +50,6 @@ def allocating() -> Iterator[None]:
         raise
 
 
-def ran_out(error: Exception) -> bool:
+def ran_out(error: BaseException) -> bool:
     """Whether it says that memory ran out; torch has no class of its own for that on the CPU."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)

@@ -49,12 +49,12 @@ def report_settings(suite: Suite, folder: Path) -> dict[str, Any]:
 
 
 def _prepared(model: Model) -> None:
-    """Prepare a model. Any exception of the user's code becomes a BadInput that names the line."""
+    """Prepare a model. Whatever the user's code raises becomes a BadInput that names the line."""
     try:
         model.prepare()
-    except NqbenchError:
+    except (NqbenchError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())
         raise BadInput(

@@ -24,7 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 from nqbench.api.engine import Ended, Event, Joined, Outcome, Slots, Task
 from nqbench.engine.deadlines import Deadlines
 from nqbench.engine.memory import below, held
-from nqbench.engine.spawning import Spawning
+from nqbench.engine.spawning import LEFT, Spawning
 from nqbench.engine.worker import WorkerSettings, begun, noted, perform, start
 
 _LOOK = 0.1
@@ -66,8 +66,13 @@ class Processes(Slots):
         pool = self._pools[slot]
         if pool is not None and not pool.active:  # its process died while it had nothing to do
             self._discard(slot)
-        with _interrupts_held_back():
-            future = self._pool(slot).schedule(perform, args=(task,), timeout=self.deadlines.trial)
+        future: Future[Any]
+        try:
+            with _interrupts_held_back():
+                future = self._pool(slot).schedule(perform, args=(task,), timeout=self.deadlines.trial)
+        except RuntimeError as error:  # its process could not be started, or has already ended
+            future = Future()
+            future.set_exception(error if isinstance(error, BrokenProcessPool) else BrokenProcessPool(*error.args))
         self._running[future] = _Running(slot, time.monotonic())
 
     def wait(self, seconds: float) -> list[Event]:
@@ -95,9 +100,10 @@ class Processes(Slots):
         return found
 
     def _stopped(self) -> Iterator[Event]:
-        """Stop workers whose stage has taken too long, or whose processes hold too much."""
+        """Stop workers whose stage has taken too long, or whose processes hold too much, and notice those that ended
+        before Pebble had noted their task: it does not tell."""
         for future, running in list(self._running.items()):
-            outcome = self._overdue(running) or self._too_large(running)
+            outcome = self._overdue(running) or self._too_large(running) or self._ended(running)
             if outcome is not None and not future.done():
                 del self._running[future]
                 self._discard(running.slot)
@@ -119,6 +125,14 @@ class Processes(Slots):
         stage = noted(settings.stage_file).step
         text = f"{size >> 20:,} MiB where {limit >> 20:,} MiB are allowed, in the stage '{stage}'"
         return {"status": "crashed", "error": f"stopped at its memory limit: the worker held {text}"}
+
+    def _ended(self, running: _Running) -> Outcome | None:
+        pool = self._pools[running.slot]
+        return None if pool is None or pool.active else self._broken(running.slot)
+
+    def _broken(self, slot: str) -> Outcome:
+        stage = noted(self._settings[slot].stage_file).step
+        return {"status": "crashed", "error": f"the worker ended in the stage '{stage}'; see its messages above"}
 
     def _pool(self, slot: str) -> ProcessPool:
         pool = self._pools[slot]
@@ -149,8 +163,9 @@ class Processes(Slots):
             self._discard(slot)
             return {"status": "crashed", "error": f"{_death(error.exitcode)} in the stage '{stage}'"}
         except BrokenProcessPool:
+            broken = self._broken(slot)
             self._discard(slot)
-            return {"status": "crashed", "error": f"the worker ended in the stage '{stage}'; see its messages above"}
+            return broken
         except Exception as error:  # noqa: BLE001 - what Pebble itself raises (a result that does not pickle)
             return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         if outcome.pop("unusable", False):
@@ -181,6 +196,8 @@ def _stop(*pools: ProcessPool | None) -> None:
 
 
 def _death(code: int | None) -> str:
+    if code == LEFT:
+        code = 0
     if code is None or code >= 0:
         return f"the worker ended with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

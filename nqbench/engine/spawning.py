@@ -1,9 +1,12 @@
-"""Processes that do not run the script again that this process was started with.
+"""Processes that do not run the script again that this process was started with, and that are not meant to end.
 
 A spawned process imports its parent's ``__main__`` anew, for what was pickled of it. A script that calls
 ``nqbench.run`` outside ``if __name__ == "__main__"`` would so start a run in each of its own workers, and one from
 standard input could not be found at all. What a worker does has a name and is imported by it: it needs nothing of the
 script.
+
+A worker process ends when it is stopped, never by itself. Pebble takes exit code 0 for an end that was meant, and what
+the worker was doing is then never heard of again; but a plugin, or a library in C below it, can call ``exit(0)``.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
+LEFT = 256
+"""Stands for exit code 0; no process can end with it."""
 _one_at_a_time = threading.Lock()
 
 
@@ -25,9 +30,15 @@ class _Process(SpawnProcess):
         with _without_a_script():
             return SpawnProcess._Popen(process_obj)
 
+    @property
+    def exitcode(self) -> int | None:
+        """``LEFT`` where the process ended with exit code 0."""
+        code = super().exitcode
+        return LEFT if code == 0 else code
+
 
 class Spawning(SpawnContext):
-    """multiprocessing's context ``spawn``, but for that."""
+    """multiprocessing's context ``spawn``, but for these two."""
 
     Process = _Process
 

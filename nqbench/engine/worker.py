@@ -201,7 +201,10 @@ def perform(task: Task) -> Outcome:
     assert _worker is not None
     assert _note is not None
     with telling(_note.tell):
-        outcome = task.done_by(_worker)
+        try:
+            outcome = task.done_by(_worker)
+        except KeyboardInterrupt as error:  # a method raised it: Ctrl-C does not come here
+            outcome = _failed(_worker, error)
     told = heard()
     return outcome | ({"heard": told} if told else {})
 
@@ -247,8 +250,7 @@ class TrialTask:
 
 
 def attempted(worker: Worker, do: Callable[[], Outcome]) -> Outcome:
-    """``do``'s outcome, or that of what it raised."""
-    from nqbench.api.errors import NqbenchError
+    """``do``'s outcome, or that of what it raised: anything but KeyboardInterrupt, which is the user's."""
     from nqbench.api.toolkit.waiting import Busy, patience
 
     try:
@@ -256,18 +258,28 @@ def attempted(worker: Worker, do: Callable[[], Outcome]) -> Outcome:
             return {"status": "ok", **do()}
     except Busy as error:
         return {"status": BUSY, "error": str(error)}
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the rest of the run goes on
-        text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
-        # the line for the user first, the place for the plugin's author below it
-        line = f"{text} (in the stage '{worker.step}')"
-        outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
-        if isinstance(error, NqbenchError):
-            outcome["told"] = text
-        return outcome | ({} if _sound(worker.bench.device) else {"unusable": True})
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything (a panic in Rust is no Exception)
+        return _failed(worker, error)
+
+
+def _failed(worker: Worker, error: BaseException) -> Outcome:
+    """The outcome of what is being handled."""
+    from nqbench.api.errors import NqbenchError
+
+    text = " ".join(str(error).split()) if isinstance(error, NqbenchError) else _line(error)
+    # the line for the user first, the place for the plugin's author below it
+    line = f"{text} (in the stage '{worker.step}')"
+    outcome = {"status": "failed", "error": f"{line}\n\n{traceback.format_exc()}"}
+    if isinstance(error, NqbenchError):
+        outcome["told"] = text
+    return outcome | ({} if _sound(worker.bench.device) else {"unusable": True})
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _sound(device: torch.device) -> bool:

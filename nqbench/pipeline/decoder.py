@@ -202,7 +202,7 @@ def serve(parent: int, shared: int, cage: Cage | None = None) -> None:
             answer = {"kind": "CorruptFile", "error": {"reason": error.reason, **place}}
         except NqbenchError as error:
             answer = {"kind": type(error).__name__, "error": str(error)}
-        except Exception as error:  # noqa: BLE001 - the parent must be told about any error
+        except BaseException as error:  # noqa: BLE001 - the parent must be told about any error
             answer = {"kind": "NqbenchError", "error": f"decoding failed: {type(error).__name__}: {error}"}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()

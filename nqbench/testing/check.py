@@ -97,7 +97,9 @@ class BoundCheck:
             self()
         except DataMissing as error:
             return "skipped", one_line(error)
-        except Exception as error:  # noqa: BLE001 - a stranger's plugin may raise anything; that is a failed check
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a stranger's plugin may raise anything; that is a failed check
             if self.expected_failure:
                 return "expected", self.expected_failure
             return "failed", one_line(error)

@@ -109,7 +109,9 @@ def corrupt_codec_bytes(codec: Codec) -> None:
             back = codec.decompress(bytes_, shapes(codec))
         except CorruptFile:
             continue
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise Failed(f"{of}: raises {type(error).__name__} ({error}), not CorruptFile") from error
         arrays = isinstance(back, Mapping) and all(
             isinstance(v, np.ndarray) and (codec.exact or v.dtype == np.float32) for v in back.values()

@@ -184,7 +184,9 @@ def _survives(coder: Coder, encoded: Encoded, spec: StreamSpec, of: str) -> None
         symbols = coder.decode(encoded, spec)
     except CorruptFile:
         return
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise Failed(f"{of}: raises {type(error).__name__} ({error}), not CorruptFile") from error
     _is_sound(symbols, spec, of)
 

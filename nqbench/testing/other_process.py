@@ -56,5 +56,5 @@ def _work(path: list[str], threads: int, job: bytes) -> bytes:
         return pickle.dumps(("", function(*arguments)))
     except Failed as error:
         return pickle.dumps((str(error), None))
-    except Exception as error:  # noqa: BLE001 - whatever a plugin raises is told to the process that asked
+    except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is told to the process that asked
         return pickle.dumps((f"in another process: {one_line(error)}", None))

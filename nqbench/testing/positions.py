@@ -106,7 +106,9 @@ def _survives(positions: Positions, symbols: np.ndarray, shapes: Shapes, of: str
         back = positions.from_stream(symbols, shapes)
     except CorruptFile:
         return
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise Failed(f"{of}: raises {type(error).__name__} ({error}), not CorruptFile") from error
     _are_masks(back, shapes, of)
 

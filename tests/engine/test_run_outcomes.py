@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pebble import ProcessPool
 from probe_distribution import Log, suite
 
 import nqbench
@@ -34,7 +35,7 @@ BAD = """
     models: [probe]
     quantizers:
       - levels: {k: [3, 4]}
-      - troubled: {how: [raise, refuse, kill, exit, leave, memory, range, sleep]}
+      - troubled: {how: [raise, panic, interrupt, refuse, kill, exit, quit, leave, memory, range, sleep]}
       - levels: {k: [6, 7]}
     coders: [plain]
     timeout: 8
@@ -118,8 +119,8 @@ def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_agai
     found = by_quantizer(result)
     assert {name: record.status for name, record in found.items()} == {
         **dict.fromkeys("3467", "ok"),
-        **dict.fromkeys(["raise", "refuse", "leave", "memory", "range"], "failed"),
-        **dict.fromkeys(["kill", "exit"], "crashed"),
+        **dict.fromkeys(["raise", "panic", "interrupt", "refuse", "leave", "memory", "range"], "failed"),
+        **dict.fromkeys(["kill", "exit", "quit"], "crashed"),
         "sleep": "timeout",
     }
     first = {name: str(record.error).partition("\n")[0] for name, record in found.items() if not record.ok}
@@ -127,6 +128,9 @@ def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_agai
     assert first["refuse"] == "these weights will not do (in the stage 'quantize')"
     assert first["kill"] == "the worker was killed by SIGKILL (out of memory?) in the stage 'quantize'"
     assert first["exit"] == "the worker ended with exit code 7 in the stage 'quantize'"
+    assert first["quit"] == "the worker ended with exit code 0 in the stage 'quantize'"
+    assert first["panic"] == "Panic: index out of bounds (in the stage 'quantize')"
+    assert first["interrupt"] == "KeyboardInterrupt (in the stage 'quantize')"
     assert first["leave"] == "SystemExit: 3 (in the stage 'quantize')"
     assert "allocate" in first["memory"]
     assert "outside the alphabet" in first["range"]
@@ -137,7 +141,7 @@ def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_agai
     trouble.unlink()
     again = run_suite(path, out, jobs=0)
     assert again.outcome == "ok"
-    assert probe.counts()["quantize"] == 8  # those that failed, and no other
+    assert probe.counts()["quantize"] == 11  # those that failed, and no other
     assert {record.status for record in again.records} == {"ok"}
 
 
@@ -161,17 +165,54 @@ def test_a_stage_that_hangs_is_stopped_at_its_own_deadline_and_named_and_the_res
     assert found["sleep"].error == "stopped: the stage 'quantize' took more than 3 s"
 
 
+def test_a_method_that_ends_its_process_without_an_error_ends_its_trial_alone(
+    probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.touch()
+    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(trouble))
+    text = """
+        name: quitting
+        models: [probe]
+        quantizers:
+          - troubled: {how: quit}
+          - levels: {k: 3}
+        coders: [plain]
+    """  # no deadline would end it
+    found = by_quantizer(run_suite(suite(tmp_path / "quitting.yaml", text), tmp_path / "out"))
+    assert {name: record.status for name, record in found.items()} == {"quit": "crashed", "3": "ok"}
+
+
+def _noticed(pool: ProcessPool) -> None:
+    """Wait until a pool knows that its process has ended."""
+    until = time.monotonic() + 60
+    while pool.active and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not pool.active
+
+
+@pytest.mark.parametrize("code", [0, 9])
+@pytest.mark.parametrize("when", ["at any time", "before the task is registered", "before the task is taken"])
 def test_a_worker_that_cannot_start_is_a_crash_of_each_trial(
-    probe: Log, probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, code: int, probe: Log, probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = suite(tmp_path / "good.yaml", GOOD)
-    monkeypatch.setattr(local_engine.WorkerSettings, "device", "nonsense", raising=False)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
-        "import sys\nif any('spawn_main' in a for a in sys.argv + sys.orig_argv):\n    import os\n    os._exit(9)\n"
+        f"import os, sys\nif any('spawn_main' in a for a in sys.argv + sys.orig_argv):\n    os._exit({code})\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{broken}:{probe_folder}")
+    allowed = ProcessPool._check_pool_status
+
+    def checked(pool: ProcessPool) -> None:
+        if when == "before the task is taken":
+            _noticed(pool)
+        allowed(pool)
+        if when == "before the task is registered":
+            _noticed(pool)
+
+    monkeypatch.setattr(ProcessPool, "_check_pool_status", checked)
     result = run_suite(path, tmp_path / "out", only=["coder=plain"])
     assert {record.status for record in result.records} == {"crashed"}
     assert "in the stage 'start'" in str(result.records[0].error)

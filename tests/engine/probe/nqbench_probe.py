@@ -210,11 +210,28 @@ class Drawn(Quantizer, name="drawn"):
         return True
 
 
+class Panic(BaseException):
+    """As what a library in Rust raises (``pyo3_runtime.PanicException``): no Exception."""
+
+
 class Troubled(Levels, name="troubled"):
     """As ``levels``, unless it misbehaves."""
 
     how: Literal[
-        "raise", "refuse", "sleep", "kill", "exit", "leave", "memory", "range", "short", "grow", "segfault"
+        "raise",
+        "panic",
+        "interrupt",
+        "refuse",
+        "sleep",
+        "kill",
+        "exit",
+        "quit",
+        "leave",
+        "memory",
+        "range",
+        "short",
+        "grow",
+        "segfault",
     ] = "raise"
     seconds: float = 60.0
 
@@ -225,6 +242,10 @@ class Troubled(Levels, name="troubled"):
         note(self.how)
         if self.how == "raise":
             raise ZeroDivisionError("a bug in a plugin")
+        if self.how == "panic":
+            raise Panic("index out of bounds")
+        if self.how == "interrupt":
+            raise KeyboardInterrupt
         if self.how == "refuse":
             from nqbench.api import BadInput
 
@@ -235,6 +256,8 @@ class Troubled(Levels, name="troubled"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.how == "exit":
             os._exit(7)
+        elif self.how == "quit":
+            os._exit(0)
         elif self.how == "leave":
             raise SystemExit(3)
         elif self.how == "memory":
