@@ -140,6 +140,7 @@ class _Run:
         self.labels = Labels(())
         self._passes: dict[str, list[Mapping[str, Any]]] = {}
         self._refused: dict[str, dict[str, Any]] = {}  # what came of networks that cannot be used, by what waits
+        self._retried: set[str] = set()  # networks whose worker was killed once, by what waits
         self._said: set[str | None] = set()
         self._shown = 0.0
         self._heard: set[str] = set()
@@ -260,7 +261,7 @@ class _Run:
                         engine.later(job)
                     elif job.keys.waits is not None and outcome["status"] == "ok":
                         jobs += self._settled(engine, job, outcome)
-                    elif self._again(job, outcome):
+                    elif self._again(job, outcome) or self._once_more(job, outcome):
                         engine.add(job)
                     elif job.keys.waits is not None:
                         jobs += self._unusable(engine, job, outcome)
@@ -349,6 +350,17 @@ class _Run:
         passes = self._passes.setdefault(job.keys.trial, [])
         passes.append(outcome)
         return len(passes) < self.rounds
+
+    def _once_more(self, job: TrialJob, outcome: Mapping[str, Any]) -> bool:
+        """Whether a network is to be tried again because its worker was killed: all of its trials hang on it, and who
+        killed the worker (the system, short of memory) may have meant another."""
+        waits = job.keys.waits
+        if waits is None or outcome["status"] != "crashed" or waits in self._retried:
+            return False
+        self._retried.add(waits)
+        why = str(outcome["error"]).partition("\n")[0]
+        self.progress.warning(f"{self._label(job.trial)}: {why}; its network is tried once more")
+        return True
 
     def _end(self, schedule: Schedule, job: TrialJob, how: Done) -> bool:
         """Tell the schedule how a worker's job ended. Whether it ended well; a question never fails a run: what keeps

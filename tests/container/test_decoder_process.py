@@ -49,6 +49,8 @@ class Odd(Coder, name="odd"):
             os._exit(7)
         if self.act == "sys-exit":
             sys.exit(3)
+        if self.act == "panic":
+            raise type("PanicException", (BaseException,), {})("index out of bounds")
         if self.act == "memory":
             raise MemoryError
         return np.zeros(spec.count, dtype=np.int32)
@@ -166,6 +168,15 @@ def test_too_little_memory_is_not_called_a_corrupt_file(decoder, make):
     assert not isinstance(caught.value, CorruptFile)
 
 
+@pytest.mark.parametrize(
+    ("act", "told"), [("sys-exit", "SystemExit: 3"), ("panic", "PanicException: index out of bounds")]
+)
+def test_what_a_plugin_raises_that_is_no_exception_is_told_as_one(decoder, make, act, told):
+    with pytest.raises(CorruptFile, match=f"coder 'odd' failed: {told}"):
+        decoder.decode(make(act)[0])
+    assert decoder._process.poll() is None
+
+
 @pytest.mark.parametrize("act", ["print", "read"])
 def test_a_plugin_that_prints_or_reads_cannot_break_the_protocol(decoder, make, act):
     path, expected = make(act)
@@ -174,9 +185,7 @@ def test_a_plugin_that_prints_or_reads_cannot_break_the_protocol(decoder, make, 
         assert torch.equal(decoder.decode(path).tensors["layer0.weight"], zeros)
 
 
-@pytest.mark.parametrize(
-    ("act", "ending"), [("kill", "signal SIGKILL"), ("exit", "exit code 7"), ("sys-exit", "exit code 3")]
-)
+@pytest.mark.parametrize(("act", "ending"), [("kill", "signal SIGKILL"), ("exit", "exit code 7")])
 def test_its_death_is_one_clear_error_and_the_next_decoding_works(decoder, make, act, ending):
     path, _ = make(act, name="deadly")
     with pytest.raises(NqbenchError) as caught:

@@ -16,10 +16,13 @@ from nqbench.results.store import Store
 
 MINE = """
 import multiprocessing
+import os
 import warnings
 import torch
 from torch import nn
 from nqbench.api import Note
+
+TRIES = os.path.join(os.path.dirname(__file__), "tries")
 
 def network():
     torch.manual_seed(0)
@@ -51,6 +54,14 @@ def nothing(module, batches):
     if in_worker():
         warnings.warn("a note of a worker", Note)
     return {"top1": float("nan") if in_worker() else 50.0}
+
+def killed(module, batches):
+    if in_worker():
+        with open(TRIES, "a") as tries:
+            tries.write(".")
+        if os.path.getsize(TRIES) <= int(os.environ["KILLED"]):
+            os.kill(os.getpid(), 9)
+    return {"top1": 50.0}
 
 def in_worker():
     return multiprocessing.parent_process() is not None
@@ -125,6 +136,23 @@ def test_one_of_several_networks_is_said_once_and_the_others_go_on(
         records = store.records()
     assert [record.ok for record in records] == [False] * 3 + [True] * 6
     assert all(reason in str(record.error).partition("\n")[0] for record in records[:3])
+
+
+@pytest.mark.parametrize("kills", [1, 99])
+def test_a_network_whose_worker_is_killed_is_tried_once_more(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    monkeypatch.setenv("KILLED", str(kills))
+    path = suite(here, module(here, "network", score="killed", metric_name="top1"), module(here, "other"))
+    assert invoke(["run", str(path), "--output", str(here / "out"), "--jobs", "1"]) == (0 if kills == 1 else 2)
+    said = capsys.readouterr()
+    assert said.err.count("SIGKILL (out of memory?) in the stage 'evaluate_float'; its network is tried once more") == 1
+    with Store.read(here / "out") as store:
+        records = store.records()
+    assert [record.status for record in records] == ["ok" if kills == 1 else "crashed"] * 3 + ["ok"] * 3
+    if kills == 99:
+        # the first, the one more, and what the slot had begun meanwhile
+        assert len((here / "tries").read_text()) <= 3
 
 
 def test_no_record_says_where_on_whose_machine_it_was_made(here: Path) -> None:
