@@ -99,7 +99,9 @@ def batch_of(x: Tensor, behind: int) -> int:
 
 
 def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log sigma^2 / mean^2: how much of a weight (or scale) is noise."""
+    """log sigma^2 / mean^2: how much of a weight (or scale) is noise, in the variance's dtype: in half precision the
+    square of a small mean is 0."""
+    mean = mean.to(log_variance.dtype)
     return log_variance - (mean * mean + _LEAST).log()
 
 
@@ -112,7 +114,8 @@ def log_uniform_kl(log_alpha: Tensor) -> Tensor:
 
 
 def normal_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, sigma^2) || N(0, 1)), entry by entry."""
+    """KL(N(mean, sigma^2) || N(0, 1)), entry by entry, in the variance's dtype."""
+    mean = mean.to(log_variance.dtype)
     return 0.5 * (log_variance.exp() + mean * mean - 1 - log_variance)
 
 

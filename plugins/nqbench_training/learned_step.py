@@ -98,12 +98,17 @@ class Learned(Fixed):
             if name in self.stays:
                 found[name] = self.deployed[name]
                 continue
-            value = self.value(name, self.task.parameter(name))
+            p = self.task.parameter(name)
+            value = self.value(name, p.float()).to(p.dtype)
             found[name] = value * self.task.masks[name] if name in self.task.masks else value
         return found
 
+    def real(self, name: str) -> Tensor:
+        """(n,) float32: a tensor's kept weights before they are rounded."""
+        return self.task.kept(name, self.task.parameter(name).detach()).float()
+
     def value(self, name: str, p: Tensor) -> Tensor:
-        """The levels of a parameter, of its shape: differentiable in it, as if it were not rounded, and in the
+        """The levels of a float32 parameter, of its shape: differentiable in it, as if it were not rounded, and in the
         leaves."""
         raise NotImplementedError
 
@@ -150,7 +155,7 @@ class Grid(Learned):
         for index, name in enumerate(self.group.names):
             if name in self.stays:
                 continue
-            real, step = self.task.kept(name, self.task.parameter(name).detach()), self._entry(self.step, name)
+            real, step = self.real(name), self._entry(self.step, name)
             symbols[index] = (self._levels(real, step.detach()) - self.low).round().to(torch.int32)
         parameters = {**q.parameters, "step": self.step.detach()}
         return Group(self.group.names, replace(q, symbols=torch.cat(symbols), parameters=parameters))
@@ -212,7 +217,7 @@ class Scale(Learned):
 
     def quantized(self) -> Group:
         q = self.group.quantized
-        kept = [self.task.kept(name, self.task.parameter(name).detach()) for name in self.group.names]
+        kept = [self.real(name) for name in self.group.names]
         parameters = {**q.parameters, "scale": self.scale.detach()}
         return Group(self.group.names, replace(q, symbols=self._nearest(torch.cat(kept)), parameters=parameters))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nqbench.api import Pruned, Pruner, Task
+from nqbench.api.toolkit.masters import is_half
 from nqbench.api.toolkit.store import Trained, trained
 
 MASK = "mask:"
@@ -59,8 +61,15 @@ def kept_in_store(
     """
     name = f"{pruner.name}-{kind}" if kind else pruner.name
     settings = pruner.model_dump(mode="json", exclude=set(without))
-    recipe = {name: settings, **task.recipe(), "seed": task.seed, "version": version}
+    recipe = {name: settings, **recipe_of(task), "version": version}
     return trained(f"{name}-{task.model.name}", recipe, make)
+
+
+def recipe_of(task: Task) -> dict[str, Any]:
+    """What a network that is made of the task's depends on, besides the pruner. Networks in half precision were once
+    trained in it; those of then are not found any more."""
+    half = any(is_half(p) for p in task.module.parameters())
+    return {**task.recipe(), "seed": task.seed, **({"steps": "float32"} if half else {})}
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from nqbench.api.toolkit.store import Trained, trained
 from nqbench.api.toolkit.uses import Use
 from nqbench_training.correction import corrected, damped
 from nqbench_training.grams import LARGEST, Missing, Products
-from nqbench_training.masking import hold, packed, unpacked
+from nqbench_training.masking import hold, packed, recipe_of, unpacked
 from nqbench_training.optimised import Distilled, fit_network
 from nqbench_training.paired_forward import paired_forward, splits
 from nqbench_training.saliency import cheapest_removed, output_curvature, removal_costs
@@ -150,7 +150,7 @@ class Surgeon(
         recipe: dict[str, Any] = {"surgeon": {k: v for k, v in fields.items() if (k, v) not in _UNSAID.items()}}
         if number:
             recipe["replica"] = number
-        recipe |= {**task.recipe(), "seed": task.seed, "version": self.VERSION + self.distills_anew(task)}
+        recipe |= {**recipe_of(task), "version": self.VERSION + self.distills_anew(task)}
         return trained(f"{self.name}-{task.model.name}", recipe, make) if passes[-1] else make(None)
 
     def _made(self, task: Task, shares: tuple[float, ...], number: int, workdir: Path | None) -> Trained:

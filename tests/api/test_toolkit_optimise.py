@@ -90,6 +90,86 @@ def test_products_are_taken_in_the_recipes_precision_and_steps_in_float32(precis
     assert not torch.is_autocast_enabled("cpu")
 
 
+def half_run(
+    dtype: torch.dtype, recipe: Recipe, slope: float = 1.0, **options: object
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weights at 1 under a loss that is linear in them: a gradient is the slope, wherever they are."""
+    w = torch.ones(5, dtype=dtype, requires_grad=True)
+    slopes = torch.linspace(-slope, slope, 5)
+    moments = fit(recipe, {"w": w}, lambda seed: [0.25, 0.5] * 5, lambda x: x * (w.float() * slopes).sum(), **options)  # type: ignore[arg-type]
+    return w.detach(), moments
+
+
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+@HALVES
+@pytest.mark.parametrize(
+    ("recipe", "slope"),
+    [
+        (Recipe(epochs=20, lr=2e-4), 1.0),  # steps below a tenth of the spacing of float16 near 1
+        (Recipe(epochs=20, lr=2e-4, momentum=0, weight_decay=0.1), 1.0),
+        (Recipe(epochs=20, lr=2e-4, optimizer="adam"), 1.0),
+        (Recipe(epochs=20, lr=2e-4, optimizer="adam"), 2.0**-13),  # the squares are 0 in float16
+    ],
+)
+def test_weights_in_half_precision_end_where_those_in_float32_end(
+    dtype: torch.dtype, recipe: Recipe, slope: float
+) -> None:
+    half, moments = half_run(dtype, recipe, slope)
+    whole, expected = half_run(torch.float32, recipe, slope)
+    assert torch.equal(half, whole.to(dtype))
+    assert int((half != 1).sum()) >= 4
+    assert moments["w"].dtype == torch.float32
+    torch.testing.assert_close(moments["w"], expected["w"], rtol=1e-2, atol=0)
+
+
+@HALVES
+def test_what_a_mask_holds_in_half_precision_is_held(dtype: torch.dtype) -> None:
+    w = torch.ones(4, dtype=dtype, requires_grad=True)
+    mask = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=dtype)
+    seen = []
+
+    def held() -> None:
+        with torch.no_grad():
+            w.mul_(mask)
+        seen.append(w.detach().clone())
+
+    fit(Recipe(epochs=3, lr=1e-3), {"w": w}, batches, lambda x: x * w.float().sum(), after_step=held)
+    assert len(seen) == 6
+    assert all(torch.equal(one == 0, mask == 0) for one in seen)
+    assert torch.equal(w[1], w[3])
+    with torch.no_grad():
+        w.fill_(2)  # what is set between two epochs is gone on from, copy and all
+    fit(
+        Recipe(epochs=1, lr=1e-3, momentum=0),
+        {"w": w},
+        batches,
+        lambda x: x * 0 * w.float().sum(),
+        before_epoch=lambda epoch: w.data.fill_(3),
+    )
+    assert w.tolist() == [3.0] * 4
+
+
+@HALVES
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_resumed_run_in_half_precision_equals_an_uninterrupted_one(
+    dtype: torch.dtype, optimizer: str, tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=6, lr=3e-4, optimizer=optimizer)  # type: ignore[arg-type]
+    whole, moments = half_run(dtype, recipe)
+
+    def stop(epoch: int) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half_run(dtype, recipe, checkpoint=tmp_path / "c.safetensors", before_epoch=stop)
+    again, others = half_run(dtype, recipe, checkpoint=tmp_path / "c.safetensors")
+    assert torch.equal(again, whole)
+    assert torch.equal(others["w"], moments["w"])
+
+
 def test_schedules() -> None:
     cosine = Recipe(epochs=4, lr=2.0, schedule="cosine")
     assert [cosine.rate(e) for e in range(4)] == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])

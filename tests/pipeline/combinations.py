@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from own_networks import BUILDERS, CLASSES, INPUTS, bench_of, choice, with_own
-from torch import nn
+from torch import Tensor, nn
 
 from nqbench.api import BadInput, Plugin, Quantizer
 from nqbench.pipeline.decoder import Decoder
@@ -20,11 +21,31 @@ from nqbench.pipeline.trial import Choice, Trial
 from nqbench.suite.grid import Expansion, Grid
 from nqbench.testing import configurations
 
-ONE, SEVERAL = "one tensor", "several tensors"
+ONE, SEVERAL, HALF, BRAIN = "one tensor", "several tensors", "in float16", "in bfloat16"
 BUILDERS[ONE] = lambda: nn.Linear(INPUTS, CLASSES)
 BUILDERS[SEVERAL] = lambda: nn.Sequential(
     nn.Linear(INPUTS, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 1), nn.Linear(1, CLASSES)
 )
+WIDE = 700
+"""Outputs of the first layer of a network in half precision: so many weights that the compiled loops take them."""
+
+
+class Halved(nn.Module):
+    """A network in half precision, of float32 inputs and outputs."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.layers = nn.Sequential(nn.Linear(INPUTS, WIDE), nn.BatchNorm1d(WIDE), nn.ReLU(), nn.Linear(WIDE, CLASSES))
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x.to(self.dtype))
+        return out.float()
+
+
+BUILDERS[HALF] = lambda: Halved(torch.float16)
+BUILDERS[BRAIN] = lambda: Halved(torch.bfloat16)
 SHORT = {"epochs": 1, "first_epochs": 1, "iterations": 1, "samples": 8, "batch_size": 24}
 """What is given of these parameters where a plugin has them: it is the combination that is tried."""
 PRUNERS = (None, choice("pruner", "magnitude", keep=0.5, epochs=0))
@@ -108,7 +129,7 @@ def _values(trial: Trial) -> list[str]:
 
 
 def all_trials() -> list[Trial]:
-    return [*trials(ONE), *trials(SEVERAL)]
+    return [trial for network in (ONE, SEVERAL, HALF, BRAIN) for trial in trials(network)]
 
 
 def pairs(trial: Trial) -> set[tuple[tuple[int, str], tuple[int, str]]]:

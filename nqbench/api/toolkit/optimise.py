@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.masters import Masters
 from nqbench.api.toolkit.progress import quiet, tell
 from nqbench.api.toolkit.replayed import Replayed
 from nqbench.api.toolkit.sealed import seal, unseal
@@ -101,6 +102,7 @@ def fit(
 ) -> dict[str, Tensor]:
     """Train ``parameters`` (leaf tensors, in place) to lower ``loss(batch)``. Returns their second moments.
 
+    Parameters in half precision are moved by way of copies in float32 (``Masters``); in between they are those rounded.
     batches: an epoch's seed -> its batches. state: further tensors that change in place meanwhile and belong into a
     checkpoint. before_step: between gradients and update (average, mask or clip gradients). after_step: after the
     update (hold a mask). between_steps: after all of a step, never replayed: where tensors that steps read are changed
@@ -108,24 +110,28 @@ def fit(
     at which a run resumes. checkpoint: a file, rewritten after each epoch; one of another recipe is ignored. replay: on
     a GPU a step is recorded anew for each epoch and replayed (``Replayed``): for a loss, ``before_step`` and
     ``after_step`` that do the same in all steps of an epoch, on the same tensors. On the CPU it changes nothing.
-    Returned moments: Adam's recurrence v <- 0.999 v + 0.001 g^2 over all steps, bias-corrected, whatever the optimizer;
-    nothing where ``second_moments`` is off, which saves two passes over the weights in each step.
+    Returned moments: Adam's recurrence v <- 0.999 v + 0.001 g^2 over all steps, bias-corrected, whatever the optimizer,
+    float32 at least; nothing where ``second_moments`` is off, which saves two passes over the weights in each step.
     """
     moved = list(parameters.values())
     replay = replay and any(p.is_cuda for p in moved)
-    optimizer = _optimizer(recipe, parameters, capturable=replay)
+    masters = Masters(parameters)
+    steered = masters.moved()
+    optimizer = _optimizer(recipe, steered, capturable=replay)
     tracker = _Moments(parameters if second_moments else {})
     epoch = 0
     keep = {
         **{f"parameter/{k}": v for k, v in parameters.items()},
+        **{f"master/{k}": v for k, v in masters.copies.items()},
         **{f"state/{k}": v for k, v in (state or {}).items()},
     }
     if checkpoint is not None and checkpoint.exists():
-        epoch = _resume(checkpoint, recipe, keep, optimizer, parameters, tracker)
+        epoch = _resume(checkpoint, recipe, keep, optimizer, steered, tracker)
 
     def step(batch: Any) -> None:
         for p in moved:  # what zero_grad does, without its bookkeeping
             p.grad = None
+        masters.follow()
         with computing(recipe.precision, moved[0].device):
             value = loss(batch)
         value.backward(inputs=moved)  # type: ignore[no-untyped-call]
@@ -133,7 +139,9 @@ def fit(
         tracker.update()
         if before_step is not None:
             before_step()
+        masters.take_gradients()
         optimizer.step()
+        masters.lead()
         if after_step is not None:
             after_step()
 
@@ -164,8 +172,9 @@ def fit(
         epoch += 1
         steps.done(epoch, float(total) / max(1, taken))
         if checkpoint is not None:
-            _save(checkpoint, recipe, epoch, keep, optimizer, parameters, tracker)
-    optimizer.zero_grad(set_to_none=True)
+            _save(checkpoint, recipe, epoch, keep, optimizer, steered, tracker)
+    for p in moved:
+        p.grad = None
     return tracker.corrected()
 
 
@@ -232,14 +241,17 @@ class _Moments:
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = parameters
         self.steps = 0
-        self.values = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+        self.values = {
+            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32), requires_grad=False)
+            for name, p in parameters.items()
+        }
 
     def update(self) -> None:
         if not self.values:
             return
         known = [(v, p.grad) for v, p in zip(self.values.values(), self.parameters.values(), strict=True)]
         moved = [(v, g) for v, g in known if g is not None]
-        values, grads = [v for v, _ in moved], [g for _, g in moved]
+        values, grads = [v for v, _ in moved], [g.to(v.dtype) for v, g in moved]
         torch._foreach_mul_(values, self.BETA)
         torch._foreach_addcmul_(values, grads, grads, value=1 - self.BETA)
 
@@ -271,11 +283,12 @@ def _save(
     epoch: int,
     keep: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, Tensor],
+    steered: Mapping[str, Tensor],
     tracker: _Moments,
 ) -> None:
+    """steered: the tensors that the optimizer moves, by name."""
     tensors = {**keep, **{f"moments/{k}": v for k, v in tracker.values.items()}}
-    for name, p in parameters.items():
+    for name, p in steered.items():
         for part, value in optimizer.state[p].items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{name}/{part}"] = value
@@ -287,7 +300,7 @@ def _resume(
     recipe: Recipe,
     keep: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, Tensor],
+    steered: Mapping[str, Tensor],
     tracker: _Moments,
 ) -> int:
     """Restore everything in place. Returns the next epoch, 0 if the checkpoint is damaged or of another recipe."""
@@ -307,7 +320,7 @@ def _resume(
     for key, value in kept.items():
         if key.startswith("optimizer/"):
             name, _, part = key.removeprefix("optimizer/").rpartition("/")
-            p = parameters[name]
+            p = steered[name]
             # Adam's step counter stays on the CPU, but for steps that a GPU repeats by itself
             away = part == "step" and not optimizer.defaults.get("capturable", False)
             optimizer.state[p][part] = value if away else value.to(p.device)

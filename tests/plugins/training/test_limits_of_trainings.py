@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from nqbench_quantizers.ecsq import ECSQ
 from nqbench_quantizers.kmeans import KMeans
+from nqbench_quantizers.scaled import Ternary
+from nqbench_quantizers.uniform import Uniform
 from nqbench_training.alternating import IteratedDirect, LearningCompression
 from nqbench_training.bayesian_compression import BayesianCompression
 from nqbench_training.dynamic_surgery import DynamicSurgery
+from nqbench_training.learned_step import LearnedStep
 from nqbench_training.magnitude import Magnitude
 from nqbench_training.optimised import Distilled, grown, install
 from nqbench_training.sensitivities import Adam
@@ -25,7 +29,7 @@ from test_trainings import EVERY
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, Pruner, Task, Training
+from nqbench.api import BadInput, Batch, Model, Pruner, Quantizer, Split, Task, Training
 from nqbench.api.toolkit import store
 from nqbench.api.toolkit.curvature import mean_loss
 from nqbench.api.toolkit.store import Trained
@@ -70,6 +74,48 @@ def test_a_network_of_half_precision_is_trained(training: Training) -> None:
     for name, tensor in task.reconstruct(result.groups).items():
         assert bool(torch.isfinite(tensor.float()).all()), name
         torch.testing.assert_close(task.parameter(name).float(), tensor.to(torch.bfloat16).float(), rtol=0, atol=0)
+
+
+class Wide(Model, name="wide-half"):
+    """One layer of 40 x 200 weights in half precision, more than the compiled loops' least number."""
+
+    dtype: str = "bfloat16"
+
+    def fingerprint(self) -> str:
+        return f"wide-{self.dtype}"
+
+    def load(self, device: torch.device) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(40, 200), nn.ReLU(), nn.Linear(200, 3)).to(getattr(torch, self.dtype))
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        x = torch.randn(64, 40, generator=torch.Generator().manual_seed(1))
+        for part in x.split(batch_size):
+            yield part, part[:, :3].argmax(1)
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        out: Tensor = module(batch[0].to(getattr(torch, self.dtype)))
+        return out.float()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("quantizer", [Uniform(step=0.001), KMeans(k=64), Ternary()], ids=lambda q: q.name)
+def test_learned_levels_of_a_network_in_half_precision_are_those_nearest_to_its_weights(
+    quantizer: Quantizer, dtype: str
+) -> None:
+    """Hundreds of levels: more than bfloat16 can count."""
+    task = make_task(Wide(dtype=dtype), quantizer=quantizer, granularity="layer")
+    result = LearnedStep(epochs=0).train(task, None)
+    before = make_task(Wide(dtype=dtype)).weights()
+    for group in result.groups:
+        (name,) = group.names
+        w, deployed = before[name].float().reshape(-1), task.reconstruct([group])[name].float().reshape(-1)
+        apart = (w - deployed).abs()
+        levels = deployed.unique()
+        nearest = torch.stack([(w - level).abs() for level in levels]).amin(0)
+        torch.testing.assert_close(apart, nearest, rtol=0, atol=1e-6)
+    LearnedStep(epochs=2, batch_size=16).train(task, None)
 
 
 @pytest.mark.parametrize("granularity", ["layer", "global"])
