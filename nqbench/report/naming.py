@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nqbench.report.data import ReportData
-from nqbench.results.labels import short
+from nqbench.results.labels import digits, short
 from nqbench.results.leaderboard import Row
 from nqbench.results.methods import MethodRow
 from nqbench.results.record import Record
@@ -120,7 +120,8 @@ def _named(kind: str, place: int, parts: Sequence[_Parts], drawn: Sequence[_Part
     told = dict(zip(versions, telling(list(versions.values())), strict=True))[repr(own)]
     if len({knob_of(p[kind][1]) for p in drawn if p[kind][0] == name}) > 1:
         told |= knob_of(own)
-    shown = [_said(k, v) for k, v in sorted(own.items(), key=lambda pair: pair[1] is not KNOB) if k in told]
+    places = {k: digits(p[kind][1].get(k) for p in parts if p[kind][0] == name) for k in told}
+    shown = [_said(k, v, places[k]) for k, v in sorted(own.items(), key=lambda pair: pair[1] is not KNOB) if k in told]
     return f"{name}({', '.join(shown)})" if shown else name
 
 
@@ -131,9 +132,9 @@ def _version(given: Mapping[str, Any]) -> dict[str, object]:
     return {parameter: KNOB if given[parameter] is KNOB else repr(given[parameter]) for parameter in ordered}
 
 
-def _said(parameter: str, value: object) -> str:
+def _said(parameter: str, value: object, places: int) -> str:
     name = parameter.partition(".")[2] or parameter
-    return name if value is KNOB else f"{name}={short(value)}"
+    return name if value is KNOB else f"{name}={short(value, places)}"
 
 
 def logarithmic(rows: Sequence[Row]) -> bool:

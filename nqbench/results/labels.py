@@ -11,6 +11,9 @@ from nqbench.results.record import KINDS, Record
 from nqbench.results.telling import KNOB, telling
 
 _SINGLE = tuple(kind for kind in KINDS if kind != "training")
+_DIGITS = 6
+_EXACT = 17
+"""Significant digits that tell any two floats apart."""
 
 
 class Labels:
@@ -22,6 +25,8 @@ class Labels:
     def __init__(self, records: Iterable[Record]) -> None:
         self._seen: dict[tuple[str, str], dict[_Key, dict[str, object]]] = defaultdict(dict)
         self._told: dict[tuple[str, str], dict[_Key, frozenset[str]]] = {}
+        self._values: dict[tuple[str, str, str], dict[str, object]] = defaultdict(dict)
+        self._digits: dict[tuple[str, str, str], int] = {}
         self._settings: dict[str, set[object]] = {field: set() for field in (*_SETTINGS, "seed")}
         self.add(records)
 
@@ -34,14 +39,25 @@ class Labels:
                 if (key := _key(version)) not in seen:
                     seen[key] = version
                     self._told.pop((kind, name), None)
-            for field, values in self._settings.items():
-                values.add(getattr(record, field))
+                for field, value in parameters.items():
+                    values = self._values[place := (kind, name, field)]
+                    if (text := repr(value)) not in values:
+                        values[text] = value
+                        self._digits.pop(place, None)
+            for field, known in self._settings.items():
+                known.add(getattr(record, field))
 
     def _telling(self, kind: str, name: str, version: dict[str, object]) -> frozenset[str]:
         seen = self._seen.get((kind, name), {})
         if (kind, name) not in self._told:
             self._told[kind, name] = dict(zip(seen, telling(list(seen.values())), strict=True))
         return self._told[kind, name].get(_key(version), frozenset())
+
+    def _short(self, kind: str, name: str, field: str, value: object) -> str:
+        place = (kind, name, field)
+        if place not in self._digits:
+            self._digits[place] = digits(self._values.get(place, {}).values())
+        return short(value, self._digits[place])
 
     def plugin(self, record: Record, kind: str, *, knob: bool = True) -> str:
         """``uniform(step=0.1)``; empty where the record has none of that kind. knob: False leaves its value out."""
@@ -59,7 +75,7 @@ class Labels:
         apart = self._telling(kind, name, _version(parameters, own))
         shown = [] if knob or own is None or own not in apart else [own]
         shown += [
-            f"{field}={short(value)}"
+            f"{field}={self._short(kind, name, field, value)}"
             for field, value in parameters.items()
             if (knob if field == own else field in apart)
         ]
@@ -124,14 +140,21 @@ def first_name(text: str) -> str:
     return text.partition(" ")[0].partition("(")[0]
 
 
-def short(value: object) -> str:
-    """A parameter's value for a label."""
+def digits(values: Iterable[object]) -> int:
+    """The significant digits that tell these values apart for ``short``: six, or as many more as it takes."""
+    known = list(values)
+    most = len({short(value, _EXACT) for value in known})
+    return next(n for n in range(_DIGITS, _EXACT + 1) if len({short(value, n) for value in known}) == most)
+
+
+def short(value: object, digits: int = _DIGITS) -> str:
+    """A parameter's value for a label, its floats with so many significant digits."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(short(v) for v in value) + "]"
+        return "[" + ", ".join(short(v, digits) for v in value) + "]"
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     return str(value)

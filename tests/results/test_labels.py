@@ -28,6 +28,19 @@ def test_several_networks_of_a_users_are_told_apart_everywhere() -> None:
     assert len({labels.trial(record) for record in records}) == len(records)
 
 
+def test_values_that_are_equal_to_six_digits_are_told_by_more() -> None:
+    steps = [0.1, 0.1000001, 0.10000010000000002, 0.3]
+    records = [make(quantizer="uniform", quantizer_params={"step": step}, knob="step") for step in steps]
+    labels = Labels(records[:1])
+    assert labels.plugin(records[0], "quantizer") == "uniform(step=0.1)"
+    labels.add(records[1:2])
+    assert [labels.plugin(r, "quantizer") for r in records[:2]] == ["uniform(step=0.1)", "uniform(step=0.1000001)"]
+    labels.add(records[2:])
+    assert len({labels.plugin(record, "quantizer") for record in records}) == 4
+    lists = [make(quantizer="uniform", quantizer_params={"step": [0.5, step]}) for step in steps]
+    assert len({Labels(lists).plugin(record, "quantizer") for record in lists}) == 4
+
+
 def test_seeds_positions_and_what_a_search_comes_to_later_are_told() -> None:
     records = [make(k=2, seed=seed, positions=positions) for seed in (0, 1) for positions in ("zero", "gaps")]
     labels = Labels(records)
