@@ -1,13 +1,15 @@
-"""What is asked of any ``torch.nn.Module``: its device, its outputs, and to be in evaluation mode for a while."""
+"""What is asked of any ``torch.nn.Module``: its device, its outputs, and to be in evaluation mode, or to have hooks,
+for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -20,6 +22,16 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for layer, mode in modes.items():
             layer.training = mode
+
+
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Inside the block the hooks are active; afterwards they are removed."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -13,9 +13,9 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Pruner, Task
+from nqbench.api.modules import hooked
 from nqbench_training.gaussian_weights import (
     batch_of,
-    hooked,
     local_names,
     log_alpha,
     log_normal_kl,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nqbench.api import Batch, Network
-from nqbench.api.modules import evaluating
+from nqbench.api.modules import evaluating, hooked
 from nqbench.api.toolkit.optimise import seeded
-from nqbench_training.gaussian_weights import hooked, is_local
+from nqbench_training.gaussian_weights import is_local
 
 _EXAMPLES = 256
 

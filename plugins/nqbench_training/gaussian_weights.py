@@ -10,18 +10,16 @@ weight itself is sampled, once per step for all examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.hooks import RemovableHandle
 
 from nqbench.api import Network
-from nqbench.api.modules import evaluating
+from nqbench.api.modules import evaluating, hooked
 from nqbench.api.toolkit.persample import called_alone
 from nqbench.api.toolkit.samples import first_samples
 
@@ -73,16 +71,6 @@ def output_variance(layer: nn.Module, x: Tensor, variance: Tensor) -> Tensor:
 def noise(variance: Tensor) -> Tensor:
     """A draw of N(0, variance)."""
     return variance.clamp_min(_LEAST).sqrt() * torch.randn_like(variance)
-
-
-@contextmanager
-def hooked(handles: list[RemovableHandle]) -> Iterator[None]:
-    """Inside the block the hooks are active; afterwards they are removed."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def per_example(z: Tensor, x: Tensor, behind: int) -> Tensor:

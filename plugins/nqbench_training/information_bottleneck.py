@@ -11,7 +11,8 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Pruner, Task
-from nqbench_training.gaussian_weights import batch_of, hooked, local_names, log_alpha, noise, per_example
+from nqbench.api.modules import hooked
+from nqbench_training.gaussian_weights import batch_of, local_names, log_alpha, noise, per_example
 from nqbench_training.variational import Posterior, Variational
 
 

@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from nqbench.api import Pruner, Task
-from nqbench_training.gaussian_weights import hooked, local_names, log_alpha, log_uniform_kl, noise, output_variance
+from nqbench.api.modules import hooked
+from nqbench_training.gaussian_weights import local_names, log_alpha, log_uniform_kl, noise, output_variance
 from nqbench_training.variational import Posterior, Variational
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,20 @@ from test_sensitivities import whole_batch
 from tiny_network import Levels, Tiny, make_task
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Group, Quantized, QuantizedModel, Quantizer, Sensitivity, Source, Task, Training
+from nqbench.api import (
+    BadInput,
+    Batch,
+    Group,
+    Model,
+    Quantized,
+    QuantizedModel,
+    Quantizer,
+    Sensitivity,
+    Source,
+    Split,
+    Task,
+    Training,
+)
 from nqbench.api.toolkit.curvature import mean_loss
 
 EVERY: list[Training] = [
@@ -360,6 +373,54 @@ def test_batchnorm_statistics_become_those_of_the_quantized_network() -> None:
     torch.testing.assert_close(result.raw_state["1.running_var"], outputs.var((0, 2, 3)))
     assert torch.equal(result.raw_state["1.weight"], make_task().module[1].weight)
     assert task.module[1].momentum == 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_batchnorm_statistics_in_half_precision_are_the_means_over_batches(
+    dtype: Literal["float16", "bfloat16"],
+) -> None:
+    """An average that is moved by a share of 1 / n stays behind as n grows."""
+    task = make_task(Normed(dtype=dtype), quantizer=Levels(k=16))
+    result = BatchNorm(samples=4000, batch_size=50).train(task, None)
+    weight, bias = task.parameter("0.weight").detach(), task.parameter("0.bias").detach()
+    means, variances = [], []
+    for x, _ in task.batches("train", batch_size=50):
+        outputs = nn.functional.linear(x.to(weight.dtype), weight, bias).double()
+        means.append(outputs.mean(0))
+        variances.append(outputs.var(0))
+    spacing = torch.finfo(weight.dtype).eps
+    for name, each in (("1.running_mean", means), ("1.running_var", variances)):
+        wanted = torch.stack(each).mean(0)
+        torch.testing.assert_close(
+            result.raw_state[name].double(), wanted, rtol=spacing, atol=spacing * float(wanted.std())
+        )
+    assert task.module[1].momentum == 0.1  # type: ignore[index]
+    assert not task.module[1]._forward_hooks  # type: ignore[index]
+
+
+class Normed(Model, name="normed"):
+    """A batch norm in half precision, on 4000 images whose scales differ by batch."""
+
+    dtype: Literal["float16", "bfloat16"] = "bfloat16"
+
+    def fingerprint(self) -> str:
+        return f"normed-{self.dtype}"
+
+    def load(self, device: torch.device) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64)).to(getattr(torch, self.dtype)).eval()
+
+    def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(4000 // batch_size):
+            scale = 0.5 + torch.rand(1, generator=generator)
+            x = scale * torch.randn(batch_size, 8, generator=generator)
+            yield x, (x[:, 0] > 0).long()
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        out: Tensor = module(batch[0].to(getattr(torch, self.dtype)))
+        return out.float()
 
 
 def test_sequential_senses_each_tensor_behind_the_quantized_ones() -> None:
