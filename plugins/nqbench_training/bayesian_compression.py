@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Pruner, Task
 from nqbench.api.modules import hooked
+from nqbench.api.toolkit.masters import widened
 from nqbench_training.gaussian_weights import (
     batch_of,
     local_names,
@@ -229,7 +230,7 @@ class ScaledUnits:
         for name in self.names:
             mean, spread = (self._over(name, t) for t in self.scale(name))
             own = self.leaves[f"{name}/log_variance"].exp()
-            found[name] = (spread * (own + self.task.parameter(name).square()) + own * mean * mean).detach()
+            found[name] = (spread * (own + widened(self.task.parameter(name)).square()) + own * mean * mean).detach()
             if name in self.biases:
                 found[self.biases[name]] = self.leaves[f"{name}/bias_log_variance"].exp().detach()
         return found

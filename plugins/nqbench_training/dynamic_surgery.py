@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nqbench.api import BadInput, Pruned, Pruner, Task
+from nqbench.api.toolkit.masters import widened
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
 from nqbench_training.compact import Live, can_be_compact, compact, live_parts
@@ -248,10 +249,10 @@ def largest_units(task: Task, units: tuple[tuple[str, int], ...]) -> dict[str, L
 def lamp(w: Tensor) -> Tensor:
     """LAMP scores: w^2 divided by the sum of all squares that are not smaller, ties by position (arXiv:2010.07611, eq.
     3)."""
-    squares, order = w.reshape(-1).square().sort(stable=True)
+    squares, order = widened(w).reshape(-1).square().sort(stable=True)
     rest = squares.flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(squares)
-    scores[order] = squares / rest.clamp_min(torch.finfo(w.dtype).tiny)
+    scores[order] = squares / rest.clamp_min(torch.finfo(squares.dtype).tiny)
     return scores.reshape(w.shape)
 
 

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nqbench.api import Network, Sensitivity
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal
+from nqbench.api.toolkit.masters import widened
 from nqbench.api.toolkit.persample import gradients
 from nqbench.api.toolkit.samples import first_samples
 
@@ -103,13 +104,13 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
 
     def recurrence(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         """Second moments of the mini-batch gradients at the current weights, epoch after epoch in stored order."""
-        total = [torch.zeros_like(task.parameter(name)) for name in names]
+        total = [torch.zeros_like(widened(task.parameter(name).detach())) for name in names]
         parameters = [task.parameter(name) for name in names]
         step = 0
         with evaluating(task.module):
             while step < self.batches:
                 for batch in task.batches("train", batch_size=self.batch_size):
-                    slopes = gradients(task.loss(batch), parameters)
+                    slopes = [widened(g) for g in gradients(task.loss(batch), parameters)]
                     for v, g in zip(total, slopes, strict=True):
                         v.mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
                     step += 1

@@ -120,7 +120,8 @@ class Each:
             inputs = plugin.of_inputs
             self.quantize(name, lambda: self.known(name, Moments.of(inputs(self.task, [name])[name])))
         else:
-            self.quantize(name, lambda: self.task.sense([name]))
+            # moments that training kept are those of the network that it ended with
+            self.quantize(name, lambda: replace(self.task, moments=None).sense([name]))
 
     def known(self, name: str, moments: Moments) -> dict[str, Tensor]:
         """The sensitivity of one tensor, by its second moments in the network as it is now. Where the trial's moments

@@ -46,6 +46,11 @@ class Masters:
             self.parameters[name].copy_(copy)
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor of 16-bit numbers in float32, where squares and sums are not lost; any other as it is."""
+    return tensor.float() if is_half(tensor) else tensor
+
+
 def is_half(tensor: Tensor) -> bool:
     """Whether its numbers have 16 bits."""
     return tensor.dtype in _HALVES

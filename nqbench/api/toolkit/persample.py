@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nqbench.api.errors import BadInput
+from nqbench.api.toolkit.masters import widened
 from nqbench.api.toolkit.windows import rows_of, vectors
 
 
@@ -68,11 +69,11 @@ class OneByOne:
         """Nothing is kept."""
 
     def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
-        total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        total = {name: torch.zeros_like(widened(p.detach())) for name, p in self.parameters.items()}
         for row, v in zip(outputs, cotangent, strict=True):
             found = gradients(row, list(self.parameters.values()), v, retain_graph=True)
             for name, g in zip(self.parameters, found, strict=True):
-                total[name].addcmul_(g, g)
+                total[name].addcmul_(widened(g), widened(g))
         return total
 
 
@@ -140,7 +141,7 @@ class Tape:
         by_layer: dict[nn.Module, list[Tensor]] = {}
         position = 0
         for layer, calls in self.calls.items():
-            by_layer[layer] = list(found[position : position + len(calls)])
+            by_layer[layer] = [widened(each) for each in found[position : position + len(calls)]]
             position += len(calls)
         return by_layer
 
@@ -159,11 +160,11 @@ class Tape:
 
     def _one(self, name: str, layer: nn.Module, gradients: list[Tensor]) -> Tensor:
         if not gradients:  # the network has not called it
-            return torch.zeros_like(layer.get_parameter(name.rpartition(".")[2]))
+            return torch.zeros_like(widened(layer.get_parameter(name.rpartition(".")[2]).detach()))
         if name.rpartition(".")[2] == "bias":
             return _sum_bias(layer, gradients).square_().sum(0)
         if layer not in self._columns:
-            self._columns[layer] = [vectors(layer, x) for x, _ in self.calls[layer]]
+            self._columns[layer] = [vectors(layer, widened(x)) for x, _ in self.calls[layer]]
         inputs = self._columns[layer]
         groups = int(getattr(layer, "groups", 1))
         rows = [rows_of(layer, g) for g in gradients]

@@ -57,6 +57,9 @@ def test_a_score_is_the_square_over_those_that_are_not_smaller() -> None:
     # one's scale is nothing to it, and the largest of each tensor stays whatever the others are
     torch.testing.assert_close(lamp(1e-3 * w), lamp(w))
     assert not lamp(torch.zeros(3)).any()
+    many = 1e-4 * torch.randn(3000, generator=torch.Generator().manual_seed(0))  # squares and sums that float16 has not
+    for dtype in (torch.float16, torch.bfloat16):
+        torch.testing.assert_close(lamp(many.to(dtype)), lamp(many.to(dtype).float()))
 
 
 def test_scores_keep_as_much_of_a_layer_whatever_its_scale() -> None:

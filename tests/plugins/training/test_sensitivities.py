@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from nqbench_quantizers import GPTQ
@@ -11,8 +13,51 @@ from tiny_network import Tiny, make_task
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
-from nqbench.api import Sensitivity, Task
+from nqbench.api import Batch, Sensitivity, Task
 from nqbench.api.toolkit.curvature import expand
+
+
+class Rounded(Tiny, name="rounded-tiny"):
+    """Weights rounded to a dtype of 16 bits; ``half``: computed in it, too. scale: of the loss."""
+
+    dtype: Literal["float16", "bfloat16"] = "bfloat16"
+    half: bool = False
+    scale: float = 1.0
+
+    def computed(self) -> torch.dtype:
+        return getattr(torch, self.dtype) if self.half else torch.float32  # type: ignore[no-any-return]
+
+    def load(self, device: torch.device) -> nn.Module:
+        return super().load(device).to(getattr(torch, self.dtype)).to(self.computed())
+
+    def predict(self, module: nn.Module, batch: Batch) -> Tensor:
+        out: Tensor = module(batch[0].to(self.computed()))
+        return out.float()
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return self.scale * super().losses(outputs, batch)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "sensitivity",
+    [Hessian(), Hessian(labels="drawn"), Fisher(), Hutchinson(draws=3), Adam(batches=50), SecondMoments()],
+    ids=lambda s: f"{s.name}-{getattr(s, 'labels', '')}",
+)
+def test_a_sensitivity_in_half_precision_is_that_of_the_same_weights(
+    sensitivity: Sensitivity, dtype: Literal["float16", "bfloat16"], scale: float
+) -> None:
+    """Squares of gradients below 2e-4 are 0 in float16, and small steps of an average are rounded away."""
+    half, whole = (
+        make_task(Rounded(dtype=dtype, half=half, scale=scale), sensitivity=sensitivity).sense()
+        for half in (True, False)
+    )
+    assert half is not None
+    assert whole is not None
+    for name, wanted in whole.items():
+        apart = (half[name] - wanted).double().norm() / wanted.double().norm()
+        assert apart < 0.1, (name, apart)
 
 
 def flat(task: Task, values: dict[str, Tensor]) -> Tensor:

@@ -9,13 +9,14 @@ from typing import Literal
 
 import pytest
 import torch
+from nqbench_quantizers.ecsq import ECSQ
 from nqbench_training.alternating import IteratedDirect, LearningCompression
 from nqbench_training.batchnorm import BatchNorm
 from nqbench_training.finetune import FineTune, members
 from nqbench_training.iterative import Iterative
 from nqbench_training.learned_step import LearnedStep
 from nqbench_training.magnitude import Magnitude
-from nqbench_training.sensitivities import Fisher
+from nqbench_training.sensitivities import Adam, Fisher
 from nqbench_training.sequential import Sequential, forward_order
 from nqbench_training.soft_to_hard import SoftToHard
 from nqbench_training.soft_weight_sharing import SoftWeightSharing
@@ -439,6 +440,17 @@ def test_sequential_senses_each_tensor_behind_the_quantized_ones() -> None:
     result = Sequential().train(task, None)
     assert seen == [(name, True, True) for name in task.names]
     assert [group.names for group in result.groups] == [(name,) for name in task.names]
+
+
+def test_sequential_estimates_moments_anew_whatever_training_kept() -> None:
+    found = []
+    for kept in (None, 1.0):
+        task = make_task(quantizer=ECSQ(lam=0.03, unit="variance"), granularity="layer", sensitivity=Adam(batch_size=8))
+        moments = None if kept is None else {name: torch.full_like(w, kept) for name, w in task.weights().items()}
+        result = Sequential().train(replace(task, moments=moments), None)
+        found.append(torch.cat([group.quantized.symbols for group in result.groups]))
+    assert torch.equal(*found)
+    assert len(found[0].unique()) > 4
 
 
 def test_forward_order_is_that_of_the_computation() -> None:
