@@ -94,14 +94,16 @@ class Board:
         """Every row, oldest first. Raises BadInput for one that was edited."""
         found = []
         for path in sorted((self.folder / "rows").glob("*.json")):
-            try:
-                row = read_row(path.read_bytes(), str(path))
-            except OSError as error:
-                raise BadInput(f"{path}: cannot be read ({reason(error)})") from None
-            if path.stem != row.id:
-                raise BadInput(f"{path}: is the row {row.id}: its file is named otherwise")
-            found.append(row)
+            found.append(_row_in(path))
         return sorted(found, key=lambda row: (row.added, row.id))
+
+    def _now(self, row: BoardRow) -> BoardRow | None:
+        """A row as it stands by now; None where it has been removed."""
+        path = self._path(row)
+        return _row_in(path) if path.exists() else None
+
+    def _path(self, row: BoardRow) -> Path:
+        return self.folder / "rows" / f"{row.id}.json"
 
     def file(self, row: BoardRow) -> Path:
         """Where the row's file is. Raises BadInput where it is missing, or another."""
@@ -216,7 +218,7 @@ class Board:
                 temporary.write_bytes(suite.encode())
 
     def _say(self, row: BoardRow) -> None:
-        with written_whole(self.folder / "rows" / f"{row.id}.json") as temporary:
+        with written_whole(self._path(row)) as temporary:
             temporary.write_text(row.to_text(), encoding="utf-8")
 
     # -- merging and verifying ---------------------------------------------------------------------------------------
@@ -265,8 +267,9 @@ class Board:
         for row in rows:
             verdict = self._verified(checker, row)
             if verdict.check is not None:
-                with _writing(self.folder):
-                    self._say(checked_again(row, verdict.check))
+                with _writing(self.folder):  # looking may take hours: it may be gone, or have other checks by now
+                    if (now := self._now(row)) is not None:
+                        self._say(checked_again(now, verdict.check))
             yield row, verdict
 
     def _verified(self, checker: Checker, row: BoardRow) -> Verdict:
@@ -281,6 +284,17 @@ class Board:
         if edited := tuple(edits(row, verdict.found, exact=exact)):
             return Verdict(edited)
         return verdict
+
+
+def _row_in(path: Path) -> BoardRow:
+    """The row of a file. Raises BadInput for one that was edited."""
+    try:
+        row = read_row(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({reason(error)})") from None
+    if path.stem != row.id:
+        raise BadInput(f"{path}: is the row {row.id}: its file is named otherwise")
+    return row
 
 
 def _networks(rows: Collection[BoardRow], new: bool) -> frozenset[Choice] | None:

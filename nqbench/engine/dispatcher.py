@@ -81,7 +81,10 @@ class Dispatcher(Generic[J]):
 
     def withdraw(self, which: Callable[[J], bool]) -> list[J]:
         """Take back jobs that no slot has begun."""
-        return self._queue.withdraw(which)
+        found = self._queue.withdraw(which)
+        for job in found:  # another job may come to have its identity
+            self._losses.pop(id(job), None)
+        return found
 
     @property
     def busy(self) -> bool:

@@ -1,8 +1,11 @@
-"""Main memory held by processes, from Linux's /proc; on other systems it is unknown and no limit is enforced."""
+"""Processes, and the main memory that they hold, from Linux's /proc; on other systems that is unknown and no limit is
+enforced."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -17,12 +20,17 @@ def held(*processes: int) -> int:
     return sum(_held(process) for process in processes)
 
 
-def _held(process: int) -> int:
+def _told(process: int) -> dict[str, str]:
+    """What the system says of a process; nothing of one that has ended."""
     try:
         lines = (_PROC / str(process) / "status").read_text().splitlines()
     except OSError:
-        return 0
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
+        return {}
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _held(process: int) -> int:
+    told = _told(process)
     return sum(int(told[name].split()[0]) << 10 for name in _COUNTED if name in told)
 
 
@@ -37,6 +45,15 @@ def below(process: int) -> list[int]:
         for child in children:
             found += [child, *below(child)]
     return found
+
+
+def end_group(leader: int) -> None:
+    """Kill all processes of a group that a child of this process leads, or led: as long as one is left, no other
+    process gets its number."""
+    parent = _told(leader).get("PPid")
+    if parent is None or int(parent) == os.getpid():
+        with contextlib.suppress(OSError):  # none is left
+            os.killpg(leader, signal.SIGKILL)
 
 
 def sacrificed() -> None:

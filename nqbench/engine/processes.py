@@ -2,6 +2,7 @@
 
 Each slot has a pool of its own, so that a task can be sent to the worker that already has its weights in memory. When a
 worker dies, or is stopped at its deadline or memory limit, only its current task is lost; a new worker takes its place.
+Each worker leads a process group: what a method started below it ends with it, and holds neither locks nor pipes.
 On a cluster, each slot's process has such a worker below it, too: a method that crashes never costs the slot.
 """
 
@@ -12,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from nqbench.api.engine import Ended, Event, Joined, Outcome, Slots, Task
 from nqbench.engine.deadlines import Deadlines
-from nqbench.engine.memory import below, held
+from nqbench.engine.memory import below, end_group, held
 from nqbench.engine.spawning import LEFT, Spawning
 from nqbench.engine.worker import WorkerSettings, begun, noted, perform, start
 
@@ -33,8 +34,12 @@ _LOOK = 0.1
 
 @dataclass
 class _Running:
+    """sent, begun: when, on ``time.monotonic``, which no setting of a clock moves; begun: None until the worker, which
+    may have to start first, has the task."""
+
     slot: str
-    begun: float
+    sent: float
+    begun: float | None = None
 
 
 class Processes(Slots):
@@ -51,6 +56,7 @@ class Processes(Slots):
         self.deadlines = deadlines
         self._settings, self._memory, self._scratch = settings, memory or {}, scratch
         self._pools: dict[str, ProcessPool | None] = dict.fromkeys(settings)
+        self._workers: dict[str, int] = {}  # of slots whose task was begun, which process has it
         self._running: dict[Future[Any], _Running] = {}
         self._joining: list[Event] = [Joined(slot) for slot in settings]
 
@@ -59,7 +65,7 @@ class Processes(Slots):
         return self
 
     def __exit__(self, *_: object) -> None:
-        _stop(*self._pools.values())
+        self._stop(*self._pools)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def send(self, slot: str, task: Task) -> None:
@@ -69,7 +75,7 @@ class Processes(Slots):
         future: Future[Any]
         try:
             with _interrupts_held_back():
-                future = self._pool(slot).schedule(perform, args=(task,), timeout=self.deadlines.trial)
+                future = self._pool(slot).schedule(perform, args=(task,))
         except RuntimeError as error:  # its process could not be started, or has already ended
             future = Future()
             future.set_exception(error if isinstance(error, BrokenProcessPool) else BrokenProcessPool(*error.args))
@@ -103,6 +109,10 @@ class Processes(Slots):
         """Stop workers whose stage has taken too long, or whose processes hold too much, and notice those that ended
         before Pebble had noted their task: it does not tell."""
         for future, running in list(self._running.items()):
+            if running.begun is None and future.running():
+                running.begun = time.monotonic()
+                if (worker := begun(self._settings[running.slot])) is not None:
+                    self._workers[running.slot] = worker
             outcome = self._overdue(running) or self._too_large(running) or self._ended(running)
             if outcome is not None and not future.done():
                 del self._running[future]
@@ -110,11 +120,14 @@ class Processes(Slots):
                 yield Ended(running.slot, outcome)
 
     def _overdue(self, running: _Running) -> Outcome | None:
-        if not self.deadlines.by_stage:
+        now, limit = time.monotonic(), self.deadlines.trial
+        if limit is None and not self.deadlines.by_stage:
             return None
         step, since, _ = noted(self._settings[running.slot].stage_file)
         # what an earlier trial left may still stand there
-        told = self.deadlines.passed(step, time.monotonic() - max(since, running.begun))
+        told = self.deadlines.passed(step, now - max(since, running.sent))
+        if told is None and limit is not None and running.begun is not None and now - running.begun >= limit:
+            told = f"stopped after {limit:g} s in the stage '{step}'"
         return None if told is None else {"status": "timeout", "error": told}
 
     def _too_large(self, running: _Running) -> Outcome | None:
@@ -149,16 +162,27 @@ class Processes(Slots):
         return pool
 
     def _discard(self, slot: str) -> None:
-        _stop(self._pools[slot])
-        self._pools[slot] = None
+        self._stop(slot)
         shutil.rmtree(self._settings[slot].scratch, ignore_errors=True)
+
+    def _stop(self, *slots: str) -> None:
+        """Kill the workers of slots and all that they started, at once, and wait until they are gone."""
+        for slot in slots:  # before a pool waits for what its worker was sending: a child may hold the pipe open
+            known = [self._workers.pop(slot, None), begun(self._settings[slot])]
+            # two, where Pebble has put another in the place of one that ended
+            for worker in {process for process in known if process is not None}:
+                end_group(worker)
+        running = [pool for slot in slots if (pool := self._pools[slot]) is not None]
+        for pool in running:
+            pool.stop()  # type: ignore[no-untyped-call]
+        for pool in running:
+            pool.join()
+        self._pools |= dict.fromkeys(slots)
 
     def _outcome(self, future: Future[Any], slot: str) -> Outcome:
         stage = noted(self._settings[slot].stage_file).step
         try:
             outcome: Outcome = future.result()
-        except TimeoutError:
-            return {"status": "timeout", "error": f"stopped after {self.deadlines.trial:g} s in the stage '{stage}'"}
         except ProcessExpired as error:
             self._discard(slot)
             return {"status": "crashed", "error": f"{_death(error.exitcode)} in the stage '{stage}'"}
@@ -184,15 +208,6 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _stop(*pools: ProcessPool | None) -> None:
-    """Kill the processes of pools, all at once, and wait until they are gone."""
-    running = [pool for pool in pools if pool is not None]
-    for pool in running:
-        pool.stop()  # type: ignore[no-untyped-call]
-    for pool in running:
-        pool.join()
 
 
 def _death(code: int | None) -> str:

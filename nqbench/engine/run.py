@@ -271,7 +271,10 @@ class _Run:
                 jobs += self._pull(schedule)
                 done = self._take_over(jobs)
         if engine.started:
-            self.cache.prune(self.limit)
+            try:
+                self.cache.prune(self.limit)
+            except OSError as error:  # all trials are in the store
+                self.progress.warning(f"the cache {self.cache.root} cannot be looked through ({reason(error)})")
         return failed
 
     def _hear(self, found: Iterable[tuple[str, str]]) -> None:

@@ -104,6 +104,7 @@ def start(settings: WorkerSettings) -> None:
     # Pebble's own handler has to wait until a long call into compiled code returns
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sacrificed()
+    os.setpgid(0, 0)  # what is started below this process can be ended with it
     # this process is killed, never asked to clean up after itself
     tempfile.tempdir = settings.scratch
     Path(settings.scratch, _PROCESS).write_text(str(os.getpid()))

@@ -32,10 +32,11 @@ from nqbench.pipeline.entries import (
     NEW,
     acquire,
     checksum,
-    drop_old,
+    drop_parts,
     kept_in,
     make_folder,
     of,
+    release,
     remove,
     told_in,
 )
@@ -108,10 +109,13 @@ class Cache:
             told = told_in(place)
             if told["data"] is not None and checksum(place + DATA) != tuple(told["data"]):
                 raise ValueError("not what was written")
-            os.utime(place + META)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             remove(place)
             return None
+        except OSError:  # too many open files, another user's: the entry may be as good as ever
+            return None
+        with contextlib.suppress(OSError):  # another user's, or not to be written
+            os.utime(place + META)
         return Entry(told["result"], Path(place + DATA))
 
     def has(self, stage: str, key: str) -> bool:
@@ -149,8 +153,10 @@ class Cache:
             return None
         try:
             return load(entry)
-        except OSError:  # dropped by another process meanwhile
+        except FileNotFoundError:  # dropped by another process meanwhile
             remove(self._place(stage, key))
+        except OSError:  # as in ``_own``
+            pass
         except (ValueError, KeyError):  # written by other code, made of other networks
             self.drop(stage, key)
         return None
@@ -316,8 +322,7 @@ class Cache:
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and starts again
-            os.close(held)
+            release(path, held)
 
     # -- upkeep --------------------------------------------------------------------------------------------------
     def entries(self) -> Iterator[tuple[str, Path, int, float]]:
@@ -384,10 +389,7 @@ class Cache:
             return
         for stage in self._stages():
             for folder in (self.root / stage).glob("*"):
-                whole = {place for place, _, _ in kept_in(folder)} if len(folder.name) == 1 else set()
-                for path in folder.iterdir():
-                    if path.name.startswith(NEW) or str(path).removesuffix(DATA).removesuffix(META) not in whole:
-                        drop_old(path)
+                drop_parts(folder)
 
 
 def limit_from_environment() -> int:

@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,7 @@ class Decoder:
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            self._await(process, request)
-            line = process.stdout.readline()
+            line = process.stdout.readline() if self.cage is None else self._line(process, request, self.cage.seconds)
         except BrokenPipeError:
             line = ""
         except BaseException:  # an interruption, or too long a wait: its answer would be taken for the next request's
@@ -126,14 +126,22 @@ class Decoder:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _await(self, process: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
-        """Wait for the beginning of an answer, no longer than the cage allows. Raises BadInput after that."""
-        if self.cage is None:
-            return
+    @staticmethod
+    def _line(process: subprocess.Popen[str], request: Mapping[str, Any], seconds: float) -> str:
+        """A whole answer, or what there is of it where the process ended. Raises BadInput after so many seconds."""
+        assert process.stdout is not None
+        until, found = time.monotonic() + seconds, b""
         with selectors.DefaultSelector() as waiting:
-            waiting.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-            if not waiting.select(self.cage.seconds):
-                raise BadInput(f"{request['path']} was not decoded within {self.cage.seconds:g} seconds")
+            waiting.register(process.stdout, selectors.EVENT_READ)
+            while not found.endswith(b"\n"):
+                # read below the text's buffer, which is empty between two requests
+                if not waiting.select(max(0.0, until - time.monotonic())):
+                    raise BadInput(f"{request['path']} was not decoded within {seconds:g} seconds")
+                part = os.read(process.stdout.fileno(), 1 << 20)
+                if not part:
+                    break
+                found += part
+        return found.decode()
 
     def _end(self) -> None:
         """End the process, if there is one."""

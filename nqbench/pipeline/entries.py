@@ -45,10 +45,11 @@ def make_folder(folder: str | Path) -> None:
 
 def kept_in(folder: Path) -> Iterator[tuple[str, int, float]]:
     """(path without its suffix, bytes, last use) of every whole entry in a folder."""
-    try:
-        found = {file.name: file.stat() for file in os.scandir(folder)}
-    except OSError:  # another process is dropping it
-        return
+    found = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as listed:  # another process is dropping it
+        for file in listed:
+            with contextlib.suppress(OSError):  # gone meanwhile, as what another process writes under a name for now
+                found[file.name] = file.stat()
     for name, stat in found.items():
         if name.endswith(META) and not name.startswith(NEW):
             place = name.removesuffix(META)
@@ -63,6 +64,17 @@ def remove(place: str) -> None:
             os.unlink(place + suffix)
 
 
+def drop_parts(folder: Path) -> None:
+    """Remove from a folder of entries what killed processes left partly written, and what no version of the cache that
+    is in use writes there. What cannot be looked at stays."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            place = str(path).removesuffix(DATA).removesuffix(META)
+            # asked again for each: a list of what is whole would be of a moment ago
+            if path.name.startswith(NEW) or len(folder.name) > 1 or not os.path.exists(place + META):
+                drop_old(path)
+
+
 def drop_old(path: Path) -> None:
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime <= ABANDONED:
@@ -73,13 +85,42 @@ def drop_old(path: Path) -> None:
             path.unlink()
 
 
+_held: set[int] = set()
+"""Descriptors of locks that this process holds."""
+
+
+def _let_go() -> None:
+    """In a process that a method forked: a lock is held as long as any process has its descriptor open, and such a
+    process may outlive the one that took the lock."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def release(path: Path, descriptor: int) -> None:
+    """Give a lock back that ``acquire`` gave, unless this process is one that was forked since."""
+    if descriptor not in _held:
+        return
+    _held.discard(descriptor)
+    try:
+        with contextlib.suppress(OSError):  # a folder that can no longer be written
+            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and starts again
+    finally:
+        os.close(descriptor)
+
+
 def acquire(path: Path) -> int | None:
-    """A descriptor that holds the lock file alone; None where another process holds it."""
+    """A descriptor that holds the lock file alone, until ``release``, or the end of this process; None where another
+    process holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                _held.add(descriptor)
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)

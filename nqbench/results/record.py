@@ -13,7 +13,7 @@ import base64
 import math
 import zlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -372,3 +372,11 @@ def unpack_values(text: str, examples: int) -> np.ndarray:
 def utc_now() -> str:
     """ISO 8601 with microseconds, so that records sort by time as text."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def after(earlier: str | None, time: str) -> str:
+    """A time of ``utc_now``'s form; where what was earlier says a later one, since a clock was set back, the next after
+    that."""
+    if earlier is None or earlier <= time:
+        return time
+    return (datetime.fromisoformat(earlier) + timedelta(microseconds=1)).isoformat(timespec="microseconds")

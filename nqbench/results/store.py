@@ -37,7 +37,7 @@ from nqbench.results.database import (
     open_to_write,
 )
 from nqbench.results.environment import environment as describe
-from nqbench.results.record import Record, utc_now
+from nqbench.results.record import Record, after, utc_now
 from nqbench.results.schema import covers, crc_of, records, runs
 from nqbench.results.server import connect, is_server
 from nqbench.results.statements import FORGET, IN_ORDER, LAST_PLACE, RENAME, last_records, statements
@@ -154,9 +154,10 @@ class Store:
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         told = describe() if environment is None else environment
         keys = list(keys)
-        begun = Run(run, suite, suite_text, dict(settings or {}), tuple(argv), dict(told), utc_now())
 
         def insert(connection: sa.Connection) -> None:
+            last = connection.execute(sa.select(sa.func.max(runs.c.started))).scalar()
+            begun = Run(run, suite, suite_text, dict(settings or {}), tuple(argv), dict(told), after(last, utc_now()))
             connection.execute(self._sql.run, _row(begun))
             self._cover(connection, run, keys)
 
@@ -164,12 +165,16 @@ class Store:
         return run
 
     def add(self, record: Record) -> None:
-        """Write one record, at once and durably. One of the same run and key is replaced."""
-        row = _record_row(record)
+        """Write one record, at once and durably. One of the same run and key is replaced. Its time is after that of
+        any earlier record of its key, whatever clock that was written by: the last one counts."""
 
         def insert(connection: sa.Connection) -> None:
             self._cover(connection, record.run, [record.key])
-            connection.execute(self._sql.record, row)
+            last = connection.execute(
+                sa.select(sa.func.max(records.c.time)).where(records.c.key == record.key)
+            ).scalar()
+            dated = record.model_copy(update={"time": after(last, record.time)})
+            connection.execute(self._sql.record, _record_row(dated))
 
         self._do(insert)
 

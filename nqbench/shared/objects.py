@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -31,6 +32,8 @@ RATE = float(1 << 20)
 """Bytes a second below which a transfer is given up."""
 NEW = ".new-"
 _ABANDONED = 3600.0
+_LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without hard links answers to one."""
 
 
 class Listed(NamedTuple):
@@ -114,6 +117,20 @@ class Folder:
         target = self.root / name
         try:  # a link appears with its content, and only where there is none
             self._publish(target, lambda new: new.write_bytes(data), os.link)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _LINKLESS:
+                raise
+            return self._created(target, data)
+        return True
+
+    @staticmethod
+    def _created(target: Path, data: bytes) -> bool:
+        """Where the file system has no hard links: for a moment the object is there without its content."""
+        try:
+            with target.open("xb") as file:
+                file.write(data)
         except FileExistsError:
             return False
         return True

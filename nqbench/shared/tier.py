@@ -130,7 +130,9 @@ class Shared:
         if written and self._owed:
             owed, self._owed = self._owed, {}
             for other, (its, path) in owed.items():
-                if path is None or path.exists():
+                if self._away:  # again
+                    self._owed[other] = its, path
+                elif path is None or path.exists():
                     self._written(other, its, path)
         return written
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from nqbench.api import Batch, Network
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import drawn_scores
+from nqbench.api.toolkit.masters import widened
 from nqbench.api.toolkit.persample import gradients
 from nqbench.api.toolkit.progress import tell
 from nqbench.api.toolkit.samples import first_samples
@@ -145,10 +146,10 @@ class _Sum:
 
     def add(self, slope: Tensor, lookups: Sequence[tuple[Tensor, Tensor]]) -> None:
         """lookups: of a pass, the indices and the slopes of what was looked up."""
-        slope = slope.detach()
+        slope = widened(slope.detach())
         self.total += float(slope.square().sum(dtype=torch.float64))
         for rows, own in lookups:
-            flat = own.detach().reshape(-1, own.shape[-1])
+            flat = widened(own.detach()).reshape(-1, own.shape[-1])
             slope = slope.index_add(0, rows.reshape(-1).long(), -flat.to(slope))
             self.looked += float(flat.square().sum(dtype=torch.float64))
         self.rows += slope.reshape(len(self.rows), -1).square().sum(1, dtype=torch.float64).cpu()

@@ -131,7 +131,6 @@ def fit(
     def step(batch: Any) -> None:
         for p in moved:  # what zero_grad does, without its bookkeeping
             p.grad = None
-        masters.follow()
         with computing(recipe.precision, moved[0].device):
             value = loss(batch)
         value.backward(inputs=moved)  # type: ignore[no-untyped-call]
@@ -139,6 +138,7 @@ def fit(
         tracker.update()
         if before_step is not None:
             before_step()
+        masters.follow()  # once a step, last: who masks weights may show the optimizer whole ones
         masters.take_gradients()
         optimizer.step()
         masters.lead()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -160,6 +161,8 @@ def _made(path: Path, recipe: Mapping[str, Any], train: Callable[[Path], Trained
     workdir = path.with_suffix(".work")
     try:
         workdir.mkdir(exist_ok=True)
+        for left in path.parent.glob(f".{escape(path.name)}.*"):  # by a process that was killed: this one has the lock
+            left.unlink(missing_ok=True)
         found = train(workdir)
         save_trained(path, found, recipe)
         shutil.rmtree(workdir)

@@ -6,13 +6,14 @@ import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from nqbench_training.compact import Live
 from nqbench_training.dynamic_surgery import DynamicSurgery, Surgery, lamp, largest_left_out, mean_and_deviations
 from nqbench_training.magnitude import Magnitude
+from test_sensitivities import Rounded
 from tiny_network import make_task
 
 from nqbench.api import BadInput, Pruned, Task
@@ -49,6 +50,31 @@ def test_thresholds_are_the_mean_and_deviations_of_each_layer() -> None:
     # |w| has mean 2 and variance (1 + 1 + 4 + 4) / 4
     assert float(mean_and_deviations(w, 0.5)) == pytest.approx(2 + 0.5 * 2.5**0.5)
     assert float(mean_and_deviations(w, -9.0)) == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_that_are_masked_learn_in_half_precision_too(
+    dtype: Literal["float16", "bfloat16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Surgery] = []
+    begin = Surgery.__init__
+
+    def noted(self: Surgery, *given: Any) -> None:
+        begin(self, *given)
+        made.append(self)
+
+    monkeypatch.setattr(Surgery, "__init__", noted)
+    sizes = []
+    for half in (False, True):
+        task = make_task(Rounded(dtype=dtype, half=half))
+        first = {name: w.clone() for name, w in task.weights().items()}
+        DynamicSurgery(keep=0.2, epochs=6, lr=3e-3, batch_size=4).prune(task)
+        (last,) = made[-1:]
+        off = {name: mask == 0 for name, mask in last.masks.items()}
+        assert all((last.weights[name][at] != 0).all() for name, at in off.items())
+        moved = [(last.weights[name].float() - first[name].float())[at].abs().sum() for name, at in off.items()]
+        sizes.append(float(torch.stack(moved).sum()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
 
 
 def test_a_score_is_the_square_over_those_that_are_not_smaller() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import torch
 from nqbench_quantizers import GPTQ
+from nqbench_training import information
 from nqbench_training.second_moments import SecondMoments
 from nqbench_training.sensitivities import Adam, Fisher, Hessian, Hutchinson, mean_sign_products
 from tiny_network import Tiny, make_task
@@ -42,8 +43,16 @@ class Rounded(Tiny, name="rounded-tiny"):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     "sensitivity",
-    [Hessian(), Hessian(labels="drawn"), Fisher(), Hutchinson(draws=3), Adam(batches=50), SecondMoments()],
-    ids=lambda s: f"{s.name}-{getattr(s, 'labels', '')}",
+    [
+        Hessian(),
+        Hessian(labels="drawn"),
+        Fisher(),
+        Hutchinson(draws=3),
+        Adam(batches=50),
+        SecondMoments(),
+        SecondMoments(outputs=4),
+    ],
+    ids=lambda s: f"{s.name}-{getattr(s, 'labels', getattr(s, 'outputs', ''))}",
 )
 def test_a_sensitivity_in_half_precision_is_that_of_the_same_weights(
     sensitivity: Sensitivity, dtype: Literal["float16", "bfloat16"], scale: float
@@ -58,6 +67,19 @@ def test_a_sensitivity_in_half_precision_is_that_of_the_same_weights(
     for name, wanted in whole.items():
         apart = (half[name] - wanted).double().norm() / wanted.double().norm()
         assert apart < 0.1, (name, apart)
+
+
+@pytest.mark.parametrize("size", [1.5e-4, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_information_of_a_tensor_is_summed_in_more_than_half_precision(dtype: torch.dtype, size: float) -> None:
+    slope = torch.full((3, 4), size, dtype=dtype)
+    found = information._Sum(slope)
+    for _ in range(10):
+        found.add(slope, [(torch.tensor([0, 0]), slope[:2])])
+    one = float(slope[0, 0]) ** 2
+    assert found.total == pytest.approx(10 * 12 * one)
+    assert found.looked == pytest.approx(10 * 8 * one)
+    assert found.rows.tolist() == pytest.approx([10 * 4 * one] * 3)  # of the first row, less what was looked up twice
 
 
 def flat(task: Task, values: dict[str, Tensor]) -> Tensor:
