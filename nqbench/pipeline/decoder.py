@@ -113,7 +113,7 @@ class Decoder:
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            line = process.stdout.readline() if self.cage is None else self._line(process, request, self.cage.seconds)
+            line = self._answer(process, request)
         except BrokenPipeError:
             line = ""
         except BaseException:  # an interruption, or too long a wait: its answer would be taken for the next request's
@@ -126,17 +126,19 @@ class Decoder:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    @staticmethod
-    def _line(process: subprocess.Popen[str], request: Mapping[str, Any], seconds: float) -> str:
-        """A whole answer, or what there is of it where the process ended. Raises BadInput after so many seconds."""
+    def _answer(self, process: subprocess.Popen[str], request: Mapping[str, Any]) -> str:
+        """A whole answer, or what there is of it where the process ended. Raises BadInput where that takes longer than
+        the cage allows."""
         assert process.stdout is not None
-        until, found = time.monotonic() + seconds, b""
+        if self.cage is None:
+            return process.stdout.readline()
+        until, found = time.monotonic() + self.cage.seconds, b""
         with selectors.DefaultSelector() as waiting:
             waiting.register(process.stdout, selectors.EVENT_READ)
             while not found.endswith(b"\n"):
                 # read below the text's buffer, which is empty between two requests
                 if not waiting.select(max(0.0, until - time.monotonic())):
-                    raise BadInput(f"{request['path']} was not decoded within {seconds:g} seconds")
+                    raise BadInput(f"{request['path']} was not decoded within {self.cage.seconds:g} seconds")
                 part = os.read(process.stdout.fileno(), 1 << 20)
                 if not part:
                     break

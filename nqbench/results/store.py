@@ -166,13 +166,12 @@ class Store:
 
     def add(self, record: Record) -> None:
         """Write one record, at once and durably. One of the same run and key is replaced. Its time is after that of
-        any earlier record of its key, whatever clock that was written by: the last one counts."""
+        the records of its key that other runs have left, whatever clocks they went by: the last one counts."""
 
         def insert(connection: sa.Connection) -> None:
             self._cover(connection, record.run, [record.key])
-            last = connection.execute(
-                sa.select(sa.func.max(records.c.time)).where(records.c.key == record.key)
-            ).scalar()
+            others = sa.and_(records.c.key == record.key, records.c.run != record.run)
+            last = connection.execute(sa.select(sa.func.max(records.c.time)).where(others)).scalar()
             dated = record.model_copy(update={"time": after(last, record.time)})
             connection.execute(self._sql.record, _record_row(dated))
 

@@ -59,6 +59,18 @@ def test_an_interrupted_training_leaves_its_checkpoints_and_no_weights(cache: Pa
     assert [p.suffix for p in (cache / "trained").iterdir() if p.suffix != ".lock"] == [".safetensors"]
 
 
+def test_what_a_killed_process_wrote_half_goes_with_the_next_training(cache: Path) -> None:
+    path = trained_path("net [1]", {"a": 1})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = path.with_name(f".{path.name}.4711.tmp")
+    other = path.with_name(f".other-{path.name}.4711.tmp")
+    for each in (left, other):
+        each.write_bytes(b"x" * 1000)
+    trained("net [1]", {"a": 1}, lambda workdir: Trained({"w": torch.ones(2)}))
+    assert not left.exists()
+    assert other.exists()
+
+
 def test_two_workers_do_not_train_the_same_network() -> None:
     calls = []
 

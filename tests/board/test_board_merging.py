@@ -14,9 +14,10 @@ from click.testing import CliRunner
 
 from nqbench.api.errors import BadInput
 from nqbench.board.board import Board
+from nqbench.board.checking import Checker, Verdict
 from nqbench.board.collecting import submit
 from nqbench.board.edited import edits
-from nqbench.board.rows import read_row
+from nqbench.board.rows import BoardRow, checked_again, read_row
 from nqbench.cli.board import command
 from nqbench.registry import registry
 
@@ -185,6 +186,28 @@ def test_a_row_whose_network_or_file_was_exchanged_is_no_row(made: Path, tmp_pat
     assert result.exit_code == 3
     assert "is another file than row" in result.stderr
     assert "2 of 3 rows hold" in result.stdout
+
+
+def test_what_became_of_a_row_while_it_was_looked_at_stays(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board.open(copy(made / "board", tmp_path / "board"))
+    changed, removed, *_ = board.rows()
+    merged = changed.checks[0].model_copy(update={"where": "another machine"})
+    looked = Board._verified
+
+    def meanwhile(self: Board, checker: Checker, row: BoardRow) -> Verdict:
+        if row.id == changed.id:
+            self._say(checked_again(row, merged))
+        if row.id == removed.id:
+            self._path(row).unlink()
+        return looked(self, checker, row)
+
+    monkeypatch.setattr(Board, "_verified", meanwhile)
+    assert all(not verdict.faults for _, verdict in board.verify(shared()))
+    left = {row.id: row for row in board.rows()}
+    assert removed.id not in left
+    assert "another machine" in {check.where for check in left[changed.id].checks}
 
 
 def test_a_sample_is_drawn_by_its_seed(made: Path, tmp_path: Path) -> None:

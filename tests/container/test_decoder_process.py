@@ -18,6 +18,7 @@ from nqbench.api import BadInput, CorruptFile, NotRegistered, NqbenchError
 from nqbench.container import decode, encode, sections_of, write
 from nqbench.container.packing import crc, pack
 from nqbench.pipeline.artifacts import first_difference
+from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
 from nqbench.registry import Registered
 
@@ -195,6 +196,32 @@ def test_its_death_is_one_clear_error_and_the_next_decoding_works(decoder, make,
     assert first_difference(expected, decoder.decode(sound).tensors) is None
 
 
+def test_an_answer_that_stops_in_the_middle_is_waited_for_no_longer_than_the_cage_allows(tmp_path):
+    code = "import sys, time; sys.stdin.readline(); print('{\"samples\": [0.1', end='', flush=True); time.sleep(60)"
+    caged = Decoder(cage=Cage(seconds=1.0))
+    caged._process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+    began = time.monotonic()
+    with pytest.raises(BadInput, match=r"x\.nqz was not decoded within 1 seconds"):
+        caged.decode(tmp_path / "x.nqz")
+    assert time.monotonic() - began < 30
+    assert caged._process is None
+    caged.close()
+
+
+def test_a_caged_decoder_takes_answers_longer_than_a_pipe_and_one_after_another(tmp_path):
+    code = """if True:
+        import json, sys
+        for n, _ in enumerate(sys.stdin):
+            print(json.dumps({"error": "x" * 300_000 + str(n), "kind": "BadInput"}), flush=True)
+    """
+    caged = Decoder(cage=Cage(seconds=30.0))
+    caged._process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+    for n in range(3):
+        with pytest.raises(BadInput, match=f"^x{{300000}}{n}$"):
+            caged.decode(tmp_path / "x.nqz")
+    caged.close()
+
+
 def test_a_death_between_two_requests_goes_unnoticed(decoder, make):
     path, expected = make()
     decoder.decode(path)
@@ -211,7 +238,7 @@ def test_after_an_interruption_the_next_file_is_not_taken_for_the_one_before(dec
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_await", interrupted)
+        patch.setattr(decoder, "_answer", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decoder.decode(first)
     assert first_difference(second[1], decoder.decode(second[0]).tensors) is None

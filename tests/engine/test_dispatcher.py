@@ -98,6 +98,16 @@ def test_a_job_of_a_lost_slot_goes_elsewhere_twice_and_then_is_lost_with_every_c
     assert len(kit.told) == 2
 
 
+def test_what_is_withdrawn_leaves_no_losses_to_a_job_that_comes_to_be_where_it_was() -> None:
+    kit = Kit(Scripted([Joined("a")], [Lost("a", "gone")]))
+    kit.engine.add(Chore("one"))
+    for _ in range(2):
+        kit.engine.step()
+    assert kit.engine._losses
+    assert [job.name for job in kit.engine.withdraw(lambda job: True)] == ["one"]
+    assert not kit.engine._losses
+
+
 def test_a_lost_slots_source_is_anybodys_and_its_job_comes_first() -> None:
     kit = Kit(Scripted([Joined("a"), Joined("b")], [Lost("a", "gone")], [ok("b")], [ok("b")]))
     for name in ("a1", "a2"):

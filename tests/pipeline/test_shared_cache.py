@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -88,6 +89,53 @@ def test_what_one_machine_makes_another_finds_bit_for_bit(url: str, tmp_path: Pa
     assert two.peek("evaluate", KEY) == {"only": "JSON"}
     assert Cache(tmp_path / "two").get("file", KEY) is not None  # it is in the local tier from now on
     assert sorted(names(url)) == [f"evaluate/ab/{KEY}", f"file/ab/{KEY}"]
+
+
+@pytest.mark.parametrize("says", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_folder_of_a_file_system_without_hard_links_is_shared_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: int
+) -> None:
+    def refused(*names: object) -> None:
+        raise OSError(says, os.strerror(says), *names[:1])
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "disk").mkdir()
+    url = (tmp_path / "disk").as_uri()
+    one, two = Shared(url), Shared(url)
+    with one.lease("file", KEY) as lease:  # type: ignore[union-attr]
+        assert lease is not None
+        assert two.lease("file", KEY) is None
+    assert two.lease("file", KEY) is not None
+    cache = machine(tmp_path / "one", url)
+    fill(cache)
+    assert machine(tmp_path / "two", url).get("file", KEY) is not None
+
+
+def test_what_is_owed_is_not_tried_one_by_one_where_the_place_is_away_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    shared = Shared((tmp_path / "disk").as_uri())
+    sends: list[str] = []
+    answers = [True]
+
+    def send(path: Path, name: str, *, replace: bool = False) -> bool:
+        sends.append(name)
+        if away or not answers:
+            raise TimeoutError("no answer")
+        return answers.pop()
+
+    monkeypatch.setattr(shared._objects, "send", send)
+    away = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for n in range(5):
+            assert not shared.publish("trial", f"{n:064x}", b"{}", None)
+        away, shared._away_until = False, 0.0
+        sends.clear()
+        assert shared.publish("trial", f"{9:064x}", b"{}", None)
+    assert len(sends) == 2  # itself, and the first of those that are owed
+    assert len(shared._owed) == 5
 
 
 DAMAGE = {

@@ -18,6 +18,7 @@ from record_factory import failed, make
 from nqbench.engine.recording import RunRecords
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.files import file_of
+from nqbench.results import store as stores
 from nqbench.results.database import WRITTEN
 from nqbench.results.portable import Portable
 from nqbench.results.store import Store, StoreError
@@ -55,6 +56,29 @@ def test_done_are_the_keys_whose_last_record_is_ok(tmp_path: Path) -> None:
         store.add(mended)
         assert mended.key == bad.key
         assert store.done([good.key, bad.key, "unknown"]) == {good.key: good, bad.key: mended}
+
+
+def test_what_is_written_last_counts_last_though_a_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.write(tmp_path) as store:
+        monkeypatch.setattr(stores, "utc_now", lambda: "2031-01-01T00:00:00.000000+00:00")
+        ahead = started(store)
+        bad = failed(run=ahead, k=4, time="2031-01-01T00:00:01.000000+00:00")
+        store.add(bad)
+        monkeypatch.setattr(stores, "utc_now", lambda: "2026-01-01T00:00:00.000000+00:00")
+        second = started(store)
+        mended = make(run=second, k=4, time="2026-01-01T00:00:01.000000+00:00")
+        store.add(mended)
+        store.add(mended)  # again
+        assert (latest := store.latest()) is not None
+        assert latest.run == second
+        assert list(store.done()) == [mended.key]
+        (last,) = store.records()
+        assert last.ok
+        assert last.time == "2031-01-01T00:00:01.000001+00:00"
+        assert last.model_copy(update={"time": mended.time}) == mended
+        assert [run.run for run in store.runs()] == [ahead, second]
 
 
 def test_the_latest_run_takes_over_what_it_covers_and_no_more(tmp_path: Path) -> None:
