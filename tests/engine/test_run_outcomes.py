@@ -183,6 +183,41 @@ def test_a_method_that_ends_its_process_without_an_error_ends_its_trial_alone(
     assert {name: record.status for name, record in found.items()} == {"quit": "crashed", "3": "ok"}
 
 
+def test_what_a_method_forked_ends_with_its_worker(probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.touch()
+    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(trouble))
+    text = """
+        name: forking
+        models: [probe]
+        quantizers:
+          - troubled: {how: fork}
+          - levels: {k: 3}
+        coders: [plain]
+        timeout: 4
+    """
+    found = by_quantizer(run_suite(suite(tmp_path / "forking.yaml", text), tmp_path / "out"))
+    assert {name: record.status for name, record in found.items()} == {"fork": "timeout", "3": "ok"}
+    child = int(trouble.with_suffix(".child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_clock_that_is_set_moves_no_deadline(probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the sleep of a laptop."""
+    real, began = time.time, time.monotonic()
+    text = """
+        name: slow
+        models: [probe]
+        quantizers: [levels: {k: 3}]
+        coders: [plain: {delay: 2.5}]
+        timeout: 900
+    """
+    path = suite(tmp_path / "slow.yaml", text)
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * int(time.monotonic() - began))
+    (record,) = run_suite(path, tmp_path / "out").records
+    assert record.status == "ok"
+
+
 def _noticed(pool: ProcessPool) -> None:
     """Wait until a pool knows that its process has ended."""
     until = time.monotonic() + 60

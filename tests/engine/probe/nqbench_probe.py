@@ -226,6 +226,7 @@ class Troubled(Levels, name="troubled"):
         "kill",
         "exit",
         "quit",
+        "fork",
         "leave",
         "memory",
         "range",
@@ -258,6 +259,12 @@ class Troubled(Levels, name="troubled"):
             os._exit(7)
         elif self.how == "quit":
             os._exit(0)
+        elif self.how == "fork":  # as a pool of processes, or a loader of data: its child would outlive it
+            if (child := os.fork()) == 0:
+                time.sleep(self.seconds)
+                os._exit(0)
+            Path(os.environ["NQBENCH_PROBE_TROUBLE"]).with_suffix(".child").write_text(str(child))
+            time.sleep(self.seconds)
         elif self.how == "leave":
             raise SystemExit(3)
         elif self.how == "memory":
