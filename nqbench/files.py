@@ -67,13 +67,19 @@ def save(
     from nqbench.api import BadInput, Coder, Quantizer
     from nqbench.api.toolkit.paths import reason
     from nqbench.container import Contents, write
+    from nqbench.pipeline.checks import objection
     from nqbench.pipeline.trial import Unquantized
     from nqbench.registry import registry
 
-    if not isinstance(state, Mapping | nn.Module) or not all(isinstance(t, Tensor) for t in _state_of(state).values()):
+    if not isinstance(state, Mapping | nn.Module) or not all(
+        isinstance(name, str) and isinstance(t, Tensor) for name, t in _state_of(state).items()
+    ):
         raise BadInput(
             f"state is {type(state).__name__}, expected a torch.nn.Module, or a mapping from names to tensors"
         )
+    for name, tensor in _state_of(state).items():
+        if reason_not := objection(tensor):
+            raise BadInput(f"'{name}' {reason_not}")
     if unquantized not in get_args(Unquantized):
         raise BadInput(f"unquantized is '{unquantized}', expected one of {', '.join(get_args(Unquantized))}")
     known = registry()
@@ -134,14 +140,17 @@ def _taken_apart(
 def _quantized(quantizer: Quantizer, coder: Coder, name: str, tensor: Tensor) -> Group:
     import torch
 
-    from nqbench.api import BadInput, Group, Source, SourceTensor
+    from nqbench.api import BadInput, Group, Source, SourceTensor, deployed
+    from nqbench.pipeline.network import in_dtype
 
     if not bool(torch.isfinite(tensor).all()):
         raise BadInput(f"'{name}' holds nan or inf, which no grid stands for: leave it out of `tensors`")
     values = tensor.to(torch.float32).reshape(-1)
     rate = coder.rate if quantizer.uses_rate() else None
     part = SourceTensor(name, tuple(tensor.shape), 0, values.numel(), None, 1)
-    return Group((name,), quantizer.quantize(Source(values, (part,), rate=rate)))
+    found = quantizer.quantize(Source(values, (part,), rate=rate))
+    in_dtype(name, deployed(quantizer, found), tensor.dtype)
+    return Group((name,), found)
 
 
 def load(path: str | os.PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from nqbench.api.toolkit.paths import writable
 from nqbench.engine import FILES, run_suite
 from nqbench.engine.choose import chosen
 from nqbench.files import load
+from nqbench.pipeline.checks import check_state
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.pipeline.network import copied
 from nqbench.registry import Registered, registry
@@ -101,6 +102,7 @@ def compress(
         )
     if not isinstance(module, nn.Module):
         raise BadInput(f"module is {type(module).__name__}, expected a torch.nn.Module; `nqbench.save` takes a state")
+    check_state(InMemory.name, module)
     if max_drop is not None and max_divergence is not None:
         raise BadInput("max_drop and max_divergence cannot be used together: give one of them")
     if max_divergence is not None and not 0 <= max_divergence < math.inf:

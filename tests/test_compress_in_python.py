@@ -58,6 +58,27 @@ def test_a_network_goes_into_a_file_and_comes_back(trained: tuple[nn.Module, dic
     assert ("model", "in-memory") not in registry().found
 
 
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (lambda: nn.LazyLinear(4), "has no shape yet"),
+        (lambda: nn.Linear(16, 4, device="meta"), "is on the device meta"),
+        (lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(16, 4))), "not a tensor"),
+    ],
+    ids=["lazy", "meta", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_no_file_can_hold_is_a_line(
+    odd: Callable[[], nn.Module],
+    told: str,
+    trained: tuple[nn.Module, dict],
+    tmp_path: Path,  # type: ignore[type-arg]
+) -> None:
+    with pytest.raises(BadInput, match=told) as caught:
+        nqbench.compress(odd(), trained[1], output=tmp_path / "x.nqz")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_score_of_ones_own_decides(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
     module, splits = trained
 

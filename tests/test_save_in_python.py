@@ -110,6 +110,16 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
     for odd in ([1], {"a": [1.0]}, None):
         with pytest.raises(BadInput, match=f"state is {type(odd).__name__}, expected a torch.nn.Module"):
             nqbench.save(odd, tmp_path / "x.nqz")  # type: ignore[arg-type]
+    for value, told in (
+        (torch.zeros(3, 3, dtype=torch.float8_e4m3fn), "'a' is float8_e4m3fn, which no file holds"),
+        (torch.eye(3).to_sparse(), "'a' is sparse_coo, expected a plain dense tensor"),
+        (torch.zeros(3, 3, device="meta"), "'a' is on the device meta"),
+        (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "'a' is nested"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            nqbench.save({"a": value}, tmp_path / "x.nqz")
+    with pytest.raises(BadInput, match="a mapping from names to tensors"):
+        nqbench.save({1: torch.zeros(2)}, tmp_path / "x.nqz")  # type: ignore[dict-item]
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"n\.nqz: cannot be written"):
         nqbench.save(state, tmp_path / "file" / "n.nqz")

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
+
+from nqbench.api.errors import BadInput
 
 
 @contextmanager
@@ -68,3 +71,19 @@ def writable_buffers(module: nn.Module) -> nn.Module:
             if any(size > 1 and step == 0 for size, step in zip(buffer.shape, buffer.stride(), strict=True)):
                 setattr(layer, name, buffer.contiguous())
     return module
+
+
+def check_materialized(model: str, module: nn.Module) -> None:
+    """Raises BadInput for the first parameter or buffer that has no numbers yet."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if reason := unmaterialized(tensor):
+            raise BadInput(f"model '{model}': '{name}' {reason}")
+
+
+def unmaterialized(tensor: Tensor) -> str:
+    """What is wrong with a tensor that has no numbers yet, as the end of a sentence; empty for any other."""
+    if is_lazy(tensor):
+        return "has no shape yet: run a batch through the network in the function that builds it"
+    if tensor.device.type == "meta":
+        return "is on the device meta, without numbers: load the weights in the function that builds the network"
+    return ""

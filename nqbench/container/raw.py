@@ -25,6 +25,8 @@ _ALL = "-all"
 ENDS = 4
 """Bytes before the codes of a float tensor that is stored as codes: low and step, float16."""
 _HIGHEST = 255
+_LEAST_STEP = 2.0**-23
+"""float16's numbers are 2^-24 apart there: a smaller step is rounded to far larger ones, or to 0."""
 
 
 def is_codes(stored: torch.dtype, deployed: torch.dtype) -> bool:
@@ -88,7 +90,8 @@ def _exact(tensor: Tensor) -> bool:
 
 
 def _codes(tensor: Tensor) -> bytes | None:
-    """Low, step and codes; None where that is no shorter than float16, or float16 does not hold the ends."""
+    """Low, step and codes; None where that is no shorter than float16, or float16 does not hold the ends or the
+    step."""
     x = tensor.double().reshape(-1).numpy()
     u: np.ndarray = np.sign(x) * np.sqrt(np.abs(x))
     if u.size <= ENDS or not np.isfinite(u).all() or np.abs(u).max() > np.finfo(np.float16).max:
@@ -99,7 +102,7 @@ def _codes(tensor: Tensor) -> bytes | None:
     step = np.float16((u.max() - float(low)) / _HIGHEST)
     if float(low) + _HIGHEST * float(step) < u.max():
         step = np.nextafter(step, np.float16(np.inf))
-    if not (np.isfinite(low) and np.isfinite(step)) or u.min() == u.max():
+    if not (np.isfinite(low) and np.isfinite(step)) or u.min() == u.max() or step < _LEAST_STEP:
         return None
     codes = np.rint((u - float(low)) / float(step)).clip(0, _HIGHEST).astype(np.uint8)
     return np.array([low, step], dtype="<f2").tobytes() + codes.tobytes()

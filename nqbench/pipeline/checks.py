@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from nqbench.api import BadInput
+from nqbench.api.modules import unmaterialized
 from nqbench.api.source import LARGEST_WEIGHT
 from nqbench.container.header import DTYPES
 
@@ -20,20 +20,56 @@ Nonfinite = Literal["refuse", "store"]
 def check_state(model: str, module: nn.Module) -> None:
     """Raises BadInput for the first entry of the state that cannot be stored in a file."""
     for name, value in module.state_dict(keep_vars=True).items():
-        reason = _objection(value)
+        reason = objection(value)
         if reason:
             raise BadInput(f"model '{model}': '{name}' {reason}")
+    _check_apart(model, module)
 
 
-def _objection(value: Any) -> str:
+def _check_apart(model: str, module: nn.Module) -> None:
+    """Raises BadInput for the first two parameters that share some of their numbers, and are not the same: what one
+    becomes, the other becomes, and a file would hold two."""
+    known: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, tensor in module.named_parameters():
+        if tensor.numel():
+            for other, earlier in known.setdefault(tensor.untyped_storage().data_ptr(), []):
+                if _overlap(earlier, tensor):
+                    raise BadInput(
+                        f"model '{model}': '{other}' and '{name}' share memory, as transposed or partial views do: "
+                        "let one parameter be used in both places, or give each its own (clone)"
+                    )
+            known[tensor.untyped_storage().data_ptr()].append((name, tensor))
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """The first byte of its storage that it has, and the one after the last."""
+    last = sum((int(size) - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset())
+    return start * tensor.itemsize, (start + last + 1) * tensor.itemsize
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one storage have a number in common, unless all of them, in the same places."""
+    places = [(t.storage_offset(), t.shape, t.stride(), t.dtype) for t in (one, other)]
+    (first, end), (second, last) = (_extent(t) for t in (one, other))
+    if places[0] == places[1] or end <= second or last <= first:
+        return False
+    if one.dtype != other.dtype:
+        return True
+    seen = torch.zeros(one.untyped_storage().nbytes() // one.itemsize, dtype=torch.bool)
+    seen.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
+    return bool(seen.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+
+
+def objection(value: Any) -> str:
+    """Why no file can hold this entry of a state, as the end of a sentence; empty where one can."""
     if not isinstance(value, Tensor):
         return f"is a {type(value).__name__}, not a tensor: remove it from the state, only tensors can be compressed"
-    if is_lazy(value):
-        return "has no shape yet: run a batch through the network in the function that builds it"
-    if value.device.type == "meta":
-        return "is on the device meta, without numbers: load the weights in the function that builds the network"
-    if value.layout != torch.strided or value.is_quantized:
+    if reason := unmaterialized(value):
+        return reason
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
         kind = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        kind = "nested" if value.is_nested else kind
         return f"is {kind}, expected a plain dense tensor: convert it first"
     if value.dtype not in DTYPES:
         kind = str(value.dtype).removeprefix("torch.")

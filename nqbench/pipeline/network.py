@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer, deployed
 from nqbench.api.modules import writable_buffers
 from nqbench.api.toolkit.content import content_hash
+from nqbench.api.toolkit.masters import is_half
 from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
 from nqbench.pipeline.checks import Odd, check_state, odd_numbers
@@ -52,6 +53,7 @@ class Network:
 
     @staticmethod
     def of(model: Model, module: nn.Module) -> Network:
+        tie(module, module)
         state = module.state_dict(keep_vars=True)
         first: dict[tuple[object, ...], str] = {}
         aliases = {}
@@ -144,7 +146,23 @@ def copied(module: nn.Module) -> nn.Module:
         for name, value in vars(layer).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 setattr(layer, name, value.detach())
-    return writable_buffers(copy.deepcopy(module))
+    copied = copy.deepcopy(module)
+    tie(copied, module)
+    return writable_buffers(copied)
+
+
+def tie(module: nn.Module, like: nn.Module) -> None:
+    """Make those parameters one that are the same numbers in ``like``, a network of the same form: two
+    ``nn.Parameter`` of one memory, an older way of tying weights, would be copied apart, and trained and stored as
+    two."""
+    first: dict[tuple[object, ...], str] = {}
+    own = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in like.named_parameters(remove_duplicate=False):
+        place = (parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
+        known = first.setdefault(place, name) if parameter.numel() else name
+        if own[known] is not own[name]:
+            owner, _, last = name.rpartition(".")
+            setattr(module.get_submodule(owner), last, own[known])
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -211,5 +229,17 @@ def deployed_weights(
             shape, dtype = like[name].shape, like[name].dtype
             mask = masks.get(name)
             whole = kept.reshape(shape) if mask is None else torch.zeros(shape).masked_scatter_(mask.cpu(), kept)
-            deployed[name] = whole.to(dtype)
+            deployed[name] = in_dtype(name, whole, dtype)
     return deployed
+
+
+def in_dtype(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Decoded weights as the network has them. Raises BadInput where its dtype does not reach as far as a codeword."""
+    found = values.to(dtype)
+    if is_half(found) and not bool(torch.isfinite(found).all()):
+        kind = str(dtype).removeprefix("torch.")
+        raise BadInput(
+            f"'{name}' has a codeword of {float(values.abs().max()):g}, which is infinite in {kind}, its own dtype: "
+            "store the network in float32, or use a quantizer whose values stay within the weights' own"
+        )
+    return found

@@ -29,24 +29,38 @@ def fill(
 ) -> None:
     """A strict ``load_state_dict`` after renaming. say: called with a description of the renaming.
 
-    Raises BadInput with the first name or shape that does not fit.
+    Raises BadInput with the first name, shape or kind of number that does not fit.
     """
+    own = module.state_dict(keep_vars=True)
+    _check_kinds(path, state, own)
     try:
         module.load_state_dict(state, assign=assign)
         return
     except (RuntimeError, AttributeError, TypeError) as error:
         refusal = " ".join(str(error).split())
-    own = module.state_dict(keep_vars=True)
     fits = [Fit.of(own, renamed, how) for renamed, how in _renamings(state, own)]
     best = min(fits, key=lambda fit: fit.faults)
     if best.faults:
         raise BadInput(f"{path}{best.told(own)}")
+    _check_kinds(path, best.state, own)
     try:
         module.load_state_dict(best.state, assign=assign)
     except RuntimeError:
         raise BadInput(f"{path} does not fit the network: {refusal[:200]}") from None
     if best.how and say is not None:
         say(f"{path}: {best.how}")
+
+
+def _check_kinds(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """PyTorch would drop imaginary parts without an error, and take the codes of quantized weights for weights."""
+    for name, tensor in state.items():
+        wanted = own.get(name)
+        if wanted is None or not isinstance(tensor, Tensor) or not wanted.is_floating_point():
+            continue
+        if not tensor.is_floating_point():
+            kinds = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted.dtype)]
+            what = "" if tensor.is_complex() else " (codes, whose scales are elsewhere?)"
+            raise BadInput(f"{path}: '{name}' is {kinds[0]}{what}, and {kinds[1]} in the network: convert it first")
 
 
 @dataclass(frozen=True)

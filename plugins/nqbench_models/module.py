@@ -72,6 +72,7 @@ from nqbench.api import (
     to_device,
 )
 from nqbench.api.evaluation import AGREEMENT, DIVERGENCE, rises
+from nqbench.api.modules import check_materialized
 from nqbench.api.outputs import check_top1, rows_of_classes
 from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.judging import named, outputs_seen
@@ -139,7 +140,9 @@ class Module(Chosen, name="module"):
         for text in self._functions():
             self._function(text)
         module = self._build()
+        check_materialized(self.name, module)
         self._fill(module, self._say)
+        check_materialized(self.name, module)
         self.compressible(module)
         if self.data is not None:
             self._rehearse(module.eval())
@@ -161,10 +164,16 @@ class Module(Chosen, name="module"):
     def candidates(self, module: nn.Module) -> tuple[str, ...]:
         if not self.tensors:
             return super().candidates(module)
-        known = [name for name, _ in module.named_parameters()]
+        known = dict(module.named_parameters())
         unknown = set(self.tensors) - set(known)
         if unknown:
             raise BadInput(f"model '{self.name}': no parameter '{min(unknown)}'; there are {', '.join(known)}")
+        for name in self.tensors:
+            if not known[name].is_floating_point() or not known[name].numel():
+                what = str(known[name].dtype).removeprefix("torch.") if known[name].numel() else "empty"
+                raise BadInput(
+                    f"model '{self.name}': tensors: '{name}' is {what}: leave it out, it cannot be quantized"
+                )
         return tuple(name for name in known if name in self.tensors)
 
     def stored_bytes(self) -> int | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput
 from nqbench.container import read
+from nqbench.files import save
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.workbench import Workbench
@@ -45,7 +46,27 @@ class _Remembers(nn.Linear):
         """Nothing is kept."""
 
 
+def _shared(view: Callable[[Tensor], Tensor]) -> Callable[[nn.Sequential], object]:
+    """A further layer whose weight is a view of another layer's."""
+
+    def change(net: nn.Sequential) -> None:
+        first, second = nn.Linear(CLASSES, CLASSES), nn.Linear(CLASSES, CLASSES)
+        second.weight = nn.Parameter(view(first.weight.data))
+        net.extend([first, second])
+
+    return change
+
+
 REFUSED = {
+    "transposed": (
+        _shared(lambda w: w.T),
+        r"'3.weight' and '4.weight' share memory, as transposed or partial views do",
+    ),
+    "partial": (_shared(lambda w: w.view(-1)[3:].view(2, 3)), r"'3.weight' and '4.weight' share memory"),
+    "nested": (
+        _buffer(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])),
+        r"'extra' is nested, expected a plain dense tensor",
+    ),
     "0.weight, nan": (_put("0.weight", (2, 1), math.nan), r"'0.weight' has nan at \[2, 1\]: quantized tensors"),
     "2.weight, -inf": (_put("2.weight", (0, 4), -math.inf), r"'2.weight' has -inf at \[0, 4\]"),
     "2.weight, -1e30": (
@@ -72,6 +93,56 @@ def test_what_cannot_be_compressed_is_refused_with_its_place(decoder: Decoder, t
         run(decoder, own_trial(name), tmp_path)
     assert "\n" not in str(refused.value)
     assert "model 'own'" in str(refused.value)
+
+
+def test_parameters_of_one_memory_are_one_and_parts_of_one_are_several(decoder: Decoder, tmp_path: Path) -> None:
+    """An older way of tying, ``b.weight = nn.Parameter(a.weight.data)``; and all weights in one block of memory."""
+
+    def tied(net: nn.Sequential) -> None:
+        _shared(lambda w: w)(net)
+
+    def in_a_block(net: nn.Sequential) -> None:
+        block = torch.cat([p.detach().reshape(-1) for p in net.parameters()])
+        for module in net:
+            for name, p in list(module.named_parameters()):
+                part, block = block[: p.numel()], block[p.numel() :]
+                setattr(module, name, nn.Parameter(part.view(p.shape)))
+
+    BUILDERS["tied by memory"], BUILDERS["in a block"] = _net(tied), _net(in_a_block)
+    trained = {"training": (("straight-through", {"epochs": 2, "batch_size": 8, "lr": 0.1}),)}
+    for fields in ({}, trained):
+        figures = run(decoder, own_trial("tied by memory", **fields), tmp_path)
+        (path,) = tmp_path.glob("*.nqz")
+        back = read(path, registry()).tensors
+        assert torch.equal(back["3.weight"], back["4.weight"])
+        # what was evaluated is what a network of that kind has once the file is in it
+        whole = BUILDERS["tied by memory"]()
+        whole.load_state_dict(back)
+        assert figures["file_bytes"] == path.stat().st_size
+        assert torch.equal(whole[3].weight, back["3.weight"])  # type: ignore[index]
+        path.unlink()
+    run(decoder, own_trial("in a block"), tmp_path)
+
+
+def test_codewords_that_the_network_s_own_dtype_cannot_hold_are_told(decoder: Decoder, tmp_path: Path) -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(INPUTS, CLASSES)
+            with torch.no_grad():
+                self.layer.weight.copy_(torch.linspace(-6e4, 6.55e4, INPUTS * CLASSES).reshape(CLASSES, INPUTS))
+            self.layer.half()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(x.half()).float()
+            return out
+
+    BUILDERS["large half"] = Large
+    trial = own_trial("large half", quantizer=("lattice", {"d": 2, "step": 14000.0}))
+    with pytest.raises(BadInput, match=r"'layer.weight' has a codeword of \d+, which is infinite in float16, its own"):
+        run(decoder, trial, tmp_path)
+    with pytest.raises(BadInput, match=r"'layer.weight' has a codeword of .* infinite in float16"):
+        save(Large(), tmp_path / "x.nqz", quantizer="lattice", parameters={"d": 2, "step": 14000.0})
 
 
 @pytest.mark.parametrize("name", ["0.bias, inf", "1.running_var, nan", "mask of -inf"])

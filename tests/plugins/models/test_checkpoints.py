@@ -287,6 +287,26 @@ def test_what_cannot_be_used_is_told_in_one_line(tmp_path: Path, content: object
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [
+        (torch.complex64, "is complex64, and float32"),
+        (torch.int8, r"is int8 \(codes, .*\), and"),
+        (torch.bool, r"is bool \(codes"),
+    ],
+)
+def test_numbers_of_another_kind_are_no_weights(tmp_path: Path, prefix: str, dtype: torch.dtype, told: str) -> None:
+    state = {prefix + name: t.to(dtype) if name == "conv.weight" else t for name, t in plain().state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BadInput, match=rf"w.safetensors: '(module\.)?conv.weight' {told}"):
+        filled(tmp_path / "w.safetensors", plain())
+    for other in (torch.float16, torch.bfloat16, torch.float64):
+        floats = {name: t.to(other) if t.is_floating_point() else t for name, t in plain().state_dict().items()}
+        save_file(floats, tmp_path / "f.safetensors")
+        filled(tmp_path / "f.safetensors", plain())
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".gguf", ".bin"])
 @pytest.mark.parametrize("data", [b"", b"no such format", b"\x80\x02}q\x00."])
 def test_files_of_another_kind_are_told_in_one_line(tmp_path: Path, suffix: str, data: bytes) -> None:

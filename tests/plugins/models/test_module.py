@@ -139,6 +139,11 @@ def test_functions_for_loss_outputs_and_score(folder: tuple[Path, str]) -> None:
     assert model.compressible(module) == ("3.weight",)
     with pytest.raises(BadInput, match=r"no parameter '9\.weight'"):
         model.model_copy(update={"tensors": ("9.weight",)}).compressible(module)
+    module.codes = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+    module.none = nn.Parameter(torch.zeros(0, 4))
+    for odd, what in (("codes", "int8"), ("none", "empty")):
+        with pytest.raises(BadInput, match=f"tensors: '{odd}' is {what}: leave it out, it cannot be quantized"):
+            model.model_copy(update={"tensors": (odd,)}).compressible(module)
 
 
 @pytest.mark.parametrize("kind", ["pt", "pt2"])
