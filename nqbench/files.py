@@ -67,7 +67,7 @@ def save(
     from nqbench.api import BadInput, Coder, Quantizer
     from nqbench.api.toolkit.paths import reason
     from nqbench.container import Contents, write
-    from nqbench.pipeline.checks import objection
+    from nqbench.pipeline.checks import note_tiny, objection
     from nqbench.pipeline.trial import Unquantized
     from nqbench.registry import registry
 
@@ -96,6 +96,7 @@ def save(
         if unknown:
             raise BadInput(f"the state has no tensor '{unknown[0]}'; it has {', '.join(list(whole)[:5])} ...")
         chosen = [name for name in whole if name in set(tensors)]
+    note_tiny(whole, chosen)
     contents = Contents(
         order=tuple(whole if not aliases else _state_of(state)),
         shapes={name: tuple(whole[name].shape) for name in chosen},

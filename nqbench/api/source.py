@@ -20,6 +20,9 @@ LARGEST_WEIGHT = 2.0**60
 """The largest magnitude of a weight that can be quantized: its square, times any sensible sensitivity, still fits
 float32. Larger weights occur only if a training has diverged."""
 
+SMALLEST_WEIGHT = 2.0**-60
+"""Where no weight of a tensor is larger, quantizers that square weights in float32 may take all of them for 0."""
+
 Rate = Callable[[np.ndarray], np.ndarray]
 """From the number of occurrences of each symbol, (k,), to the bits that the coder would use for each, (k,) float64."""
 

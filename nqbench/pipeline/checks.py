@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput
+from nqbench.api.errors import Note
 from nqbench.api.modules import unmaterialized
-from nqbench.api.source import LARGEST_WEIGHT
+from nqbench.api.source import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from nqbench.container.header import DTYPES
 
 Nonfinite = Literal["refuse", "store"]
@@ -101,6 +103,22 @@ def odd_numbers(state: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Odd,
             place = tuple(torch.nonzero(~(tensor.detach().abs() <= largest))[0].tolist())
             found.append(Odd(name, place, float(tensor.detach()[place]), name in names))
     return tuple(found)
+
+
+def note_tiny(state: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """A note for the quantized tensors that have numbers, and none of a size that every quantizer can tell from 0."""
+    found = []
+    for name in names:
+        largest = float(state[name].detach().abs().max()) if state[name].numel() else 0.0
+        found += [f"'{name}' ({largest:.2g})"] if 0 < largest < SMALLEST_WEIGHT else []
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        warnings.warn(
+            f"{found[0]}{more}: no weight is larger, and some quantizers take such weights for zeros: where the network "
+            "needs them, scale them",
+            Note,
+            stacklevel=2,
+        )
 
 
 def check_numbers(model: str, odd: Sequence[Odd], nonfinite: Nonfinite) -> None:

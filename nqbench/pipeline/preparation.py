@@ -15,7 +15,7 @@ from nqbench.api import BadInput, Coder, Note, Pruned, Pruner, Quantizer, Sensit
 from nqbench.api.plain import all_plain
 from nqbench.api.toolkit.content import content_hash
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
-from nqbench.pipeline.checks import check_numbers
+from nqbench.pipeline.checks import check_numbers, note_tiny
 from nqbench.pipeline.network import Network, copied
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def load(context: Context) -> Network:
     with context.watch.stage("load"):
         network = Network.load(context.model, context.bench.device)
     check_numbers(context.model.name, network.odd, context.trial.nonfinite)
+    note_tiny(network.state, network.names)
     return network
 
 

@@ -12,6 +12,7 @@ from own_networks import BUILDERS, CLASSES, INPUTS, own_trial, run, with_own
 from torch import Tensor, nn
 
 from nqbench.api import BadInput
+from nqbench.api.errors import Note
 from nqbench.container import read
 from nqbench.files import save
 from nqbench.pipeline.cache import Cache
@@ -143,6 +144,19 @@ def test_codewords_that_the_network_s_own_dtype_cannot_hold_are_told(decoder: De
         run(decoder, trial, tmp_path)
     with pytest.raises(BadInput, match=r"'layer.weight' has a codeword of .* infinite in float16"):
         save(Large(), tmp_path / "x.nqz", quantizer="lattice", parameters={"d": 2, "step": 14000.0})
+
+
+def test_weights_that_some_quantizers_take_for_zeros_are_told(decoder: Decoder, tmp_path: Path) -> None:
+    def tiny(net: nn.Sequential) -> None:
+        net[0].weight.mul_(1e-24)  # type: ignore[union-attr, operator]
+        net[2].weight.zero_()  # type: ignore[union-attr, operator]
+
+    BUILDERS["tiny"] = _net(tiny)
+    said = r"'0.weight' \(\d.*e-25\): no weight is larger, and some quantizers take such weights for zeros"
+    with pytest.warns(Note, match=said):
+        run(decoder, own_trial("tiny"), tmp_path)
+    with pytest.warns(Note, match=said):
+        save(BUILDERS["tiny"](), tmp_path / "x.nqz")
 
 
 @pytest.mark.parametrize("name", ["0.bias, inf", "1.running_var, nan", "mask of -inf"])
