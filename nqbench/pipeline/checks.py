@@ -114,8 +114,8 @@ def note_tiny(state: Mapping[str, Tensor], names: Sequence[str]) -> None:
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         warnings.warn(
-            f"{found[0]}{more}: no weight is larger, and some quantizers take such weights for zeros: where the network "
-            "needs them, scale them",
+            f"{found[0]}{more}: no weight is larger, and some quantizers take such weights for zeros: scale them where "
+            "the network needs them",
             Note,
             stacklevel=2,
         )
