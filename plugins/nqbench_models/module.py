@@ -140,7 +140,6 @@ class Module(Chosen, name="module"):
         for text in self._functions():
             self._function(text)
         module = self._build()
-        check_materialized(self.name, module)
         self._fill(module, self._say)
         check_materialized(self.name, module)
         self.compressible(module)

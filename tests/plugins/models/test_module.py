@@ -146,6 +146,31 @@ def test_functions_for_loss_outputs_and_score(folder: tuple[Path, str]) -> None:
             model.model_copy(update={"tensors": (odd,)}).compressible(module)
 
 
+LAZY = """
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.LazyLinear(3))
+
+def elsewhere():
+    return nn.Sequential(nn.Linear(4, 3, device="meta"))
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lazy_network_has_its_shapes_from_its_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "lazy_networks.py").write_text(LAZY)
+    torch.save({"0.weight": torch.ones(3, 4), "0.bias": torch.zeros(3)}, tmp_path / "w.pt")
+    fields = {"folder": str(tmp_path), "network": "lazy_networks:network"}
+    model = Module(checkpoint="w.pt", **fields)
+    model.prepare()
+    assert torch.equal(model.load(torch.device("cpu"))[0].weight, torch.ones(3, 4))  # type: ignore[index]
+    with pytest.raises(BadInput, match="'0.weight' has no shape yet: run a batch"):
+        Module(**fields).prepare()
+    with pytest.raises(BadInput, match="'0.weight' is on the device meta, without numbers"):
+        Module(**fields | {"network": "lazy_networks:elsewhere"}).prepare()
+
+
 @pytest.mark.parametrize("kind", ["pt", "pt2"])
 @pytest.mark.filterwarnings("ignore")
 def test_exported_files_build_the_network(folder: tuple[Path, str], kind: str) -> None:
