@@ -123,6 +123,8 @@ def _taken_apart(
     state: Mapping[str, Tensor] | nn.Module,
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
     """The tensors on the CPU, each once; name -> the first name of the same tensor; the names of parameters."""
+    from nqbench.api.plain import place
+
     given = _state_of(state)
     if isinstance(state, Mapping):
         trained = [n for n, t in given.items() if t.is_floating_point() and n.rpartition(".")[2] not in _STATISTICS]
@@ -131,9 +133,8 @@ def _taken_apart(
     first: dict[tuple[object, ...], str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in given.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and first.setdefault(place, name) != name:
-            aliases[name] = first[place]
+        if tensor.numel() and (known := first.setdefault(place(tensor), name)) != name:
+            aliases[name] = known
     whole = {name: tensor.detach().cpu() for name, tensor in given.items() if name not in aliases}
     return whole, aliases, [name for name in trained if name in whole]
 
@@ -142,6 +143,7 @@ def _quantized(quantizer: Quantizer, coder: Coder, name: str, tensor: Tensor) ->
     import torch
 
     from nqbench.api import BadInput, Group, Source, SourceTensor, deployed
+    from nqbench.api.toolkit.masters import is_half
     from nqbench.pipeline.network import in_dtype
 
     if not bool(torch.isfinite(tensor).all()):
@@ -150,7 +152,8 @@ def _quantized(quantizer: Quantizer, coder: Coder, name: str, tensor: Tensor) ->
     rate = coder.rate if quantizer.uses_rate() else None
     part = SourceTensor(name, tuple(tensor.shape), 0, values.numel(), None, 1)
     found = quantizer.quantize(Source(values, (part,), rate=rate))
-    in_dtype(name, deployed(quantizer, found), tensor.dtype)
+    if is_half(tensor):
+        in_dtype(name, deployed(quantizer, found), tensor.dtype)
     return Group((name,), found)
 
 

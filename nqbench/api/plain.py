@@ -28,6 +28,11 @@ def all_plain(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return tensors if all(found[name] is value for name, value in tensors.items()) else found
 
 
+def place(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for tensors that are the same numbers in the same memory: not for a transposed or reinterpreted view."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Plain, detached tensors on the CPU, of which no two share memory."""
     found: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer, deployed
 from nqbench.api.modules import writable_buffers
+from nqbench.api.plain import place
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.masters import is_half
 from nqbench.api.toolkit.store import networks_read
@@ -58,11 +59,10 @@ class Network:
         first: dict[tuple[object, ...], str] = {}
         aliases = {}
         for name, tensor in state.items():
-            # tied weights are one tensor under two names; a transposed or reinterpreted view of it is another
-            at = id(tensor) if isinstance(tensor, nn.Parameter) else tensor.data_ptr()
-            place = (at, tensor.shape, tensor.stride(), tensor.dtype)
-            if tensor.numel() and first.setdefault(place, name) != name:
-                aliases[name] = first[place]
+            # a buffer in a parameter's memory is stored for itself
+            at = (isinstance(tensor, nn.Parameter), *place(tensor))
+            if tensor.numel() and first.setdefault(at, name) != name:
+                aliases[name] = first[at]
         chosen = {aliases.get(name, name) for name in model.compressible(module)}
         unknown = chosen - set(state)
         if unknown or not chosen:
@@ -158,8 +158,7 @@ def tie(module: nn.Module, like: nn.Module) -> None:
     first: dict[tuple[object, ...], str] = {}
     own = dict(module.named_parameters(remove_duplicate=False))
     for name, parameter in like.named_parameters(remove_duplicate=False):
-        place = (parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
-        known = first.setdefault(place, name) if parameter.numel() else name
+        known = first.setdefault(place(parameter), name) if parameter.numel() else name
         if own[known] is not own[name]:
             owner, _, last = name.rpartition(".")
             setattr(module.get_submodule(owner), last, own[known])

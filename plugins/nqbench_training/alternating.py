@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nqbench.api import BadInput, Group, QuantizedModel, Quantizer, Task, Training, begin
 from nqbench.api.toolkit import interrupted
-from nqbench.api.toolkit.masters import widened
+from nqbench.api.toolkit.masters import sums_of
 from nqbench_training.optimised import Optimised, deployed_as, fit_network, grown, install, workfile
 
 FILE = "alternation.safetensors"
@@ -31,7 +31,7 @@ class Alternation:
         self.task = task
         self.groups = groups
         self.iteration = 0
-        self.multipliers = {name: torch.zeros_like(widened(task.parameter(name).detach())) for name in task.names}
+        self.multipliers = {name: sums_of(task.parameter(name)) for name in task.names}
         path = workfile(task, FILE)
         if path is not None:
             self._restore(path)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import Batch, Network
-from nqbench.api.modules import evaluating
+from nqbench.api.modules import evaluating, hooked
 from nqbench.api.toolkit.curvature import drawn_scores
 from nqbench.api.toolkit.masters import widened
 from nqbench.api.toolkit.persample import gradients
@@ -123,12 +123,8 @@ def _looked_up(module: nn.Module, parameters: Sequence[Tensor]) -> Iterator[list
         if owner is not None and output.requires_grad:
             found.append(_Lookup(owner, given[0], output))
 
-    hooks = [layer.register_forward_hook(see) for layer in module.modules() if isinstance(layer, nn.Embedding)]
-    try:
+    with hooked([e.register_forward_hook(see) for e in module.modules() if isinstance(e, nn.Embedding)]):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass(eq=False)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api import Pruned, Pruner, Task
 from nqbench.api.toolkit import interrupted
-from nqbench.api.toolkit.masters import widened
+from nqbench.api.toolkit.masters import sums_of
 from nqbench.api.toolkit.optimise import one_thread
 from nqbench.api.toolkit.store import Trained
 from nqbench_training.alternating import Penalized
@@ -43,7 +42,7 @@ class LearningCompressionPruning(Penalized, Pruner, name="lc-pruning", paper="CV
     def _made(self, task: Task, workdir: Path) -> Trained:
         with one_thread():  # the result must not depend on how many a worker has
             theta = kept_largest(task.weights(), self.keep)
-            multipliers = {name: torch.zeros_like(widened(t)) for name, t in theta.items()}
+            multipliers = {name: sums_of(t) for name, t in theta.items()}
             path = workdir / "lc.safetensors"
             first = _restore(path, task, theta, multipliers)
             for j in range(first, self.iterations):

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nqbench.api import Network, Sensitivity
 from nqbench.api.modules import evaluating
 from nqbench.api.toolkit.curvature import empirical_fisher, gauss_newton_diagonal
-from nqbench.api.toolkit.masters import widened
+from nqbench.api.toolkit.masters import sums_of, widened
 from nqbench.api.toolkit.persample import gradients
 from nqbench.api.toolkit.samples import first_samples
 
@@ -104,7 +104,7 @@ class Adam(Sensitivity, name="adam", paper="arXiv:1612.01543, section 3.5"):
 
     def recurrence(self, task: Network, names: Sequence[str]) -> dict[str, Tensor]:
         """Second moments of the mini-batch gradients at the current weights, epoch after epoch in stored order."""
-        total = [torch.zeros_like(widened(task.parameter(name).detach())) for name in names]
+        total = [sums_of(task.parameter(name)) for name in names]
         parameters = [task.parameter(name) for name in names]
         step = 0
         with evaluating(task.module):

@@ -25,6 +25,15 @@ def probe(probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield Log(tmp_path / "calls")
 
 
+@pytest.fixture
+def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: as long as it is there, troubled methods of the probe misbehave."""
+    path = tmp_path / "trouble"
+    path.touch()
+    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(path))
+    return path
+
+
 @pytest.fixture(scope="module")
 def decoder(probe_folder: Path) -> Iterator[Decoder]:
     """One for all tests of a module that knows the probe distribution."""

@@ -107,11 +107,8 @@ def test_a_run_leaves_records_files_and_reports_and_the_same_again_computes_noth
 
 @pytest.mark.usefixtures("in_process")
 def test_each_way_to_fail_is_a_record_and_the_rest_goes_on_and_failures_run_again(
-    probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probe: Log, trouble: Path, tmp_path: Path
 ) -> None:
-    trouble = tmp_path / "trouble"
-    trouble.touch()
-    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(trouble))
     path, out, before = suite(tmp_path / "bad.yaml", BAD), tmp_path / "out", children()
     result = run_suite(path, out, jobs=2)
     assert result.outcome == "failed"
@@ -165,12 +162,8 @@ def test_a_stage_that_hangs_is_stopped_at_its_own_deadline_and_named_and_the_res
     assert found["sleep"].error == "stopped: the stage 'quantize' took more than 3 s"
 
 
-def test_a_method_that_ends_its_process_without_an_error_ends_its_trial_alone(
-    probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trouble = tmp_path / "trouble"
-    trouble.touch()
-    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(trouble))
+@pytest.mark.usefixtures("trouble")
+def test_a_method_that_ends_its_process_without_an_error_ends_its_trial_alone(probe: Log, tmp_path: Path) -> None:
     text = """
         name: quitting
         models: [probe]
@@ -183,10 +176,7 @@ def test_a_method_that_ends_its_process_without_an_error_ends_its_trial_alone(
     assert {name: record.status for name, record in found.items()} == {"quit": "crashed", "3": "ok"}
 
 
-def test_what_a_method_forked_ends_with_its_worker(probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trouble = tmp_path / "trouble"
-    trouble.touch()
-    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(trouble))
+def test_what_a_method_forked_ends_with_its_worker(probe: Log, trouble: Path, tmp_path: Path) -> None:
     text = """
         name: forking
         models: [probe]

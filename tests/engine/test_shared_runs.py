@@ -200,16 +200,14 @@ def test_a_damaged_shared_entry_is_told_once_and_costs_no_trial(url: str, s3: S3
 
 
 def test_failures_and_crashes_are_not_cached(
-    url: str, s3: S3, probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, s3: S3, probe: Log, trouble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = suite(
         tmp_path / "troubled.yaml",
         "name: troubled\nmodels: [probe]\nquantizers:\n  - troubled: {how: [raise, kill]}\ncoders: [plain]\n",
     )
-    (tmp_path / "trouble").touch()
-    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(tmp_path / "trouble"))
     assert run_suite(path, tmp_path / "one").outcome == "failed"
-    (tmp_path / "trouble").unlink()
+    trouble.unlink()
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "another"))
     tier._opened.cache_clear()
     result = run_suite(path, tmp_path / "two")

@@ -106,12 +106,7 @@ def test_the_smallest_file_of_each_method_is_found_within_the_trials_stated(tmp_
         assert run.settings["target"]["split"] == "test"
 
 
-def test_a_search_goes_on_around_trials_that_fail_and_reports_them(
-    probe: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trouble = tmp_path / "trouble"
-    trouble.touch()
-    monkeypatch.setenv("NQBENCH_PROBE_TROUBLE", str(trouble))
+def test_a_search_goes_on_around_trials_that_fail_and_reports_them(probe: Log, trouble: Path, tmp_path: Path) -> None:
     path, out = suite(tmp_path / "s.yaml", PROBE), tmp_path / "out"
     result = run_suite(path, out, jobs=2)
     assert result.outcome == "failed"

@@ -51,6 +51,11 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if is_half(tensor) else tensor
 
 
+def sums_of(tensor: Tensor) -> Tensor:
+    """Zeros of a tensor's shape to sum numbers of its kind in: float32 at least."""
+    return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32), requires_grad=False)
+
+
 def is_half(tensor: Tensor) -> bool:
     """Whether its numbers have 16 bits."""
     return tensor.dtype in _HALVES

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.masters import Masters
+from nqbench.api.toolkit.masters import Masters, sums_of
 from nqbench.api.toolkit.progress import quiet, tell
 from nqbench.api.toolkit.replayed import Replayed
 from nqbench.api.toolkit.sealed import seal, unseal
@@ -241,10 +241,7 @@ class _Moments:
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = parameters
         self.steps = 0
-        self.values = {
-            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32), requires_grad=False)
-            for name, p in parameters.items()
-        }
+        self.values = {name: sums_of(p) for name, p in parameters.items()}
 
     def update(self) -> None:
         if not self.values:

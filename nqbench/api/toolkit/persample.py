@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nqbench.api.errors import BadInput
-from nqbench.api.toolkit.masters import widened
+from nqbench.api.toolkit.masters import sums_of, widened
 from nqbench.api.toolkit.windows import rows_of, vectors
 
 
@@ -69,7 +69,7 @@ class OneByOne:
         """Nothing is kept."""
 
     def squared(self, outputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
-        total = {name: torch.zeros_like(widened(p.detach())) for name, p in self.parameters.items()}
+        total = {name: sums_of(p) for name, p in self.parameters.items()}
         for row, v in zip(outputs, cotangent, strict=True):
             found = gradients(row, list(self.parameters.values()), v, retain_graph=True)
             for name, g in zip(self.parameters, found, strict=True):
@@ -160,7 +160,7 @@ class Tape:
 
     def _one(self, name: str, layer: nn.Module, gradients: list[Tensor]) -> Tensor:
         if not gradients:  # the network has not called it
-            return torch.zeros_like(widened(layer.get_parameter(name.rpartition(".")[2]).detach()))
+            return sums_of(layer.get_parameter(name.rpartition(".")[2]))
         if name.rpartition(".")[2] == "bias":
             return _sum_bias(layer, gradients).square_().sum(0)
         if layer not in self._columns:

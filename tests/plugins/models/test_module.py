@@ -165,9 +165,9 @@ def test_a_lazy_network_has_its_shapes_from_its_checkpoint(tmp_path: Path) -> No
     model = Module(checkpoint="w.pt", **fields)
     model.prepare()
     assert torch.equal(model.load(torch.device("cpu"))[0].weight, torch.ones(3, 4))  # type: ignore[index]
-    with pytest.raises(BadInput, match="'0.weight' has no shape yet: run a batch"):
+    with pytest.raises(BadInput, match=r"'0\.weight' has no shape yet: run a batch"):
         Module(**fields).prepare()
-    with pytest.raises(BadInput, match="'0.weight' is on the device meta, without numbers"):
+    with pytest.raises(BadInput, match=r"'0\.weight' is on the device meta, without numbers"):
         Module(**fields | {"network": "lazy_networks:elsewhere"}).prepare()
 
 
