@@ -18,6 +18,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
     "coders": ("--count 2000 --repeats 1 --coder rans zlib-huffman", "rans"),
     "decoding": ("--weights 1 --rounds 1 --coders raw", "nf4, per 64"),
     "equal_loss": (f"{BENCHMARKS.parent}/reports/reference/frontier/records.json --at 0.032", "gptq"),
+    "first_calls": ("--processes 8", "chosen on one thread: 0 of 4 processes differ"),
     "gptq": ("--weights 4096 --width 64 --only linear --lam 0.1 --threads 1", "linear layers"),
     "known_spectrum": ("--rows 32 --columns 8", "watersic, beam_width 8"),
     "overhead": ("--trials 4", "restored from the cache"),

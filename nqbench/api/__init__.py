@@ -39,6 +39,7 @@ from nqbench.api.coder import (
     StreamTensor,
     check_decoded,
 )
+from nqbench.api.dispatch import choose_kernels
 from nqbench.api.engine import Engine
 from nqbench.api.errors import BadInput, CorruptFile, DataMissing, Note, NotRegistered, NqbenchError
 from nqbench.api.evaluation import Evaluation, Metric, PerExample
@@ -61,6 +62,8 @@ from nqbench.api.structure import Array, Placed, Structure
 from nqbench.api.task import Task
 from nqbench.api.toolkit import scalar
 from nqbench.api.training import Training, begin
+
+choose_kernels()  # here, since whatever computes has imported this
 
 __all__ = [
     "API_VERSION",
