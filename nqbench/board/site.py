@@ -183,6 +183,8 @@ def _index(board: Board, pages: Sequence[NetworkPage], rows: Sequence[BoardRow])
         who = page.by_id[best.keys[0]].who or ""
         unit = best.metric_unit
         found = (count(best.file_bytes), decimal(best.ratio), figure(best.metric, unit), who)
+        if not best.holds:
+            found = ("none yet", "", "", "")
         body.append((page.title, str(len(page.rows)), figure(metric, unit), *found, last))
     table = Table(header, tuple(body), (False, True, True, True, True, True, False, False))
     by_id = {row.id: page for page in pages for row in page.rows}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nqbench.results.compare import Comparison
     from nqbench.results.exports import Side
+    from nqbench.results.history import Series
     from nqbench.results.record import Record
 
 
@@ -86,7 +87,8 @@ def command(
         click.echo(f"{folder}: the first night; there is nothing yet to compare it with")
         write_history(folder, tolerance, store)
     else:
-        comparison = compare_night(folder, before, tolerance, store, result.report.run if store else "latest")
+        run = result.report.run if store else "latest"
+        comparison = compare_night(folder, before, tolerance, store, run, slowly=baseline is None)
         click.echo(shown.terminal(comparison), nl=False)
         code = comparison.exit_code or code
     click.echo(f"history: {folder / 'history.html'}")
@@ -147,27 +149,32 @@ def compare_night(
     tolerance: tuple[str, ...] = (),
     store: str | None = None,
     run: str = "latest",
+    *,
+    slowly: bool = False,
 ) -> Comparison:
     """Compare a run of the folder's, or of a server's store, with ``before`` and write the comparison and the history
-    into the folder."""
+    into the folder. slowly: of what is no worse than the night before, tell what is worse than longer ago."""
     from nqbench.report import comparison as shown
     from nqbench.report.files import write_text
     from nqbench.results.compare import Thresholds, compare
     from nqbench.results.exports import read_side
+    from nqbench.results.history import with_slow
 
     place = store or folder
     now = read_side(place, run)
     result = compare(stood_in(before, now, place), now, Thresholds.of(now.settings).with_tolerances(tolerance))
+    nights = write_history(folder, tolerance, store, now.suite)
+    if slowly:
+        result = replace(result, changes=with_slow(result.changes, nights, now.run))
     for name, text in (("compare.md", shown.markdown), ("compare.json", shown.as_json), ("junit.xml", shown.junit)):
         write_text(folder / name, text(result))
-    write_history(folder, tolerance, store, now.suite)
     return result
 
 
 def write_history(
     folder: Path, tolerance: tuple[str, ...] = (), store: str | None = None, suite: str | None = None
-) -> None:
-    """The history of a suite: by default of the last run's."""
+) -> list[Series]:
+    """The history of a suite, by default of the last run's: written, and returned."""
     from nqbench.report.files import write_text
     from nqbench.report.history import history_page
     from nqbench.results.compare import Thresholds
@@ -180,3 +187,4 @@ def write_history(
         limits = Thresholds.of(last.settings if last else None).with_tolerances(tolerance)
         found = history(opened, limits, suite=last.suite if last else None)
     write_text(folder / "history.html", history_page(last.suite if last else "", found))
+    return found

@@ -17,7 +17,11 @@ from nqbench.cli.options import PLACE
     help="Folder for the reports.  [default: SOURCE; for an export, a folder with its name; for a URL, reports/SUITE]",
 )
 @click.option("--run", default="latest", show_default=True, help="Id of the run to report.")
-@click.option("--drop", type=click.FloatRange(min=0), help="Rank files whose metric falls by at most this many points.")
+@click.option(
+    "--drop",
+    type=click.FloatRange(min=0),
+    help="Rank files whose metric falls by at most this much: points of a percentage, else in the metric's own unit.",
+)
 @click.option("--images", is_flag=True, help="Also write each model's main figure as PNG and SVG.")
 @click.option("--quiet", is_flag=True, help="Print only the path of the page.")
 def command(source: str | Path, output: Path | None, run: str, drop: float | None, images: bool, quiet: bool) -> None:

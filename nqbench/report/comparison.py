@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from nqbench import printable
 from nqbench.report import escaping
-from nqbench.report.numbers import significant
+from nqbench.report.numbers import places, significant
 from nqbench.report.tables import Table
 from nqbench.report.text import markdown_table
 from nqbench.results.compare import ORDER, Change, Comparison
@@ -58,11 +58,13 @@ def number(value: float | None) -> str:
 
 
 def amount(change: Change) -> str:
-    """Relative, in per cent; of a metric in points."""
+    """Relative, in per cent; of a metric in its unit, points of a percentage."""
     if change.change is None:
         return ""
-    relative = change.figure in EXACT or change.figure.startswith(SECONDS)
-    return f"{100 * change.change:+.2f} %" if relative else f"{change.change:+.2f} points"
+    if change.figure in EXACT or change.figure.startswith(SECONDS):
+        return f"{100 * change.change:+.2f} %"
+    digits = 2 if change.unit == "points" else places([change.change], change.unit)
+    return f"{change.change:+.{digits}f} {change.unit}".rstrip()
 
 
 def methods_table(comparison: Comparison) -> Table:

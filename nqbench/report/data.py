@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nqbench.api.evaluation import DIVERGENCE
 from nqbench.results.exports import read_run
 from nqbench.results.goal import USUAL, Goal
 from nqbench.results.labels import Labels
@@ -76,6 +77,29 @@ class ReportData:
         """How far below the float network a file is still of interest, in the metric's unit: networks that lost more
         are left out of figures."""
         return replace(self.goal_of(model), drop=self.drop(model)).reach(None)
+
+    def float_bytes(self, model: str) -> float | None:
+        """The float network's size as ratios count it; None where no row has a ratio."""
+        for row in self.by_model.get(model, ()):
+            record = self.by_key[row.keys[0]]
+            if record.ratio and record.file_bytes:
+                return record.ratio * (record.file_bytes - (record.parts.raw_buffers if record.parts else 0))
+        return None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the ranking has to know besides, a sentence each."""
+        found = []
+        if splits := sorted({row.selected_on for row in self.rows if row.selected_on not in (None, "test")}):
+            found.append(f"Whether a file of a search holds was asked on the {' and the '.join(splits)} split.")
+        for model, rows in self.by_model.items():
+            if self.baseline and not any(row.is_baseline for row in self.methods[model]):
+                found.append(f"No row of {model} is of the baseline '{self.baseline}'.")
+            records = [self.by_key[key] for row in rows for key in row.keys]
+            known = [record for record in records if record.metric_name]
+            if self.goal.divergence is not None and any(r.where_selected(DIVERGENCE.name) is None for r in known):
+                found.append(f"Of {model} not every record has a divergence: rows without one are held to the rest.")
+        return found
 
     @cached_property
     def by_model(self) -> dict[str, list[Row]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nqbench.report.data import ReportData
 from nqbench.report.naming import HEIGHT, OTHERS, logarithmic, prominent, span
 from nqbench.report.numbers import figure
+from nqbench.results.goal import points
 from nqbench.results.leaderboard import Row
 from nqbench.results.record import PARTS
 
@@ -23,6 +24,8 @@ MANY_BARS = 24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f", "#9467bd", "#17becf")
 """Okabe and Ito's colours, which colour-blind readers can tell apart, and four more for parts of a bar."""
 SHAPES = ("circle", "square", "triangle-up", "cross", "diamond", "triangle-down")
+_X = "M-0.7,-0.7L0.7,0.7M-0.7,0.7L0.7,-0.7"
+"""A mark as an SVG path, from -1 to 1."""
 GREY = "#73787f"
 INK, SOFT = "#1b1f24", "#57606a"
 """Of front and levels; the page exchanges them for its own scheme's."""
@@ -191,7 +194,7 @@ def _rate_accuracy(
         "A line is the isotonic fit of one method over its knob, named where it ends, points are what was measured; "
         "grey: the other methods. Dotted steps and large "
         f"marks: the Pareto front. Upright bars on it: the 95 % interval of the {name} on other examples, or one "
-        f"standard deviation over seeds.{hidden}",
+        f"standard deviation over seeds.{' x: quoted from papers, not measured.' if quoted else ''}{hidden}",
         _spec(alt.layer(*layers), height=HEIGHT),
         "rows",
         (
@@ -230,23 +233,26 @@ def _line_names(model: str, name: str, colour: Any) -> list[Any]:
 
 
 def _levels(model: str, rows: Sequence[Row], data: ReportData) -> list[Any]:
-    """The float network's level and the one that ranked files hold, each with its name on it. The first of a distance
-    from that network is zero, which no logarithm shows."""
+    """The float network's level and, where the goal is one, that which ranked files hold, each with its name on it. The
+    first of a distance from that network is zero, which no logarithm shows."""
     import altair as alt
 
     row = next((row for row in rows if row.metric_float is not None), None)
     if row is None or row.metric_float is None:
         return []
-    lost, goal = data.drop(model), data.goal_of(model)
-    below = row.metric_float - (lost if row.metric_higher_is_better else -lost)
-    whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
+    goal = data.goal_of(model)
+    whole = data.float_bytes(model)
     size = f", {whole:,.0f} bytes" if whole else ""
-    values = [
-        {"y": row.metric_float, "text": f"float network: {figure(row.metric_float, row.metric_unit)}{size}"},
-        {"y": below, "text": f"{lost:g} {goal.unit} worse"},
-    ]
+    values = [{"y": row.metric_float, "text": f"float network: {figure(row.metric_float, row.metric_unit)}{size}"}]
+    wanted, lost = goal.wanted(row.metric_float, row.metric_higher_is_better), goal.lost(row.metric_float)
     if logarithmic(rows):
-        values = [{"y": below, "text": f"{lost:g} {goal.unit} from the float network"}]
+        values = []
+    if wanted is not None:
+        less = "" if lost is None else f"{lost:g} {points(row.metric_unit)}".rstrip()
+        told = f"{less} from the float network" if logarithmic(rows) else f"{less} worse"
+        values.append({"y": wanted, "text": told if less else f"wanted: {figure(wanted, row.metric_unit)}"})
+    if not values:
+        return []
     base = alt.Chart(alt.InlineData(values=values)).encode(y="y:Q")
     words = base.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11, clip=True, style="soft")
     return [base.mark_rule(strokeDash=[6, 4], clip=True, style="soft"), words.encode(x=alt.value(0), text="text:N")]
@@ -255,7 +261,8 @@ def _levels(model: str, rows: Sequence[Row], data: ReportData) -> list[Any]:
 def _quoted(model: str) -> Any:
     import altair as alt
 
-    chart = _chart("published", model).mark_point(shape="cross", size=90, style="soft", filled=True, clip=True)
+    # of no measured line's shape
+    chart = _chart("published", model).mark_point(shape=_X, size=90, style="soft", filled=False, clip=True)
     tips = [alt.Tooltip("method:N", title="quoted"), "paper:N", "ratio:Q", "metric:Q"]
     return chart.encode(x="file_bytes:Q", y="metric:Q", tooltip=tips)
 
@@ -284,7 +291,7 @@ def _rate_distortion(at: str, model: str, data: ReportData) -> Figure:
     return Figure(
         f"{at}-rate-distortion",
         f"{model}: distortion against rate",
-        "Mean squared error of the quantized weights, over all bits of the file.",
+        "Mean squared error of the quantized weights, without pruned ones, over all bits of the file.",
         _spec(alt.layer(lines, points)),
         "rows",
         (*_WHO, "method", "bits_per_weight", "mse", "weighted_mse", "entropy", "file_bytes"),
@@ -336,7 +343,7 @@ def _parts(at: str, model: str, bars: int) -> Figure:
     return Figure(
         f"{at}-parts",
         f"{model}: where the bytes go",
-        "The best file of each method, smallest first; parts sum to the file on disk.",
+        "The best file of each method, in the order of the ranking; parts sum to the file on disk.",
         _spec(chart, bars=bars),
         "parts",
         (*_WHO, "part", "bytes"),

@@ -46,7 +46,8 @@ def describe(series: Series) -> list[str]:
     sentences = []
     for step in series.steps:
         old, new = (
-            f"{p.revision[:12] or 'unknown'} ({p.started[:10]})" for p in series.points[step.at - 1 : step.at + 1]
+            f"{p.revision[:12] or 'unknown'} ({p.started[:10]})"
+            for p in (series.points[step.since], series.points[step.at])
         )
         change = f" ({100 * (step.after / step.before - 1):+.2f} %)" if step.before else ""
         between = f"between {old} and {new}"

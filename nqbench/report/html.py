@@ -11,7 +11,7 @@ from nqbench.report.data import ReportData
 from nqbench.report.figures import Figure
 from nqbench.report.numbers import places
 from nqbench.report.payload import details, script_json, table_of
-from nqbench.report.tables import method_table, methods_note, quoted, quoted_with_measured
+from nqbench.report.tables import method_table, methods_note, question, quoted, quoted_with_measured
 from nqbench.report.text import last_line, summary
 from nqbench.report.vega import javascript
 
@@ -38,6 +38,7 @@ COLUMNS = (
     ("efficiency", "efficiency", "three", "entropy / measured"),
     ("mse", "mse", "significant", "of the quantized weights"),
     ("repeats", "repeats", "text", ""),
+    ("selected_on", "selected on", "text", "the split on which a search chose the file, and on which it holds or not"),
 )
 """Field, label, format and what it is: what a reader wants to know first comes first."""
 _FIXED = {"rank": "rank", "coding": "name"}
@@ -82,6 +83,7 @@ def page(data: ReportData, datasets: Mapping[str, Sequence[dict[str, Any]]], fig
             data=data,
             figures=figures,
             methods={model: method_table(rows) for model, rows in data.methods.items()},
+            question=question(data.goal),
             methods_note=methods_note(data.goal, data.told),
             quoted=quoted_with_measured,
             quoted_alone=quoted,
@@ -127,6 +129,8 @@ def page_columns(
         if field in _DEVIATIONS:
             column["deviation"] = _DEVIATIONS[field]
         if field in _TELLING and len({row.get(field) for row in rows}) < 2:
+            column["hidden"] = True
+        if field == "selected_on" and not any(row.get(field) for row in rows):
             column["hidden"] = True
         if field == "file_ratio" and all(row["file_ratio"] == row["ratio"] for row in rows):
             column["hidden"] = True

@@ -19,7 +19,7 @@ FIELDS = (
     "rank", "model", "method", "configuration", "granularity", "knob_value", "n", "failed", "deterministic",
     "file_bytes", "file_bytes_std", "ratio", "file_ratio", "own_ratio", "bits_per_weight", "entropy", "efficiency",
     "mse", "weighted_mse", "metric", "metric_std", "metric_low", "metric_high", "metric_delta", "drop", "holds",
-    "pareto", "encode_msym_s", "decode_msym_s", "pruner", "sensitivity", "training", "metric_name",
+    "pareto", "encode_msym_s", "decode_msym_s", "pruner", "sensitivity", "training", "metric_name", "selected_on",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def datasets(data: ReportData) -> dict[str, list[dict[str, Any]]]:
         "names": [name for model in data.by_model for name in names(data, model, named[model])],
         "parts": [part for model in data.by_model for part in _parts(data, model)],
         "loss": [point for index, row in enumerate(data.rows) for point in _loss(index, row, data)],
-        "speeds": [speed for row in rows for speed in _speeds(row)],
+        "speeds": [speed for line, row in zip(rows, data.rows, strict=True) for speed in _speeds(line, row.measured)],
         "published": [point for model, found in data.by_model.items() for point in _published(data, model, found)],
     }
 
@@ -95,7 +95,8 @@ def _parts(data: ReportData, model: str) -> list[dict[str, Any]]:
         row = method.best
         for index, part in enumerate(PARTS):
             if row.parts[part]:
-                values = {"model": model, "configuration": row.configuration, "part": part, "index": index}
+                name = row.configuration + " (does not hold)" * (row.holds is False)
+                values = {"model": model, "configuration": name, "part": part, "index": index}
                 found.append(values | {"bytes": row.parts[part]})
     return found
 
@@ -109,15 +110,15 @@ def _loss(index: int, row: Row, data: ReportData) -> list[dict[str, Any]]:
     return [who | {"predictor": n, "predicted": v, "measured": found.measured} for n, v in pairs if v is not None]
 
 
-def _speeds(row: dict[str, Any]) -> list[dict[str, Any]]:
-    who = {name: row[name] for name in ("i", "model", "configuration", "coder", "coder_name")}
+def _speeds(row: dict[str, Any], measured: bool) -> list[dict[str, Any]]:
+    who = {name: row[name] for name in ("i", "model", "configuration", "coder", "coder_name")} | {"measured": measured}
     pairs = (("encode", row["encode_msym_s"]), ("decode", row["decode_msym_s"]))
     return [who | {"direction": name, "msym_s": value} for name, value in pairs if value]
 
 
 def _published(data: ReportData, model: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Quoted points on the axis of bytes: the float network's size as the ratio counts it / the quoted ratio."""
-    whole = next((r.ratio * (r.file_bytes - r.parts["raw_buffers"]) for r in rows if r.ratio), None)
+    whole = data.float_bytes(model)
     first = data.by_key[rows[0].keys[0]]
     found = []
     for quoted in data.published_for(model):

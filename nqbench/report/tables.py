@@ -60,6 +60,7 @@ def ranking(rows: Sequence[Row]) -> Table:
         Column("encode Msym/s", lambda row: decimal(row.encode_msym_s, 1) if row.measured else ""),
         Column("decode Msym/s", lambda row: decimal(row.decode_msym_s, 1) if row.measured else ""),
         Column("repeats", lambda row: repeats(row.n, row.deterministic, row.failed), numeric=False),
+        Column("selected on", lambda row: row.selected_on or "", numeric=False),
     ]
     return _table([c for c in chosen if any(c.text(row) for row in rows)], rows)
 
@@ -86,20 +87,24 @@ def quoted(rows: Sequence[Published]) -> Table:
 
 
 METHODS_NOTE = (
-    "Ranked by {ranked} of the files that {goal}; methods without one follow. "
-    "BD-rate: mean change of size against the baseline at equal metric, where that is of interest, and at equal mse; "
-    "at the goal: the same at what may be lost. Both compare isotonic fits of the curves; in brackets a 95 % bootstrap "
-    "interval over the test examples, and over seeds where there are several. "
-    "× published: the ratio against the best quoted one that does the same. "
-    "Not monotone: points that fail although a smaller file of the method holds. "
-    "Against the leader: on the same examples, exact McNemar test of right and wrong, or a paired bootstrap of any "
-    "other metric, Holm-corrected, at 5 %."
+    "Ranked by {ranked} of the files that {goal}; methods without one follow. BD-rate: mean change of size against "
+    "the baseline at equal metric, where that is of interest, and at equal mse of the kept weights; at the goal: the "
+    "same at what may be lost. Both compare isotonic fits of the curves; in brackets a 95 % bootstrap interval over "
+    "the test examples, and over seeds where there are several. × published: the ratio against the best quoted one "
+    "that does the same. Not monotone: points that fail although a smaller file of the method holds. Against the "
+    "leader: on the same examples, exact McNemar test of right and wrong, or a paired bootstrap of any other metric "
+    "and over several seeds, Holm-corrected, at 5 %."
 )
 
 
 def methods_note(goal: Goal, told: str) -> str:
     """How methods are ranked, below their table. told: what files have to do, behind "files that"."""
     return METHODS_NOTE.format(goal=told, ranked="the smallest" if goal.bytes is None else "the best")
+
+
+def question(goal: Goal) -> str:
+    """What the ranking of methods answers."""
+    return "Which method gives the smallest file?" if goal.bytes is None else "Which method gives the best network?"
 
 
 def method_table(rows: Sequence[MethodRow]) -> Table:

@@ -91,7 +91,7 @@ def summary(data: ReportData) -> str:
             f"the others follow by {'what they lose' if data.goal.bytes is None else 'their bytes'}."
             " *: on the Pareto front."
         )
-    return text
+    return " ".join([f"{text.rstrip('.')}." if data.remarks else text, *data.remarks])
 
 
 def last_line(error: str | None) -> str:

@@ -21,6 +21,7 @@ from nqbench.registry import did_you_mean
 from nqbench.results.environment import comparable_times
 from nqbench.results.exports import Side
 from nqbench.results.figure_names import EXACT, SECONDS, metric_figure
+from nqbench.results.goal import points
 from nqbench.results.labels import Labels, configuration_key
 from nqbench.results.paired import paired
 from nqbench.results.record import Record
@@ -80,7 +81,8 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Change:
-    """One figure of one trial. change: relative, candidate / baseline - 1; of a metric in points. p: Holm-adjusted."""
+    """One figure of one trial. change: relative, candidate / baseline - 1; of a metric in its unit, which is points
+    where it is a percentage. p: Holm-adjusted."""
 
     trial: str
     model: str
@@ -93,6 +95,8 @@ class Change:
     change: float | None = None
     p: float | None = None
     reason: str = ""
+    unit: str = ""
+    """Of a metric's change."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,8 @@ def _judged(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     return _Open(
         replace(
             base, figure=f"{new.selected_on}.{name}", verdict="same" if same else "better" if better else "worse",
-            baseline=a, candidate=b, change=b - a, reason="one of them was not evaluated on the test split",
+            baseline=a, candidate=b, change=b - a, unit=points(new.metric_unit),
+            reason="one of them was not evaluated on the test split",
         )
     )  # fmt: skip
 
@@ -252,6 +257,7 @@ def _metric(base: Change, old: Record, new: Record, limits: Thresholds) -> _Open
     sign = 1.0 if new.metric_higher_is_better else -1.0
     gain = sign * (new.metric - old.metric)
     change = replace(base, figure=name, baseline=old.metric, candidate=new.metric, change=new.metric - old.metric)
+    change = replace(change, unit=points(new.metric_unit))
     test = paired(old, new)
     if test is None:
         if old.examples is not None and new.examples is not None and old.examples != new.examples:

@@ -18,13 +18,18 @@ NATS = 0.1
 _SLACK = 1e-9  # 99.0 - 98.5 is not exactly 0.5 in floating point
 
 
+def points(unit: str | None) -> str:
+    """The unit of differences of a metric of this unit; of an unknown metric as of a percentage."""
+    return "points" if unit in (None, "%") else str(unit)
+
+
 @dataclass(frozen=True)
 class Goal:
     """One of: ``drop``, how much the metric may lose, in its unit; ``share``, the same in percent of the float
     network's; ``metric``, what it has to reach (or stay below, where less is better); ``bytes``, the largest file. And
     besides ``divergence``, the most that outputs may be from the float network's. It is asked on the split that the
-    records' search looked at; without a search, on the test's. unit: of ``drop``, points or nats. Where none is
-    given, it is what is usual for the metric of whatever it is asked of."""
+    records' search looked at; without a search, on the test's. unit: of ``drop``: points of a percentage, else the
+    metric's own. Where no goal is given, it is what is usual for the metric of whatever it is asked of."""
 
     drop: float | None = None
     share: float | None = None
@@ -59,10 +64,9 @@ class Goal:
 
     def asked_of(self, metric: str | None, unit: str | None) -> Goal:
         """The same of networks that are judged by this metric: the usual one where none is given."""
-        usual = Goal.usual(metric, unit)
         if all(given is None for given in (self.drop, self.share, self.metric, self.bytes)):
-            return replace(usual, divergence=self.divergence)
-        return replace(self, unit=usual.unit)
+            return replace(Goal.usual(metric, unit), divergence=self.divergence)
+        return self if self.drop is None else replace(self, unit=points(unit))
 
     @property
     def told(self) -> str:
@@ -74,7 +78,7 @@ class Goal:
             return f"reach {self.metric:g}{besides}"
         if self.share is None and self.drop is None:
             return f"lose at most what is usual for their metric{besides}"
-        lost = f"{self.share:g} %" if self.share is not None else f"{self.drop:g} {self.unit}"
+        lost = f"{self.share:g} %" if self.share is not None else f"{self.drop:g} {self.unit}".rstrip()
         return f"lose at most {lost}{besides}"
 
     def lost(self, metric_float: float | None) -> float | None:

@@ -1,9 +1,10 @@
 """Each figure of each trial over the nights, and the points where it changed.
 
-Figures without chance change where two nights differ by more than the tolerance. A metric with per-example correctness
-changes where McNemar's test says so, corrected for the number of nights. Times change at the borders of the best
-piecewise constant line (least absolute deviations of the logarithms, as asv finds steps) that pass the comparison's
-own two conditions, the ratio and the rank test.
+A night is compared with the first since the last change, so that a slow loss is told, too. Figures without chance
+change where the two differ by more than the tolerance, a metric with values of its examples where McNemar's test or a
+paired bootstrap says so, corrected for the number of nights. Times change at the borders of the best piecewise constant
+line (least absolute deviations of the logarithms, as asv finds steps) that pass the comparison's own two conditions,
+the ratio and the rank test.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal
 
-from nqbench.results.compare import Thresholds
+from nqbench.results.compare import Change, Thresholds
 from nqbench.results.environment import comparable_times
 from nqbench.results.figure_names import EXACT, SECONDS, metric_figure
 from nqbench.results.labels import Labels
@@ -42,8 +43,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Step:
-    """The value changed between night ``at - 1`` and night ``at``."""
+    """Night ``at`` differs from night ``since``: from the last before it or, where nothing changed from one night to
+    the next, from the first since the change before this one."""
 
+    since: int
     at: int
     before: float
     after: float
@@ -112,13 +115,17 @@ def steps(figure: str, points: Sequence[Point], limits: Thresholds) -> tuple[Ste
     """Where a series changed, oldest first."""
     if figure.startswith(SECONDS):
         skipped = max(0, len(points) - NIGHTS)
-        return tuple(replace(s, at=s.at + skipped) for s in _splits(points[skipped:], limits))
+        return tuple(replace(s, since=s.since + skipped, at=s.at + skipped) for s in _splits(points[skipped:], limits))
     found = []
+    since = 0  # against the first night since the last change: what falls a little each night falls at last
     for at in range(1, len(points)):
-        a, b = points[at - 1], points[at]
-        worse = _worse(figure, a, b, limits, len(points) - 1)
+        b = points[at]
+        worse = _worse(figure, points[since], b, limits, len(points) - 1)
         if worse is not None:
-            found.append(Step(at, a.value, b.value, "worse" if worse else "better"))
+            if _worse(figure, points[at - 1], b, limits, len(points) - 1) == worse:
+                since = at - 1
+            found.append(Step(since, at, points[since].value, b.value, "worse" if worse else "better"))
+            since = at
     return tuple(found)
 
 
@@ -155,7 +162,7 @@ def _splits(points: Sequence[Point], limits: Thresholds) -> list[Step]:
     found = []
     for left, at, right in zip(borders, borders[1:], borders[2:], strict=False):
         old, new = (median(p.value for p in part) for part in (points[left:at], points[at:right]))
-        found.append(Step(at, old, new, "worse" if new > old else "better"))
+        found.append(Step(at - 1, at, old, new, "worse" if new > old else "better"))
     return found
 
 
@@ -192,6 +199,30 @@ def _pool(points: Sequence[Point]) -> list[float]:
 def _deviation(values: Sequence[float]) -> float:
     middle = median(values)
     return sum(abs(value - middle) for value in values)
+
+
+def with_slow(changes: Sequence[Change], found: Sequence[Series], run: str) -> list[Change]:
+    """A night's changes, with what differs from longer ago where it does not from the night before.
+
+    changes: the night's comparison with the one before. found: the history, that night's included. run: the night's.
+    """
+    slow = {
+        (series.trial, series.figure): (series.points[step.since], step)
+        for series in found
+        for step in series.steps[-1:]
+        if step.at == len(series.points) - 1 > step.since + 1 and series.points[step.at].run == run
+    }
+    told = []
+    for change in changes:
+        since, step = slow.get((change.trial, change.figure), (None, None))
+        if since is None or step is None or change.verdict not in ("same", "inconclusive"):
+            told.append(change)
+            continue
+        relative = change.figure in EXACT
+        amount = step.after / step.before - 1 if relative and step.before else step.after - step.before
+        reason = f"slowly, since run {since.run} ({since.started[:10]})"
+        told.append(replace(change, verdict=step.verdict, baseline=step.before, change=amount, p=None, reason=reason))
+    return told
 
 
 def changed(found: Sequence[Series]) -> Mapping[str, list[Series]]:

@@ -8,7 +8,6 @@ which of them matter.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections import Counter, defaultdict
@@ -17,17 +16,17 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
+from nqbench.api.errors import BadInput
 from nqbench.results.goal import USUAL, Goal
 from nqbench.results.labels import Labels, configuration_key, knob_value
-from nqbench.results.record import PARTS, Record
+from nqbench.results.record import EQUAL, PARTS, Record
 from nqbench.results.stats import wilson
-
-EQUAL = 1e-6  # two ways to count a share of right answers, in points
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration. Means over its seeds; ``*_std``: sample standard deviation, None for fewer than two."""
+    """One configuration. Means over its seeds, ratios to their mean bytes; ``*_std``: sample standard deviation, None
+    for fewer than two."""
 
     rank: int
     model: str
@@ -159,13 +158,26 @@ def _order(row: Row) -> tuple[object, ...]:
 
 
 def front(rows: Sequence[Row]) -> set[int]:
-    """``id`` of the rows of one model that are on the Pareto front of size and quality: a sweep, smallest first."""
+    """``id`` of the rows of one model that are on the Pareto front of size and quality. Rows of which a seed failed are
+    on none: of the others nobody knows what the method gives. Without a metric each pruner has a front of its own,
+    since an mse counts the kept weights alone."""
+    found: set[int] = set()
+    fronts: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.quality is not None and not row.failed:
+            fronts["" if row.metric_name else row.pruner].append(row)
+    for alike in fronts.values():
+        found |= _front(alike)
+    return found
+
+
+def _front(rows: Sequence[Row]) -> set[int]:
+    """Of rows with a quality: a sweep, smallest first."""
     best = -math.inf
     found: set[int] = set()
     by_size: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.quality is not None:
-            by_size[row.file_bytes].append(row)
+        by_size[row.file_bytes].append(row)
     for size in sorted(by_size):
         top = max(row.quality for row in by_size[size] if row.quality is not None)
         if top > best:
@@ -188,17 +200,15 @@ def deviation(values: Iterable[float | None]) -> float | None:
 
 def interval(record: Record) -> tuple[float | None, float | None]:
     """Of ``metric_low`` and ``metric_high``: see there."""
-    if record.metric is None or not record.examples or record.metric_unit != "%" or record.correct is None:
+    if record.metric is None or not record.examples or record.metric_unit != "%":
         return None, None
     try:
-        hits = int.from_bytes(base64.b64decode(record.correct)).bit_count()
-    except ValueError:  # no base64: whoever needs the examples themselves says so
+        hits = record.hits()
+    except BadInput:  # no base64, or too short: whoever needs the examples themselves says so
         return None, None
-    share = 100 * hits / record.examples
-    right = abs(record.metric - share) < EQUAL
-    if not right and abs(100 - record.metric - share) >= EQUAL:
+    if hits is None or abs(record.metric - 100 * float(hits.mean())) >= EQUAL:
         return None, None  # a metric of another kind
-    low, high = (100 * end for end in wilson(hits if right else record.examples - hits, record.examples))
+    low, high = (100 * end for end in wilson(int(hits.sum()), record.examples))
     return low, high
 
 
@@ -221,6 +231,11 @@ def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal, failed
             return value
         return mean(getattr(record, name) for record in group)
 
+    def ratio(name: str) -> float | None:
+        """Of the same network to the seeds' mean bytes: the mean of the ratios would be larger."""
+        inverse = None if alone else mean(1 / value for record in group if (value := getattr(record, name)))
+        return 1 / inverse if inverse else over(name)
+
     drop = over("drop")
     low, high = interval(first) if alone else (None, None)
     return Row(
@@ -241,9 +256,9 @@ def _row(model: str, group: Sequence[Record], labels: Labels, goal: Goal, failed
         deterministic=all(record.seed is None for record in group),
         file_bytes=over("file_bytes") or 0.0,
         file_bytes_std=None if alone else deviation(record.file_bytes for record in group),
-        ratio=over("ratio"),
-        file_ratio=over("file_ratio"),
-        own_ratio=over("own_ratio"),
+        ratio=ratio("ratio"),
+        file_ratio=ratio("file_ratio"),
+        own_ratio=ratio("own_ratio"),
         bits_per_weight=over("bits_per_weight"),
         entropy=over("entropy"),
         efficiency=over("efficiency"),

@@ -1,7 +1,8 @@
 """Methods compared: each method's curve over its knob, its smallest file that holds, and how sure the difference is.
 
 A method is a configuration without its knob and its seed. It is ranked by the smallest file that loses no more than the
-tolerance; a method none of whose files holds comes after, by what its best one loses.
+tolerance; a method none of whose files holds comes after, by what its best one loses. Where bytes are the goal, it is
+ranked as rows are: by what the best of the files that hold loses.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from nqbench.results.curves import Estimate, bd_rate, estimate, size_change
 from nqbench.results.goal import USUAL, Goal
 from nqbench.results.labels import first_name
 from nqbench.results.leaderboard import Row
-from nqbench.results.paired import Difference, paired
+from nqbench.results.paired import Difference, paired_seeds
 from nqbench.results.published import Published
 from nqbench.results.record import Record
 from nqbench.results.redrawn import Redrawn
@@ -50,12 +51,13 @@ class MethodRow:
     at_goal: Estimate | None
     """The change of size at what the goal allows to be lost, by the isotonic fits of both curves."""
     bd_rate_mse: float | None
-    """The same at equal mse."""
+    """The same at equal mse of the kept weights; None where other weights are kept than the baseline keeps."""
     verdict: Verdict
-    """On the best file's metric against the leader's, on the same test examples; 'identical': the same
-    on every one; '' where these were not recorded."""
+    """On the best file's metric against the leader's, on the same test examples and over all seeds; 'identical': the
+    same on every one; '' where these were not recorded."""
     p: float | None
-    """Of that: exact McNemar, or a paired bootstrap; Holm-adjusted over the model's methods."""
+    """Of that: exact McNemar, or a paired bootstrap, which draws the seeds, too; Holm-adjusted over the model's
+    methods."""
 
     def to_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -86,8 +88,10 @@ def methods(
         return []
     goal = goal.asked_of(rows[0].metric_name, rows[0].metric_unit)
     chosen = _baseline(list(curves), rows, baseline, records)
+    reference = curves.get(chosen or "", [])
     pick = _most_metric if goal.bytes is not None else _smallest
-    anchor, quoted = pick(curves[chosen]), _best_quoted(published, rows, goal)
+    anchor = pick(reference) if reference else None
+    quoted = _best_quoted(published, rows, goal)
     original = next((row.metric_float for row in rows if row.metric_float is not None), None)
     found = []
     draws = Redrawn(rows, records)
@@ -96,23 +100,25 @@ def methods(
         if name == chosen:
             row = replace(row, is_baseline=True)
         else:
-            at_metric, at_goal = _changes(curves[chosen], points, draws, goal, original)
-            at_mse = bd_rate(_curve(curves[chosen], "mse"), _curve(points, "mse"))
+            at_metric, at_goal = _changes(reference, points, draws, goal, original)
+            # an mse is of the weights that are kept: of other masks it is of other weights
+            alike = reference and reference[0].pruner == points[0].pruner
+            at_mse = bd_rate(_curve(reference, "mse"), _curve(points, "mse")) if alike else None
             row = replace(row, bd_rate=at_metric, at_goal=at_goal, bd_rate_mse=at_mse)
         found.append(row)
-    found.sort(key=_order)
+    found.sort(key=_by_loss if goal.bytes is not None else _order)
     return _test([replace(row, rank=rank) for rank, row in enumerate(found, 1)], records, alpha)
 
 
-def _baseline(names: list[str], rows: Sequence[Row], asked: str | None, records: Mapping[str, Record]) -> str:
+def _baseline(names: list[str], rows: Sequence[Row], asked: str | None, records: Mapping[str, Record]) -> str | None:
+    """The baseline's method: the one that is asked for, None where it has no row; else the first of the suite."""
     if asked:
         near = [name for name in names if asked in (name, name.partition(" ")[0], name.partition("(")[0])]
         near += [name for name in names if name.startswith(asked)]
         # a name begins with the pruner and the sensitivity, and the quantizer is what a baseline is called by
         near += [row.method for row in rows if asked in (row.quantizer, first_name(row.quantizer))]
         near += [row.method for row in rows if f" {asked}" in row.method]
-        if near:
-            return near[0]
+        return near[0] if near else None
     order = {key: index for index, key in enumerate(records)}
     first = min(rows, key=lambda row: min((order.get(key, len(order)) for key in row.keys), default=len(order)))
     return first.method
@@ -159,8 +165,7 @@ def violations(points: Sequence[Row]) -> int:
     return sum(row.holds is False and row.file_bytes > smallest for row in points)
 
 
-def _method(name: str, points: Sequence[Row], best: Row, anchor: Row, quoted: float | None) -> MethodRow:
-    both = bool(best.holds and anchor.holds)
+def _method(name: str, points: Sequence[Row], best: Row, anchor: Row | None, quoted: float | None) -> MethodRow:
     return MethodRow(
         rank=0,
         model=best.model,
@@ -168,7 +173,7 @@ def _method(name: str, points: Sequence[Row], best: Row, anchor: Row, quoted: fl
         points=len(points),
         best=best,
         holds=best.holds,
-        vs_baseline=best.file_bytes / anchor.file_bytes if both else None,
+        vs_baseline=best.file_bytes / anchor.file_bytes if anchor and anchor.holds and best.holds else None,
         is_baseline=False,
         vs_published=best.ratio / quoted if best.holds and best.ratio and quoted else None,
         violations=violations(points),
@@ -184,7 +189,7 @@ def _changes(
     anchor: Sequence[Row], test: Sequence[Row], draws: Redrawn, goal: Goal, original: float | None
 ) -> tuple[Estimate | None, Estimate | None]:
     """The delta rate at equal metric, and the change of size at what the goal allows to be lost."""
-    ours, theirs = ([row for row in curve if row.drop is not None] for curve in (anchor, test))
+    ours, theirs = ([row for row in curve if row.drop is not None and not row.failed] for curve in (anchor, test))
     again = (draws.of(ours), draws.of(theirs))
     both = None if again[0] is None or again[1] is None else (again[0], again[1])
     curves = _curve(ours, "metric"), _curve(theirs, "metric")
@@ -194,7 +199,7 @@ def _changes(
 
 
 def _curve(points: Sequence[Row], quality: Literal["metric", "mse"]) -> list[tuple[float, float]]:
-    return [(row.file_bytes, q) for row in points if (q := _quality(row, quality)) is not None]
+    return [(row.file_bytes, q) for row in points if (q := _quality(row, quality)) is not None and not row.failed]
 
 
 def _quality(row: Row, kind: Literal["metric", "mse"]) -> float | None:
@@ -209,6 +214,11 @@ def _order(row: MethodRow) -> tuple[object, ...]:
         return (0, row.best.file_bytes, math.inf if row.best.drop is None else row.best.drop, row.method)
     quality = row.best.quality
     return (1, math.inf if quality is None else -quality, row.best.file_bytes, row.method)
+
+
+def _by_loss(row: MethodRow) -> tuple[object, ...]:
+    lost = math.inf if row.best.drop is None else row.best.drop
+    return (0 if row.holds else 1, lost if row.holds else row.best.file_bytes, row.best.file_bytes, row.method)
 
 
 def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) -> list[MethodRow]:
@@ -232,14 +242,9 @@ def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) 
 
 
 def _paired(a: Row, b: Row, records: Mapping[str, Record]) -> Difference | None:
-    """Two rows on one repeat of each (repeats share their examples, so pooling would count those twice): of equal seed
-    where there is one. None without recorded values of the same examples."""
-    ours = [record for key in a.keys if (record := records.get(key))]
-    theirs = [record for key in b.keys if (record := records.get(key))]
-    pairs = sorted(((x, y) for x in ours for y in theirs), key=lambda pair: pair[0].seed != pair[1].seed)
-    for x, y in pairs[:1]:
-        return paired(x, y)
-    return None
+    """Two rows over all of their seeds. None without recorded values of the same examples."""
+    ours, theirs = ([record for key in row.keys if (record := records.get(key))] for row in (a, b))
+    return paired_seeds(ours, theirs) if ours and theirs else None
 
 
 @dataclass(frozen=True)
@@ -258,7 +263,8 @@ def with_measured(published: Sequence[Published], rows: Sequence[Row]) -> list[Q
 
 
 def _with_measured(quoted: Published, rows: Sequence[Row]) -> Quoted:
-    good = [row for row in rows if row.ratio is not None and quoted.ratio is not None and _as_good(row, quoted)]
+    known = [row for row in rows if row.ratio is not None and not row.failed]
+    good = [row for row in known if quoted.ratio is not None and _as_good(row, quoted)]
     best = max(good, key=lambda row: row.ratio or 0.0, default=None)
     if best is None or best.ratio is None or quoted.ratio is None:
         return Quoted(quoted, None, None)

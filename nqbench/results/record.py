@@ -33,6 +33,8 @@ FINITE = (
     "weighted_mse", "encode_msym_s", "decode_msym_s",
 )  # fmt: skip
 """Figures of a record with status ok that are finite where they are there: what rankings and comparisons go by."""
+EQUAL = 1e-6
+"""Two ways to count a share of answers differ by less, in points."""
 KINDS = ("model", "pruner", "sensitivity", "quantizer", "training", "positions", "coder", "codec")
 
 
@@ -314,10 +316,16 @@ class Record(_Part):
         return fall if self.metric_higher_is_better else -fall
 
     def hits(self) -> np.ndarray | None:
-        """(examples,) bool: which test examples the compressed network got right; None where not recorded."""
+        """(examples,) bool: the test examples whose share is the metric, which the compressed network got right or, of
+        an error, wrong; None where not recorded. Records of before kept the right ones of an error, too."""
         if self.correct is None or self.examples is None:
             return None
-        return unpack_correct(self.correct, self.examples)
+        kept = unpack_correct(self.correct, self.examples)
+        if self.metric is None or self.metric_unit != "%" or not self.examples:
+            return kept
+        share = 100 * float(kept.mean())
+        others = abs(share - self.metric) >= EQUAL and abs(100 - share - self.metric) < EQUAL
+        return ~kept if others else kept
 
     def per_example(self) -> tuple[np.ndarray, Statistic] | None:
         """The values that the metric follows from, (examples,) or (examples, 2), and how; None where not recorded."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqbench.api.evaluation import Statistic, resampled
-from nqbench.results.leaderboard import EQUAL, Row
+from nqbench.results.leaderboard import Row
 from nqbench.results.paired import resamples
-from nqbench.results.record import Record
+from nqbench.results.record import EQUAL, Record
 
 DRAWS = 400
 MOST_ROWS = 200
@@ -89,7 +89,7 @@ def _examples(row: Row, records: Mapping[str, Record]) -> _Examples | None:
         values = None if record is None else record.per_example()
         if record is not None and hits is not None and row.metric_unit == "%":
             found.append(hits.astype(np.float64))
-            # of an error the wrong ones are kept; records of before kept the right ones
+            # not a share of those: they are the right answers beside a metric of another kind
             if record.metric is None or abs(record.metric - 100 * hits.mean()) > EQUAL:
                 sign = 1.0
         elif values is not None:

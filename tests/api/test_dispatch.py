@@ -40,7 +40,9 @@ def test_they_are_those_that_pytorch_takes_from_mkl() -> None:
     assert sorted(taken) == sorted(FUNCTIONS)
 
 
-@pytest.mark.parametrize("module", ["nqbench.in_memory", "nqbench.api.errors", "nqbench.pipeline.evaluating", "nqbench_models.lenet"])
+@pytest.mark.parametrize(
+    "module", ["nqbench.in_memory", "nqbench.api.errors", "nqbench.pipeline.evaluating", "nqbench_models.lenet"]
+)
 def test_whatever_of_nqbench_is_imported_they_are_called_first_and_on_one_value(module: str) -> None:
     script = WATCHED.replace("{module}", module)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)

@@ -40,7 +40,7 @@ def test_values_of_a_record_come_back_to_twelve_bits(columns: int) -> None:
 
 def test_the_bootstrap_of_a_mean_is_the_normal_test_of_many_examples() -> None:
     shift = np.random.default_rng(2).normal(0.05, 0.5, 400)
-    found = bootstrap(LOSSES, LOSSES + shift, "mean")
+    found = bootstrap([LOSSES], [LOSSES + shift], "mean")
     error = shift.std() / math.sqrt(400)
     assert found.difference == pytest.approx(shift.mean())
     assert found.low == pytest.approx(shift.mean() - 1.96 * error, abs=0.15 * error)
@@ -51,9 +51,9 @@ def test_the_bootstrap_of_a_mean_is_the_normal_test_of_many_examples() -> None:
 def test_the_bootstrap_is_the_same_every_time_and_turned_round() -> None:
     other = LOSSES * 1.1
     one, again, back = (
-        bootstrap(LOSSES, other, "mean"),
-        bootstrap(LOSSES, other, "mean"),
-        bootstrap(other, LOSSES, "mean"),
+        bootstrap([LOSSES], [other], "mean"),
+        bootstrap([LOSSES], [other], "mean"),
+        bootstrap([other], [LOSSES], "mean"),
     )
     assert one == again
     assert (one.difference, one.low, one.p) == pytest.approx((-back.difference, -back.high, back.p))
@@ -64,7 +64,7 @@ def test_false_alarms_are_as_rare_as_they_should_be() -> None:
     for seed in range(120):
         generator = np.random.default_rng(seed)
         pair = generator.normal(size=(2, 60))
-        alarms += bootstrap(pair[0], pair[1], "mean", 400).p < 0.05
+        alarms += bootstrap([pair[0]], [pair[1]], "mean", 400).p < 0.05
     assert alarms <= 15  # 6 are expected; P(more than 15) < 0.001
 
 
@@ -111,6 +111,6 @@ def test_a_run_s_goal_is_that_of_its_target() -> None:
     assert Goal.of({"drop": 0.2}) == Goal(drop=0.2)
     assert Goal.of({}).asked_of("accuracy", "%") == HALF_A_POINT
     assert Goal.of({}).asked_of("Spearman", "") == A_HUNDREDTH
-    assert Goal.of({"drop": 0.2}).asked_of("Spearman", "") == Goal(drop=0.2)
+    assert Goal.of({"drop": 0.2}).asked_of("Spearman", "") == Goal(drop=0.2, unit="")
     lower = [of_losses(LOSSES, metric=v, metrics={"perplexity": v}, k=k) for k, v in ((8, 7.05), (4, 7.2))]
     assert [row.holds for row in leaderboard(lower, goal=Goal(share=1.0))] == [True, False]
