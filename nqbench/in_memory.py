@@ -28,6 +28,7 @@ from nqbench.files import load
 from nqbench.pipeline.checks import check_state
 from nqbench.pipeline.files import file_of, put_file
 from nqbench.pipeline.network import copied
+from nqbench.pipeline.precision import usual_modes
 from nqbench.registry import Registered, registry
 from nqbench.results.record import Record
 from nqbench.suite.guard import allowed_loss, divergence_beside, usual_loss
@@ -67,6 +68,9 @@ def compress(
 ) -> Compressed:
     """The smallest file of a trained network whose metric falls by at most ``max_drop``; nothing is retrained.
 
+    Everything is computed in PyTorch's usual modes: an ``autocast``, ``no_grad`` or default dtype around the call
+    changes nothing.
+
     Args:
         module: the trained network; it is copied, and stays as it is.
         batches: pairs (x, y) to calibrate and to evaluate on, in a fixed order: a list or a data loader that can be
@@ -95,6 +99,27 @@ def compress(
     Raises:
         BadInput: nothing holds, and how near the search came; or data or network cannot be used, and why.
     """
+    with usual_modes():
+        return _compressed(
+            module, batches, max_drop, max_divergence, score, higher_is_better, output, trials, budget, suite, device,
+            engine,
+        )  # fmt: skip
+
+
+def _compressed(
+    module: nn.Module,
+    batches: Batches,
+    max_drop: float | str | None,
+    max_divergence: float | None,
+    score: Score | None,
+    higher_is_better: bool | None,
+    output: str | Path,
+    trials: int | None,
+    budget: float | None,
+    suite: str | Path,
+    device: str | None,
+    engine: str | Engine | None,
+) -> Compressed:
     if chosen(engine).away:
         raise BadInput(
             f"engine '{engine}' cannot reach a network of this process; put it into a file, and run nqbench compress "
@@ -223,8 +248,9 @@ class InMemory(Model, name="in-memory"):
         """The network's outputs for one batch, before anything is searched."""
         module = self._held.module
         try:
+            # of a copy: a forward pass may leave something behind
             with torch.no_grad():
-                return self.predict(module, to_device(batch, device_of(module)))
+                return self.predict(copied(module), to_device(batch, device_of(module)))
         except BadInput:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:

@@ -40,25 +40,32 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def count(batch: Batch) -> int:
-    """Samples in a batch: the length of its first tensor. Raises BadInput where it has none."""
+    """Samples in a batch: the length of its first tensor that has one. Raises BadInput where none has."""
     for tensor in tensors_of(batch):
-        return len(tensor)
+        if tensor.dim():
+            return len(tensor)
     raise BadInput(f"a batch is {type(batch).__name__} without tensors: expected tensors, one row a sample")
 
 
 def part(batch: Batch, stop: int, start: int = 0) -> Batch:
-    """Some samples of a batch, by default the first ones; what is no tensor stays.
+    """Some samples of a batch, by default the first ones. What has no row a sample stays: what is no tensor, and
+    tensors of another length than the first (a mask, a graph's edges, a memory that all samples look at).
 
     Example:
         >>> part((torch.arange(4), {"y": torch.arange(4)}), 3, 1)
         (tensor([1, 2]), {'y': tensor([1, 2])})
     """
+    samples = next((len(tensor) for tensor in tensors_of(batch) if tensor.dim()), 0)
+    return _part(batch, start, stop, samples)
+
+
+def _part(batch: Batch, start: int, stop: int, samples: int) -> Batch:
     if isinstance(batch, Tensor):
-        return batch[start:stop]
+        return batch[start:stop] if batch.dim() and len(batch) == samples else batch
     if isinstance(batch, Mapping):
-        return {key: part(value, stop, start) for key, value in batch.items()}
+        return {key: _part(value, start, stop, samples) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return of_type(batch, (part(value, stop, start) for value in batch))
+        return of_type(batch, (_part(value, start, stop, samples) for value in batch))
     return batch
 
 
@@ -77,7 +84,8 @@ def of_type(like: Batch, values: Iterable[Batch]) -> Batch:
 
 
 def joined(batches: Sequence[Batch]) -> Batch | None:
-    """Several batches as one; what is no tensor is the first one's. None where their samples have several shapes.
+    """Several batches as one; what is no tensor is the first one's. None where their samples have several shapes, or a
+    tensor has no row a sample.
 
     Example:
         >>> joined([(torch.zeros(1), None), (torch.ones(2), None)])
@@ -88,6 +96,8 @@ def joined(batches: Sequence[Batch]) -> Batch | None:
     first = batches[0]
     if len(batches) == 1:
         return first
+    if any(not tensor.dim() or len(tensor) != count(batch) for batch in batches for tensor in tensors_of(batch)):
+        return None
     shapes = [[(tensor.shape[1:], tensor.dtype) for tensor in tensors_of(batch)] for batch in batches]
     return _joined(batches) if all(other == shapes[0] for other in shapes) else None
 

@@ -23,6 +23,8 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     try:
         yield module
     finally:
+        if modes[module]:
+            module.train()  # layers forget what they derived from weights that will change
         for layer, mode in modes.items():
             layer.training = mode
 

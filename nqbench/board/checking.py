@@ -33,7 +33,7 @@ from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import Judged, judged_beside, judged_float, paired
 from nqbench.pipeline.filing import rates
-from nqbench.pipeline.network import Network, fill
+from nqbench.pipeline.network import Network
 from nqbench.pipeline.trial import Choice
 from nqbench.registry import GROUP, registry
 from nqbench.results.environment import cores, environment
@@ -72,7 +72,8 @@ class _Own:
 
     def judged(self, pace: Pace | None) -> Judged:
         if pace not in self.floats:
-            self.floats[pace] = judged_float(self.model, self.network.module, "test", pace)
+            module = self.network.variant(self.network.state)
+            self.floats[pace] = judged_float(self.model, module, "test", pace)
         return self.floats[pace]
 
 
@@ -218,8 +219,7 @@ class Checker:
         torch.set_num_threads(threads if sound and isinstance(threads, int) else self.threads)
         pace = pace_of(record)
         before = own.judged(pace)
-        fill(own.network.spare, tensors)
-        evaluation = judged_beside(own.model, own.network.spare, "test", before.outputs, pace)
+        evaluation = judged_beside(own.model, own.network.variant(tensors), "test", before.outputs, pace)
         value, reference = evaluation["metrics"][metric.name], before.figures["metrics"][metric.name]
         if not (math.isfinite(value) and math.isfinite(reference)):
             raise _Differs(f"its {metric.name} is {value}, the float network's {reference}: no figure to rank by")

@@ -19,7 +19,7 @@ from nqbench.api.toolkit.pace import Pace
 from nqbench.container import read_sections
 from nqbench.pipeline.decoder import Decoder
 from nqbench.pipeline.evaluating import judged_beside, judged_float
-from nqbench.pipeline.network import Network, fill
+from nqbench.pipeline.network import Network
 from nqbench.pipeline.trial import Choice
 from nqbench.registry import registry
 from nqbench.results.environment import environment
@@ -95,10 +95,9 @@ class Checker:
         if (choice, content, split) not in self._metrics:
             model, network = self._network(choice)
             torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
-            fill(network.spare, tensors)
             pace = pace_of(record)
             outputs = self._outputs(choice, pace, split)
-            self._metrics[choice, content, split] = judged_beside(model, network.spare, split, outputs, pace)
+            self._metrics[choice, content, split] = judged_beside(model, network.variant(tensors), split, outputs, pace)
         found = self._metrics[choice, content, split]["metrics"][record.metric_name]
         said = record.metric if split == "test" else record.metric_where_selected
         recorded = said if said is not None else float("nan")
@@ -111,7 +110,9 @@ class Checker:
         """The float network's on a split."""
         if (choice, pace, split) not in self._of_float:
             model, network = self._network(choice)
-            self._of_float[choice, pace, split] = judged_float(model, network.module, split, pace).outputs
+            self._of_float[choice, pace, split] = judged_float(
+                model, network.variant(network.state), split, pace
+            ).outputs
         return self._of_float[choice, pace, split]
 
     def _network(self, choice: Choice) -> tuple[Model, Network]:

@@ -6,14 +6,12 @@ trials that had ended are in the store and in the cache nevertheless.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from nqbench.api.engine import Ended, Event, Joined, Slots, Task
 from nqbench.engine.worker import Worker, WorkerSettings
 from nqbench.pipeline.cache import Cache
+from nqbench.pipeline.precision import usual_modes
 from nqbench.pipeline.workbench import Workbench
 from nqbench.registry import registry
 
@@ -44,7 +42,7 @@ class Inline(Slots):
                 bench = Workbench(registry(), self._cache, torch.device(self._settings.device))
                 self._worker = Worker(bench, self._settings)
             task, self._task = self._task, None
-            with _as_it_was():
+            with torch.random.fork_rng(), usual_modes():
                 outcome = task.done_by(self._worker)
             outcome.pop("unusable", None)
             events.append(Ended(_SLOT, outcome))
@@ -52,10 +50,3 @@ class Inline(Slots):
 
     def doing(self) -> dict[str, str]:
         return {}
-
-
-@contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Restores the caller's torch random generator after a trial."""
-    with torch.random.fork_rng():
-        yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,12 +20,27 @@ Nonfinite = Literal["refuse", "store"]
 
 
 def check_state(model: str, module: nn.Module) -> None:
-    """Raises BadInput for the first entry of the state that cannot be stored in a file."""
-    for name, value in module.state_dict(keep_vars=True).items():
+    """Raises BadInput for the first entry of the state that cannot be stored in a file, and for a parameter that the
+    state does not have."""
+    state = module.state_dict(keep_vars=True)
+    for name, value in state.items():
         reason = objection(value)
         if reason:
             raise BadInput(f"model '{model}': '{name}' {reason}")
+    _check_there(model, module, state.values())
     _check_apart(model, module)
+
+
+def _check_there(model: str, module: nn.Module, state: Iterable[Tensor]) -> None:
+    """Raises BadInput for the first parameter of whose memory no entry of the state is: what is written into a copy
+    does not reach the network."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in state}
+    for name, tensor in module.named_parameters():
+        if tensor.numel() and tensor.untyped_storage().data_ptr() not in known:
+            raise BadInput(
+                f"model '{model}': state_dict() gives copies, or leaves out '{name}' (a hook, or a method of the "
+                "network's own): let it give the parameters themselves"
+            )
 
 
 def _check_apart(model: str, module: nn.Module) -> None:

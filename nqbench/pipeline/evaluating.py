@@ -18,7 +18,7 @@ from nqbench.api.toolkit.judging import judging, under_way
 from nqbench.api.toolkit.pace import Pace
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
 from nqbench.pipeline.filing import Filed, decoded_own
-from nqbench.pipeline.network import fill
+from nqbench.pipeline.held import check_held
 from nqbench.pipeline.precision import whole_float32
 from nqbench.pipeline.preparation import network_of, pruned_of, task_of
 from nqbench.results.record import on_split, pack_correct, pack_values
@@ -92,21 +92,24 @@ def _looked_at(context: Context) -> Split:
 
 
 def _float(context: Context, step: str, split: Split) -> Judged:
+    network = network_of(context)
+    check_held(context.model, network.variant(network.state), split)
+    module = network.variant(network.state)
     with context.watch.stage(step):
-        return judged_float(context.model, network_of(context).module, split)
+        return judged_float(context.model, module, split)
 
 
 def _decoded(context: Context, step: str, beside: str, split: Split) -> Figures:
     """beside: the stage of the float network's evaluation, in whose batches this one is made, too."""
     before = context.result(beside)
     pace = pace_in(before.figures)
-    module = network_of(context).spare
-    fill(module, _tensors(context, context.result("file")))
+    network = network_of(context)
+    module = network.variant(_tensors(context, context.result("file")))
     with context.watch.stage(step):
         try:
             outputs = before.outputs
         except (OSError, ValueError):  # the cache was cleared meanwhile
-            outputs = judged_float(context.model, network_of(context).module, split, pace).outputs
+            outputs = judged_float(context.model, network.variant(network.state), split, pace).outputs
         return judged_beside(context.model, module, split, outputs, pace)
 
 

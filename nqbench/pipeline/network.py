@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -25,7 +25,7 @@ _NORMAL = torch.finfo(torch.float16).smallest_normal
 
 @dataclass(eq=False)
 class Network:
-    """module: as the model loaded it, never changed.
+    """module: as the model loaded it, never changed, and never run: a forward pass may leave something behind.
 
     names: compressible tensors in the state's order, each of which requires a gradient, however it came: what is
     quantized is sensed and tuned. aliases: name -> the earlier name that shares its tensor. parameters: names of the
@@ -89,11 +89,6 @@ class Network:
         return Pruned(self.state, {}, self.moments)
 
     @cached_property
-    def spare(self) -> nn.Module:
-        """A second copy of the network, into which decoded weights are copied."""
-        return copied(self.module)
-
-    @cached_property
     def state(self) -> dict[str, Tensor]:
         """The trained state, aliases left out (not copies: do not write to them)."""
         return {n: t for n, t in self.module.state_dict().items() if n not in self.aliases}
@@ -125,7 +120,8 @@ class Network:
         return min(self.given_bytes or own, own)
 
     def variant(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """A fresh copy of the network with another state."""
+        """A fresh copy of the network with another state, or with its own: for whoever runs it. Raises BadInput where
+        it cannot be copied, or the state does not reach it."""
         module = copied(self.module)
         fill(module, state)
         return module
@@ -140,15 +136,42 @@ class Network:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of a network. Tensors that layers keep from their last forward pass (``torch.nn.utils.weight_norm`` keeps
-    a whole weight) are detached first, since tensors with a graph cannot be copied."""
-    for layer in module.modules():
-        for name, value in vars(layer).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                setattr(layer, name, value.detach())
-    copied = copy.deepcopy(module)
+    """A copy of a network. Of tensors that layers keep from their last forward pass (``torch.nn.utils.weight_norm``
+    keeps a whole weight) it has the numbers alone, since tensors with a graph cannot be copied. Raises BadInput where
+    something else cannot."""
+    # what deepcopy takes for the copies of these
+    memo = {id(tensor): tensor.detach().clone() for layer in module.modules() for tensor in _passed(vars(layer))}
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:
+        said = " ".join(str(error).split())[:160]
+        where = _uncopied(module)
+        raise BadInput(f"the network cannot be copied: {where}{type(error).__name__}: {said}") from error
     tie(copied, module)
     return writable_buffers(copied)
+
+
+def _passed(value: object, depth: int = 4) -> Iterator[Tensor]:
+    """The tensors with a graph among a layer's attributes, and in what these hold."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            yield value
+    elif isinstance(value, Mapping | list | tuple) and depth:
+        for inner in list(value.values() if isinstance(value, Mapping) else value):
+            yield from _passed(inner, depth - 1)
+
+
+def _uncopied(module: nn.Module) -> str:
+    """The attribute that cannot be copied, as the begin of a reason; empty where none can be blamed alone."""
+    for path, layer in module.named_modules():
+        for name, value in vars(layer).items():
+            if name.startswith("_") and name in vars(nn.Module()):
+                continue  # parameters and layers, which are looked at themselves
+            try:
+                copy.deepcopy(value)
+            except Exception:  # noqa: BLE001 - whatever the attribute's own copying raises
+                return f"'{path}.{name}'".replace("'.", "'") + " is the reason, "
+    return ""
 
 
 def tie(module: nn.Module, like: nn.Module) -> None:
@@ -165,11 +188,48 @@ def tie(module: nn.Module, like: nn.Module) -> None:
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Write a state (aliases may be missing) into a module, in place."""
+    """Write a state (aliases may be missing) into a module, in place. Raises BadInput where it does not arrive.
+
+    Layers that keep something derived from their weights (a bias by positions, merged weights) make it anew where they
+    go into training mode or out of it, as they do when a network is trained. That may round what they hold, so that the
+    state is written once more.
+    """
+    _write(module, state)
+    if not module.training and _turned(module):
+        _write(module, state)
+
+
+def _write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = module.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():
             own[name].copy_(tensor)
+    there = module.state_dict()
+    for name in state:
+        if place(there[name]) != place(own[name]) and not _same(there[name], own[name]):
+            raise BadInput(
+                f"'{name}' cannot be written into the network: its state_dict() gives copies (a hook, or a method of "
+                "the network's own); let it give the tensors themselves"
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    equal = one == other
+    return bool((equal | (one.isnan() & other.isnan()) if one.is_floating_point() else equal).all())
+
+
+def _turned(module: nn.Module) -> bool:
+    """Into training mode and out of it, every layer's mode as it was; whether the network takes that."""
+    modes = {layer: layer.training for layer in module.modules()}
+    try:
+        module.train()
+        module.eval()
+    except Exception:  # noqa: BLE001 - exported networks refuse; whatever a network's own method raises
+        return False
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+    return True
 
 
 def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:

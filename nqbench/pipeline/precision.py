@@ -1,9 +1,10 @@
-"""Makes sure that a network is evaluated in float32, even if the device would use a shorter format by default."""
+"""Makes sure that a network is evaluated in float32, even if the device would use a shorter format by default, and in
+PyTorch's usual modes, whatever the process around is at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,26 @@ def whole_float32() -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             setattr(place, attribute, value)
+
+
+@contextmanager
+def usual_modes() -> Iterator[None]:
+    """PyTorch's modes inside the block are those of a process that has set none: gradients are recorded, nothing is
+    cast, new tensors are float32 on the CPU. A file is a function of its key alone, wherever it is made."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _named(names: tuple[str, ...]) -> list[Any]:

@@ -16,7 +16,7 @@ from nqbench.api.plain import all_plain
 from nqbench.api.toolkit.content import content_hash
 from nqbench.pipeline.artifacts import load_tensors, save_tensors
 from nqbench.pipeline.checks import check_numbers, note_tiny
-from nqbench.pipeline.network import Network, copied
+from nqbench.pipeline.network import Network
 
 if TYPE_CHECKING:
     from nqbench.pipeline.context import Context
@@ -40,7 +40,7 @@ def content_of_network(network: Network) -> str:
 
 def prune(context: Context) -> Pruned:
     network, pruner = network_of(context), context.plugin(context.trial.pruner, Pruner)
-    task = task_of(context, copied(network.module), network.unpruned, workdir=context.workdir)
+    task = task_of(context, network.variant(network.state), network.unpruned, workdir=context.workdir)
     task.sensitivity = context.bench.registry.sensitivity_of(pruner)
     with context.watch.stage("prune"):
         return _checked(pruner.prune(task), network, pruner.name)

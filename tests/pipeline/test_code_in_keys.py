@@ -148,7 +148,7 @@ def test_every_module_of_the_pipeline_is_in_the_keys_of_the_stages_that_use_it_o
             [f"nqbench.pipeline.{name}" for name in ("quantization", "trainings", "distortion")], {"quantize"} | after
         ),
         **dict.fromkeys(["nqbench.pipeline.filing", "nqbench.pipeline.decoder", "nqbench.pipeline.cage"], after),
-        **dict.fromkeys(["nqbench.pipeline.evaluating", "nqbench.pipeline.precision"], after - {"file"}),
+        **dict.fromkeys([f"nqbench.pipeline.{name}" for name in ("evaluating", "held", "precision")], after - {"file"}),
         "nqbench.pipeline.knobs": {"knob"},
     }
     assert {stage for stage in plain if edited("nqbench.container.writer")[stage] != plain[stage]} >= {"file"}
