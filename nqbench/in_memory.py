@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -14,7 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Split, device_of, to_device
+from nqbench.api import BadInput, Batch, Engine, Evaluation, Metric, Model, Note, Split, device_of, to_device
 from nqbench.api.batches import tensors_of
 from nqbench.api.evaluation import rises
 from nqbench.api.modules import call
@@ -94,7 +95,7 @@ def compress(
         engine: ``local``: the network is in this process alone, and no other engine can reach it.
 
     Returns:
-        The file with its figures.
+        The file with its figures. A note (``nqbench.api.Note``) says where the evaluation on the test data failed.
 
     Raises:
         BadInput: nothing holds, and how near the search came; or data or network cannot be used, and why.
@@ -174,6 +175,8 @@ def _compressed(
     finally:
         del _HELD[key]
         del known.found["model", InMemory.name]
+    if untested := result.untested(best):
+        warnings.warn(untested, Note, stacklevel=3)  # where nqbench.compress was called
     return Compressed(target, best)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch.nn.utils import prune
 
 import nqbench
 from nqbench import in_memory
-from nqbench.api import BadInput, hits
+from nqbench.api import BadInput, Note, hits
 from nqbench.api.modules import call
 from nqbench.in_memory import InMemory
 from nqbench.registry import registry
@@ -92,6 +93,24 @@ def test_a_score_of_ones_own_decides(trained: tuple[nn.Module, dict], tmp_path: 
     figures = result.figures
     assert figures.metric_name == "score"
     assert figures.metrics["train.score"] <= 1.2 * figures.metrics_float["train.score"]
+
+
+def test_a_file_whose_evaluation_on_the_test_data_failed_is_told_of(
+    trained: tuple[nn.Module, dict],  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    module, splits = trained
+    (x, y), *_ = splits["test"]
+    halfway = {"train": splits["train"], "test": [(x, y), (x[:, :7], y)]}
+    with pytest.warns(
+        Note, match=r"holds on the train split.* evaluation on the test split failed: RuntimeError: mat1"
+    ):
+        result = nqbench.compress(module, halfway, max_drop=20, trials=1, output=tmp_path / "n.nqz")
+    assert result.figures.metric is None
+    assert list(result.state) == list(module.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        nqbench.compress(module, splits["train"], max_drop=20, trials=1, output=tmp_path / "n.nqz")
 
 
 def test_data_that_can_be_read_once_are_refused_in_a_line(trained: tuple[nn.Module, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]

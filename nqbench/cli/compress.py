@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nqbench import printable
 from nqbench.cli.options import engine_options
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def command(
     if the model has one, else on a part of the training data that was not used for calibration: what follows the first
     2,048 examples, or the second half of fewer than 4,096 (of fewer than 1,024, calibration sees some of it). A network
     does better on its training data than on any other, so there a classifier's outputs are also held near the float
-    network's (by their divergence). The test split is evaluated only once, for the final file. When the --budget is
-    spent, or at Ctrl-C, the best file so far is the result. Intermediate results stay in the --work folder, so that the
-    same command resumes.
+    network's (by their divergence). The test split is evaluated only once, for the final file; where that
+    fails, the file stays, and the command ends with exit code 2. When the --budget is spent, or at Ctrl-C, the best
+    file so far is the result. Intermediate results stay in the --work folder, so that the same command resumes.
 
     How tensors are stored: weights (parameters with two or more dimensions, also frozen ones) are quantized and coded.
     Other float32 parameters (biases, norms) are rounded to float16, and batch norms are folded into them. Buffers, and
@@ -114,7 +115,7 @@ def command(
     click.echo(f"{model}: reading the network and its data", err=True)
     from nqbench.api.errors import BadInput
     from nqbench.api.toolkit.paths import writable
-    from nqbench.cli import INTERRUPTED
+    from nqbench.cli import INTERRUPTED, TRIALS_FAILED
     from nqbench.cli.progress import shown
     from nqbench.engine import FILES, run_suite
     from nqbench.pipeline.files import file_of, put_file
@@ -158,6 +159,9 @@ def command(
         click.get_current_context().exit(INTERRUPTED)
     if best is None:
         raise BadInput(_why_not(result.records, goal, split))
+    if untested := result.untested(best):
+        click.echo(printable.line(untested), err=True)
+        click.get_current_context().exit(TRIALS_FAILED)
 
 
 def _goal(

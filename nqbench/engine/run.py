@@ -64,6 +64,17 @@ class RunResult:
     chosen: Sequence[Record] = field(default=(), repr=False)
     """Of a search: the records of its answers, one method after another."""
 
+    def untested(self, answer: Record) -> str:
+        """A line about an answer of which the evaluation on the test split failed; empty for any other."""
+        if answer.metric is not None:
+            return ""
+        failed = next((r for r in self.records if r.trial == answer.trial and not r.ok), None)
+        if failed is None:
+            return ""
+        why = (failed.error or failed.status).partition("\n")[0]
+        where = f"holds on the {answer.selected_on} split, where it was chosen"
+        return f"the file {where}, but its evaluation on the test split failed: {why}"
+
 
 def run_suite(
     suite: str | Path | Suite,

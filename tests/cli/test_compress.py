@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nqbench.cli import INTERRUPTED, progress
+from nqbench.cli import INTERRUPTED, TRIALS_FAILED, progress
 from nqbench.cli._describe import habits, shorthand
 from nqbench.cli.compress import _looked_at, _parameters
 from nqbench.cli.frame import invoke
@@ -91,6 +91,23 @@ def test_a_network_of_ones_own_in_one_command(mine: Path, compressed: subprocess
     tested = [r for r in records if r["metric"] is not None]
     assert [r["file_bytes"] for r in tested] == [size], "the test split is evaluated once, for the answer"
     assert "test split" in compressed.stdout
+
+
+def test_a_file_whose_evaluation_on_the_test_split_failed_stays_and_is_told_of(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "halfway.py").write_text(
+        MINE.replace("yield x[chosen]", "yield x[chosen][:, : 7 if split == 'test' and 0 not in chosen else 16]")
+    )
+    own = ("--model", "module:halfway:network", "--checkpoint", str(mine / "mine.safetensors"))
+    data = ("--data", "halfway:batches", "--with", "folder=.", "--max-drop", "60", "--trials", "1")
+    assert invoke(["compress", *own, *data]) == TRIALS_FAILED
+    told = capsys.readouterr()
+    assert "module.nqz: " in told.out
+    assert (tmp_path / "module.nqz").is_file()
+    assert "but its evaluation on the test split failed: " in told.err.splitlines()[-1]
+    assert "mat1 and mat2 shapes cannot be multiplied" in told.err.splitlines()[-1]
 
 
 def test_the_first_line_comes_before_anything_is_imported(mine: Path) -> None:
