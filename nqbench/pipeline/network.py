@@ -18,6 +18,7 @@ from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.masters import is_half
 from nqbench.api.toolkit.store import networks_read
 from nqbench.container import as_stored
+from nqbench.pipeline.batchnorm import folds
 from nqbench.pipeline.checks import Odd, check_state, odd_numbers
 
 _NORMAL = torch.finfo(torch.float16).smallest_normal
@@ -237,8 +238,8 @@ def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Te
 
     Its statistics become constants (mean 0, var 1: numbers that every format holds), which cost two bytes each. One
     that shares a tensor with another layer, or whose tensors are quantized, or stored under other names, stays as it
-    is; so does one of which a channel's scale alone would vanish in float16, divided by a huge deviation, although its
-    weight would not.
+    is; so does one of another formula, and one of which a channel's scale alone would vanish in float16, divided by a
+    huge deviation, although its weight would not.
     """
     folded = dict(raw)
     shared = {*network.aliases, *network.aliases.values()}
@@ -252,13 +253,17 @@ def fold_batchnorms(network: Network, raw: Mapping[str, Tensor]) -> dict[str, Te
         small = scale.abs() < _NORMAL
         if bool((small & (weight.abs() >= _NORMAL)).any()) and not bool(small.all()):
             continue
-        dtype = raw[f"{prefix}weight"].dtype
-        folded[f"{prefix}weight"] = (scale * math.sqrt(1.0 + module.eps)).to(dtype)
-        folded[f"{prefix}bias"] = (bias - mean * scale).to(dtype)
-        folded[f"{prefix}running_mean"] = torch.zeros_like(raw[f"{prefix}running_mean"])
-        folded[f"{prefix}running_var"] = torch.ones_like(raw[f"{prefix}running_var"])
+        changed = {
+            "weight": scale * math.sqrt(1.0 + module.eps),
+            "bias": bias - mean * scale,
+            "running_mean": torch.zeros_like(mean),
+            "running_var": torch.ones_like(var),
+        }
         if f"{prefix}num_batches_tracked" in raw:
-            folded[f"{prefix}num_batches_tracked"] = torch.zeros_like(raw[f"{prefix}num_batches_tracked"])
+            changed["num_batches_tracked"] = torch.zeros_like(raw[f"{prefix}num_batches_tracked"])
+        before = {name.removeprefix(prefix): t for name, t in raw.items() if name.startswith(prefix)}
+        if folds(module, before, {**before, **changed}):
+            folded |= {f"{prefix}{part}": t.to(raw[f"{prefix}{part}"].dtype) for part, t in changed.items()}
     return folded
 
 

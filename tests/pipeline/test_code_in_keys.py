@@ -142,7 +142,8 @@ def test_every_module_of_the_pipeline_is_in_the_keys_of_the_stages_that_use_it_o
     assert changed == {
         **{name: set() for name in EXEMPT if name.startswith("nqbench.pipeline.")},
         **dict.fromkeys(
-            [f"nqbench.pipeline.{name}" for name in ("artifacts", "checks", "network", "preparation")], everything
+            [f"nqbench.pipeline.{name}" for name in ("artifacts", "batchnorm", "checks", "network", "preparation")],
+            everything,
         ),
         **dict.fromkeys(
             [f"nqbench.pipeline.{name}" for name in ("quantization", "trainings", "distortion")], {"quantize"} | after

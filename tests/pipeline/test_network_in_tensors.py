@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from nqbench.api import Model
 from nqbench.container import as_stored
@@ -48,6 +49,85 @@ def test_a_folded_batch_norm_keeps_its_scales_in_float16(variance: float, all_ch
         {n[2:]: as_stored(t, "float16", parameter=n[2:] in ("weight", "bias")) for n, t in folded.items()}
     )
     torch.testing.assert_close(like(x), norm(x), rtol=2e-3, atol=2e-3)
+
+
+class Centred(nn.BatchNorm1d):
+    """Its scale is 1 + weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 1 + self.weight
+        return functional.batch_norm(x, self.running_mean, self.running_var, scale, self.bias, False, 0.0, self.eps)
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's: the usual formula, written out, then an activation, in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.ndim == 4
+        x = functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.0, self.eps
+        )
+        return functional.relu_(x)
+
+
+class Sequences(nn.BatchNorm1d):
+    """Takes three axes alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, steps = x.shape
+        return super().forward(x.transpose(1, 2).reshape(batch * steps, channels)).view(batch, steps, channels)
+
+
+class Doubtful(nn.BatchNorm1d):
+    """No input that one could think of is what it takes."""
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return super().forward(x) * condition
+
+
+def patched(bound: bool) -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(8)
+    usual = nn.BatchNorm1d.forward
+    if bound:  # to this layer: a copy computes with its tensors, too
+        norm.forward = lambda x: usual(norm, x) + norm.weight  # type: ignore[method-assign]
+    else:
+        norm.forward = MethodType(lambda self, x: usual(self, x).relu(), norm)  # type: ignore[method-assign]
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("make", "folds"),
+    [
+        (lambda: nn.BatchNorm1d(8), True),
+        (lambda: nn.SyncBatchNorm(8), True),
+        (lambda: Activated(8), True),
+        (lambda: Activated(8).bfloat16(), True),
+        (lambda: Sequences(8), True),
+        (lambda: patched(bound=False), True),
+        (lambda: Centred(8), False),
+        (lambda: Doubtful(8), False),
+        (lambda: patched(bound=True), False),
+    ],
+    ids=["usual", "sync", "activated", "half", "sequences", "patched", "centred", "doubtful", "bound"],
+)
+def test_a_batch_norm_of_another_formula_is_not_folded(make: Callable[[], nn.BatchNorm1d], folds: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = make()
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(8, generator=generator))
+        norm.bias.copy_(torch.randn(8, generator=generator))
+        norm.running_mean.copy_(torch.randn(8, generator=generator))  # type: ignore[union-attr]
+        norm.running_var.copy_(9 * torch.rand(8, generator=generator) + 0.2)  # type: ignore[union-attr]
+    network = of(nn.Sequential(nn.Linear(4, 8), norm))
+    raw = {n: t for n, t in network.state.items() if n.startswith("1.")}
+    before = {n: t.clone() for n, t in raw.items()}
+    state = torch.get_rng_state()
+    folded = fold_batchnorms(network, raw)
+    assert bool((folded["1.running_mean"] == 0).all()) is folds
+    assert all(torch.equal(folded[n], t) for n, t in before.items()) is not folds
+    assert all(torch.equal(t, before[n]) for n, t in network.state.items() if n in before), "the layer is as it was"
+    assert [t.dtype for t in folded.values()] == [t.dtype for t in before.values()]
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_view_that_lies_another_way_is_no_alias() -> None:
