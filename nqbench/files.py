@@ -184,7 +184,7 @@ def load_into(module: nn.Module, path: str | os.PathLike[str], *, limit: int | N
     """Put the tensors of a ``.nqz`` file into a network of the architecture that was compressed, in place.
 
     Args:
-        module: the network, on any device. Tensors keep its dtypes.
+        module: the network, on any device but meta. Tensors keep its dtypes; lazy layers take the file's shapes.
         path: the compressed file.
         limit: see ``load``.
 
@@ -192,18 +192,28 @@ def load_into(module: nn.Module, path: str | os.PathLike[str], *, limit: int | N
         The module.
 
     Raises:
-        What ``load`` raises. BadInput: names or shapes do not fit; the module is as it was.
+        What ``load`` raises. BadInput: names or shapes do not fit, or the module is on the device meta; the module is
+        as it was.
     """
+    from torch.nn.parameter import is_lazy
+
     from nqbench.api.errors import BadInput
     from nqbench.api.modules import writable_buffers
 
     tensors, wanted = load(path, limit=limit), module.state_dict()
     absent = [name for name in wanted if name not in tensors]
     odd = [name for name in tensors if name not in wanted]
-    shaped = [n for n, t in wanted.items() if n in tensors and tensors[n].shape != t.shape]
+    # ``load_state_dict`` gives lazy tensors the shapes of what it loads
+    shaped = [n for n, t in wanted.items() if n in tensors and not is_lazy(t) and tensors[n].shape != t.shape]
     for names, what in ((absent, "lacks"), (odd, "has"), (shaped, "has another shape for")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise BadInput(f"{os.fspath(path)} {what} '{names[0]}'{more}: it is of another network than this module")
+    meta = [name for name, tensor in wanted.items() if tensor.device.type == "meta"]
+    if meta:
+        raise BadInput(
+            f"'{meta[0]}' of the module is on the device meta, which holds no numbers: build the module on the CPU or "
+            "a GPU, and load the file into that"
+        )
     writable_buffers(module).load_state_dict(tensors)
     return module

@@ -65,6 +65,27 @@ def test_load_into_fills_a_module_and_refuses_another() -> None:
     assert not any(t.any() for t in other.state_dict().values()), "the module is as it was"
 
 
+def test_lazy_layers_take_the_shapes_of_the_file(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+    nqbench.save(module, tmp_path / "n.nqz")
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
+    nqbench.load_into(lazy, tmp_path / "n.nqz")
+    state = nqbench.load(tmp_path / "n.nqz")
+    assert {n: t.shape for n, t in lazy.state_dict().items()} == {n: t.shape for n, t in state.items()}
+    assert all(torch.equal(t, state[n]) for n, t in lazy.state_dict().items())
+    assert lazy.eval()(torch.zeros(2, 8)).shape == (2, 4)
+    wider = nn.Sequential(nn.LazyLinear(4), nn.BatchNorm1d(5))
+    with pytest.raises(BadInput, match=r"another shape for '1\.weight'"):
+        nqbench.load_into(wider, tmp_path / "n.nqz")
+
+
+def test_nothing_is_loaded_into_the_device_meta(tmp_path: Path) -> None:
+    nqbench.save(nn.Linear(8, 4), tmp_path / "n.nqz")
+    with pytest.raises(BadInput, match="'weight' of the module is on the device meta") as caught:
+        nqbench.load_into(nn.Linear(8, 4, device="meta"), tmp_path / "n.nqz")
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_file_of_ours_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "x.nqz").write_bytes(b"something else")
     with pytest.raises(CorruptFile, match=r"x\.nqz"):

@@ -70,6 +70,8 @@ def writable_buffers(module: nn.Module) -> nn.Module:
     nothing can be written into them, have become tensors of their own."""
     for layer in module.modules():
         for name, buffer in list(layer.named_buffers(recurse=False)):
+            if is_lazy(buffer):
+                continue  # has neither shape nor numbers
             if any(size > 1 and step == 0 for size, step in zip(buffer.shape, buffer.stride(), strict=True)):
                 setattr(layer, name, buffer.contiguous())
     return module
