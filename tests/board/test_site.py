@@ -144,6 +144,23 @@ def test_a_small_metric_keeps_its_digits_on_every_page(tmp_path: Path) -> None:
     assert "+0.00164 from 0.00125" in (tmp_path / "site" / "rows" / f"{row.id}.html").read_text()
 
 
+@pytest.fixture
+def strict(tmp_path: Path) -> Path:
+    """The site of a board of which no row holds, although there are rows."""
+    board = Board.at(tmp_path / "board", drop=0.001)
+    for number, k in enumerate((4, 8), 1):
+        put(board, make(k=k), number)
+    build_site(board, tmp_path / "site")
+    return tmp_path / "site"
+
+
+def test_where_no_row_holds_none_is_called_the_smallest_that_does(strict: Path) -> None:
+    for row in rows_of(strict.parent):
+        assert f'<td class="n">{row.found.file_bytes:,}</td>' not in (strict / "index.html").read_text()
+    (page,) = (strict / "networks").glob("*.html")
+    assert "No file is here yet of those that lose at most 0.001" in page.read_text()
+
+
 def test_the_command_is_of_the_row_s_trial() -> None:
     record = make(
         k=8, quantizer="kmeans", seed=3, pruner="magnitude", pruner_params={}, training="a+b", training_params=[{}, {}]
@@ -208,6 +225,15 @@ def test_the_pages_work_from_the_disk_without_an_error_or_a_request(network: Any
     # the methods of more than one row, and the front
     assert len([line for line in network.execute_script(LINES) if "L" in line or "H" in line]) == 2 + 1
     assert "theirs & <i>others</i>" in network.execute_script("return document.querySelector('#published').textContent")
+
+
+@needed
+def test_the_index_says_none_yet_where_no_row_holds(browser: Any, site: Path, strict: Path) -> None:
+    cells = "return [...document.querySelectorAll('#networks tr')].map((line) => line.cells[3].textContent)"
+    browser.get((strict / "index.html").as_uri())
+    assert browser.execute_script(cells) == ["smallest that holds", "none yet"]
+    browser.get((site / "site" / "index.html").as_uri())
+    assert browser.execute_script(cells) == ["smallest that holds", "none yet", "8,320"], "of the second some hold"
 
 
 @needed
