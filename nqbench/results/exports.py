@@ -74,6 +74,16 @@ def read_run(path: str | Path, run: str = "latest") -> tuple[Run, list[Record]]:
         return found, store.records(found.run)
 
 
+def run_ids(path: str | Path) -> list[str]:
+    """Which runs may be read from there, oldest first."""
+    if not is_server(path) and Path(path).suffix == ".json":
+        whole = read_json(Path(path))
+        found = sorted(whole.runs, key=lambda run: (run.started, run.run))
+        return [run.run for run in found if whole.latest in (None, run.run)]
+    with Store.read(path) as store:
+        return store.ids()
+
+
 def read_json(path: Path) -> Whole:
     """Either form of JSON. A list has no runs of its own: they are made from what its records say."""
     try:

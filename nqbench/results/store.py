@@ -226,6 +226,10 @@ class Store:
         query = sa.select(runs).order_by(runs.c.started, runs.c.run)
         return [self._run(row) for row in self._rows(query)]
 
+    def ids(self) -> list[str]:
+        """Of every run, oldest first."""
+        return [row["run"] for row in self._rows(sa.select(runs.c.run).order_by(runs.c.started, runs.c.run))]
+
     def latest(self) -> Run | None:
         """The run that started last, or None."""
         found = self._rows(sa.select(runs).order_by(runs.c.started.desc(), runs.c.run.desc()).limit(1))

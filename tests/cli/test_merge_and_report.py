@@ -70,3 +70,26 @@ def test_an_export_of_merge_is_reported_beside_it(two: list[Path], tmp_path: Pat
     ours = (tmp_path / "there" / "leaderboard.md").read_text()
     assert ours == (two[1] / "leaderboard.md").read_text()
     assert load(export).suite_text == load(two[1]).suite_text
+
+
+def test_a_report_of_the_last_of_several_runs_names_the_others(
+    two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last = (load(folder).run for folder in two)
+    for into in (tmp_path / "all", tmp_path / "all.json"):
+        assert invoke(["merge", str(into), *map(str, two)]) == 0
+        capsys.readouterr()
+        assert invoke(["report", str(into)]) == 0
+        assert capsys.readouterr().err == f"run {last}, the last of 2 in this store; --run takes another: {first}\n"
+        for options in (["--run", first], ["--quiet"]):
+            assert invoke(["report", str(into), *options]) == 0
+            assert capsys.readouterr().err == ""
+    assert invoke(["report", str(two[0])]) == 0
+    assert capsys.readouterr().err == "", "it holds no other"
+    with Store.write(tmp_path / "all") as store:
+        more = [store.start_run("s") for _ in range(6)]
+    assert invoke(["report", str(tmp_path / "all")]) == 0
+    told = f"run {more[-1]}, the last of 8 in this store; --run takes another: {', '.join(more[-2::-1])} and 2 more\n"
+    assert capsys.readouterr().err == told
+    assert invoke(["report", str(tmp_path / "all" / "records.json")]) == 0
+    assert capsys.readouterr().err == "", "records.json is of one run"
