@@ -11,7 +11,7 @@ import argparse
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +73,29 @@ def files_of(path: Path) -> list[Path]:
     return [path, *_shards(path)[1]] if path.name.endswith(".index.json") else [path]
 
 
-def tensor_bytes(path: Path, entry: str | None = None) -> int:
+def tensor_bytes(path: Path, entry: str | None = None, names: Container[str] | None = None) -> int:
     """What the tensors of a checkpoint take in their own dtypes, those that share memory once; of a ``.gguf`` file,
-    whose tensors are quantized, the file's bytes. Raises what ``read_state`` does."""
+    whose tensors are quantized, the file's bytes. names: of the tensors that count; None: all. Raises what
+    ``read_state`` does."""
     path = weights_in(path) if path.is_dir() else path
     if path.name.endswith(".index.json"):
-        return sum(tensor_bytes(shard) for shard in _shards(path)[1])
+        placed, files = _shards(path)
+        return sum(tensor_bytes(shard, names=_placed_in(shard, placed)) for shard in files)
     if path.suffix == ".gguf":
         return path.stat().st_size
     if path.suffix == ".safetensors":
-        return _bytes_by_header(path)
-    tensors = [t for t in read_state(path, entry).values() if isinstance(t, Tensor)]
+        return _bytes_by_header(path, names)
+    found = {name: t for name, t in read_state(path, entry).items() if names is None or name in names}
+    tensors = [t for t in found.values() if isinstance(t, Tensor)]
     return sum({(t.data_ptr(), t.shape, t.stride()): t.numel() * t.dtype.itemsize for t in tensors}.values())
 
 
-def _bytes_by_header(path: Path) -> int:
+def _bytes_by_header(path: Path, names: Container[str] | None) -> int:
     """Without reading any tensor: a safetensors file says where each begins and ends."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    places = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+    held = (name for name in header if name != "__metadata__" and (names is None or name in names))
+    places = [header[name]["data_offsets"] for name in held]
     return sum(end - begin for begin, end in places)
 
 
@@ -148,11 +152,18 @@ def _shards(index: Path) -> tuple[dict[str, str], list[Path]]:
     return placed, [index.parent / file for file in files]
 
 
+def _placed_in(shard: Path, placed: Mapping[str, str]) -> set[str]:
+    """The tensors that an index has in a shard."""
+    return {name for name, file in placed.items() if file == shard.name}
+
+
 def _sharded(index: Path) -> dict[str, Tensor]:
     placed, files = _shards(index)
     state: dict[str, Tensor] = {}
     for shard in files:
-        state |= read_state(shard)
+        # a shard may still hold what the index has elsewhere by now
+        held, names = read_state(shard), _placed_in(shard, placed)
+        state |= {name: tensor for name, tensor in held.items() if name in names}
     missing = [name for name in placed if name not in state]
     if missing:
         raise BadInput(f"{index} names '{missing[0]}', which the shard {placed[missing[0]]} does not hold")

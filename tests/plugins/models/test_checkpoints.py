@@ -233,6 +233,26 @@ def test_shards_and_their_index(tmp_path: Path, kind: str, named: str) -> None:
         read_state(path)
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_tensor_is_that_of_the_shard_where_the_index_has_it(tmp_path: Path, kind: str) -> None:
+    """Another shard may hold an old one of its name, and tensors that the index knows nothing of."""
+    good, old = torch.ones(2, 2), torch.zeros(2, 2)
+    shards = {"1": {"a": good, "b": old}, "2": {"a": old, "b": good, "rest": old}}
+    for number, held in shards.items():
+        part = {name: tensor.clone() for name, tensor in held.items()}
+        file = tmp_path / f"{number}.{kind}"
+        save_file(part, file) if kind == "safetensors" else torch.save(part, file)
+    index = tmp_path / f"w.{kind}.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": f"1.{kind}", "b": f"2.{kind}"}}))
+    state = read_state(index)
+    assert state.keys() == {"a", "b"}
+    assert all(torch.equal(tensor, good) for tensor in state.values())
+    assert tensor_bytes(index) == 2 * 4 * 4
+    index.write_text(json.dumps({"weight_map": {"a": f"1.{kind}", "rest": f"1.{kind}", "b": f"2.{kind}"}}))
+    with pytest.raises(BadInput, match=r"names 'rest', which the shard 1\..* does not hold"):
+        read_state(index)
+
+
 def test_a_folder_in_hugging_faces_layout(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="folder without weights"):
         read_state(tmp_path)
