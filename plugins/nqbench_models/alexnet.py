@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tarfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, Model, Split
-from nqbench.api.toolkit.download import Remote, digest_of, fetch, verified
+from nqbench.api.toolkit.download import Remote, fetch, verified
 from nqbench.api.toolkit.paths import cache_dir, data_dir, find_data
 from nqbench_models.checkpoint import read_state
+from nqbench_models.contents import content
 from nqbench_models.fitting import fill
 from nqbench_models.folder import Folder
 from nqbench_models.synthetic import sample
@@ -44,6 +44,8 @@ IMAGENETTE_CLASSES = (
     ("n03888257", 701),
 )
 """Folder names and their indices among ImageNet's 1,000 classes."""
+_ROOTS = {"imagenet": "imagenet/val", "imagenette": "imagenette2-320"}
+_SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv:1612.01543, Table 1"):
@@ -80,9 +82,15 @@ class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv
         elif self.weights == "random":
             what = f"random 1 {self.draw}"
         else:
-            path = self._own()
-            what = _digest(path, path.stat().st_mtime_ns)
-        return f"alexnet {what} {self.data}"
+            what = content(self._own())
+        return " ".join([f"alexnet {what} {self.data}", *self._images()])
+
+    def _images(self) -> Iterator[str]:
+        """A digest of the images of each split; nothing is downloaded for it."""
+        root = None if self.data == "none" else find_data(_ROOTS[self.data])
+        for split in _SPLITS if root is not None else ():
+            if self.has_split(split):
+                yield self._folder(split).digest()
 
     def load(self, device: torch.device) -> nn.Module:
         with torch.device("meta"):  # avoids drawing 61 million initial values
@@ -173,12 +181,6 @@ def random_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return state
 
 
-@cache
-def _digest(path: Path, _: int) -> str:
-    return digest_of(path, "sha256")
-
-
-@cache
 def _imagenet(split: Split) -> Folder:
     name = f"imagenet/{'val' if split == 'test' else 'train'}"
     root = find_data(name)
@@ -192,7 +194,6 @@ def _imagenet(split: Split) -> Folder:
     return Folder.of(root, [(folder, label) for label, folder in enumerate(classes)])
 
 
-@cache
 def _imagenette(split: Split) -> Folder:
     if find_data("imagenette2-320") is None:
         archive = verified(IMAGENETTE, fetch(IMAGENETTE))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nqbench.api import Batch, Metric, PerExample, Split, hits
-from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
 from nqbench_models.chosen import Chosen
+from nqbench_models.contents import contents
 from nqbench_models.fitting import fill
 from nqbench_models.ordering import in_order
 from nqbench_models.packages import Packaged
@@ -151,7 +151,7 @@ class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
         self.PACKAGE.checked()
 
     def fingerprint(self) -> str:
-        return f"{self.name} 2 {self.PACKAGE.sha256} {_listing()}"
+        return f"{self.name} 3 {self.PACKAGE.sha256} {_listing()}"
 
     def load(self, device: torch.device) -> nn.Module:
         path = self.PACKAGE.checked()
@@ -193,5 +193,4 @@ def _files() -> list[Path]:
 
 
 def _listing() -> str:
-    files = _files()
-    return f"{len(files)} {digest_of(files[0], 'sha256')[:16]} {digest_of(files[-1], 'sha256')[:16]}" if files else "0"
+    return "none" if find_data(IMAGES) is None else contents((path.name, path) for path in _files())

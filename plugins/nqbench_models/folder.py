@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nqbench_models.contents import contents, joined
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
+_WHOLE = 1 << 26
+"""Largest number of bytes of images that are read for a digest."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +30,26 @@ class Folder:
 
     @staticmethod
     def of(root: Path, classes: Sequence[tuple[str, int]]) -> Folder:
-        """classes: (folder name, label)."""
-        found = [
-            (path, label)
-            for name, label in classes
-            for path in sorted((root / name).iterdir())
-            if path.suffix.lower() in _SUFFIXES
-        ]
-        return Folder(tuple(path for path, _ in found), tuple(label for _, label in found))
+        """classes: (folder name, label). Listed again only where a file of a class came, went or has another name."""
+        return _listed(tuple((root / name, (root / name).stat().st_mtime_ns, label) for name, label in classes))
+
+    def digest(self) -> str:
+        """Of names, labels and contents; of many bytes, as of ImageNet, sizes stand for contents."""
+        if sum(self._sizes) > _WHOLE:
+            return self._by_size
+        return contents(zip(self._names, self.paths, strict=True))
+
+    @property
+    def _names(self) -> Iterator[str]:
+        return (f"{label}/{path.name}" for path, label in zip(self.paths, self.labels, strict=True))
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_size for path in self.paths)
+
+    @cached_property
+    def _by_size(self) -> str:
+        return joined(f"{name} {size}" for name, size in zip(self._names, self._sizes, strict=True))
 
     def batches(self, batch_size: int, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, 3, 224, 224) float32 and (B,) int64; images are read by a few threads."""
@@ -41,6 +58,18 @@ class Folder:
                 chosen = order[start : start + batch_size]
                 images = list(pool.map(prepared, [self.paths[i] for i in chosen]))
                 yield normalise(torch.stack(images)), torch.tensor([self.labels[i] for i in chosen])
+
+
+@cache
+def _listed(classes: tuple[tuple[Path, int, int], ...]) -> Folder:
+    """classes: (folder, when it was changed, label)."""
+    found = [
+        (path, label)
+        for folder, _, label in classes
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _SUFFIXES
+    ]
+    return Folder(tuple(path for path, _ in found), tuple(label for _, label in found))
 
 
 def prepared(path: Path) -> Tensor:

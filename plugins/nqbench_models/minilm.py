@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,12 +14,14 @@ from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.bert import SentenceEncoder, Shape
 from nqbench_models.checkpoint import read_state
 from nqbench_models.chosen import Chosen
+from nqbench_models.contents import Seen, of_data, seen
 from nqbench_models.fitting import fill
 from nqbench_models.packages import Packaged
 from nqbench_models.sentences import Pairs, column, cosines, half_squares, ranked, read_pairs
 
 _FILES = {"train": "train", "validation": "dev", "test": "test"}
 _LENGTH = 128
+_WORDS = "tokenizer.json"
 _UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 """Tensors of the checkpoint that sentence vectors do not need."""
 
@@ -43,10 +44,11 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
     def prepare(self) -> None:
         require_data([_file(split) for split in _FILES], f"model '{self.name}'")
         self.PACKAGE.checked()
-        _tokenizer(self.PACKAGE.sibling("tokenizer.json"))
+        _tokenizer(self._words())
 
     def fingerprint(self) -> str:
-        return f"{self.name} 3 {self.PACKAGE.sha256}"
+        read = self.PACKAGE.told(_WORDS), of_data(_file(split) for split in _FILES)
+        return " ".join([f"{self.name} 4 {self.PACKAGE.sha256}", *read])
 
     def load(self, device: torch.device) -> nn.Module:
         path = self.PACKAGE.checked()
@@ -61,7 +63,12 @@ class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084
         return True
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        return _pairs(self.PACKAGE.sibling("tokenizer.json"), split).batches(batch_size, split, shuffle)
+        file = find_data(_file(split))
+        assert file is not None
+        return _pairs(self._words(), seen(file)).batches(batch_size, split, shuffle)
+
+    def _words(self) -> Seen:
+        return seen(self.PACKAGE.sibling(_WORDS))
 
     def predict(self, module: nn.Module, batch: Batch) -> Tensor:
         """(B, 1): the cosine of each pair."""
@@ -84,24 +91,22 @@ def _file(split: str) -> str:
 
 
 @cache
-def _pairs(tokenizer: Path, split: str) -> Pairs:
-    file = find_data(_file(split))
-    assert file is not None
+def _pairs(tokenizer: Seen, file: Seen) -> Pairs:
     coder = _tokenizer(tokenizer)
 
     def encode(sentences: Sequence[str]) -> list[list[int]]:
         return [found.ids for found in coder.encode_batch(list(sentences))]
 
-    return read_pairs(file, encode, _LENGTH)
+    return read_pairs(file.path, encode, _LENGTH)
 
 
 @cache
-def _tokenizer(path: Path) -> Any:
+def _tokenizer(file: Seen) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise BadInput("tokens are made by the package tokenizers: pip install 'nqbench[networks]'") from None
-    found = Tokenizer.from_file(str(path))
+    found = Tokenizer.from_file(str(file.path))
     found.no_padding()
     found.no_truncation()
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -15,6 +14,7 @@ from nqbench.api import Batch, Metric, PerExample, Split
 from nqbench.api.toolkit.paths import find_data, require_data
 from nqbench_models.checkpoint import read_state
 from nqbench_models.chosen import Chosen
+from nqbench_models.contents import Seen, of_data, seen
 from nqbench_models.fitting import fill
 from nqbench_models.gguf_tokens import tokens_of
 from nqbench_models.llama import Llama, Shape
@@ -52,7 +52,7 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
         self.PACKAGE.checked()
 
     def fingerprint(self) -> str:
-        return f"{self.canonical_json()} 2 {self.PACKAGE.sha256}"
+        return f"{self.canonical_json()} 3 {self.PACKAGE.sha256} {of_data(sorted(set(_FILES.values())))}"
 
     def load(self, device: torch.device) -> nn.Module:
         path = self.PACKAGE.checked()
@@ -71,7 +71,9 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
         return True
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        ids = _coded(self.PACKAGE.path(), _FILES[split])
+        file = find_data(_FILES[split])
+        assert file is not None
+        ids = _coded(seen(self.PACKAGE.path()), seen(file))
         chosen = ids[-self.calibration * self.window :] if split == "train" else ids[: self.tokens]
         return Windows.of(chosen, self.window).batches(batch_size, Shape().words, split, shuffle)
 
@@ -92,7 +94,5 @@ class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
 
 
 @cache
-def _coded(path: Path, name: str) -> list[int]:
-    file = find_data(name)
-    assert file is not None
-    return tokens_of(path, file.read_text(encoding="utf-8"))
+def _coded(network: Seen, text: Seen) -> list[int]:
+    return tokens_of(network.path, text.path.read_text(encoding="utf-8"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from nqbench_models import contents
+from nqbench_models.alexnet import IMAGENETTE_CLASSES, AlexNet
 from nqbench_models.bert import SentenceEncoder
 from nqbench_models.bert import Shape as BertShape
 from nqbench_models.efficientnet import EfficientNetLite0, Lite0, Normed, renamed
@@ -141,6 +145,92 @@ def test_a_package_that_is_not_there_or_not_the_one_meant_is_told(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DataMissing, match="not 000000000000: install other-weights again"):
         Packaged("other-weights", "other_weights", "w.pth", "0" * 64).checked()
+
+
+def test_what_a_network_is_judged_by_is_in_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of it was changed: one character, one image in the middle; and wherever it lies."""
+    files = {
+        SmolLM2: ["wikitext-2/valid.txt", "wikitext-2/test.txt"],
+        MiniLM: [f"stsbenchmark/sts-{name}.csv" for name in ("train", "dev", "test")],
+        Lite0: [f"imagenet-sample/{name}.jpg" for name in "abc"],
+    }
+    for place in ("here", "there"):
+        for file in itertools.chain(*files.values()):
+            (tmp_path / place / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / file).write_text("1\ta b\tc d\n")
+
+    def fingerprints(kind: type[Model]) -> list[str]:
+        found = []
+        for place in ("here", "there"):
+            monkeypatch.setenv("NQBENCH_DATA", str(tmp_path / place))
+            found.append(kind().fingerprint())
+        return found
+
+    for kind, names in files.items():
+        here, there = fingerprints(kind)
+        assert here == there
+        for name in names:
+            text = (tmp_path / "there" / name).read_text()
+            (tmp_path / "there" / name).write_text(text.replace("a", "b"))
+            again, other = fingerprints(kind)
+            assert again == here != other
+            (tmp_path / "there" / name).write_text(text)
+            assert fingerprints(kind) == [here, there]
+        monkeypatch.setenv("NQBENCH_DATA", str(tmp_path / "nowhere"))
+        assert kind().fingerprint() != here
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_alexnets_images_are_in_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """By their contents, or where there are too many, by their names, classes and sizes."""
+    monkeypatch.setattr("nqbench_models.folder._WHOLE", 1 << 20 if whole else 0)
+    model = AlexNet(weights="random", data="imagenette")
+    monkeypatch.setenv("NQBENCH_OFFLINE", "1")
+    seen = []
+    for place in ("a", "b", "other size", "other bytes", "other class", "one more"):
+        monkeypatch.setenv("NQBENCH_DATA", str(tmp_path / place))
+        for split in ("train", "val"):
+            for name, _ in IMAGENETTE_CLASSES:
+                folder = tmp_path / place / "imagenette2-320" / split / name
+                folder.mkdir(parents=True)
+                (folder / "1.png").write_bytes(b"one")
+                (folder / "notes.txt").write_text(place)  # none of the images
+        image = folder / "1.png"
+        if place == "other class":
+            image.rename(folder.parent / IMAGENETTE_CLASSES[0][0] / "2.png")
+        elif place == "one more":
+            seen.append(model.fingerprint())
+            (folder / "2.png").write_bytes(b"two")
+        elif place.startswith("other"):
+            image.write_bytes(b"more" if place == "other size" else b"two")
+        seen.append(model.fingerprint())
+    a, b, size, content, label, as_a, more = seen
+    assert a == b == as_a
+    assert len({a, size, label, more}) == 4
+    assert (content != a) is whole
+    monkeypatch.setenv("NQBENCH_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "nothing"))
+    assert model.fingerprint() not in seen, "nothing is downloaded for it"
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_file_is_read_again_once_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
+    """And not before; a file that was changed just now may be changed again without another time."""
+    monkeypatch.setattr(contents, "_SETTLED", -(10**18) if settled else 10**18)
+    file, reads = tmp_path / "f", []
+
+    def digest_of(path: Path, kind: str) -> str:
+        reads.append(path)
+        return hashlib.file_digest(path.open("rb"), kind).hexdigest()
+
+    monkeypatch.setattr(contents, "digest_of", digest_of)
+    for text in ("one", "three"):
+        file.write_text(text)
+        found = [contents.content(file) for _ in range(3)]
+        assert found == [hashlib.sha256(text.encode()).hexdigest()] * 3
+    assert len(reads) == (2 if settled else 6)
 
 
 SLOW = [
