@@ -3,7 +3,6 @@ folder."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,11 +13,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Batch, DataMissing, Evaluation, Metric, PerExample, Split, as_outputs
-from nqbench.api.toolkit.download import digest_of
 from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.bert import mean_of_words
 from nqbench_models.checkpoint import files_of, tensor_bytes
 from nqbench_models.chosen import Chosen
+from nqbench_models.contents import Seen, content, contents
 from nqbench_models.data_files import file_of, images_of, labelled_texts
 from nqbench_models.ordering import in_batches
 from nqbench_models.sentences import (
@@ -95,16 +94,10 @@ class HuggingFace(Chosen, name="hf"):
 
     def fingerprint(self) -> str:
         files = files_of(self._folder())
-        tokenizers = [self._folder() / name for name in _TOKENIZERS]
-        files = list(dict.fromkeys([*files, *(file for file in tokenizers if file.is_file())]))
-        found = [f"hf 4 {self.canonical_json()}", *(digest_of(file, "sha256") for file in files)]
+        files = list(dict.fromkeys([*files, *_tokenizers_in(self._folder())]))
+        found = [f"hf 4 {self.canonical_json()}", *(content(file) for file in files)]
         splits = [] if self.data is None else [self._file(split) for split in ("train", "validation", "test")]
-        for split in splits:
-            if split is not None and split.is_dir():
-                found.append(_of_images(split))
-            elif split is not None:
-                found.append(digest_of(split, "sha256"))
-        return " ".join(found)
+        return " ".join([*found, *(_data_seen(split).digest for split in splits if split is not None)])
 
     def load(self, device: torch.device) -> nn.Module:
         kind = getattr(_transformers(), _CLASSES[self.task])
@@ -119,7 +112,7 @@ class HuggingFace(Chosen, name="hf"):
         self._settle(module, sorted(found["missing_keys"]))
         config: Any = module.config
         if self.task == "text-classification" and self.data is not None and _padding(config) is None:
-            config.get_text_config().pad_token_id = _tokenizer(str(self._folder())).pad_token_id
+            config.get_text_config().pad_token_id = _tokenizer(_folder_seen(self._folder())).pad_token_id
         return module.to(device).eval()
 
     def stored_bytes(self) -> int:
@@ -147,10 +140,10 @@ class HuggingFace(Chosen, name="hf"):
         return self.data is not None and self._file(split) is not None
 
     def batches(self, split: Split, *, batch_size: int = 256, shuffle: int | None = None) -> Iterator[Batch]:
-        file = None if self.data is None else self._file(split)
-        if file is None:
+        found = None if self.data is None else self._file(split)
+        if found is None:
             raise BadInput(f"model 'hf' was given no data for the split '{split}'")
-        folder = str(self._folder())
+        folder, file = _folder_seen(self._folder()), _data_seen(found)
         if self.task == "text-generation":
             windows = _windows(folder, file, self.length, self.examples)
             yield from windows.batches(batch_size, _config(folder).vocab_size, split, shuffle)
@@ -229,11 +222,22 @@ class HuggingFace(Chosen, name="hf"):
         return file_of(self._data(), "validation") if found is None and split == "train" else found
 
 
-def _of_images(folder: Path) -> str:
-    """A hash of the images of a folder, with their labels."""
-    paths, labels = images_of(folder)
-    told = (f"{label}/{path.name} {digest_of(path, 'sha256')}" for path, label in zip(paths, labels, strict=True))
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+def _tokenizers_in(folder: Path) -> list[Path]:
+    return [folder / name for name in _TOKENIZERS if (folder / name).is_file()]
+
+
+def _folder_seen(folder: Path) -> Seen:
+    """A model's folder, and what its configuration and its tokenizer are now."""
+    files = dict.fromkeys([*sorted(folder.glob("*.json")), *_tokenizers_in(folder)])
+    return Seen(folder, contents((file.name, file) for file in files))
+
+
+def _data_seen(path: Path) -> Seen:
+    """A split's file, or its folder of images with their labels."""
+    if not path.is_dir():
+        return Seen(path, content(path))
+    paths, labels = images_of(path)
+    return Seen(path, contents((f"{label}/{image.name}", image) for image, label in zip(paths, labels, strict=True)))
 
 
 def _transformers() -> Any:
@@ -266,85 +270,86 @@ def _padding(config: Any) -> int | None:
 
 
 @cache
-def _config(folder: str) -> Any:
-    return _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+def _config(folder: Seen) -> Any:
+    return _transformers().AutoConfig.from_pretrained(str(folder.path), local_files_only=True)
 
 
 @cache
-def _tokenizer(folder: str) -> Any:
-    if not any((Path(folder) / name).is_file() for name in _TOKENIZERS):
+def _tokenizer(folder: Seen) -> Any:
+    if not _tokenizers_in(folder.path):
         # transformers would create an empty one
-        raise BadInput(f"model 'hf': {folder} has no tokenizer: expected one of {', '.join(_TOKENIZERS)}")
+        raise BadInput(f"model 'hf': {folder.path} has no tokenizer: expected one of {', '.join(_TOKENIZERS)}")
     try:
-        return _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return _transformers().AutoTokenizer.from_pretrained(str(folder.path), local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"model 'hf': {folder} has no tokenizer that can be loaded: {reason}") from None
+        raise BadInput(f"model 'hf': {folder.path} has no tokenizer that can be loaded: {reason}") from None
 
 
-def _encoded(folder: str, texts: Sequence[str], length: int) -> list[list[int]]:
+def _encoded(folder: Seen, texts: Sequence[str], length: int) -> list[list[int]]:
     tokenizer = _tokenizer(folder)
     found: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"] if texts else []
     return found
 
 
 @cache
-def _windows(folder: str, file: Path, length: int, most: int | None) -> Windows:
-    text = file.read_text(encoding="utf-8")
+def _windows(folder: Seen, file: Seen, length: int, most: int | None) -> Windows:
+    text = file.path.read_text(encoding="utf-8")
     ids = _tokenizer(folder)(text, add_special_tokens=False, verbose=False)["input_ids"]
     config = _config(folder)
     positions = getattr(config, "max_position_embeddings", None) or length
     if length > positions:
         raise BadInput(
-            f"model 'hf': {folder} has {positions} positions, less than one window of {length}: lower `length`"
+            f"model 'hf': {folder.path} has {positions} positions, less than one window of {length}: lower `length`"
         )
     if max(ids, default=0) >= config.vocab_size:
-        raise BadInput(f"model 'hf': {folder} has {config.vocab_size} tokens, and its tokenizer gives {max(ids)}")
+        raise BadInput(f"model 'hf': {folder.path} has {config.vocab_size} tokens, and its tokenizer gives {max(ids)}")
     windows = Windows.of(ids, length, most)
     if not len(windows.ids):
-        raise BadInput(f"model 'hf': {file} has {len(ids)} tokens, less than one window of {length}: lower `length`")
+        raise BadInput(
+            f"model 'hf': {file.path} has {len(ids)} tokens, less than one window of {length}: lower `length`"
+        )
     return windows
 
 
 @cache
-def _pairs(folder: str, file: Path, length: int, most: int | None) -> Pairs:
-    pairs = read_pairs(file, lambda texts: _encoded(folder, texts, length), length, _PADDING)
+def _pairs(folder: Seen, file: Seen, length: int, most: int | None) -> Pairs:
+    pairs = read_pairs(file.path, lambda texts: _encoded(folder, texts, length), length, _PADDING)
     return Pairs(pairs.ids[:most], pairs.scores[:most], _PADDING)
 
 
 @cache
-def _texts(folder: str, file: Path, length: int, most: int | None) -> tuple[Tensor, Tensor]:
+def _texts(folder: Seen, file: Seen, length: int, most: int | None) -> tuple[Tensor, Tensor]:
     """(N, T) tokens, _PADDING at their ends, and (N,) labels."""
-    texts, names = labelled_texts(file)
+    texts, names = labelled_texts(file.path)
     ids = filled(_encoded(folder, texts[:most], length), _PADDING)
     return ids, _labels(folder, file, names[:most])
 
 
-def _labels(folder: str, file: Path, names: Sequence[str]) -> Tensor:
+def _labels(folder: Seen, file: Seen, names: Sequence[str]) -> Tensor:
     """Labels as numbers: unchanged if they are numbers, otherwise by the names in the configuration."""
     known = {str(name).lower(): int(number) for name, number in (_config(folder).label2id or {}).items()}
     numbers = [int(name) if name.isdigit() else known.get(name.lower(), -1) for name in names]
     if -1 in numbers:
-        raise BadInput(
-            f"{file}: '{names[numbers.index(-1)]}' is no label of the model, which has {', '.join(list(known)[:6])}"
-        )
+        odd = names[numbers.index(-1)]
+        raise BadInput(f"{file.path}: '{odd}' is no label of the model, which has {', '.join(list(known)[:6])}")
     classes = int(_config(folder).num_labels)
     if max(numbers, default=0) >= classes:
         raise BadInput(
-            f"{file}: {max(numbers)} is no label of the model, which has {classes} classes, the first being 0"
+            f"{file.path}: {max(numbers)} is no label of the model, which has {classes} classes, the first being 0"
         )
     return torch.tensor(numbers)
 
 
 @cache
-def _images(folder: str, file: Path, length: int, most: int | None) -> tuple[Tensor, Tensor]:
+def _images(folder: Seen, file: Seen, length: int, most: int | None) -> tuple[Tensor, Tensor]:
     """(N, 3, H, W) outputs of the model's image processor, and (N,) labels."""
-    paths, names = images_of(file)
+    paths, names = images_of(file.path)
     try:
-        processor = _transformers().AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        processor = _transformers().AutoImageProcessor.from_pretrained(str(folder.path), local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"model 'hf': {folder} has no image processor that can be loaded: {reason}") from None
+        raise BadInput(f"model 'hf': {folder.path} has no image processor that can be loaded: {reason}") from None
     from PIL import Image
 
     found = []

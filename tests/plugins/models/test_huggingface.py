@@ -307,6 +307,72 @@ def test_a_label_beyond_the_classes_is_told(folder: Path) -> None:
         made(folder, "text-classification")
 
 
+def test_data_tokenizer_and_configuration_that_were_changed_are_read_again(folder: Path) -> None:
+    """Their fingerprint is another one at once: in one process, what was read before would be kept under it."""
+    config = transformers.BertConfig(**BERT, label2id={"no": 0, "yes": 1}, id2label={0: "no", 1: "yes"})
+    transformers.BertForSequenceClassification(config).save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.tsv").write_text("a b\tno\nc\tyes\n")
+    model = made(folder, "text-classification")
+    seen = [next(model.batches("test"))]
+    (folder / "data" / "test.tsv").write_text("a b\tno\nd\tno\nc\tyes\n")
+    seen.append(next(model.batches("test")))
+    assert [labels.tolist() for _, labels in seen] == [[0, 1], [0, 0, 1]]
+    words = (folder / "model" / "tokenizer.json").read_text()
+    (folder / "model" / "tokenizer.json").write_text(words.replace('"a": 5', '"a": 6').replace('"b": 6', '"b": 5'))
+    assert next(model.batches("test"))[0][0].tolist() == [2, 6, 5, 3]
+    text = (folder / "model" / "config.json").read_text()
+    other = text.replace('"no": 0', '"no": 1').replace('"yes": 1', '"yes": 0')
+    (folder / "model" / "config.json").write_text(other)
+    assert next(model.batches("test"))[1].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("task", ["text-generation", "sentence-similarity"])
+def test_texts_and_pairs_that_were_changed_are_read_again(folder: Path, task: str) -> None:
+    rows = ("a b c d", "d c b a") if task == "text-generation" else ("score\tsentence1\tsentence2\n1\ta b\tc d",) * 2
+    suffix = "txt" if task == "text-generation" else "tsv"
+    if task == "text-generation":
+        config = transformers.GPT2Config(vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+        transformers.GPT2LMHeadModel(config).save_pretrained(folder / "model")
+    else:
+        transformers.BertModel(transformers.BertConfig(**BERT)).save_pretrained(folder / "model")
+    tokenizer(folder / "model")
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.{suffix}").write_text(rows[0])
+    model = made(folder, task, length=4)
+    before = next(model.batches("test"))[0]
+    (folder / "data" / f"test.{suffix}").write_text(rows[1].replace("a b", "b a"))
+    assert not torch.equal(next(model.batches("test"))[0], before)
+
+
+def test_images_that_were_changed_are_read_again(folder: Path) -> None:
+    from PIL import Image
+
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(folder / "model")
+    (folder / "model" / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}'
+    )
+    for split in ("train", "test"):
+        for name in "0", "1":
+            (folder / "data" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (200, 10, 10)).save(folder / "data" / split / name / "a.png")
+    try:
+        model = made(folder, "image-classification")
+    except BadInput as missing:
+        if "image processor" in str(missing):
+            pytest.skip("transformers' image processors need torchvision")
+        raise
+    before = next(model.batches("test"))[0]
+    Image.new("RGB", (8, 8), (10, 10, 200)).save(folder / "data" / "test" / "1" / "a.png")
+    after = next(model.batches("test"))[0]
+    assert torch.equal(after[0], before[0])
+    assert not torch.equal(after[1], before[1])
+
+
 def test_other_images_or_another_vocabulary_make_another_model(tmp_path: Path) -> None:
     folder, data = tmp_path / "model", tmp_path / "data"
     for split in ("train", "test"):
