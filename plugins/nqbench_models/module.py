@@ -43,14 +43,12 @@ pass per sample, as for embeddings and norms. For Hugging Face models use the mo
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
-import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +78,9 @@ from nqbench.api.toolkit.paths import in_suite_folder
 from nqbench_models.batches import called, fresh, labels_of, told
 from nqbench_models.checkpoint import averaged_entries, files_of, read_state, tensor_bytes
 from nqbench_models.chosen import Chosen
+from nqbench_models.contents import content
 from nqbench_models.fitting import fill
+from nqbench_models.imports import forget_edited, imported
 
 
 def _named(text: str) -> str:
@@ -133,6 +133,7 @@ class Module(Chosen, name="module"):
     # -- the contract -----------------------------------------------------------------------------------------------
     def prepare(self) -> None:
         """Errors in files, functions and shapes are found here, by passing one batch through the network."""
+        forget_edited(self._place())
         for path in self._files():
             if not path.exists():
                 folder = self.folder or "that of the suite, or the working folder"
@@ -148,12 +149,13 @@ class Module(Chosen, name="module"):
 
     def fingerprint(self) -> str:
         """The parameters and the hashes of the files and of the modules that define the functions."""
+        forget_edited(self._place())
         parts = [f"module 1 {self.canonical_json()}"]
         for text in self._functions():
             source = inspect.getsourcefile(inspect.unwrap(self._function(text)))
             parts += [digest_of(Path(source), "sha256")] if source else []
         files = [file for path in self._files() for file in files_of(path)]
-        return " ".join([*parts, *(digest_of(path, "sha256") for path in files)])
+        return " ".join([*parts, *(content(path) for path in files)])
 
     def load(self, device: torch.device) -> nn.Module:
         module = self._build()
@@ -329,38 +331,10 @@ class Module(Chosen, name="module"):
         return in_suite_folder(self.folder or ".") / Path(name).expanduser()
 
     def _function(self, text: str) -> Callable[..., Any]:
-        return _import(text, str(in_suite_folder(self.folder or ".").resolve()))
+        return imported(text, self._place())
 
-
-@cache
-def _import(text: str, folder: str) -> Callable[..., Any]:
-    name, _, attribute = text.partition(":")
-    if not name or not attribute:
-        raise BadInput(f"model 'module': '{text}' names no function: write package.module:function (mine:network)")
-    if folder in sys.path:
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
-    _forget_other(name.partition(".")[0], Path(folder))
-    try:
-        found = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"model 'module': {text} cannot be imported from {folder}: {reason}") from None
-    if not callable(found):
-        raise BadInput(f"model 'module': {text} is not a function")
-    checked: Callable[..., Any] = found
-    return checked
-
-
-def _forget_other(name: str, folder: Path) -> None:
-    """Forget a module of the same name that was imported from another suite's folder."""
-    known = sys.modules.get(name)
-    here = [path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
-    file = getattr(known, "__file__", None)
-    if known is not None and here and file is not None and Path(file).resolve() != here[0].resolve():
-        for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
-            del sys.modules[loaded]
-        importlib.invalidate_caches()
+    def _place(self) -> str:
+        return str(in_suite_folder(self.folder or ".").resolve())
 
 
 def _check_batch(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -255,6 +257,58 @@ def test_the_fingerprint_follows_files_functions_and_version(folder: tuple[Path,
     assert changed != before
     (path / f"{name}.py").write_text(SOURCE + "\n# changed\n")
     assert model.fingerprint() != changed
+
+
+def test_what_was_edited_in_between_is_what_runs(folder: tuple[Path, str]) -> None:
+    """The fingerprint is that of the new file: the old functions may not stay under it, nor what they import."""
+    path, name = folder
+    file, beside = path / f"{name}.py", path / f"{name}_beside.py"
+    beside.write_text("examples = 20\n")
+    text = f"from {name}_beside import examples\n" + SOURCE.replace("range(20)", "range(examples)")
+    file.write_text(text)
+    model = Module(folder=str(path), network=f"{name}:network", data=f"{name}:batches")
+
+    def now() -> list[int]:
+        model.fingerprint()
+        layers = [layer.out_features for layer in model.load(torch.device("cpu")) if isinstance(layer, nn.Linear)]
+        return [sum(len(y) for _, y in model.batches("test", batch_size=8)), *layers]
+
+    assert now() == [20, 4, 3]
+    file.write_text(text.replace("nn.Linear(6, 4)", "nn.Linear(6, 5)").replace("nn.Linear(4, 3)", "nn.Linear(5, 3)"))
+    assert now() == [20, 5, 3], "of the same size, in the same second"
+    beside.write_text("examples = 12\n")
+    assert now() == [12, 5, 3]
+    file.write_text("def broken(:")
+    with pytest.raises(SyntaxError):
+        now()
+    file.write_text(text)
+    assert now() == [12, 4, 3]
+
+
+def test_code_stays_what_it_is_until_a_fingerprint_is_made(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    model = Module(folder=str(path), network=f"{name}:network", data=f"{name}:batches")
+    model.prepare()
+    (path / f"{name}.py").write_text(SOURCE.replace("range(20)", "range(9)"))
+    assert sum(len(y) for _, y in model.batches("test")) == 20
+    model.prepare()
+    assert sum(len(y) for _, y in model.batches("test")) == 9
+
+
+def test_a_package_in_the_folder_that_was_there_before_is_not_imported_anew(folder: tuple[Path, str]) -> None:
+    path, name = folder
+    (path / f"{name}_before.py").write_text("class Known: ...\n")
+    (path / f"{name}.py").write_text(f"import {name}_before\n" + SOURCE)
+    sys.path.insert(0, str(path))
+    try:
+        before = importlib.import_module(f"{name}_before")
+    finally:
+        sys.path.remove(str(path))
+    model = Module(folder=str(path), network=f"{name}:network")
+    model.fingerprint()
+    (path / f"{name}.py").write_text(SOURCE + f"import {name}_before\n")
+    model.fingerprint()
+    assert sys.modules[f"{name}_before"] is before
 
 
 def test_wrong_names_are_told_in_one_line(folder: tuple[Path, str]) -> None:
