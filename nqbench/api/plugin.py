@@ -56,6 +56,11 @@ class Plugin(BaseModel):
             registered.
         paper: class keyword; the source it follows.
         formerly: class keyword; names it had, which suites and files may still use.
+        requires: class keyword; the distribution without which it is not there at all: it is listed with what installs
+            it. Results depend on its version.
+        computes_with: class keyword; further distributions on whose versions results depend, where they are installed,
+            beside those of the base classes. The plugin is there without them, for what does not need them, or to say
+            what is missing.
 
     Raises:
         pydantic.ValidationError: a parameter is unknown or out of its bounds.
@@ -75,11 +80,19 @@ class Plugin(BaseModel):
     paper: ClassVar[str] = ""
     formerly: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[str] = ""
+    computes_with: ClassVar[tuple[str, ...]] = ()
     former_fields: ClassVar[Mapping[str, Former]] = {}
     """Parameters by the names they had, which suites and files may still use."""
 
     def __init_subclass__(
-        cls, *, name: str = "", paper: str = "", formerly: tuple[str, ...] = (), requires: str = "", **kwargs: Any
+        cls,
+        *,
+        name: str = "",
+        paper: str = "",
+        formerly: tuple[str, ...] = (),
+        requires: str = "",
+        computes_with: tuple[str, ...] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         cls.name, cls.formerly = name, formerly
@@ -87,6 +100,8 @@ class Plugin(BaseModel):
             cls.paper = paper
         if requires:
             cls.requires = requires
+        if computes_with:
+            cls.computes_with = tuple(dict.fromkeys((*cls.computes_with, *computes_with)))
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

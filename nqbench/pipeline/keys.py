@@ -123,12 +123,12 @@ class KeyMaker:
         return self._said[choice, seed]
 
     def _code(self, cls: type[Plugin]) -> str:
-        """A digest of the code of a plugin class: of its module and those of its base classes, and of the version of
-        the library that it says it computes with."""
+        """A digest of the code of a plugin class: of its module and those of its base classes, and of the versions
+        of the libraries that it says it computes with."""
         if cls not in self._codes:
             distribution = self.registry.distribution_of(cls)[0]
             modules = sorted({base.__module__ for base in cls.__mro__ if issubclass(base, Plugin)})
             codes = [(m, code_of(m, packages_of(distribution, m))) for m in modules]
-            libraries = [version_of(cls.requires)] if cls.requires else []
+            libraries = [version_of(name) for name in (cls.requires, *cls.computes_with) if name]
             self._codes[cls] = digest(codes, cls.__qualname__, *libraries)
         return self._codes[cls]

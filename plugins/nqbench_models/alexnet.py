@@ -48,7 +48,9 @@ _ROOTS = {"imagenet": "imagenet/val", "imagenette": "imagenette2-320"}
 _SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-class AlexNet(Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv:1612.01543, Table 1"):
+class AlexNet(
+    Model, name="alexnet", paper="arXiv:1404.5997; compressed in arXiv:1612.01543, Table 1", computes_with=("pillow",)
+):
     """AlexNet on ImageNet, on Imagenette's ten classes, or without data (rate and distortion only)."""
 
     weights: str = "imagenet"

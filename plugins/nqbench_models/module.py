@@ -92,7 +92,7 @@ def _named(text: str) -> str:
 Function = Annotated[str, AfterValidator(_named)]
 
 
-class Module(Chosen, name="module"):
+class Module(Chosen, name="module", computes_with=("gguf",)):
     """Your own network: a function or an exported file that builds it, a checkpoint, functions for data and metric."""
 
     network: str

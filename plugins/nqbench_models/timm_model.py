@@ -8,7 +8,7 @@ from nqbench.api import BadInput
 from nqbench_models.module import Module
 
 
-class Timm(Module, name="timm"):
+class Timm(Module, name="timm", computes_with=("timm",)):
     """``timm.create_model(NAME)`` with a checkpoint: ``--model timm:resnet18 --checkpoint F``, where timm is installed.
 
     Everything else is as for ``module``: ``data``, ``score`` and so on name functions of yours. Nothing is downloaded.

@@ -5,21 +5,23 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 import pytest
 from probe_distribution import installed
-from trials import trial
+from trials import choice, trial
 
 import nqbench
 from nqbench.pipeline import fingerprint, syntax
 from nqbench.pipeline.cache import Cache
 from nqbench.pipeline.chain import STAGES
 from nqbench.pipeline.keys import KeyMaker
+from nqbench.pipeline.trial import Trial
 from nqbench.pipeline.workbench import Work, Workbench
 from nqbench.registry import registry
 
@@ -227,3 +229,42 @@ def test_the_version_of_a_library_that_a_plugin_computes_with_is_in_its_keys(
         monkeypatch.undo()
         fingerprint.version_of.cache_clear()
         fingerprint.library_versions.cache_clear()
+
+
+LIBRARIES_OF: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "alexnet": ({"weights": "random", "data": "none"}, {"pillow"}),
+    "efficientnet-lite0": ({}, {"pillow"}),
+    "minilm-l6": ({}, {"tokenizers"}),
+    "smollm2-135m": ({}, {"gguf", "tokenizers"}),
+    "timm": ({"network": "tiny"}, {"timm", "gguf"}),
+    "hf": ({"folder": "."}, {"transformers", "tokenizers", "torchvision", "pillow"}),
+    "synthetic": ({}, set()),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES_OF)
+def test_the_version_of_a_library_that_computes_a_network_is_in_its_keys(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it is installed: such a model is there without it, and says what it lacks."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NQBENCH_DATA", str(tmp_path))
+    parameters, libraries = LIBRARIES_OF[name]
+    whole = Trial(
+        choice("model", name, **parameters), quantizer=choice("quantizer", "kmeans"), coder=choice("coder", "rans")
+    )
+
+    def keys(**changed: str) -> Mapping[str, str]:
+        versions = dict.fromkeys(("timm", "transformers", "tokenizers", "torchvision", "pillow", "gguf"), "1") | changed
+        monkeypatch.setattr("nqbench.pipeline.keys.version_of", lambda library: versions.get(library, ""))
+        return KeyMaker(registry(), "cpu", Cache(None)).keys(whole).stages
+
+    plain = keys()
+    assert keys() == plain
+    for library in ("timm", "transformers", "tokenizers", "torchvision", "pillow", "gguf"):
+        other = keys(**{library: "99"})
+        for stage in ("load", "quantize", "evaluate_float"):
+            assert (other[stage] != plain[stage]) is (library in libraries), (library, stage)
