@@ -1,7 +1,7 @@
 """Functions that a suite names, imported from its folder; anew where a file of them was edited in between.
 
 In a notebook many runs are of one process. What is in a run's keys is the code in the files, so that this is what has
-to run. Edited files are looked for where a fingerprint is made, not at each call: code does not change within a trial.
+to run. Edited files are looked for where a fingerprint is made, not at each call: one evaluation is of one code.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,6 +179,29 @@ def test_what_a_network_is_judged_by_is_in_its_fingerprint(tmp_path: Path, monke
             assert fingerprints(kind) == [here, there]
         monkeypatch.setenv("NQBENCH_DATA", str(tmp_path / "nowhere"))
         assert kind().fingerprint() != here
+
+
+def test_texts_and_pairs_of_the_data_folder_are_read_again_once_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the packages: their files are stood in for, and a letter is a token."""
+    monkeypatch.setenv("NQBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(Packaged, "path", lambda self: tmp_path / "weights")
+    monkeypatch.setattr("nqbench_models.smollm.tokens_of", lambda path, text: [ord(letter) for letter in text])
+    coder = SimpleNamespace(encode_batch=lambda texts: [SimpleNamespace(ids=[*map(ord, text)]) for text in texts])
+    monkeypatch.setattr("nqbench_models.minilm._tokenizer", lambda file: coder)
+    for name in ("weights", "tokenizer.json"):
+        (tmp_path / name).write_text("as before")
+    for model, name, texts in (
+        (SmolLM2(window=2), "wikitext-2/test.txt", ("abab", "acacac")),
+        (MiniLM(), "stsbenchmark/sts-test.csv", tuple(f"\t\t\t\t1\t{words}\tb\n" for words in ("a", "cc"))),
+    ):
+        (tmp_path / name).parent.mkdir()
+        seen = []
+        for text in texts:
+            (tmp_path / name).write_text(text)
+            seen.append(next(model.batches("test"))[0])
+        assert seen[0].shape != seen[1].shape
 
 
 @pytest.mark.parametrize("whole", [True, False])
