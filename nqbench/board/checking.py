@@ -25,7 +25,7 @@ from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.pace import Pace
 from nqbench.board.manifest import objection
 from nqbench.board.rows import Check, Found
-from nqbench.container import read_sections
+from nqbench.container import Sections, read_sections
 from nqbench.container.header import ALIAS, Header, PluginRef
 from nqbench.engine.checking import allowed, model_of, pace_of, same_environment
 from nqbench.engine.devices import resolve_device
@@ -136,7 +136,7 @@ class Checker:
             return Verdict(
                 (f"it decodes to other tensors ({content[:12]}) than the record says ({record.decoded_sha256})",)
             )
-        found, reference = self._found(record, own, sections.parts, tensors, content)
+        found, reference = self._found(record, own, sections, tensors, content)
         exact = same_environment(record, self.here)
         units = None if exact else {metric.name: metric.unit for metric in own.model.metrics()}
         if faults := list(_figures(record, found, reference, units)):
@@ -209,7 +209,7 @@ class Checker:
         return self._decoders[size]
 
     def _found(
-        self, record: Record, own: _Own, parts: Mapping[str, int], tensors: Mapping[str, Tensor], content: str
+        self, record: Record, own: _Own, sections: Sections, tensors: Mapping[str, Tensor], content: str
     ) -> tuple[Found, float | None]:
         """What the board finds, and the float network's value of the metric that the record was judged by. Rows of one
         network rank by its headline metric, whichever of its metrics a submitter looked at."""
@@ -224,7 +224,7 @@ class Checker:
         if not (math.isfinite(value) and math.isfinite(reference)):
             raise _Differs(f"its {metric.name} is {value}, the float network's {reference}: no figure to rank by")
         found = Found(
-            **rates(parts, own.network),
+            **rates(sections.parts, sections.buffers, own.network),
             decoded_sha256=content,
             metric=value,
             metric_float=reference,
@@ -326,8 +326,9 @@ def _figures(record: Record, found: Found, float_value: float | None, units: Map
     said = record.metric_delta
     if delta is not None and said is not None and not math.isclose(said, delta, rel_tol=_CLOSE, abs_tol=_CLOSE):
         yield f"its metric_delta is {said:.6g}, its metric less the float network's {delta:.6g}"
-    for name in ("ratio", "file_ratio", "own_ratio", "bits_per_weight"):
-        value, said = getattr(found, name), getattr(record, name)
+    of_file = found.as_before if record.batchnorm_bytes is None else found
+    for name in ("batchnorm_bytes", "ratio", "file_ratio", "own_ratio", "bits_per_weight"):
+        value, said = getattr(of_file, name), getattr(record, name)
         if said is not None and not math.isclose(value, said, rel_tol=_CLOSE):
             yield f"its {name} is {value:.6g}, the record says {said:.6g}"
     if found.examples is not None and record.examples not in (None, found.examples):

@@ -11,7 +11,7 @@ from nqbench.engine.checking import allowed
 from nqbench.results.record import unpack_correct
 
 _OF_THE_FILE = (
-    "file_bytes", "parts", "decoded_sha256", "ratio", "file_ratio", "own_ratio", "bits_per_weight",
+    "file_bytes", "parts", "decoded_sha256", "batchnorm_bytes", "ratio", "file_ratio", "own_ratio", "bits_per_weight",
 )  # fmt: skip
 """What follows from the file and the network's form: the same wherever it is found."""
 _OF_THE_EXAMPLES = ("correct", "values", "same_network")
@@ -22,8 +22,9 @@ def edits(row: BoardRow, has: Found, *, exact: bool) -> Iterator[str]:
     """Where the board's own figures are not what was found now, a sentence each. exact: found in an environment that
     the row was found to hold in before."""
     kept = row.found
+    of_file = has.as_before if kept.batchnorm_bytes is None else has
     for name in _OF_THE_FILE:
-        yield from _same(name, getattr(kept, name), getattr(has, name))
+        yield from _same(name, getattr(kept, name), getattr(of_file, name))
     for name in ("metric_name", "metric_unit", "metric_higher_is_better"):
         said = getattr(kept, name)
         # a row of before these were kept shows its record's

@@ -30,6 +30,8 @@ class Found(_Kept):
     file_bytes: int
     parts: dict[str, int]
     decoded_sha256: Sha256
+    batchnorm_bytes: int | None = None
+    """None: of a row from before it was kept."""
     ratio: float
     file_ratio: float
     own_ratio: float
@@ -49,6 +51,13 @@ class Found(_Kept):
     """These four as a record has them."""
     same_network: bool = False
     """Whether the row was made of the network that the board has, to the bit."""
+
+    @property
+    def as_before(self) -> Found:
+        """As it was found when ratios left out all buffers, and nothing was said of batch norms' bytes."""
+        numbers = round(self.ratio * (self.file_bytes - (self.batchnorm_bytes or 0)))
+        ratio = numbers / (self.file_bytes - self.parts["raw_buffers"])
+        return self.model_copy(update={"ratio": ratio, "batchnorm_bytes": None})
 
 
 class Check(_Kept):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nqbench.api import CorruptFile
 from nqbench.container.header import ALIAS, BUFFER, CODED, CONSTANT, PARAMETER, QUANTIZED, SECTIONS, Header, TensorEntry
-from nqbench.container.raw import ENDS, is_codes
+from nqbench.container.raw import is_codes, is_raw, raw_bytes
 from nqbench.container.structures import complaint, structure_of
 
 
@@ -26,7 +26,7 @@ def _tensors(header: Header) -> str:
         if tensor.kind in (QUANTIZED, CODED) and not tensor.dtype.is_floating_point:
             return f"tensor '{tensor.name}' is quantized and deployed as {tensor.dtype}, which is no float"
         both = tensor.dtype.is_floating_point and tensor.stored.is_floating_point
-        if _is_raw(tensor) and tensor.stored != tensor.dtype and not both and not _is_codes(tensor):
+        if is_raw(tensor) and tensor.stored != tensor.dtype and not both and not _is_codes(tensor):
             return f"tensor '{tensor.name}' is stored as {tensor.stored} and deployed as {tensor.dtype}"
         if tensor.kind & CONSTANT and not tensor.numel:
             return f"tensor '{tensor.name}' has no element, and one stored"
@@ -100,7 +100,7 @@ def _sections(header: Header) -> str:
     if (entry.table + entry.payload if entry else 0) != by_name["positions"]:
         return "the positions do not add up to their section"
     for base, name in ((PARAMETER, "raw_parameters"), (BUFFER, "raw_buffers")):
-        size = sum(_stored_bytes(t) for t in header.tensors if _is_raw(t) and t.kind & ~CONSTANT == base)
+        size = sum(raw_bytes(t) for t in header.tensors if is_raw(t) and t.kind & ~CONSTANT == base)
         if size != by_name[name]:
             return f"section '{name}' has {by_name[name]} bytes, its tensors have {size}"
     if not header.groups and by_name["codebook"]:
@@ -110,15 +110,5 @@ def _sections(header: Header) -> str:
     return ""
 
 
-def _is_raw(tensor: TensorEntry) -> bool:
-    return tensor.kind & ~CONSTANT in (PARAMETER, BUFFER)
-
-
 def _is_codes(tensor: TensorEntry) -> bool:
-    return _is_raw(tensor) and is_codes(tensor.stored, tensor.dtype)
-
-
-def _stored_bytes(tensor: TensorEntry) -> int:
-    if _is_codes(tensor):
-        return ENDS + tensor.numel
-    return tensor.stored.itemsize * (1 if tensor.kind & CONSTANT else tensor.numel)
+    return is_raw(tensor) and is_codes(tensor.stored, tensor.dtype)

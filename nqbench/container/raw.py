@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api.plain import plain
-from nqbench.container.header import CODES
+from nqbench.container.header import BUFFER, CODES, CONSTANT, PARAMETER, Header, TensorEntry
 
 _ALL = "-all"
 ENDS = 4
@@ -32,6 +32,22 @@ _LEAST_STEP = 2.0**-23
 def is_codes(stored: torch.dtype, deployed: torch.dtype) -> bool:
     """Whether a tensor is floats, stored as codes between two ends."""
     return stored in (CODES, torch.uint8) and deployed.is_floating_point
+
+
+def is_raw(entry: TensorEntry) -> bool:
+    return entry.kind & ~CONSTANT in (PARAMETER, BUFFER)
+
+
+def raw_bytes(entry: TensorEntry) -> int:
+    """What a raw tensor takes in its section."""
+    if is_codes(entry.stored, entry.dtype):
+        return ENDS + entry.numel
+    return entry.stored.itemsize * (1 if entry.kind & CONSTANT else entry.numel)
+
+
+def buffers_of(header: Header) -> dict[str, int]:
+    """The bytes of each raw buffer by its name; they sum to the section ``raw_buffers``."""
+    return {entry.name: raw_bytes(entry) for entry in header.tensors if entry.kind & ~CONSTANT == BUFFER}
 
 
 def as_stored(tensor: Tensor, unquantized: str, *, parameter: bool) -> Tensor:

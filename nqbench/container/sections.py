@@ -13,6 +13,7 @@ from nqbench.api.toolkit.parsing import read_file
 from nqbench.api.toolkit.paths import reason
 from nqbench.container.header import SECTIONS, Header
 from nqbench.container.memory import machine_memory
+from nqbench.container.raw import buffers_of
 from nqbench.container.unpacking import unpack
 
 
@@ -29,6 +30,11 @@ class Sections:
         """Bytes by part, as a record lists them."""
         parts = {name: len(self.data[name]) for name in SECTIONS}
         return {"header": self.file_bytes - sum(parts.values()), **parts}
+
+    @property
+    def buffers(self) -> dict[str, int]:
+        """Of the part ``raw_buffers``, the bytes of each tensor."""
+        return buffers_of(self.header)
 
 
 def read_sections(path: str | os.PathLike[str]) -> Sections:

@@ -59,7 +59,7 @@ from nqbench.container.layout import (
     streams_of,
 )
 from nqbench.container.packing import crc, pack
-from nqbench.container.raw import tensor_bytes, written
+from nqbench.container.raw import buffers_of, tensor_bytes, written
 from nqbench.container.structures import array_spec, as_symbols, code_dtype, entry_of, placed
 from nqbench.container.unpacking import unpack
 from nqbench.registry import Registry
@@ -99,12 +99,13 @@ class Contents:
 class Written:
     """parts: bytes by section, and ``header`` (with framing and checksums); they sum to file_bytes.
 
-    symbols: their number; entropy_bits: the zeroth-order entropy of the streams, in bits, all together;
-    encode_seconds: the coder's time alone.
+    buffers: of the part ``raw_buffers``, the bytes of each tensor; symbols: their number; entropy_bits: the
+    zeroth-order entropy of the streams, in bits, all together; encode_seconds: the coder's time alone.
     """
 
     file_bytes: int
     parts: dict[str, int]
+    buffers: dict[str, int]
     symbols: int
     entropy_bits: float
     encode_seconds: float
@@ -184,7 +185,7 @@ def encode(contents: Contents, registry: Registry, *, read_back: bool = True) ->
             out += section + crc(section)
     parts = {name: len(section) for name, section in file.sections.items()}
     parts = {"header": len(out) - sum(parts.values()), **parts}
-    return bytes(out), Written(len(out), parts, file.symbols, file.entropy, file.seconds)
+    return bytes(out), Written(len(out), parts, buffers_of(header), file.symbols, file.entropy, file.seconds)
 
 
 def _readable(header: Header) -> bytes:

@@ -198,7 +198,7 @@ def _sizes(contents: Contents, written: Written, decoded: DecodedFile, network: 
     """Bytes, rates and speeds under the names of a record."""
     parts = written.parts
     measured_bits = 8 * (parts["symbols"] + parts["coder_table"])
-    figures = rates(parts, network)
+    figures = rates(parts, written.buffers, network)
     if contents.codec is None and written.symbols:
         figures |= {
             "entropy": written.entropy_bits / written.symbols,
@@ -209,15 +209,18 @@ def _sizes(contents: Contents, written: Written, decoded: DecodedFile, network: 
     return figures
 
 
-def rates(parts: Mapping[str, int], network: Network) -> dict[str, Any]:
-    """What the sizes of a file's parts say beside the network that it stands for, under the names of a record."""
+def rates(parts: Mapping[str, int], buffers: Mapping[str, int], network: Network) -> dict[str, Any]:
+    """What the sizes of a file's parts say beside the network that it stands for, under the names of a record. buffers:
+    of ``raw_buffers``, the bytes of each tensor."""
     file_bytes = sum(parts.values())
+    statistics = sum(size for name, size in buffers.items() if name in network.statistics)
     weights = sum(network.state[name].numel() for name in network.names)
     coded = file_bytes - parts["raw_parameters"] - parts["raw_buffers"]
     return {
         "file_bytes": file_bytes,
         "parts": dict(parts),
-        "ratio": 4 * network.parameter_count() / (file_bytes - parts["raw_buffers"]),
+        "batchnorm_bytes": statistics,
+        "ratio": 4 * network.parameter_count() / (file_bytes - statistics),
         "file_ratio": network.float_bytes() / file_bytes,
         "own_ratio": network.own_bytes() / file_bytes,
         "bits_per_weight": 8 * coded / weights,

@@ -22,6 +22,7 @@ from nqbench.pipeline.batchnorm import folds
 from nqbench.pipeline.checks import Odd, check_state, odd_numbers
 
 _NORMAL = torch.finfo(torch.float16).smallest_normal
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(eq=False)
@@ -127,6 +128,14 @@ class Network:
         fill(module, state)
         return module
 
+    @cached_property
+    def statistics(self) -> frozenset[str]:
+        """Names of batch norms' statistics, which published ratios do not count."""
+        modules = self.module.named_modules(remove_duplicate=False)
+        norms = {name for name, module in modules if _is_batchnorm(module)}
+        parts = ((name, *name.rpartition(".")) for name in self.order)
+        return frozenset(name for name, owner, _, last in parts if owner in norms and last in _STATISTICS)
+
     def batchnorms(self) -> list[tuple[str, nn.modules.batchnorm._BatchNorm]]:
         """(prefix, module) of every batch norm that has both a scale and statistics."""
         found = []
@@ -134,6 +143,14 @@ class Network:
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and module.track_running_stats:
                 found.append((f"{name}." if name else "", module))
         return found
+
+
+def _is_batchnorm(module: nn.Module) -> bool:
+    """Exports keep no classes: TorchScript keeps their names, torch.export plain modules, where statistics go by their
+    own names."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "BatchNorm" in str(module.original_name)
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or type(module) is nn.Module
 
 
 def copied(module: nn.Module) -> nn.Module:

@@ -83,7 +83,7 @@ class ReportData:
         for row in self.by_model.get(model, ()):
             record = self.by_key[row.keys[0]]
             if record.ratio and record.file_bytes:
-                return record.ratio * (record.file_bytes - (record.parts.raw_buffers if record.parts else 0))
+                return record.ratio * record.counted_bytes
         return None
 
     @property

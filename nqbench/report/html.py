@@ -22,7 +22,7 @@ COLUMNS = (
     ("rank", "#", "text", "within the model; * on the Pareto front"),
     ("coding", "configuration", "text", "what quantizes and codes, with parameters that vary; select for all"),
     ("file_bytes", "bytes", "count", "of the whole file"),
-    ("ratio", "ratio", "two", "4 bytes x every parameter / file without raw buffers"),
+    ("ratio", "ratio", "two", "4 bytes x every parameter / file without batch norms' statistics"),
     ("metric", "metric", "two", "of the decoded network"),
     ("metric_delta", "delta", "signed", "against the float network"),
     ("interval", "95 %", "text", "interval of the metric on other examples of the kind"),

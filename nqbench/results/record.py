@@ -127,8 +127,11 @@ class Record(_Part):
     """Entries of the compressible tensors, pruned ones too."""
     kept: int | None = None
     """Of these, how many were quantized."""
+    batchnorm_bytes: int | None = Field(None, ge=0)
+    """Of raw_buffers, batch norms' running means, variances and counters. None: a record of before, whose ratio left
+    out all of raw_buffers."""
     ratio: float | None = None
-    """4 bytes x every parameter / all bytes of the file but raw_buffers."""
+    """4 bytes x every parameter / all bytes of the file but ``batchnorm_bytes``."""
     file_ratio: float | None = None
     """float32 state / file on disk."""
     own_ratio: float | None = None
@@ -278,6 +281,14 @@ class Record(_Part):
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def counted_bytes(self) -> int:
+        """The bytes of the file that ``ratio`` counts."""
+        left_out = self.batchnorm_bytes
+        if left_out is None:
+            left_out = self.parts.raw_buffers if self.parts else 0
+        return (self.file_bytes or 0) - left_out
 
     @property
     def drop(self) -> float | None:

@@ -129,6 +129,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "the bytes found": lambda row: row["found"].update(file_bytes=7),
     "the hash found": lambda row: row["found"].update(decoded_sha256="1" * 64),
     "the ratio found": lambda row: row["found"].update(ratio=999.0),
+    "the bytes of batch norms": lambda row: row["found"].update(batchnorm_bytes=9),
     "the file's ratio": lambda row: row["found"].update(file_ratio=999.0),
     "the ratio in its own types": lambda row: row["found"].update(own_ratio=999.0),
     "the bits found": lambda row: row["found"].update(bits_per_weight=0.001),
@@ -218,3 +219,14 @@ def test_a_sample_is_drawn_by_its_seed(made: Path, tmp_path: Path) -> None:
     assert all(len(set(ids)) == 2 for ids in drawn)
     for row in board.rows():
         assert len(row.checks) == 1  # of one environment the last is kept
+
+
+def test_a_row_of_when_ratios_left_out_all_buffers_is_not_taken_for_an_edited_one(made: Path) -> None:
+    row = Board.open(made / "board").rows()[0]
+    parts = {**row.found.parts, "raw_buffers": 40}
+    sizes = {"file_bytes": 1000, "parts": parts, "batchnorm_bytes": 8, "ratio": 4 * 1234 / (1000 - 8)}
+    now = row.found.model_copy(update=sizes)
+    before = now.model_copy(update={"ratio": 4 * 1234 / (1000 - 40), "batchnorm_bytes": None})
+    assert list(edits(row.model_copy(update={"found": before}), now, exact=True)) == []
+    mixed = before.model_copy(update={"batchnorm_bytes": 8})
+    assert len(list(edits(row.model_copy(update={"found": mixed}), now, exact=True))) == 1

@@ -152,6 +152,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "fewer bytes": (_both(_field("file_bytes", lambda v: v - 9), _part("symbols", -9)), "its size"),
     "other parts": (_both(_part("symbols", -9), _part("raw_parameters", 9)), "its parts"),
     "a better ratio": (_field("ratio", lambda v: v * 1.01), "ratio is"),
+    "bytes of batch norms": (_field("batchnorm_bytes", 9), "batchnorm_bytes is"),
     "a better file ratio": (_field("file_ratio", 1e9), "file_ratio is"),
     "fewer bits": (_field("bits_per_weight", 0.001), "bits_per_weight is"),
     "another hash": (_field("decoded_sha256", "0" * 64), "decodes to other tensors"),

@@ -252,6 +252,7 @@ def test_a_buffer_that_float16_holds_exactly_takes_two_bytes_a_number(dtype):
     contents.raw["layer0.bias"][:] = torch.tensor([0.5, -0.0, 65504.0, 2.0**-24], dtype=dtype)
     data, written = encode(contents, kit_registry())
     assert written.parts["raw_buffers"] == 8
+    assert written.buffers == sections_of(data).buffers == {"layer0.bias": 8}
     got = decode(sections_of(data), kit_registry()).tensors["layer0.bias"]
     assert torch.equal(got.view(torch.uint8), contents.raw["layer0.bias"].view(torch.uint8))
 

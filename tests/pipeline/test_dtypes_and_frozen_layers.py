@@ -1,4 +1,5 @@
-"""What a network's dtypes and frozen layers change of a file's figures, and what they must not change."""
+"""What a network's dtypes and frozen layers change of a file's figures, and what they must not change; which buffers
+ratios count."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import torch
 from own_networks import BUILDERS, CLASSES, INPUTS, Own, own_trial, run
 from torch import nn
 
-from nqbench.container import read
+from nqbench.container import read, read_sections
 from nqbench.pipeline.decoder import Decoder
+from nqbench.pipeline.network import Network
 from nqbench.registry import registry
 
 
@@ -33,6 +35,28 @@ class _Narrow(nn.Module):
         return outputs.float()
 
 
+class _Buffers(nn.Module):
+    """Two batch norms, one of them under two names, an instance norm with statistics, and a learnt code book."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(INPUTS, 8), nn.Linear(8, CLASSES)
+        self.norm, self.plain = nn.BatchNorm1d(8), nn.BatchNorm1d(8, affine=False)
+        self.again = self.norm
+        self.instance = nn.InstanceNorm1d(8, track_running_stats=True)
+        self.register_buffer("code", torch.randn(100, 8))
+        for norm in (self.norm, self.plain):
+            norm.running_mean = torch.randn(8)
+            norm.running_var = torch.rand(8) + 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.again(self.plain(self.norm(self.first(x))))
+        hidden = self.instance(hidden[:, :, None])[:, :, 0] + self.code.mean(0)
+        outputs: torch.Tensor = self.last(hidden)
+        return outputs
+
+
+BUILDERS["buffers"] = _Buffers
 BUILDERS["plain"] = _net
 BUILDERS["frozen"] = lambda: _net(frozen=True)
 BUILDERS["bfloat16"] = _Narrow
@@ -72,3 +96,39 @@ def test_a_network_from_a_small_file_has_a_ratio_to_that_file(
     monkeypatch.setattr(Own, "stored_bytes", lambda self: 300)
     figures = run(decoder, own_trial("plain"), tmp_path)
     assert figures["own_ratio"] == 300 / figures["file_bytes"] < 1 < figures["file_ratio"]
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def test_a_ratio_leaves_out_the_statistics_of_batch_norms_and_counts_every_other_buffer(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    figures = run(decoder, own_trial("buffers"), tmp_path)
+    # a mean and a variance of eight float32 and an int64 each, once
+    assert figures["batchnorm_bytes"] == 2 * (2 * 4 * 8 + 8)
+    parameters = 8 * INPUTS + 8 + 8 * CLASSES + CLASSES + 2 * 8
+    assert figures["ratio"] == 4 * parameters / (figures["file_bytes"] - figures["batchnorm_bytes"])
+    (path,) = tmp_path.iterdir()
+    sections = read_sections(path)
+    assert sum(sections.buffers.values()) == figures["parts"]["raw_buffers"] == sections.parts["raw_buffers"]
+    assert sections.buffers["code"] == 4 * 100 * 8
+
+
+@pytest.mark.parametrize("unquantized", ["float32", "float16-all"])
+@pytest.mark.parametrize("fold_batchnorm", [False, True])
+def test_batch_norms_bytes_are_those_of_the_file_however_they_are_stored(
+    decoder: Decoder, tmp_path: Path, unquantized: str, fold_batchnorm: bool
+) -> None:
+    figures = run(decoder, own_trial("buffers", unquantized=unquantized, fold_batchnorm=fold_batchnorm), tmp_path)
+    each = 4 if unquantized == "float32" else 2
+    # a counter is of one element; the norm that is folded is not: it has two names
+    assert figures["batchnorm_bytes"] == 2 * (2 * each * 8 + 8)
+
+
+@pytest.mark.parametrize("export", ["scripted", "exported"])
+def test_an_exported_network_has_its_batch_norms_statistics_too(export: str) -> None:
+    net = nn.Sequential(nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)).eval()
+    x = torch.randn(2, INPUTS)
+    module = torch.jit.script(net) if export == "scripted" else torch.export.export(net, (x,)).module()
+    assert Network.of(Own(network="plain"), module).statistics == {f"1.{name}" for name in STATISTICS}

@@ -184,7 +184,8 @@ def test_uint8_others_are_codes_of_parameters_and_statistics_as_asked_for(
 def test_tied_weights_are_written_and_counted_once_and_deployed_twice(bench: Bench, tmp_path: Path) -> None:
     figures, path = run(bench(), trial(model={"net": "tied"}), tmp_path)
     assert figures["parts"]["symbols"] == 4 * 49
-    assert figures["ratio"] == 4 * (49 + 14) / (figures["file_bytes"] - 28)
+    # its buffer is no batch norm's
+    assert figures["ratio"] == 4 * (49 + 14) / figures["file_bytes"]
     assert figures["file_ratio"] == 4 * (49 + 14 + 7) / figures["file_bytes"]
     state = read(path, registry()).tensors
     assert torch.equal(state["encoder.weight"], state["decoder.weight"])

@@ -92,6 +92,15 @@ def test_the_ratio_of_a_row_is_that_of_its_bytes() -> None:
     assert data.float_bytes("net") == pytest.approx(whole[0])
 
 
+@pytest.mark.parametrize("statistics", [None, 0, 200])
+def test_the_float_networks_size_follows_from_the_bytes_that_a_ratio_counts(statistics: int | None) -> None:
+    """A record that does not say which buffers are batch norms' is of when ratios left out all of them."""
+    parts = {"header": 100, "symbols": 1000, "raw_buffers": 500}
+    ratio = 40_000 / (1600 - (500 if statistics is None else statistics))
+    record = make(parts=parts, file_bytes=1600, ratio=ratio, batchnorm_bytes=statistics)
+    assert ReportData("s", [record]).float_bytes("net") == pytest.approx(40_000)
+
+
 def test_a_row_of_which_seeds_failed_is_on_no_front_and_answers_no_paper() -> None:
     good = [make(quantizer="uniform", k=8, wrong=22, seed=seed) for seed in range(3)]
     lucky = [make(quantizer="gptq", k=4, wrong=20, seed=0), *(failed(quantizer="gptq", k=4, seed=s) for s in (1, 2))]
