@@ -24,15 +24,22 @@ def distortions(model: QuantizedModel, parts: Iterable[tuple[Tensor, Tensor, Ten
         for at in range(0, weights.numel(), _CHUNK):
             some = slice(at, at + _CHUNK)
             d = weights[some].double() - values[some]
-            square += float(d @ d)
+            squares = d.square()
+            square += summed(squares)
             if h is not None:
-                weighted += float(d @ (d * h[some]))
+                weighted += summed(squares * h[some])
         total += weights.numel()
         has_weights = has_weights or h is not None
     figures: dict[str, Any] = {"mse": square / max(total, 1), "statistics": _statistics(model)}
     if has_weights:
         figures["weighted_mse"] = weighted / max(total, 1)
     return figures
+
+
+def summed(values: Tensor) -> float:
+    """The sum, the same with any number of threads on the CPU: PyTorch's own and BLAS's are split among them."""
+    values = values.detach()
+    return float(values.numpy().sum()) if values.device.type == "cpu" else float(values.sum())
 
 
 def spectra_of(weights: Mapping[str, Tensor], sensed: Mapping[str, Tensor]) -> dict[str, Spectrum]:

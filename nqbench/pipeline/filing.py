@@ -16,6 +16,7 @@ from nqbench.api.toolkit.content import content_hash
 from nqbench.container import Contents, Written, cpu, default_limit, encode
 from nqbench.pipeline.artifacts import first_difference
 from nqbench.pipeline.decoder import DecodedFile
+from nqbench.pipeline.distortion import summed
 from nqbench.pipeline.network import Network, deployed_weights, raw_as_deployed, unquantized, values_of
 from nqbench.pipeline.preparation import network_of, pruned_of
 from nqbench.pipeline.quantization import values
@@ -119,7 +120,7 @@ def _by_codec(context: Context) -> Inside:
         if name not in back:
             raise BadInput(f"codec '{codec.name}' does not give back the tensor '{name}'")
         values[name] = codec.tensor_of(back[name], tensor.dtype).reshape(tensor.shape)
-    error = sum(float((values[n].double() - state[n].double()).square().sum()) for n in network.names)
+    error = sum(summed((values[n].double() - state[n].double()).square()) for n in network.names)
     weights = sum(state[n].numel() for n in network.names)
     knob = codec.knob()
     contents = Contents(

@@ -1,15 +1,16 @@
-"""How far a network is from the rate-distortion bound, as its record has it."""
+"""How far a network is from its weights and from the rate-distortion bound, as its record has it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from nqbench.api import Moments
+from nqbench.api import Moments, QuantizedModel
 from nqbench.pipeline import distortion
-from nqbench.pipeline.distortion import against_bound, spectra_of
+from nqbench.pipeline.distortion import against_bound, distortions, spectra_of, summed
 
 
 def test_of_white_inputs_the_bound_is_that_of_the_weights_error() -> None:
@@ -50,3 +51,29 @@ def test_a_layer_without_power_or_error_has_no_bound() -> None:
     assert against_bound(weights, weights, moments, spectra_of(weights, moments)) == {}
     unseen = {"a": torch.zeros(1, 2, 2)}
     assert against_bound(weights, {"a": torch.zeros(3, 2)}, unseen, spectra_of(weights, unseen)) == {}
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_no_digit_of_a_distortion_depends_on_the_number_of_threads() -> None:
+    found = set()
+    generator = torch.Generator().manual_seed(0)
+    weights, values, h = torch.randn(3, 300_000, generator=generator).unbind()
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        figures = distortions(QuantizedModel((), {}), [(weights, values, h.abs())])
+        # as for a codec, whole tensors at a time
+        found.add((figures["mse"], figures["weighted_mse"], summed((weights.double() - values).square())))
+    assert len(found) == 1
+    ((mse, weighted, whole),) = found
+    errors = [(float(w) - float(q)) ** 2 for w, q in zip(weights, values, strict=True)]
+    assert mse == pytest.approx(math.fsum(errors) / 300_000, rel=1e-14)
+    assert whole == pytest.approx(math.fsum(errors), rel=1e-14)
+    over = math.fsum(abs(float(one)) * error for one, error in zip(h, errors, strict=True))
+    assert weighted == pytest.approx(over / 300_000, rel=1e-14)
