@@ -27,7 +27,7 @@ from nqbench.board.manifest import objection
 from nqbench.board.rows import Check, Found
 from nqbench.container import Sections, read_sections
 from nqbench.container.header import ALIAS, Header, PluginRef
-from nqbench.engine.checking import allowed, model_of, pace_of, same_environment
+from nqbench.engine.checking import allowed, model_of, pace_of, same_environment, threads_of
 from nqbench.engine.devices import resolve_device
 from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
@@ -36,7 +36,7 @@ from nqbench.pipeline.filing import rates
 from nqbench.pipeline.network import Network
 from nqbench.pipeline.trial import Choice
 from nqbench.registry import GROUP, registry
-from nqbench.results.environment import cores, environment
+from nqbench.results.environment import environment
 from nqbench.results.record import Record, utc_now
 
 _ROOM = 2 << 30
@@ -67,14 +67,15 @@ class _Own:
 
     model: Model
     network: Network
-    floats: dict[Pace | None, Judged] = field(default_factory=dict)
-    """The float network's evaluations, by the batches they were made in."""
+    floats: dict[tuple[Pace | None, int], Judged] = field(default_factory=dict)
+    """The float network's evaluations, by the batches and threads they were made in."""
 
-    def judged(self, pace: Pace | None) -> Judged:
-        if pace not in self.floats:
+    def judged(self, pace: Pace | None, threads: int) -> Judged:
+        if (pace, threads) not in self.floats:
+            torch.set_num_threads(threads)
             module = self.network.variant(self.network.state)
-            self.floats[pace] = judged_float(self.model, module, "test", pace)
-        return self.floats[pace]
+            self.floats[pace, threads] = judged_float(self.model, module, "test", pace)
+        return self.floats[pace, threads]
 
 
 @dataclass(eq=False)
@@ -214,11 +215,10 @@ class Checker:
         """What the board finds, and the float network's value of the metric that the record was judged by. Rows of one
         network rank by its headline metric, whichever of its metrics a submitter looked at."""
         metric, judged_by = _metrics(record, own.model)
-        threads = record.environment.get("threads")
-        sound = isinstance(threads, int) and 1 <= threads <= cores()
-        torch.set_num_threads(threads if sound and isinstance(threads, int) else self.threads)
+        threads, of_float = threads_of(record, self.threads)
         pace = pace_of(record)
-        before = own.judged(pace)
+        before = own.judged(pace, of_float)
+        torch.set_num_threads(threads)
         evaluation = judged_beside(own.model, own.network.variant(tensors), "test", before.outputs, pace)
         value, reference = evaluation["metrics"][metric.name], before.figures["metrics"][metric.name]
         if not (math.isfinite(value) and math.isfinite(reference)):

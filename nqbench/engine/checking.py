@@ -22,7 +22,7 @@ from nqbench.pipeline.evaluating import judged_beside, judged_float
 from nqbench.pipeline.network import Network
 from nqbench.pipeline.trial import Choice
 from nqbench.registry import registry
-from nqbench.results.environment import environment
+from nqbench.results.environment import cores, environment
 from nqbench.results.record import Record
 
 POINTS = 0.1
@@ -32,6 +32,7 @@ _RELATIVE, _SMALL = 0.01, 1e-4
 """The same for figures of any other unit: a share of them, and what is always allowed."""
 _SAME = ("python", "libraries", "cpu", "gpu", "device")
 """What makes an environment the same; the number of threads is made the record's."""
+_IN_THREADS = ("threads", "float_threads")
 _LARGEST = 1 << 16
 """Examples a batch."""
 
@@ -45,8 +46,9 @@ class Checker:
         self.decoder = Decoder(limit)
         self.here = environment(device)
         self._networks: dict[Choice, tuple[Model, Network]] = {}
-        self._metrics: dict[tuple[Choice, str, Split], Mapping[str, Any]] = {}
-        self._of_float: dict[tuple[Choice, Pace | None, Split], torch.Tensor | None] = {}
+        self.threads = torch.get_num_threads()
+        self._metrics: dict[tuple[object, ...], Mapping[str, Any]] = {}
+        self._of_float: dict[tuple[object, ...], torch.Tensor | None] = {}
 
     def close(self) -> None:
         self.decoder.close()
@@ -92,13 +94,17 @@ class Checker:
         choice = model_of(record)
         # a search that keeps the test split for its end leaves points that were never evaluated on it
         split = cast(Split, record.selected_on or "test") if record.metric is None else "test"
-        if (choice, content, split) not in self._metrics:
+        pace = pace_of(record)
+        said = record.environment.get("threads")
+        # more threads than cores give the same digits as where there are as many
+        threads, before = threads_of(record, said if type(said) is int and said > 0 else self.threads)
+        key = (choice, content, split, pace, threads, before)
+        if key not in self._metrics:
             model, network = self._network(choice)
-            torch.set_num_threads(int(record.environment.get("threads") or torch.get_num_threads()))
-            pace = pace_of(record)
-            outputs = self._outputs(choice, pace, split)
-            self._metrics[choice, content, split] = judged_beside(model, network.variant(tensors), split, outputs, pace)
-        found = self._metrics[choice, content, split]["metrics"][record.metric_name]
+            outputs = self._outputs(choice, pace, split, before)
+            torch.set_num_threads(threads)
+            self._metrics[key] = judged_beside(model, network.variant(tensors), split, outputs, pace)
+        found = self._metrics[key]["metrics"][record.metric_name]
         said = record.metric if split == "test" else record.metric_where_selected
         recorded = said if said is not None else float("nan")
         within = 0.0 if same_environment(record, self.here) else allowed(recorded, record.metric_unit)
@@ -106,14 +112,14 @@ class Checker:
             return f"{record.file}: {record.metric_name} is {found}, the record says {recorded} (allowed: {within})"
         return None
 
-    def _outputs(self, choice: Choice, pace: Pace | None, split: Split) -> torch.Tensor | None:
+    def _outputs(self, choice: Choice, pace: Pace | None, split: Split, threads: int) -> torch.Tensor | None:
         """The float network's on a split."""
-        if (choice, pace, split) not in self._of_float:
+        key = (choice, pace, split, threads)
+        if key not in self._of_float:
             model, network = self._network(choice)
-            self._of_float[choice, pace, split] = judged_float(
-                model, network.variant(network.state), split, pace
-            ).outputs
-        return self._of_float[choice, pace, split]
+            torch.set_num_threads(threads)
+            self._of_float[key] = judged_float(model, network.variant(network.state), split, pace).outputs
+        return self._of_float[key]
 
     def _network(self, choice: Choice) -> tuple[Model, Network]:
         if choice not in self._networks:
@@ -136,7 +142,20 @@ def same_environment(record: Record, here: Mapping[str, Any]) -> bool:
 
 def pace_of(record: Record) -> Pace | None:
     """In which batches the record's network was evaluated; None where it does not say. Raises BadInput."""
-    return _checked_pace(record.evaluated_in) if record.evaluated_in else None
+    said = {name: value for name, value in record.evaluated_in.items() if name not in _IN_THREADS}
+    return _checked_pace(said) if said else None
+
+
+def threads_of(record: Record, usual: int) -> tuple[int, int]:
+    """With how many threads the record's network was evaluated, and the float network. usual: where the record does not
+    say, or says what this machine has not: it may be a stranger's."""
+
+    def sound(said: object, otherwise: int) -> int:
+        return said if type(said) is int and 1 <= said <= cores() else otherwise
+
+    threads, before = (record.evaluated_in.get(name) for name in _IN_THREADS)
+    own = sound(threads, sound(record.environment.get("threads"), usual))
+    return own, sound(before, own)
 
 
 def _checked_pace(said: Mapping[str, Any]) -> Pace:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nqbench.api import BadInput, Metric, Model, PerExample, Split, Task
 from nqbench.api.errors import NoFigure
+from nqbench.api.modules import device_of
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import judging, under_way
 from nqbench.api.toolkit.pace import Pace
@@ -33,7 +34,8 @@ Json = dict[str, Any]
 class Figures(TypedDict):
     """An evaluation on a split, as it is kept: JSON. metrics: by name. examples: by metric, the ``statistic`` that
     makes the metric of the examples' packed ``values``, and the number of ``examples``. pace: the batches in which the
-    network was evaluated, as ``Pace.as_json``; empty where they are not known."""
+    network was evaluated, as ``Pace.as_json``, where they are known, and on the CPU with how many ``threads``: no key
+    holds these, so that what the cache gives may be of other ones than this process has."""
 
     metrics: dict[str, float]
     examples: dict[str, Json]
@@ -56,6 +58,7 @@ class Judged:
 
 
 _OUTPUTS = "outputs"
+_THREADS = "threads"
 
 
 def save_judged(judged: Judged, path: Path) -> None:
@@ -184,16 +187,23 @@ def metrics(context: Context) -> dict[str, Any]:
         before, after = context.result("evaluate_float").figures, context.result("evaluate")
         value, reference = _headline(context, after, "decoded"), _headline(context, before, "float")
         found |= {"metric": value, "metric_float": reference, "metric_delta": value - reference}
-        found |= {**paired(after, metric.name), "evaluated_in": after["pace"]}
+        found |= {**paired(after, metric.name), "evaluated_in": _made_in(before, after)}
         found |= {"metrics": dict(after["metrics"]), "metrics_float": dict(before["metrics"])}
     split = trial.looked_at
     if split is not None:
-        for into, stage in (("metrics_float", "evaluate_float_selected"), ("metrics", "evaluate_selected")):
-            looked_at = context.result(stage)
-            looked_at = looked_at.figures if isinstance(looked_at, Judged) else looked_at
+        before, after = context.result("evaluate_float_selected").figures, context.result("evaluate_selected")
+        for into, looked_at in (("metrics_float", before), ("metrics", after)):
             _headline(context, looked_at, "float" if into == "metrics_float" else "decoded")
             found[into].update({on_split(name, split): value for name, value in looked_at["metrics"].items()})
+        found.setdefault("evaluated_in", _made_in(before, after))
     return found
+
+
+def _made_in(before: Figures, after: Figures) -> Json:
+    """What a record says of how its evaluation was made, and of the float network's where its threads were others."""
+    floats = before["pace"].get(_THREADS)
+    apart = floats is not None and floats != after["pace"].get(_THREADS)
+    return {**after["pace"], **({"float_threads": floats} if apart else {})}
 
 
 # -- the increase of the training loss ---------------------------------------------------------------------------
@@ -249,6 +259,8 @@ def evaluated(model: Model, module: nn.Module, split: Split) -> Figures:
     with whole_float32():
         evaluation = model.evaluate(module, split)
     judgement = under_way()
+    pace = {} if judgement is None or judgement.pace is None else judgement.pace.as_json()
+    threads = {_THREADS: torch.get_num_threads()} if device_of(module).type == "cpu" else {}
     metric = model.metric()
     examples = dict(evaluation.examples)
     if metric is not None and evaluation.correct is not None:
@@ -257,7 +269,7 @@ def evaluated(model: Model, module: nn.Module, split: Split) -> Figures:
     return {
         "metrics": {name: float(value) for name, value in evaluation.metrics.items()},
         "examples": {name: _packed(values) for name, values in examples.items()},
-        "pace": judgement.pace.as_json() if judgement is not None and judgement.pace is not None else {},
+        "pace": {**pace, **threads},
     }
 
 
@@ -284,7 +296,8 @@ def judged_beside(model: Model, module: nn.Module, split: Split, outputs: Tensor
 
 def pace_in(figures: Figures) -> Pace | None:
     """As which batches an evaluation was made, as it says itself."""
-    return Pace(**figures["pace"]) if figures["pace"] else None
+    said = {name: value for name, value in figures["pace"].items() if name != _THREADS}
+    return Pace(**said) if said else None
 
 
 def _packed(values: PerExample) -> Json:

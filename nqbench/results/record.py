@@ -173,7 +173,9 @@ class Record(_Part):
     examples: int | None = None
     """How many examples ``correct`` or ``values`` are of."""
     evaluated_in: dict[str, Any] = {}
-    """In which batches the networks were evaluated: outputs differ between those by rounding."""
+    """In which batches the networks were evaluated, and on the CPU with how many ``threads``, and ``float_threads``
+    where the float network's were others: outputs differ between those by rounding, and an evaluation from the cache
+    may be of other threads than the environment has."""
     loss_increase: LossIncrease | None = None
 
     seconds: dict[str, float] = {}

@@ -176,6 +176,9 @@ LIES: dict[str, tuple[Change, str]] = {
     "a turned direction": (_field("suite", "\u202eplain"), "U\\+202E"),
     "batches that no memory holds": (_field("evaluated_in", {"batch_size": 10**9}), "batch_size of 1000000000"),
     "batches of no kind": (_field("evaluated_in", {"batch_size": "all"}), "is no batch_size"),
+    "an evaluation's threads without end": (
+        _both(_field("evaluated_in", {"threads": 10**9, "float_threads": "all"}), _field("metric", 0.0)), "accuracy"
+    ),
     "threads without end": (
         _both(_field("environment", lambda e: {**e, "threads": 10**9}), _field("metric", 0.0)), "accuracy"
     ),

@@ -17,7 +17,7 @@ from probe_distribution import Log, install, installed, suite
 
 from nqbench.cli.verify import command
 from nqbench.container import read_sections
-from nqbench.engine import run_suite
+from nqbench.engine import checking, run_suite
 from nqbench.registry import registry
 from nqbench.results.store import Store
 
@@ -117,6 +117,43 @@ def test_in_another_environment_a_metric_may_differ_by_the_tolerance(out: Path) 
     assert verify(out).exit_code == 0
     change(out, metric=record.metric + 0.11, environment=elsewhere)
     assert verify(out).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "made", "of_float"),
+    [
+        ({"threads": 3}, 3, 3),
+        ({"threads": 2, "float_threads": 3}, 2, 3),
+        ({}, 1, 1),  # a record of before: its environment's
+        ({"threads": 10**9}, 1, 1),
+        ({"threads": "all", "float_threads": 0}, 1, 1),
+        ({"threads": True}, 1, 1),
+    ],
+)
+def test_a_file_is_evaluated_with_the_threads_that_its_evaluation_was_made_with(
+    out: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], made: int, of_float: int
+) -> None:
+    """Which the cache may have given to a run of another number, so that the environment's are not those."""
+    used: list[tuple[str, int]] = []
+
+    def watch(name: str) -> None:
+        judge = getattr(checking, name)
+
+        def watched(*given: Any) -> Any:
+            used.append((name, torch.get_num_threads()))
+            return judge(*given)
+
+        monkeypatch.setattr(checking, name, watched)
+
+    watch("judged_float")
+    watch("judged_beside")
+    monkeypatch.setattr(checking, "cores", lambda: 3)
+    with Store.read(out) as store:
+        record = store.records()[0]
+    batches = {name: value for name, value in record.evaluated_in.items() if name == "batch_size"}
+    change(out, evaluated_in={**batches, **said}, environment={**record.environment, "threads": 1})
+    assert verify(out).exit_code == 0
+    assert used[:2] == [("judged_float", of_float), ("judged_beside", made)]
 
 
 def test_a_network_that_is_not_the_record_s_is_told_though_its_files_decode_to_the_same(

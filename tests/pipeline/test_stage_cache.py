@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 from probe_distribution import Log, install, installed
 from trials import choice, trial
 
@@ -42,6 +43,31 @@ def test_three_coders_over_one_quantization_quantize_and_evaluate_once(bench: Be
     assert counts["evaluate"] == 2  # the float network and the quantized one
     assert [f["cached"] for f in figures[1:]] == [["evaluate_float", "load", "quantize", "evaluate"]] * 2
     assert figures[1]["seconds"]["quantize"] == 0.0
+
+
+def test_an_evaluation_says_with_how_many_threads_it_was_made_and_keeps_it_in_the_cache(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Its last digits are of those threads, whichever process takes it from the cache."""
+    before = torch.get_num_threads()
+    made = {}
+    try:
+        for threads, k, coder in ((2, 5, "plain"), (1, 5, "bytewise"), (1, 4, "plain"), (2, 3, "plain")):
+            torch.set_num_threads(threads)
+            one = trial(quantizer=("levels", {"k": k}), coder=(coder, {}))
+            made[threads, k] = bench().run(one, tmp_path)["evaluated_in"]
+    finally:
+        torch.set_num_threads(before)
+    said = {key: {name: n for name, n in found.items() if "threads" in name} for key, found in made.items()}
+    both = {"threads": 2}
+    # beside the float network's evaluation, which is of two
+    assert said == {(2, 5): both, (1, 5): both, (1, 4): {"threads": 1, "float_threads": 2}, (2, 3): both}
+
+
+def test_a_search_s_evaluation_says_with_how_many_threads_it_was_made(bench: Bench, tmp_path: Path) -> None:
+    found = bench().run(trial(selected_on="validation", tested=False), tmp_path)
+    assert found["evaluated_in"]["threads"] == torch.get_num_threads()
+    assert "metric" not in found
 
 
 def test_another_worker_finds_what_the_first_one_made(bench: Bench, tmp_path: Path, log: Log) -> None:
