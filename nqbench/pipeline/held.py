@@ -43,7 +43,7 @@ def check_held(model: Model, module: nn.Module, split: Split) -> None:
     that remembers it. What came of them would not be what comes of a file. module: of nobody else, since it is run.
     """
     try:
-        batch = next(iter(model.examined(split, 2)), None)
+        batch = next(iter(model.batches(split, batch_size=2)), None)
         if batch is None:
             return
         with evaluating(module), torch.no_grad(), _Others(module) as seen:

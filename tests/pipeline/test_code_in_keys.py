@@ -237,7 +237,7 @@ LIBRARIES_OF: dict[str, tuple[dict[str, Any], set[str]]] = {
     "minilm-l6": ({}, {"tokenizers"}),
     "smollm2-135m": ({}, {"gguf", "tokenizers"}),
     "timm": ({"network": "tiny"}, {"timm", "gguf"}),
-    "hf": ({"folder": "."}, {"transformers", "tokenizers", "torchvision", "pillow"}),
+    "hf": ({"folder": ""}, {"transformers", "tokenizers", "torchvision", "pillow"}),
     "synthetic": ({}, set()),
 }
 
@@ -253,6 +253,8 @@ def test_the_version_of_a_library_that_computes_a_network_is_in_its_keys(
     monkeypatch.setenv("NQBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NQBENCH_DATA", str(tmp_path))
     parameters, libraries = LIBRARIES_OF[name]
+    if "folder" in parameters:
+        parameters = {"folder": str(tmp_path)}
     whole = Trial(
         choice("model", name, **parameters), quantizer=choice("quantizer", "kmeans"), coder=choice("coder", "rans")
     )
