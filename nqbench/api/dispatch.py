@@ -2,9 +2,8 @@
 
 On a CPU ``torch.tanh`` and its like are oneMKL's vector functions (``ATen/cpu/vml.h``), and oneMKL chooses the kernel
 of each at that function's first call. Where that call is made by several threads at once, one of them may compute its
-whole part by a kernel of half the digits (https://github.com/pytorch/pytorch/issues/188792): of 4,000 processes on two
-cores that evaluated a LeNet-300-100, 17 had other outputs than they had a moment later. A call on one thread chooses
-for all.
+whole part by a kernel of half the digits (https://github.com/pytorch/pytorch/issues/188792): of 1,500 processes on two
+cores that evaluated a LeNet-300-100, 9 had other outputs than the rest. A call on one thread chooses for all.
 """
 
 from __future__ import annotations
