@@ -5,8 +5,8 @@
     python benchmarks/first_calls.py [--processes 4000] [--threads 2] [--function tanh]
 
 forks processes, four at a time, in which PyTorch has computed nothing; each calls the function twice on the same 512 x
-300 values. In the second half of them the kernels are chosen first, as importing ``nqbench.api`` does. On two cores of a
-Xeon with AVX-512 3 of 2,000 of the first half differed, and none of the second.
+300 values. In the second half of them the kernels are chosen first, as importing ``nqbench.api`` does. On two cores of
+a Xeon with AVX-512 3 of 2,000 of the first half differed, and none of the second.
 """
 
 from __future__ import annotations
