@@ -30,6 +30,8 @@ POINTS = 0.1
 same environment every figure must be equal."""
 _RELATIVE, _SMALL = 0.01, 1e-4
 """The same for figures of any other unit: a share of them, and what is always allowed."""
+_FROM_ANOTHER = 0.1
+"""The share of a divergence from a float network that was trained anew: of LeNet-5 on another processor 2 %."""
 _SAME = ("python", "libraries", "cpu", "gpu", "device")
 """What makes an environment the same; the number of threads is made the record's."""
 _IN_THREADS = ("threads", "float_threads")
@@ -130,9 +132,10 @@ class Checker:
         return self._networks[choice]
 
 
-def allowed(value: float, unit: str | None) -> float:
-    """How far a figure may lie from a record's of this value and unit, if made in another environment."""
-    return POINTS if unit == "%" else max(_RELATIVE * abs(value), _SMALL)
+def allowed(value: float, unit: str | None, *, from_another: bool = False) -> float:
+    """How far a figure may lie from a record's of this value and unit, if made in another environment. from_another:
+    it is the distance from a float network of the same recipe that was trained there, and has other weights."""
+    return POINTS if unit == "%" else max((_FROM_ANOTHER if from_another else _RELATIVE) * abs(value), _SMALL)
 
 
 def same_environment(record: Record, here: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from nqbench.api.errors import BadInput
 from nqbench.board.board import Board
-from nqbench.board.checking import Checker, Verdict
+from nqbench.board.checking import Checker, Verdict, _figures
 from nqbench.board.collecting import submit
 from nqbench.board.edited import edits
 from nqbench.board.rows import BoardRow, checked_again, read_row
@@ -167,6 +167,28 @@ def test_in_another_environment_what_no_machine_changes_is_still_compared(made: 
     for lie in ({"ratio": 9.0}, {"metric_name": "f1"}, {"metric": 0.0}, {"correct": None}, {"examples": 7}):
         told = list(edits(row.model_copy(update={"found": row.found.model_copy(update=lie)}), nearly, exact=False))
         assert told, lie
+
+
+def test_a_divergence_from_a_network_that_was_trained_anew_may_differ_by_a_tenth(made: Path, tmp_path: Path) -> None:
+    """On another processor a recipe gives other weights, and other distances from them."""
+    board = Board.open(copy(made / "board", tmp_path / "board"))
+    (_, verdict), *_ = board.verify(shared())
+    assert verdict.found is not None
+    found = verdict.found
+    row = next(row for row in board.rows() if row.found.ratio == found.ratio)
+
+    def told(share: float, *, same: bool) -> list[str]:
+        apart = {**found.metrics, "divergence": found.metrics["divergence"] * (1 + share) + (share > 0.05) * 1e-4}
+        now = found.model_copy(update={"metrics": apart, "same_network": same})
+        record = row.record.model_copy(update={"metrics": {**row.record.metrics, "divergence": 1.0}})
+        said = now.model_copy(update={"metrics": {**apart, "divergence": 1.0 + share}})
+        units = {"accuracy": "%", "divergence": "nats", "agreement": "%"}
+        named = [text for text in _figures(record, said, record.metric_float, units) if "divergence" in text]
+        return [text for text in edits(row, now, exact=False) if "divergence" in text] + named
+
+    assert told(0.04, same=False) == []
+    assert len(told(0.2, same=False)) == 2
+    assert len(told(0.02, same=True)) >= 1
 
 
 def test_a_row_whose_network_or_file_was_exchanged_is_no_row(made: Path, tmp_path: Path) -> None:
