@@ -20,6 +20,7 @@ from nqbench.api.batches import tensors_of
 from nqbench.api.evaluation import rises
 from nqbench.api.modules import call
 from nqbench.api.outputs import as_outputs, check_top1, rows_of_classes
+from nqbench.api.plain import same_numbers
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.judging import named, outputs_seen
 from nqbench.api.toolkit.paths import writable
@@ -52,6 +53,7 @@ class Compressed:
         return load(self.file)
 
 
+@usual_modes()
 def compress(
     module: nn.Module,
     batches: Batches,
@@ -100,27 +102,6 @@ def compress(
     Raises:
         BadInput: nothing holds, and how near the search came; or data or network cannot be used, and why.
     """
-    with usual_modes():
-        return _compressed(
-            module, batches, max_drop, max_divergence, score, higher_is_better, output, trials, budget, suite, device,
-            engine,
-        )  # fmt: skip
-
-
-def _compressed(
-    module: nn.Module,
-    batches: Batches,
-    max_drop: float | str | None,
-    max_divergence: float | None,
-    score: Score | None,
-    higher_is_better: bool | None,
-    output: str | Path,
-    trials: int | None,
-    budget: float | None,
-    suite: str | Path,
-    device: str | None,
-    engine: str | Engine | None,
-) -> Compressed:
     if chosen(engine).away:
         raise BadInput(
             f"engine '{engine}' cannot reach a network of this process; put it into a file, and run nqbench compress "
@@ -176,7 +157,7 @@ def _compressed(
         del _HELD[key]
         del known.found["model", InMemory.name]
     if untested := result.untested(best):
-        warnings.warn(untested, Note, stacklevel=3)  # where nqbench.compress was called
+        warnings.warn(untested, Note, stacklevel=4)  # where nqbench.compress was called, past the modes
     return Compressed(target, best)
 
 
@@ -331,8 +312,4 @@ def _splits(batches: Batches) -> tuple[str, ...]:
 def _alike(one: Batch, other: Batch) -> bool:
     """Whether two batches hold the same tensors."""
     pairs = list(zip_longest(tensors_of(one), tensors_of(other)))
-    return all(a is not None and b is not None and _equal(a, b) for a, b in pairs)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
+    return all(a is not None and b is not None and same_numbers(a, b) for a, b in pairs)

@@ -104,8 +104,9 @@ def test_a_file_whose_evaluation_on_the_test_data_failed_is_told_of(
     halfway = {"train": splits["train"], "test": [(x, y), (x[:, :7], y)]}
     with pytest.warns(
         Note, match=r"holds on the train split.* evaluation on the test split failed: RuntimeError: mat1"
-    ):
+    ) as told:
         result = nqbench.compress(module, halfway, max_drop=20, trials=1, output=tmp_path / "n.nqz")
+    assert [note.filename for note in told if note.category is Note] == [__file__]
     assert result.figures.metric is None
     assert list(result.state) == list(module.state_dict())
     with warnings.catch_warnings():
