@@ -16,17 +16,27 @@ from nqbench.api.errors import BadInput
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode inside the block, each submodule's own mode after it."""
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """After the block each submodule has the mode, of training or evaluation, that it had before."""
     modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
     try:
-        yield module
+        yield
     finally:
-        if modes[module]:
-            module.train()  # layers forget what they derived from weights that will change
         for layer, mode in modes.items():
             layer.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block, each submodule's own mode after it."""
+    trained = module.training
+    with modes_kept(module):
+        module.eval()
+        try:
+            yield module
+        finally:
+            if trained:
+                module.train()  # layers forget what they derived from weights that will change
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nqbench.api.errors import CorruptFile, DataMissing, NotRegistered, NqbenchError
-from nqbench.api.evaluation import DIVERGENCE, Metric
+from nqbench.api.evaluation import Metric
 from nqbench.api.model import Model
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.pace import Pace
@@ -27,7 +27,7 @@ from nqbench.board.manifest import objection
 from nqbench.board.rows import Check, Found
 from nqbench.container import Sections, read_sections
 from nqbench.container.header import ALIAS, Header, PluginRef
-from nqbench.engine.checking import allowed, model_of, pace_of, same_environment, threads_of
+from nqbench.engine.checking import model_of, pace_of, same_environment, threads_of
 from nqbench.engine.devices import resolve_device
 from nqbench.pipeline.cage import Cage
 from nqbench.pipeline.decoder import Decoder
@@ -304,8 +304,7 @@ def _figures(record: Record, found: Found, float_value: float | None, units: Map
     of metrics, which may differ a little; None: every digit has to agree."""
 
     def apart(name: str | None, value: float, said: float) -> str:
-        another = name == DIVERGENCE.name and not found.same_network
-        within = 0.0 if units is None else allowed(said, units.get(name or ""), from_another=another)
+        within = 0.0 if units is None else found.allowed(name, said, units.get(name or ""))
         if abs(value - said) <= within:
             return ""
         return f"{name} is {value:.6g}, the record says {said:.6g} (allowed: {within:g})"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from nqbench.api.errors import BadInput
-from nqbench.api.evaluation import DIVERGENCE
 from nqbench.board.rows import BoardRow, Found
 from nqbench.engine.checking import allowed
 from nqbench.results.record import unpack_correct
@@ -39,9 +38,7 @@ def edits(row: BoardRow, has: Found, *, exact: bool) -> Iterator[str]:
     figures = [(name, value, has.metrics.get(name), units.get(name)) for name, value in kept.metrics.items()]
     figures += [(name, getattr(kept, name), getattr(has, name), has.metric_unit) for name in ("metric", "metric_float")]
     for name, figure, value, unit in figures:
-        of = has.metric_name if name == "metric" else name
-        another = of == DIVERGENCE.name and not has.same_network
-        within = 0.0 if exact else allowed(figure, unit, from_another=another)
+        within = 0.0 if exact else has.allowed(has.metric_name if name == "metric" else name, figure, unit)
         if value is None or abs(value - figure) > within:
             yield f"the board's own {name} is {_short(figure)}, it is {_short(value)} (allowed: {within:g})"
     if exact:

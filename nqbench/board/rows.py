@@ -9,9 +9,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nqbench.api.errors import BadInput
-from nqbench.api.evaluation import Statistic
+from nqbench.api.evaluation import DIVERGENCE, Statistic
 from nqbench.api.toolkit.parsing import parse_json
 from nqbench.board.manifest import AnyRecord, Distribution, Sha256, Text, objection
+from nqbench.engine.checking import allowed
 from nqbench.results.record import Record
 
 VERSION = 1
@@ -58,6 +59,10 @@ class Found(_Kept):
         numbers = round(self.ratio * (self.file_bytes - (self.batchnorm_bytes or 0)))
         ratio = numbers / (self.file_bytes - self.parts["raw_buffers"])
         return self.model_copy(update={"ratio": ratio, "batchnorm_bytes": None})
+
+    def allowed(self, name: str | None, value: float, unit: str | None) -> float:
+        """How far a figure of this name may lie from ``value``, found in another environment."""
+        return allowed(value, unit, from_another=name == DIVERGENCE.name and not self.same_network)
 
 
 class Check(_Kept):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nqbench.api import BadInput, Model, Pruned, QuantizedModel, Quantizer, deployed
-from nqbench.api.modules import writable_buffers
-from nqbench.api.plain import place
+from nqbench.api.modules import modes_kept, writable_buffers
+from nqbench.api.plain import place, same_numbers
 from nqbench.api.toolkit.content import content_hash
 from nqbench.api.toolkit.masters import is_half
 from nqbench.api.toolkit.store import networks_read
@@ -181,14 +181,15 @@ def _passed(value: object, depth: int = 4) -> Iterator[Tensor]:
 
 def _uncopied(module: nn.Module) -> str:
     """The attribute that cannot be copied, as the begin of a reason; empty where none can be blamed alone."""
+    every = vars(nn.Module())  # parameters and layers, which are looked at themselves
     for path, layer in module.named_modules():
         for name, value in vars(layer).items():
-            if name.startswith("_") and name in vars(nn.Module()):
-                continue  # parameters and layers, which are looked at themselves
+            if name in every:
+                continue
             try:
                 copy.deepcopy(value)
             except Exception:  # noqa: BLE001 - whatever the attribute's own copying raises
-                return f"'{path}.{name}'".replace("'.", "'") + " is the reason, "
+                return f"'{path}{'.' * bool(path)}{name}' is the reason, "
     return ""
 
 
@@ -212,41 +213,35 @@ def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     go into training mode or out of it, as they do when a network is trained. That may round what they hold, so that the
     state is written once more.
     """
-    _write(module, state)
+    own = _written(module, state)
     if not module.training and _turned(module):
-        _write(module, state)
-
-
-def _write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    own = module.state_dict()
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
+        own = _written(module, state)
     there = module.state_dict()
     for name in state:
-        if place(there[name]) != place(own[name]) and not _same(there[name], own[name]):
+        if place(there[name]) != place(own[name]) and not same_numbers(there[name], own[name]):
             raise BadInput(
                 f"'{name}' cannot be written into the network: its state_dict() gives copies (a hook, or a method of "
                 "the network's own); let it give the tensors themselves"
             )
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    equal = one == other
-    return bool((equal | (one.isnan() & other.isnan()) if one.is_floating_point() else equal).all())
+def _written(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What it was written into."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+    return own
 
 
 def _turned(module: nn.Module) -> bool:
     """Into training mode and out of it, every layer's mode as it was; whether the network takes that."""
-    modes = {layer: layer.training for layer in module.modules()}
     try:
-        module.train()
-        module.eval()
+        with modes_kept(module):
+            module.train()
+            module.eval()
     except Exception:  # noqa: BLE001 - exported networks refuse; whatever a network's own method raises
         return False
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
     return True
 
 

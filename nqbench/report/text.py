@@ -91,7 +91,8 @@ def summary(data: ReportData) -> str:
             f"the others follow by {'what they lose' if data.goal.bytes is None else 'their bytes'}."
             " *: on the Pareto front."
         )
-    return " ".join([f"{text.rstrip('.')}." if data.remarks else text, *data.remarks])
+    remarks = data.remarks
+    return " ".join([f"{text.rstrip('.')}." if remarks else text, *remarks])
 
 
 def last_line(error: str | None) -> str:

@@ -121,7 +121,7 @@ def leaderboard(
             _row(model, tested(group), labels, goal, failures[_tried(group[0])] if failures else 0)
             for group in configurations.values()
         ]
-        rows.sort(key=_by_loss if goal.bytes is not None else _order)
+        rows.sort(key=by_loss if goal.bytes is not None else _order)
         best = front(rows)
         for rank, row in enumerate(rows, 1):
             # made just now and seen by nobody yet: copying ten thousand of them would take as long as making them
@@ -143,7 +143,8 @@ def tested(group: Sequence[Record]) -> Sequence[Record]:
     return found or group
 
 
-def _by_loss(row: Row) -> tuple[object, ...]:
+def by_loss(row: Row) -> tuple[object, ...]:
+    """Where bytes are the goal: what holds by its loss, the others by their bytes."""
     lost = math.inf if row.drop is None else row.drop
     return (0 if row.holds else 1, lost if row.holds else row.file_bytes, row.file_bytes, row.configuration)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from nqbench.results.curves import Estimate, bd_rate, estimate, size_change
 from nqbench.results.goal import USUAL, Goal
 from nqbench.results.labels import first_name
-from nqbench.results.leaderboard import Row
+from nqbench.results.leaderboard import Row, by_loss
 from nqbench.results.paired import Difference, paired_seeds
 from nqbench.results.published import Published
 from nqbench.results.record import Record
@@ -106,7 +106,7 @@ def methods(
             at_mse = bd_rate(_curve(reference, "mse"), _curve(points, "mse")) if alike else None
             row = replace(row, bd_rate=at_metric, at_goal=at_goal, bd_rate_mse=at_mse)
         found.append(row)
-    found.sort(key=_by_loss if goal.bytes is not None else _order)
+    found.sort(key=(lambda row: by_loss(row.best)) if goal.bytes is not None else _order)
     return _test([replace(row, rank=rank) for rank, row in enumerate(found, 1)], records, alpha)
 
 
@@ -214,11 +214,6 @@ def _order(row: MethodRow) -> tuple[object, ...]:
         return (0, row.best.file_bytes, math.inf if row.best.drop is None else row.best.drop, row.method)
     quality = row.best.quality
     return (1, math.inf if quality is None else -quality, row.best.file_bytes, row.method)
-
-
-def _by_loss(row: MethodRow) -> tuple[object, ...]:
-    lost = math.inf if row.best.drop is None else row.best.drop
-    return (0 if row.holds else 1, lost if row.holds else row.best.file_bytes, row.best.file_bytes, row.method)
 
 
 def _test(ranked: list[MethodRow], records: Mapping[str, Record], alpha: float) -> list[MethodRow]:

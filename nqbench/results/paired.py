@@ -83,7 +83,7 @@ def bootstrap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], statistic: Stati
     found = []
     for part in range(0, draws, size := max(1, _CHUNK // examples)):
         counts = _counts(examples, min(size, draws - part), part)
-        found.append(_drawn(b, statistic, counts, chosen) - _drawn(a, statistic, counts, chosen))
+        found.append(mean_of_seeds(b, statistic, counts, chosen) - mean_of_seeds(a, statistic, counts, chosen))
     drawn = np.concatenate(found)
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:
@@ -95,7 +95,7 @@ def bootstrap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], statistic: Stati
     return Difference(difference, min(1.0, 2 * float(min(below, above))), float(low), float(high), False, told)
 
 
-def _drawn(
+def mean_of_seeds(
     seeds: Sequence[np.ndarray], statistic: Statistic, counts: np.ndarray, chosen: np.random.Generator
 ) -> np.ndarray:
     """(D,) the mean metric of seeds drawn with replacement, on each resample of the examples."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from nqbench.api.evaluation import Statistic, resampled
 from nqbench.results.leaderboard import Row
-from nqbench.results.paired import resamples
+from nqbench.results.paired import mean_of_seeds, resamples
 from nqbench.results.record import EQUAL, Record
 
 DRAWS = 400
@@ -72,11 +72,8 @@ class _Examples:
     def moved(self, counts: np.ndarray, chosen: np.random.Generator) -> np.ndarray:
         """(D,) by how much better the metric is on each resample, the mean over seeds drawn with replacement."""
         all_of_them = np.ones((1, counts.shape[1]))
-        each = np.stack([resampled(self.statistic, one, counts) for one in self.values], 1)
-        if len(self.values) > 1:
-            each = np.take_along_axis(each, chosen.integers(0, len(self.values), each.shape), 1)
         here = np.mean([resampled(self.statistic, one, all_of_them)[0] for one in self.values])
-        return np.asarray(self.sign * (each.mean(1) - here))
+        return np.asarray(self.sign * (mean_of_seeds(self.values, self.statistic, counts, chosen) - here))
 
 
 def _examples(row: Row, records: Mapping[str, Record]) -> _Examples | None:

@@ -126,18 +126,15 @@ def without_effect(task: Network, batch_size: int = 256) -> dict[str, Tensor]:
     """
     touched = {name: torch.zeros_like(task.parameter(name), dtype=torch.bool) for name in task.names}
     parameters = [task.parameter(name) for name in task.names]
-    modes = {m: m.training for m in task.module.modules()}
-    task.module.eval()
     draw = torch.Generator().manual_seed(0)
-    for batch in task.batches("train", batch_size=batch_size):
-        outputs = task.predict(batch)
-        mixed = (outputs * torch.randn(outputs.shape, generator=draw).to(outputs)).sum()
-        slopes = torch.autograd.grad(mixed, parameters, allow_unused=True)
-        for seen, slope in zip(touched.values(), slopes, strict=True):
-            if slope is not None:
-                seen |= slope != 0
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluating(task.module):
+        for batch in task.batches("train", batch_size=batch_size):
+            outputs = task.predict(batch)
+            mixed = (outputs * torch.randn(outputs.shape, generator=draw).to(outputs)).sum()
+            slopes = torch.autograd.grad(mixed, parameters, allow_unused=True)
+            for seen, slope in zip(touched.values(), slopes, strict=True):
+                if slope is not None:
+                    seen |= slope != 0
     return {name: ~seen for name, seen in touched.items()}
 
 

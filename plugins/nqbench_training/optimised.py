@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nqbench.api import BadInput, Batch, Group, Model, QuantizedModel, Task
+from nqbench.api.modules import modes_kept
 from nqbench.api.toolkit.optimise import Recipe, Steps, fit
 from nqbench_training.compact import compact, masked_parts
 from nqbench_training.masking import hold, mask_gradients
@@ -188,13 +189,9 @@ def leaves_of(kind: str, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Ten
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
     """Training mode inside the block; afterwards each submodule has its former mode."""
-    modes = {m: m.training for m in module.modules()}
-    module.train()
-    try:
+    with modes_kept(module):
+        module.train()
         yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
 
 
 def workfile(task: Task, name: str | None) -> Path | None:

@@ -178,27 +178,38 @@ def test_a_model_in_bfloat16_is_as_large_as_its_file(folder: Path) -> None:
     assert network.own_bytes() == 2 * sum(p.numel() for p in theirs.parameters()) == network.float_bytes() / 2
 
 
-def test_images_are_classified(folder: Path) -> None:
-    from PIL import Image
-
+def vit(folder: Path, *labels: str) -> None:
+    """A small network for images of two classes, with its image processor."""
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
     )
-    config.id2label, config.label2id = {0: "dark", 1: "light"}, {"dark": 0, "light": 1}
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
     transformers.ViTForImageClassification(config).save_pretrained(folder / "model")
     (folder / "model" / "preprocessor_config.json").write_text(
         '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}'
     )
-    for split in ("train", "test"):
-        for number, name in enumerate(("dark", "light")):
-            (folder / "data" / split / name).mkdir(parents=True)
-            Image.new("RGB", (9, 7), (200 * number,) * 3).save(folder / "data" / split / name / "x.png")
+
+
+def made_of_images(folder: Path) -> HuggingFace:
     try:
         model = made(folder, "image-classification")
     except BadInput as missing:
         if "image processor" in str(missing):
             pytest.skip("transformers' image processors need torchvision")
         raise
+    return model
+
+
+def test_images_are_classified(folder: Path) -> None:
+    from PIL import Image
+
+    vit(folder, "dark", "light")
+    for split in ("train", "test"):
+        for number, name in enumerate(("dark", "light")):
+            (folder / "data" / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 7), (200 * number,) * 3).save(folder / "data" / split / name / "x.png")
+    model = made_of_images(folder)
     images, labels = next(model.batches("test"))
     assert images.shape == (2, 3, 8, 8)
     assert labels.tolist() == [0, 1]
@@ -349,23 +360,12 @@ def test_texts_and_pairs_that_were_changed_are_read_again(folder: Path, task: st
 def test_images_that_were_changed_are_read_again(folder: Path) -> None:
     from PIL import Image
 
-    config = transformers.ViTConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
-    )
-    transformers.ViTForImageClassification(config).save_pretrained(folder / "model")
-    (folder / "model" / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}'
-    )
+    vit(folder, "0", "1")
     for split in ("train", "test"):
         for name in "0", "1":
             (folder / "data" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8), (200, 10, 10)).save(folder / "data" / split / name / "a.png")
-    try:
-        model = made(folder, "image-classification")
-    except BadInput as missing:
-        if "image processor" in str(missing):
-            pytest.skip("transformers' image processors need torchvision")
-        raise
+    model = made_of_images(folder)
     before = next(model.batches("test"))[0]
     Image.new("RGB", (8, 8), (10, 10, 200)).save(folder / "data" / "test" / "1" / "a.png")
     after = next(model.batches("test"))[0]
